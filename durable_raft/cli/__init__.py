@@ -1,0 +1,1 @@
+"""THE COMMANDS: click; each opens one object and calls one method."""

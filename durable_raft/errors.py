@@ -1,0 +1,87 @@
+"""Every error this package raises on purpose, in one tree; a class says whose fault it is.
+
+::
+
+    DurableRaftError
+    ├── ConfigError               the operator: flags, files, timeouts that cannot work
+    ├── ClientError               a client; the message is the RESP error line without its "-"
+    │   ├── ProtocolError         malformed RESP: the connection is closed after the error
+    │   └── CommandError          a command that cannot be executed as asked
+    ├── PeerError                 another node: its bytes are not believed
+    │   ├── DamagedFrame          checksum, length or shape of a frame is wrong
+    │   ├── UnknownFrameVersion   a frame of a version this build does not speak
+    │   └── ForeignCluster        a frame that carries another cluster's id
+    ├── StorageError              the disk or the data directory
+    │   ├── DirectoryRefused      wrong cluster, wrong node, in use, or not a data directory
+    │   ├── CorruptRecord         bytes that fail their checksum, chain, order or shape
+    │   ├── UnknownFormatVersion  a record written by a newer version: not damage
+    │   ├── EntryUnavailable      an index that is compacted away or not yet stored
+    │   └── StoragePoisoned       a write or sync failed: nothing may be promised any more
+    └── InvariantViolation        our own bug: never caught, the node stops
+"""
+
+from __future__ import annotations
+
+
+class DurableRaftError(Exception):
+    """Root of every error raised on purpose."""
+
+
+class ConfigError(DurableRaftError):
+    """The configuration cannot work; the message says which setting, its value, and what was expected."""
+
+
+class ClientError(DurableRaftError):
+    """A client's request cannot be served; ``str(error)`` is the RESP error line without the leading ``-``."""
+
+
+class ProtocolError(ClientError):
+    """A malformed RESP frame; the connection is closed after the error is sent."""
+
+
+class CommandError(ClientError):
+    """A well-formed request that cannot be executed as asked (Redis's own wording where Redis has one)."""
+
+
+class PeerError(DurableRaftError):
+    """Bytes from another node that are not believed; the link is dropped, nothing else changes."""
+
+
+class DamagedFrame(PeerError):
+    """A peer frame whose checksum, length or shape is wrong."""
+
+
+class UnknownFrameVersion(PeerError):
+    """A peer frame of a version this build does not speak; not damage."""
+
+
+class ForeignCluster(PeerError):
+    """A peer frame that carries another cluster's id."""
+
+
+class StorageError(DurableRaftError):
+    """The disk or the data directory."""
+
+
+class DirectoryRefused(StorageError):
+    """The directory may not be used: wrong cluster, wrong node, in use by another process, or not ours."""
+
+
+class CorruptRecord(StorageError):
+    """Stored bytes that fail their checksum, chain, order or shape: rot or a lie of the disk, never a torn tail."""
+
+
+class UnknownFormatVersion(StorageError):
+    """A record of a format version this build cannot read; the message says which it found and which it knows."""
+
+
+class EntryUnavailable(StorageError):
+    """An index outside what the log holds: compacted away, or not yet stored."""
+
+
+class StoragePoisoned(StorageError):
+    """A write or sync failed. Final: the node stops and never acknowledges again (design contract 6)."""
+
+
+class InvariantViolation(DurableRaftError):
+    """A rule of Raft or of our own was broken by our own code. Never caught: the node stops."""

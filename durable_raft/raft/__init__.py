@@ -1,0 +1,1 @@
+"""THE ALGORITHM: no socket, file, clock, thread, randomness of its own, or log call. ``core.Raft`` is the only door."""

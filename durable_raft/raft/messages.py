@@ -1,0 +1,71 @@
+"""What nodes say to each other: the RPCs of Figure 2, as frozen values.
+
+Sender and receiver are not part of a message: the link it came by is authenticated, and the core is told
+(``Raft.step(now, source, message)``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from durable_raft.raft.types import Entry, Index, NodeId, Term
+
+
+class RequestVote(NamedTuple):
+    """Invoked by candidates to gather votes (Raft §5.2), or by pre-candidates to ask about them (Ongaro §9.6)."""
+
+    term: Term
+    """The candidate's term; for a pre-vote the term it *would* campaign in."""
+    last_log_index: Index
+    last_log_term: Term
+    pre_vote: bool
+
+
+class RequestVoteResponse(NamedTuple):
+    """The answer to ``RequestVote``."""
+
+    term: Term
+    """The voter's current term; for a granted pre-vote the term asked about."""
+    vote_granted: bool
+    pre_vote: bool
+
+
+class AppendEntries(NamedTuple):
+    """Invoked by the leader to replicate entries; without entries it is the heartbeat (Raft §5.3)."""
+
+    term: Term
+    prev_log_index: Index
+    prev_log_term: Term
+    prev_log_chain: int
+    """Chain value of the leader's entry at ``prev_log_index``: makes the Log Matching Property checkable."""
+    entries: tuple[Entry, ...]
+    """Contiguous, the first at ``prev_log_index + 1``."""
+    leader_commit: Index
+    read_round: int
+    """Number of the newest ReadIndex round (Ongaro §6.4); the answer repeats it."""
+
+
+class AppendEntriesResponse(NamedTuple):
+    """The answer to ``AppendEntries``."""
+
+    term: Term
+    success: bool
+    match_index: Index
+    """On success: the highest index known to match the leader's log *and* to be flushed here. Else 0."""
+    conflict_index: Index
+    """On rejection: first index of ``conflict_term``, or last index + 1 when the log is too short. Else 0."""
+    conflict_term: Term
+    """On rejection: term of the entry at the rejected prev_log_index; 0 when the log is too short. Else 0."""
+    rejected_index: Index
+    """On rejection: the prev_log_index refused, so that a stale rejection is recognised. Else 0."""
+    read_round: int
+
+
+Message = RequestVote | RequestVoteResponse | AppendEntries | AppendEntriesResponse
+
+
+class Envelope(NamedTuple):
+    """A message and the node it goes to."""
+
+    target: NodeId
+    message: Message

@@ -1,0 +1,144 @@
+"""The words of the algorithm: terms, indexes, entries, and what must survive a crash.
+
+An entry's checksums are computed once, where the entry is made, and checked wherever it is read, sent, received,
+written or applied:
+
+``crc``    CRC-32C over ``index u64 | term u64 | timestamp_ms u64 | kind u8`` (big-endian) followed by the payload.
+``chain``  CRC-32C over the ``crc`` (u32, big-endian) of every entry from the first to this one. Two logs whose chains
+           agree at an index agree up to it; AppendEntries checks it beside prev_log_term.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from durable_raft.checksum import extend
+
+Term = NewType("Term", int)
+"""Logical epoch with at most one leader (Raft §5.1); 0 before the first election."""
+
+Index = NewType("Index", int)
+"""Position in the log, counted from 1; 0 is the position before the first entry (Raft §5.3)."""
+
+NodeId = NewType("NodeId", str)
+"""Name of one node for all time; never reused for another disk."""
+
+
+class EntryKind(enum.IntEnum):
+    """What an entry's payload is; the number is what is stored."""
+
+    NOOP = 0
+    """Opens a leader's term (Raft §8); empty payload."""
+
+    COMMANDS = 1
+    """A batch of commands, as kv/batch.py encodes them; an empty batch only moves the cluster time."""
+
+
+_CRC_HEADER: Final = struct.Struct(">QQQB")
+_CRC_BYTES: Final = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One log entry in memory; its bytes on disk are a *record*, on the network part of a *frame*."""
+
+    index: Index
+    term: Term
+    kind: EntryKind
+    timestamp_ms: int
+    """Cluster time stamped by the leader, ms since the Unix epoch. Invariant: never below the entry before."""
+    payload: bytes
+    crc: int
+    chain: int
+
+
+def entry_crc(index: int, term: int, kind: int, timestamp_ms: int, payload: bytes) -> int:
+    """Return the checksum of an entry's identity and payload (layout in the module docstring)."""
+    return extend(extend(0, _CRC_HEADER.pack(index, term, timestamp_ms, kind)), payload)
+
+
+def chain_crc(previous_chain: int, crc: int) -> int:
+    """Return the chain value of an entry from the chain value before it and its own crc."""
+    return extend(previous_chain, _CRC_BYTES.pack(crc))
+
+
+def make_entry(*, previous: LogPoint, term: Term, kind: EntryKind, timestamp_ms: int, payload: bytes) -> Entry:
+    """Make the entry that follows ``previous``, computing both checksums."""
+    index = Index(previous.index + 1)
+    crc = entry_crc(index, term, kind, timestamp_ms, payload)
+    return Entry(index, term, kind, timestamp_ms, payload, crc, chain_crc(previous.chain, crc))
+
+
+@dataclass(frozen=True, slots=True)
+class LogPoint:
+    """A position in the log with the term and the chain value found there; ``ORIGIN`` precedes every log."""
+
+    index: Index
+    term: Term
+    chain: int
+
+
+ORIGIN: Final = LogPoint(Index(0), Term(0), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """What Figure 2 calls persistent state beside the log: flushed, together, before anything depends on it.
+
+    Invariants: ``current_term`` never falls; ``voted_for`` changes only together with a higher term, or from None.
+    """
+
+    current_term: Term = Term(0)
+    voted_for: NodeId | None = None
+    """The candidate that received this node's vote in ``current_term``; None when it gave none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One voting node and where it is reached."""
+
+    node_id: NodeId
+    client_address: str
+    """HOST:PORT on which clients reach the node (the advertised one, never a wildcard)."""
+    peer_address: str
+    """HOST:PORT on which other nodes reach it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The voters of a cluster, in the order of their node ids (Raft §6 "configuration")."""
+
+    voters: tuple[Member, ...]
+
+    def ids(self) -> tuple[NodeId, ...]:
+        """Return the voters' ids, sorted."""
+        return tuple(member.node_id for member in self.voters)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose data a directory holds; stamped in every environment, peer frame and snapshot."""
+
+    cluster_id: bytes
+    """16 bytes, minted when the cluster was first started."""
+    node_id: NodeId
+    node_uuid: bytes
+    """16 random bytes minted with the directory: tells a wiped disk under an old id from the node that was there."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLog:
+    """What a log store holds when it is opened: all that the core needs to start from."""
+
+    hard_state: HardState
+    base: LogPoint
+    """The point before the first stored entry; ``ORIGIN`` until a prefix was compacted."""
+    last: LogPoint
+    """The last stored entry's point; equals ``base`` when the log is empty."""
+    last_timestamp_ms: int
+    """Timestamp of the last stored entry; 0 when there never was one."""
+    term_starts: tuple[tuple[Index, Term], ...]
+    """(first index, term) of each run of entries with one term, after ``base``, ascending."""

@@ -1,0 +1,1 @@
+"""THE DISK: the only room that imports lmdb."""

@@ -1,0 +1,72 @@
+"""The protocol every log store keeps; ``tests/storage/test_log_store.py`` is its conformance suite.
+
+A store is opened by one process and used from two threads: ``persist`` and ``compact`` from the log-writer thread
+only, everything else from the event loop. Nothing here decides anything about Raft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from durable_raft.raft.ready import Write
+from durable_raft.raft.types import Entry, Identity, Index, Membership, StoredLog
+
+
+class LogStore(Protocol):
+    """A durable log with its hard state, membership and identity."""
+
+    @property
+    def identity(self) -> Identity:
+        """Whose data this is."""
+
+    @property
+    def membership(self) -> Membership:
+        """The cluster this directory was made for."""
+
+    def load(self) -> StoredLog:
+        """Return what is stored, every checksum, chain value and order of the whole log verified.
+
+        Raises:
+            CorruptRecord: with every wound found, not only the first.
+            UnknownFormatVersion: a record of a newer format.
+        """
+
+    def persist(self, writes: Sequence[Write]) -> None:
+        """Make ``writes`` durable, in order, as one transaction (a group commit).
+
+        When it returns all of it survives a power cut; when it raises, none of it may be promised, though a power cut
+        may still find it on the disk (a "false failure").
+
+        Raises:
+            StoragePoisoned: the transaction or its sync failed; every later call raises it too, with the first cause.
+        """
+
+    def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
+        """Return flushed entries of [lo, hi), at least one, at most about ``bytes_max`` bytes of payload.
+
+        Raises:
+            EntryUnavailable: ``lo`` is compacted away or not flushed.
+            CorruptRecord: an entry fails its checksum.
+        """
+
+    def chain_at(self, index: Index) -> int:
+        """Return the chain value of the flushed entry at ``index`` (or of the base).
+
+        Raises:
+            EntryUnavailable: as ``entries``.
+            CorruptRecord: the ident record fails its checksum.
+        """
+
+    def compact(self, upto: Index, entries_max: int) -> Index:
+        """Drop entries up to and including ``upto``, at most ``entries_max`` of them in one durable transaction.
+
+        Returns:
+            The base index afterwards: below ``upto`` while there is more to drop.
+
+        Raises:
+            StoragePoisoned: as ``persist``.
+        """
+
+    def close(self) -> None:
+        """Release the directory; nothing is written."""
