@@ -142,3 +142,33 @@ class StoredLog:
     """Timestamp of the last stored entry; 0 when there never was one."""
     term_starts: tuple[tuple[Index, Term], ...]
     """(first index, term) of each run of entries with one term, after ``base``, ascending."""
+
+
+class Role(enum.Enum):
+    """What a node is in its current term (Raft §5.1; pre-candidate: Ongaro §9.6)."""
+
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+@dataclass(frozen=True, slots=True)
+class RaftConfig:
+    """What one node of one cluster runs with; checked for sense by server/config.py."""
+
+    node_id: NodeId
+    voters: tuple[NodeId, ...]
+    """All voting nodes, this one included, sorted."""
+    election_timeout_min_ms: int = 150
+    election_timeout_max_ms: int = 300
+    """Election timeouts are drawn anew from [min, max] each time the timer starts (Raft §5.2, §9.3)."""
+    heartbeat_ms: int = 50
+    append_bytes_max: int = 1 << 20
+    """Payload bytes in one AppendEntries; a single larger entry still travels, alone."""
+    append_inflight_max: int = 64
+    """AppendEntries with entries that may be unanswered per follower."""
+    append_inflight_bytes_max: int = 16 << 20
+    """Payload bytes that may be unanswered per follower."""
+    log_cache_bytes_max: int = 32 << 20
+    """Payload bytes of flushed, applied entries kept in memory for followers that are slightly behind."""

@@ -1,0 +1,223 @@
+"""``Raft``: the only door of the algorithm. Driven by events; time is an argument, the next deadline an output.
+
+Times are integer milliseconds of a monotonic clock. After each event the runtime calls ``ready()`` and does what it
+says, in the order that raft/ready.py gives. Nothing here blocks, and nothing is promised that is not flushed.
+"""
+
+from __future__ import annotations
+
+import random
+
+from durable_raft.errors import InvariantViolation
+from durable_raft.raft import election, reads, replication
+from durable_raft.raft.log import LogView, RaftLog
+from durable_raft.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Message,
+    RequestVote,
+    RequestVoteResponse,
+)
+from durable_raft.raft.progress import Progress
+from durable_raft.raft.ready import Ready
+from durable_raft.raft.state import Observer, RaftState
+from durable_raft.raft.types import Entry, EntryKind, Index, NodeId, RaftConfig, Role, StoredLog, Term
+
+APPLY_BYTES_MAX = 4 << 20
+"""Payload bytes of committed entries in one Ready: bounds how long a replaying node keeps its loop busy."""
+
+
+def _observe_nothing(_event: str, /, **_fields: object) -> None:
+    pass
+
+
+class Raft:
+    """One node's part in the algorithm."""
+
+    def __init__(
+        self,
+        config: RaftConfig,
+        stored: StoredLog,
+        view: LogView,
+        rng: random.Random,
+        now: int,
+        observe: Observer = _observe_nothing,
+    ) -> None:
+        """Start as a follower with what the disk holds.
+
+        Args:
+            stored: what the log store loaded.
+            view: reads flushed entries; the log store.
+            rng: draws election timeouts and nothing else.
+            now: ms.
+        """
+        if config.node_id not in config.voters:
+            raise InvariantViolation(f"{config.node_id} is not among the voters {config.voters}")
+        if stored.hard_state.current_term < stored.last.term:
+            raise InvariantViolation(
+                f"current_term {stored.hard_state.current_term} is below the last entry's term {stored.last.term}"
+            )
+        self._state = RaftState(config, stored, view, rng, observe, now)
+
+    # -- what is known --------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> RaftState:
+        """The whole state, for invariant checks and traces; not to be changed."""
+        return self._state
+
+    @property
+    def role(self) -> Role:
+        """This node's role in the current term."""
+        return self._state.role
+
+    @property
+    def leader_id(self) -> NodeId | None:
+        """The leader of the current term, as far as known."""
+        return self._state.leader_id
+
+    @property
+    def current_term(self) -> Term:
+        """Figure 2: latest term seen."""
+        return self._state.current_term
+
+    @property
+    def voted_for(self) -> NodeId | None:
+        """Figure 2: who got this node's vote in the current term."""
+        return self._state.voted_for
+
+    @property
+    def log(self) -> RaftLog:
+        """The log and its cursors; not to be changed."""
+        return self._state.log
+
+    @property
+    def progress(self) -> dict[NodeId, Progress]:
+        """What a leader knows of each follower; empty on others. Not to be changed."""
+        return self._state.progress
+
+    def deadline(self) -> int | None:
+        """Return when ``timeout`` must be called (ms), or None when only events can change anything."""
+        state = self._state
+        if state.role is not Role.LEADER:
+            return state.election_deadline
+        return state.heartbeat_due if state.peers else None
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def timeout(self, now: int) -> None:
+        """Do what is due at ``now``: campaign, or check the quorum and send heartbeats."""
+        state = self._state
+        if state.role is Role.LEADER:
+            if now >= state.heartbeat_due and state.peers:
+                replication.check_quorum(state, now)
+                if state.role is Role.LEADER:
+                    replication.heartbeat(state, now)
+        elif now >= state.election_deadline and election.election_timeout(state, now):
+            replication.begin_term(state, now)
+
+    def step(self, now: int, source: NodeId, message: Message) -> None:
+        """Take a message from ``source`` (Figure 2, Rules for Servers)."""
+        state = self._state
+        if source not in state.peers:
+            raise InvariantViolation(f"message from {source}, which is no peer of {state.config.node_id}")
+        if message.term > state.current_term and not self._enter_newer_term(now, source, message):
+            return
+        if message.term < state.current_term:
+            self._answer_older_term(now, source, message)
+            return
+        self._dispatch(now, source, message)
+
+    def propose(self, payload: bytes, timestamp_ms: int) -> Entry | None:
+        """Append a batch of commands to the leader's log.
+
+        Args:
+            payload: the encoded batch.
+            timestamp_ms: the proposer's time of day; the entry's is never below the entry before.
+
+        Returns:
+            The entry, whose (index, term) names its fate; None when this node does not lead.
+        """
+        if self._state.role is not Role.LEADER:
+            return None
+        return replication.append_as_leader(self._state, EntryKind.COMMANDS, payload, timestamp_ms)
+
+    def read(self, read_id: int, after: Index) -> None:
+        """Register a linearizable read; it comes back in ``Ready.reads`` or ``Ready.lost_reads`` (Ongaro §6.4).
+
+        Args:
+            read_id: chosen by the caller, never used twice (etcd #20418).
+            after: the read must see this entry, which this node proposed; 0 for none.
+        """
+        reads.read(self._state, read_id, after)
+
+    def persisted(self, now: int, number: int) -> None:
+        """Note that write ``number`` is flushed; numbers come back in the order they were handed out."""
+        state = self._state
+        state.acknowledge_write(number)
+        if election.own_vote_flushed(state, now):
+            replication.begin_term(state, now)
+        if state.role is Role.LEADER:
+            replication.advance_commit_index(state)
+
+    # -- output ---------------------------------------------------------------------------------------------------
+
+    def ready(self, now: int) -> Ready:
+        """Hand out all work that the events so far produced; each piece once."""
+        state = self._state
+        if state.role is Role.LEADER:
+            replication.send_due(state, now)
+        write = state.take_write(now)
+        ready = Ready(
+            write=write,
+            messages=state.messages,
+            messages_after_write=state.messages_after_write,
+            committed=state.log.take_committed(APPLY_BYTES_MAX),
+            lost_reads=state.lost_reads,
+        )
+        ready.reads = reads.take_answerable(state)
+        state.messages = []
+        state.messages_after_write = []
+        state.lost_reads = []
+        return ready
+
+    def has_more(self) -> bool:
+        """Return whether ``ready`` would hand out more committed entries at once."""
+        return self._state.log.last_applied < self._state.log.commit_index
+
+    # -- dispatch -------------------------------------------------------------------------------------------------
+
+    def _enter_newer_term(self, now: int, source: NodeId, message: Message) -> bool:
+        """Adopt a newer term where the message proves one; return whether the message is to be looked at further."""
+        state = self._state
+        if isinstance(message, RequestVote):
+            if message.pre_vote:
+                return True
+            if election.hears_a_leader(state, now):
+                # A leader is alive: a candidate that cannot hear it must not depose it (Ongaro §4.2.3).
+                return False
+        if isinstance(message, RequestVoteResponse) and message.pre_vote and message.vote_granted:
+            return True
+        leader = source if isinstance(message, AppendEntries) else None
+        state.become_follower(now, message.term, leader)
+        return True
+
+    def _answer_older_term(self, now: int, source: NodeId, message: Message) -> None:
+        """Tell an old leader or candidate the newer term (Figure 2, receiver 1); ignore late answers."""
+        if isinstance(message, AppendEntries):
+            replication.reject_old_leader(self._state, source, message)
+        elif isinstance(message, RequestVote):
+            election.handle_request_vote(self._state, now, source, message)
+
+    def _dispatch(self, now: int, source: NodeId, message: Message) -> None:
+        state = self._state
+        if isinstance(message, AppendEntries):
+            replication.handle_append_entries(state, now, source, message)
+        elif isinstance(message, AppendEntriesResponse):
+            if state.role is Role.LEADER:
+                replication.handle_append_response(state, now, source, message)
+                reads.confirm(state)
+        elif isinstance(message, RequestVote):
+            election.handle_request_vote(state, now, source, message)
+        elif election.handle_request_vote_response(state, now, source, message):
+            replication.begin_term(state, now)

@@ -1,0 +1,90 @@
+"""Elections: randomized timeouts, PreVote, RequestVote (Raft §5.2, §5.4.1; Ongaro §4.2.3, §9.6).
+
+A vote promises something only once it is durable: requests and answers leave after the write that carries the term and
+the vote (``RaftState.send``), and a candidate counts its own vote when that write is flushed.
+"""
+
+from __future__ import annotations
+
+from durable_raft.raft.messages import RequestVote, RequestVoteResponse
+from durable_raft.raft.state import RaftState
+from durable_raft.raft.types import NodeId, Role, Term
+
+
+def election_timeout(state: RaftState, now: int) -> bool:
+    """Start a campaign: the election timeout elapsed without hearing from a leader (Figure 2, Followers).
+
+    A node whose own disk hangs waits instead: it could not make its vote durable (hashicorp/raft #614).
+
+    Returns:
+        Whether the election is won already: only a cluster of one wins its pre-vote here, and never its election.
+    """
+    if state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state:
+        state.reset_election_deadline(now)
+        return False
+    state.become_pre_candidate(now)
+    _ask_for_votes(state, Term(state.current_term + 1), pre_vote=True)
+    return _count_votes(state, now)
+
+
+def own_vote_flushed(state: RaftState, now: int) -> bool:
+    """Count a candidate's vote for itself, now that it is durable; return whether that wins the election."""
+    if state.role is not Role.CANDIDATE or state.hard_state != state.flushed_hard_state:
+        return False
+    state.votes[state.config.node_id] = True
+    return _count_votes(state, now)
+
+
+def handle_request_vote(state: RaftState, now: int, source: NodeId, message: RequestVote) -> None:
+    """Answer a RequestVote or a pre-vote of the current term or, for a pre-vote, of a coming one (Figure 2)."""
+    up_to_date = state.log.is_up_to_date(message.last_log_index, message.last_log_term)
+    if message.pre_vote:
+        granted = up_to_date and message.term > state.current_term and not hears_a_leader(state, now)
+        answer_term = message.term if granted else state.current_term
+        state.send(source, RequestVoteResponse(answer_term, granted, pre_vote=True))
+        return
+    granted = up_to_date and message.term == state.current_term and state.voted_for in (None, source)
+    if granted:
+        state.grant_vote(now, source)
+    state.send(source, RequestVoteResponse(state.current_term, granted, pre_vote=False))
+
+
+def handle_request_vote_response(state: RaftState, now: int, source: NodeId, message: RequestVoteResponse) -> bool:
+    """Count an answer to this campaign; return whether it wins the election."""
+    if message.pre_vote:
+        expected_term = state.current_term + 1 if message.vote_granted else state.current_term
+        counts = state.role is Role.PRE_CANDIDATE and message.term == expected_term
+    else:
+        counts = state.role is Role.CANDIDATE and message.term == state.current_term
+    if not counts:
+        return False
+    state.votes[source] = message.vote_granted
+    return _count_votes(state, now)
+
+
+def hears_a_leader(state: RaftState, now: int) -> bool:
+    """Return whether a leader spoke within the minimum election timeout, so that no vote is due (Ongaro §4.2.3)."""
+    if state.role is Role.LEADER:
+        return True
+    heard_at = state.heard_from_leader_at
+    return heard_at is not None and now - heard_at < state.config.election_timeout_min_ms
+
+
+def _ask_for_votes(state: RaftState, term: Term, *, pre_vote: bool) -> None:
+    last = state.log.last
+    for peer in state.peers:
+        state.send(peer, RequestVote(term, last.index, last.term, pre_vote))
+
+
+def _count_votes(state: RaftState, now: int) -> bool:
+    """Act on the votes so far: go on from pre-vote to election, give up a lost one; return whether it is won."""
+    granted = sum(state.votes.values())
+    refused = len(state.votes) - granted
+    if granted >= state.majority():
+        if state.role is Role.CANDIDATE:
+            return True
+        state.become_candidate(now)
+        _ask_for_votes(state, state.current_term, pre_vote=False)
+    elif refused >= state.majority():
+        state.become_follower(now, state.current_term, None)
+    return False

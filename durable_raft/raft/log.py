@@ -1,0 +1,250 @@
+"""The log as the algorithm sees it: what is stored, what is on its way to the disk, and three cursors over it.
+
+``base < ... <= flushed <= submitted <= last (accepted)``. An entry is *accepted* when it is appended here, *submitted*
+when it was handed out in a ``Write``, *flushed* when that write was acknowledged. Only flushed entries count for
+anything that is promised (openraft's three cursors, docs/data/log_io_progress.md).
+
+The terms of all entries are kept as runs (first index, term), so ``term_at`` never reads the disk. The newest entries
+are kept whole; older ones are read through a ``LogView``, which holds what is flushed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from typing import Protocol
+
+from durable_raft.errors import EntryUnavailable, InvariantViolation
+from durable_raft.raft.ready import Write
+from durable_raft.raft.types import ORIGIN, Entry, HardState, Index, LogPoint, StoredLog, Term
+
+
+class LogView(Protocol):
+    """Read access to flushed entries; storage/log_store.py says what each call raises."""
+
+    def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
+        """Return entries of [lo, hi): at least one, at most about ``bytes_max`` bytes of payload."""
+
+    def chain_at(self, index: Index) -> int:
+        """Return the chain value at ``index``."""
+
+
+class _InflightWrite:
+    """A write on its way to the disk and what its acknowledgement will prove."""
+
+    __slots__ = ("last_index", "number", "submitted_at")
+
+    def __init__(self, number: int, last_index: Index, submitted_at: int) -> None:
+        self.number = number
+        self.last_index = last_index
+        """Entries up to here are durable once the write is; lowered when a later cut makes that untrue."""
+        self.submitted_at = submitted_at
+
+
+class RaftLog:
+    """The log of one node; owns ``commit_index`` and ``last_applied``."""
+
+    def __init__(self, stored: StoredLog, view: LogView, cache_bytes_max: int) -> None:
+        self._view = view
+        self.base: LogPoint = stored.base
+        """The point before the first entry."""
+        self.last: LogPoint = stored.last
+        """The last accepted entry's point."""
+        self.last_timestamp_ms: int = stored.last_timestamp_ms
+        """Timestamp of the last accepted entry: the floor for the next one."""
+        self.flushed: Index = stored.last.index
+        self.submitted: Index = stored.last.index
+        self.commit_index: Index = stored.base.index
+        """Highest index known committed. Invariant: never falls; last_applied <= commit_index <= last.index."""
+        self.last_applied: Index = stored.base.index
+        """Highest index handed out for applying."""
+        self._run_starts: list[Index] = [index for index, _ in stored.term_starts]
+        self._run_terms: list[Term] = [term for _, term in stored.term_starts]
+        self._cache: dict[Index, Entry] = {}
+        self._cache_first: Index = Index(stored.last.index + 1)
+        self._cache_bytes = 0
+        self._cache_bytes_max = cache_bytes_max
+        self._cut_from: Index | None = None
+        """Lowest index that the next write has to cut from the disk; None when nothing submitted was cut."""
+        self._inflight: deque[_InflightWrite] = deque()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    @property
+    def first_index(self) -> Index:
+        """Index of the first entry that is still there."""
+        return Index(self.base.index + 1)
+
+    def term_at(self, index: Index) -> Term:
+        """Return the term of the entry at ``index`` (or of the base).
+
+        Raises:
+            EntryUnavailable: ``index`` is compacted away or beyond the end.
+        """
+        if index == self.base.index:
+            return self.base.term
+        if not self.base.index < index <= self.last.index:
+            raise EntryUnavailable(f"index {index} is outside the log [{self.base.index}, {self.last.index}]")
+        return self._run_terms[bisect_right(self._run_starts, index) - 1]
+
+    def chain_at(self, index: Index) -> int:
+        """Return the chain value at ``index``; raises as ``term_at``, and what reading the disk raises."""
+        if index == self.last.index:
+            return self.last.chain
+        if index == self.base.index:
+            return self.base.chain
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached.chain
+        self.term_at(index)
+        return self._view.chain_at(index)
+
+    def first_index_of_term_at(self, index: Index) -> Index:
+        """Return the first index of the run of entries that have the same term as the one at ``index``."""
+        self.term_at(index)
+        position = bisect_right(self._run_starts, index) - 1
+        return self._run_starts[position] if position >= 0 else self.base.index
+
+    def last_index_not_after_term(self, term: Term) -> Index:
+        """Return the last index whose term is at most ``term``; the base's index when there is none."""
+        position = bisect_right(self._run_terms, term)
+        if position == len(self._run_starts):
+            return self.last.index
+        return Index(self._run_starts[position] - 1)
+
+    def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
+        """Return entries of [lo, hi): at least one, at most about ``bytes_max`` bytes of payload.
+
+        Raises:
+            EntryUnavailable: ``lo`` is compacted away or beyond the end.
+            CorruptRecord: an entry read from the disk fails its checksum.
+        """
+        if lo < self._cache_first:
+            self.term_at(lo)
+            return self._view.entries(lo, min(hi, self._cache_first), bytes_max)
+        found: list[Entry] = []
+        size = 0
+        for index in range(lo, hi):
+            entry = self._cache[Index(index)]
+            size += len(entry.payload)
+            if found and size > bytes_max:
+                break
+            found.append(entry)
+        return found
+
+    def is_up_to_date(self, last_log_index: Index, last_log_term: Term) -> bool:
+        """Return whether a log that ends so is at least as up-to-date as this one (Raft §5.4.1)."""
+        return (last_log_term, last_log_index) >= (self.last.term, self.last.index)
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    def append(self, entry: Entry) -> None:
+        """Accept the entry that follows the last one.
+
+        Raises:
+            InvariantViolation: the entry does not follow, or its term is below the last one's.
+        """
+        if entry.index != self.last.index + 1 or entry.term < self.last.term:
+            raise InvariantViolation(
+                f"entry {entry.index} of term {entry.term} does not follow {self.last.index} of term {self.last.term}"
+            )
+        if not self._run_terms or entry.term != self._run_terms[-1]:
+            self._run_starts.append(entry.index)
+            self._run_terms.append(entry.term)
+        self._cache[entry.index] = entry
+        self._cache_bytes += len(entry.payload)
+        self.last = LogPoint(entry.index, entry.term, entry.chain)
+        self.last_timestamp_ms = entry.timestamp_ms
+
+    def truncate_from(self, index: Index) -> None:
+        """Cut the entry at ``index`` and all that follow it (Raft §5.3): they conflict with the leader's.
+
+        Raises:
+            InvariantViolation: the cut would take a committed entry.
+        """
+        if index <= self.commit_index:
+            raise InvariantViolation(
+                f"cut from {index} would take committed entries (commit_index {self.commit_index})"
+            )
+        previous = Index(index - 1)
+        self.last = LogPoint(previous, self.term_at(previous), self.chain_at(previous))
+        self.last_timestamp_ms = self._timestamp_at(previous)
+        for cut in range(max(index, self._cache_first), self._cache_first + len(self._cache)):
+            self._cache_bytes -= len(self._cache.pop(Index(cut)).payload)
+        self._cache_first = min(self._cache_first, index)
+        while self._run_starts and self._run_starts[-1] >= index:
+            self._run_starts.pop()
+            self._run_terms.pop()
+        if index <= self.submitted:
+            self._cut_from = index if self._cut_from is None else min(self._cut_from, index)
+            self.submitted = previous
+            self.flushed = min(self.flushed, previous)
+            for write in self._inflight:
+                write.last_index = min(write.last_index, previous)
+
+    def _timestamp_at(self, index: Index) -> int:
+        """Return the timestamp of the entry at ``index``; 0 at the origin."""
+        if index == self.base.index:
+            # The base's own timestamp is not kept: entries after it are stamped by a leader that has them all.
+            return 0
+        return self.entries(index, Index(index + 1), 0)[0].timestamp_ms
+
+    def commit_to(self, index: Index) -> bool:
+        """Raise ``commit_index`` to ``index`` if that is higher; return whether it moved."""
+        if index <= self.commit_index:
+            return False
+        if index > self.last.index:
+            raise InvariantViolation(f"commit {index} is beyond the last entry {self.last.index}")
+        self.commit_index = index
+        return True
+
+    def take_committed(self, bytes_max: int) -> list[Entry]:
+        """Hand out committed entries that were not handed out before, about ``bytes_max`` bytes at most."""
+        if self.last_applied >= self.commit_index:
+            return []
+        taken = self.entries(Index(self.last_applied + 1), Index(self.commit_index + 1), bytes_max)
+        self.last_applied = taken[-1].index
+        self._trim_cache()
+        return taken
+
+    # -- the way to the disk ------------------------------------------------------------------------------------
+
+    def has_unsubmitted(self) -> bool:
+        """Return whether the next write has entries to append or a suffix to cut."""
+        return self._cut_from is not None or self.submitted < self.last.index
+
+    def take_write(self, now: int, number: int, hard_state: HardState | None) -> Write:
+        """Hand out everything not yet submitted as write ``number``."""
+        entries = tuple(self._cache[Index(i)] for i in range(self.submitted + 1, self.last.index + 1))
+        write = Write(number, hard_state, self._cut_from, entries)
+        self._cut_from = None
+        self.submitted = self.last.index
+        self._inflight.append(_InflightWrite(number, self.last.index, now))
+        return write
+
+    def acknowledge(self, number: int) -> None:
+        """Note that the oldest write in flight, which must be ``number``, is flushed.
+
+        The write proves durable what it wrote and nothing that was put in its place since: a cut lowers what the
+        writes in flight can prove, so a late acknowledgement cannot make an overwritten entry's successor durable.
+        """
+        if not self._inflight or self._inflight[0].number != number:
+            expected = self._inflight[0].number if self._inflight else "none"
+            raise InvariantViolation(f"write {number} acknowledged, but the oldest in flight is {expected}")
+        self.flushed = max(self.flushed, self._inflight.popleft().last_index)
+        self._trim_cache()
+
+    def oldest_unflushed_at(self) -> int | None:
+        """Return when the oldest write in flight was submitted (ms), or None when all is flushed."""
+        return self._inflight[0].submitted_at if self._inflight else None
+
+    def _trim_cache(self) -> None:
+        """Forget the oldest cached entries that are flushed and applied, down to the cache's bound."""
+        releasable = min(self.flushed, self.last_applied)
+        while self._cache_bytes > self._cache_bytes_max and self._cache_first <= releasable:
+            self._cache_bytes -= len(self._cache.pop(self._cache_first).payload)
+            self._cache_first = Index(self._cache_first + 1)
+
+
+EMPTY_LOG = StoredLog(HardState(), ORIGIN, ORIGIN, 0, ())
+"""What a log store holds before anything was written."""

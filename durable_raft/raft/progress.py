@@ -1,0 +1,88 @@
+"""What the leader knows of one follower, and how fast it may send to it.
+
+PROBE: where the logs meet is not known; one AppendEntries with entries, repeated without them by each heartbeat.
+REPLICATE: it is known; AppendEntries are pipelined, bounded in number and bytes, ``next_index`` runs ahead of the
+answers. A rejection or a lost link leads back to PROBE (etcd/raft tracker/progress.go has the same two states).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+from durable_raft.raft.types import Index
+
+
+class Pace(enum.Enum):
+    """How the leader speaks to a follower."""
+
+    PROBE = "probe"
+    REPLICATE = "replicate"
+
+
+class Progress:
+    """One follower as its leader sees it. Invariant: 0 <= match_index < next_index."""
+
+    __slots__ = (
+        "_inflight",
+        "acked_round",
+        "heard_at",
+        "inflight_bytes",
+        "match_index",
+        "next_index",
+        "pace",
+        "probe_sent",
+        "sent_round",
+    )
+
+    def __init__(self, next_index: Index, now: int) -> None:
+        self.match_index = Index(0)
+        """Highest index known to be flushed on the follower and equal to the leader's (Figure 2)."""
+        self.next_index = next_index
+        """Index of the next entry to send (Figure 2)."""
+        self.pace = Pace.PROBE
+        self.probe_sent = False
+        """PROBE only: entries were sent from ``next_index`` and the follower has not said yet whether they fit."""
+        self._inflight: deque[tuple[Index, int]] = deque()
+        """REPLICATE only: (last index, payload bytes) of each AppendEntries with entries that is unanswered."""
+        self.inflight_bytes = 0
+        self.heard_at = now
+        """When the follower last answered in this term (ms); CheckQuorum counts it (Ongaro §6.2)."""
+        self.sent_round = 0
+        """Newest ReadIndex round that any AppendEntries to this follower carried."""
+        self.acked_round = 0
+        """Newest ReadIndex round that the follower repeated."""
+
+    def inflight_count(self) -> int:
+        """Return how many AppendEntries with entries are unanswered."""
+        return len(self._inflight)
+
+    def became_sent(self, last_index: Index, payload_bytes: int) -> None:
+        """Note that entries up to ``last_index`` left for the follower."""
+        if self.pace is Pace.PROBE:
+            self.probe_sent = True
+            return
+        self._inflight.append((last_index, payload_bytes))
+        self.inflight_bytes += payload_bytes
+        self.next_index = Index(last_index + 1)
+
+    def became_matched(self, match_index: Index) -> bool:
+        """Note that the follower flushed up to ``match_index``; return whether that is news."""
+        while self._inflight and self._inflight[0][0] <= match_index:
+            self.inflight_bytes -= self._inflight.popleft()[1]
+        if self.pace is Pace.PROBE:
+            self.pace = Pace.REPLICATE
+            self.probe_sent = False
+        self.next_index = max(self.next_index, Index(match_index + 1))
+        if match_index <= self.match_index:
+            return False
+        self.match_index = match_index
+        return True
+
+    def probe_from(self, next_index: Index) -> None:
+        """Go back to probing, from ``next_index`` or just after what is known to match, whichever is higher."""
+        self.pace = Pace.PROBE
+        self.probe_sent = False
+        self._inflight.clear()
+        self.inflight_bytes = 0
+        self.next_index = max(next_index, Index(self.match_index + 1))

@@ -1,0 +1,16 @@
+"""Majority arithmetic (Raft §5.2, §5.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def majority(voters: int) -> int:
+    """Return how many of ``voters`` nodes are a majority."""
+    return voters // 2 + 1
+
+
+def majority_value(values: Iterable[int]) -> int:
+    """Return the highest value that a majority of the voters has reached, given each voter's value."""
+    descending = sorted(values, reverse=True)
+    return descending[majority(len(descending)) - 1]

@@ -1,0 +1,224 @@
+"""AppendEntries on both sides, log repair and commit (Raft §5.3, §5.4.2).
+
+The leader sends lazily: ``send_due`` is called once when the step is over and sends each follower what it may have,
+so that several proposals share one AppendEntries and a ReadIndex round rides on entries that leave anyway.
+"""
+
+from __future__ import annotations
+
+from durable_raft.errors import InvariantViolation
+from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse
+from durable_raft.raft.progress import Pace, Progress
+from durable_raft.raft.quorum import majority_value
+from durable_raft.raft.state import RaftState
+from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Role, Term, make_entry
+
+# -- leader -----------------------------------------------------------------------------------------------------------
+
+
+def begin_term(state: RaftState, now: int) -> None:
+    """Take office: append a no-op, so that entries of earlier terms can be committed (Raft §5.4.2, §8)."""
+    state.become_leader(now)
+    append_as_leader(state, EntryKind.NOOP, b"", state.log.last_timestamp_ms)
+
+
+def append_as_leader(state: RaftState, kind: EntryKind, payload: bytes, timestamp_ms: int) -> Entry:
+    """Append one entry of the current term; its timestamp never goes back (design §5 "Time")."""
+    entry = make_entry(
+        previous=state.log.last,
+        term=state.current_term,
+        kind=kind,
+        timestamp_ms=max(timestamp_ms, state.log.last_timestamp_ms),
+        payload=payload,
+    )
+    state.log.append(entry)
+    return entry
+
+
+def heartbeat(state: RaftState, now: int) -> None:
+    """Send every follower an AppendEntries (Figure 2, Leaders), unless this node's disk hangs (design §2)."""
+    state.heartbeat_due = now + state.config.heartbeat_ms
+    if state.is_disk_stalled(now):
+        state.observe("heartbeat_withheld", term=state.current_term)
+        return
+    for peer, progress in state.progress.items():
+        _send_append(state, peer, progress, even_if_empty=True)
+
+
+def send_due(state: RaftState, now: int) -> None:
+    """Send each follower the entries its window allows, and the ReadIndex round that waits to be asked."""
+    if state.is_disk_stalled(now):
+        return
+    for peer, progress in state.progress.items():
+        while _may_send_entries(state, progress):
+            _send_append(state, peer, progress, even_if_empty=False)
+        if progress.sent_round < state.broadcast_round:
+            _send_append(state, peer, progress, even_if_empty=True)
+
+
+def check_quorum(state: RaftState, now: int) -> None:
+    """Step down when no majority answered within an election timeout (Ongaro §6.2)."""
+    heard = [progress.heard_at for progress in state.progress.values()]
+    if now - majority_value([*heard, now]) > state.config.election_timeout_max_ms:
+        state.observe("lost_quorum", term=state.current_term)
+        state.become_follower(now, state.current_term, None)
+
+
+def handle_append_response(state: RaftState, now: int, source: NodeId, message: AppendEntriesResponse) -> None:
+    """Note how far a follower's log matches (Figure 2: success) or step back to where it may (rejection)."""
+    progress = state.progress[source]
+    progress.heard_at = now
+    progress.acked_round = max(progress.acked_round, message.read_round)
+    if not message.success:
+        _handle_rejection(state, progress, message)
+    elif message.match_index > state.log.last.index:
+        raise InvariantViolation(f"{source} matches up to {message.match_index}, beyond last {state.log.last.index}")
+    elif progress.became_matched(message.match_index):
+        advance_commit_index(state)
+
+
+def advance_commit_index(state: RaftState) -> None:
+    """Commit what a majority has flushed, if it is an entry of the current term (Raft §5.3, §5.4.2, Figure 8)."""
+    matched = [progress.match_index for progress in state.progress.values()]
+    index = Index(majority_value([*matched, state.log.flushed]))
+    if index > state.log.commit_index and state.log.term_at(index) == state.current_term:
+        state.log.commit_to(index)
+
+
+def _handle_rejection(state: RaftState, progress: Progress, message: AppendEntriesResponse) -> None:
+    """Find the next place where the logs may meet, skipping whole terms (Raft §5.3, end)."""
+    rejected = message.rejected_index
+    stale = rejected <= progress.match_index or (progress.pace is Pace.PROBE and rejected != progress.next_index - 1)
+    if stale:
+        return
+    next_index = message.conflict_index
+    if message.conflict_term:
+        # Beyond its last entry of a term up to the conflicting one, the leader has nothing that could match; and when
+        # it has no entry of that very term, the follower's whole run of it is in conflict.
+        meeting = state.log.last_index_not_after_term(message.conflict_term)
+        has_term = state.log.term_at(meeting) == message.conflict_term
+        next_index = Index(meeting + 1) if has_term else min(Index(meeting + 1), next_index)
+    progress.probe_from(Index(max(1, min(next_index, rejected))))
+
+
+def _may_send_entries(state: RaftState, progress: Progress) -> bool:
+    if progress.next_index > state.log.last.index or progress.next_index < state.log.first_index:
+        return False
+    if progress.pace is Pace.PROBE:
+        return not progress.probe_sent
+    config = state.config
+    return (
+        progress.inflight_count() < config.append_inflight_max
+        and progress.inflight_bytes < config.append_inflight_bytes_max
+    )
+
+
+def _send_append(state: RaftState, peer: NodeId, progress: Progress, *, even_if_empty: bool) -> None:
+    if progress.next_index < state.log.first_index:
+        state.observe("needs_snapshot", peer=peer, next_index=progress.next_index, first_index=state.log.first_index)
+        return
+    log = state.log
+    entries: list[Entry] = []
+    if _may_send_entries(state, progress):
+        entries = log.entries(progress.next_index, Index(log.last.index + 1), state.config.append_bytes_max)
+    if not entries and not even_if_empty:
+        return
+    previous = Index(progress.next_index - 1)
+    message = AppendEntries(
+        term=state.current_term,
+        prev_log_index=previous,
+        prev_log_term=log.term_at(previous),
+        prev_log_chain=log.chain_at(previous),
+        entries=tuple(entries),
+        leader_commit=log.commit_index,
+        read_round=state.read_round,
+    )
+    progress.sent_round = state.read_round
+    if entries:
+        progress.became_sent(entries[-1].index, sum(len(entry.payload) for entry in entries))
+    state.send(peer, message)
+
+
+# -- follower ---------------------------------------------------------------------------------------------------------
+
+
+def handle_append_entries(state: RaftState, now: int, source: NodeId, message: AppendEntries) -> None:
+    """Check, append, commit, answer (Figure 2, AppendEntries RPC, receiver 2-5); the term is the current one."""
+    if state.role is Role.LEADER:
+        raise InvariantViolation(f"two leaders in term {state.current_term}: this node and {source}")
+    if state.role is not Role.FOLLOWER or state.leader_id != source:
+        state.become_follower(now, message.term, source)
+    state.heard_from_leader_at = now
+    state.reset_election_deadline(now)
+
+    log = state.log
+    previous = LogPoint(message.prev_log_index, message.prev_log_term, message.prev_log_chain)
+    entries = message.entries
+    if previous.index < log.base.index:
+        # What the base covers is committed, so it matches; begin behind it.
+        skip = log.base.index - previous.index
+        if len(entries) < skip:
+            return _accept(state, source, message, verified=Index(previous.index + len(entries)), is_new=False)
+        previous = LogPoint(log.base.index, entries[skip - 1].term, entries[skip - 1].chain)
+        entries = entries[skip:]
+    if previous.index > log.last.index:
+        return _reject(state, source, message, Index(log.last.index + 1), Term(0))
+    term_here = log.term_at(previous.index)
+    if term_here != previous.term:
+        return _reject(state, source, message, log.first_index_of_term_at(previous.index), term_here)
+    if log.chain_at(previous.index) != previous.chain:
+        # Log Matching says this cannot be: one of the two logs is wounded. Believe neither, answer nothing.
+        state.observe("chain_mismatch", leader=source, index=previous.index, term=previous.term)
+        return None
+    is_new = _append_new(state, entries)
+    return _accept(state, source, message, verified=Index(previous.index + len(entries)), is_new=is_new)
+
+
+def _append_new(state: RaftState, entries: tuple[Entry, ...]) -> bool:
+    """Append what is not there yet, cutting only from the first true conflict on; return whether anything was new."""
+    log = state.log
+    for position, entry in enumerate(entries):
+        if entry.index <= log.last.index:
+            if log.term_at(entry.index) == entry.term:
+                continue
+            state.observe("truncated_suffix", from_index=entry.index, last_log_index=log.last.index)
+            log.truncate_from(entry.index)
+        for new in entries[position:]:
+            log.append(new)
+        return True
+    return False
+
+
+def _accept(state: RaftState, source: NodeId, message: AppendEntries, *, verified: Index, is_new: bool) -> None:
+    """Commit what this message verified, and answer: flushed matches at once, new entries after the write.
+
+    The commit index never passes ``verified``: beyond it this log may hold another leader's leftovers.
+    """
+    state.log.commit_to(min(message.leader_commit, verified))
+    if is_new or (verified > state.log.flushed and message.entries):
+        answer = AppendEntriesResponse(
+            state.current_term, True, verified, Index(0), Term(0), Index(0), message.read_round
+        )
+        state.send_after_write(source, answer)
+    else:
+        match = min(verified, state.log.flushed)
+        answer = AppendEntriesResponse(state.current_term, True, match, Index(0), Term(0), Index(0), message.read_round)
+        state.send(source, answer)
+
+
+def _reject(state: RaftState, source: NodeId, message: AppendEntries, index: Index, term: Term) -> None:
+    answer = AppendEntriesResponse(
+        term=state.current_term,
+        success=False,
+        match_index=Index(0),
+        conflict_index=index,
+        conflict_term=term,
+        rejected_index=message.prev_log_index,
+        read_round=message.read_round,
+    )
+    state.send(source, answer)
+
+
+def reject_old_leader(state: RaftState, source: NodeId, message: AppendEntries) -> None:
+    """Refuse an AppendEntries of an older term, telling the newer one (Figure 2, receiver 1)."""
+    _reject(state, source, message, Index(0), Term(0))

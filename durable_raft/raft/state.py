@@ -1,0 +1,218 @@
+"""Every mutable field of the algorithm, and the only place where role, term and vote change.
+
+The rules (election.py, replication.py, reads.py) are functions over a ``RaftState``; ``core.Raft`` is the door.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Protocol
+
+from durable_raft.errors import InvariantViolation
+from durable_raft.raft.log import LogView, RaftLog
+from durable_raft.raft.messages import Envelope, Message
+from durable_raft.raft.progress import Progress
+from durable_raft.raft.quorum import majority
+from durable_raft.raft.ready import ReadReady, Write
+from durable_raft.raft.types import HardState, Index, NodeId, RaftConfig, Role, StoredLog, Term
+
+
+class Observer(Protocol):
+    """Is told of every change worth a line in a log or a trace; must not call back into the core."""
+
+    def __call__(self, event: str, /, **fields: object) -> None:
+        """Note ``event``, a name such as ``became_leader``, with its values."""
+
+
+class PendingRead:
+    """A read that waits for a majority to confirm that this node still leads (Ongaro §6.4)."""
+
+    __slots__ = ("read_id", "read_index", "read_round")
+
+    def __init__(self, read_id: int, read_index: Index, read_round: int) -> None:
+        self.read_id = read_id
+        self.read_index = read_index
+        self.read_round = read_round
+
+
+class RaftState:
+    """The state of one node."""
+
+    def __init__(
+        self, config: RaftConfig, stored: StoredLog, view: LogView, rng: random.Random, observe: Observer, now: int
+    ) -> None:
+        self.config = config
+        self.rng = rng
+        self.observe = observe
+        self.log = RaftLog(stored, view, config.log_cache_bytes_max)
+        self.peers: tuple[NodeId, ...] = tuple(voter for voter in config.voters if voter != config.node_id)
+
+        self.hard_state: HardState = stored.hard_state
+        self.flushed_hard_state: HardState = stored.hard_state
+        """What the disk certainly holds. While it differs from ``hard_state`` no message leaves before the write."""
+        self._submitted_hard_state: HardState = stored.hard_state
+        self._inflight_hard_states: deque[tuple[int, HardState]] = deque()
+        self._write_number = 0
+
+        self.role: Role = Role.FOLLOWER
+        self.leader_id: NodeId | None = None
+        """The leader of ``current_term`` as far as this node knows."""
+        self.heard_from_leader_at: int | None = None
+        """When the leader of this term last spoke (ms); None when it never did."""
+        self.election_deadline = now
+        """Followers and candidates: when to campaign unless something is heard first (ms); at once without peers."""
+        self.votes: dict[NodeId, bool] = {}
+        """Candidates and pre-candidates: answers of this campaign, own vote included once it may count."""
+
+        self.progress: dict[NodeId, Progress] = {}
+        """Leader only: one per peer."""
+        self.heartbeat_due = now
+        """Leader only (ms)."""
+        self.term_start_index: Index = Index(0)
+        """Leader only: index of the no-op that opened the term; reads are served from there on."""
+
+        self.read_round = 0
+        """Number of the newest ReadIndex round; every AppendEntries carries it. Never reset (etcd #20418)."""
+        self.broadcast_round = 0
+        """Leader only: newest round that every follower is to be asked about at once."""
+        self.pending_reads: deque[PendingRead] = deque()
+        self.confirmed_reads: list[ReadReady] = []
+        self.lost_reads: list[int] = []
+
+        self.messages: list[Envelope] = []
+        self.messages_after_write: list[Envelope] = []
+        if self.peers:
+            self.reset_election_deadline(now)
+
+    # -- shorthand ------------------------------------------------------------------------------------------------
+
+    @property
+    def current_term(self) -> Term:
+        """Figure 2: latest term this node has seen."""
+        return self.hard_state.current_term
+
+    @property
+    def voted_for(self) -> NodeId | None:
+        """Figure 2: candidate that received this node's vote in the current term, or None."""
+        return self.hard_state.voted_for
+
+    def majority(self) -> int:
+        """Return how many voters are a majority."""
+        return majority(len(self.config.voters))
+
+    def reset_election_deadline(self, now: int) -> None:
+        """Draw a new election timeout from now on (Raft §5.2)."""
+        timeout = self.rng.randint(self.config.election_timeout_min_ms, self.config.election_timeout_max_ms)
+        self.election_deadline = now + timeout
+
+    def is_disk_stalled(self, now: int) -> bool:
+        """Return whether the oldest unflushed write is older than an election timeout.
+
+        A node whose disk hangs must neither keep nor win leadership (hashicorp/raft #503, #614).
+        """
+        submitted_at = self.log.oldest_unflushed_at()
+        return submitted_at is not None and now - submitted_at > self.config.election_timeout_max_ms
+
+    # -- messages -------------------------------------------------------------------------------------------------
+
+    def send(self, target: NodeId, message: Message) -> None:
+        """Let ``message`` leave: at once when the term and vote it speaks for are flushed, else after the write."""
+        if self.hard_state == self.flushed_hard_state:
+            self.messages.append(Envelope(target, message))
+        else:
+            self.messages_after_write.append(Envelope(target, message))
+
+    def send_after_write(self, target: NodeId, message: Message) -> None:
+        """Let ``message`` leave once everything accepted so far is flushed: it promises that."""
+        self.messages_after_write.append(Envelope(target, message))
+
+    # -- the way to the disk --------------------------------------------------------------------------------------
+
+    def take_write(self, now: int) -> Write | None:
+        """Hand out what is to be persisted next, hard state and entries in one piece; None when there is nothing."""
+        hard_state = self.hard_state if self.hard_state != self._submitted_hard_state else None
+        if hard_state is None and not self.log.has_unsubmitted():
+            return None
+        self._write_number += 1
+        if hard_state is not None:
+            self._submitted_hard_state = hard_state
+            self._inflight_hard_states.append((self._write_number, hard_state))
+        return self.log.take_write(now, self._write_number, hard_state)
+
+    def acknowledge_write(self, number: int) -> None:
+        """Note that write ``number``, the oldest in flight, is flushed."""
+        self.log.acknowledge(number)
+        if self._inflight_hard_states and self._inflight_hard_states[0][0] == number:
+            self.flushed_hard_state = self._inflight_hard_states.popleft()[1]
+
+    # -- changes of role ------------------------------------------------------------------------------------------
+
+    def become_follower(self, now: int, term: Term, leader_id: NodeId | None) -> None:
+        """Follow ``leader_id`` (None: not known yet) in ``term``; the vote is cleared only by a higher term."""
+        if term < self.current_term:
+            raise InvariantViolation(f"term would fall from {self.current_term} to {term}")
+        was = self.role
+        if term > self.current_term:
+            self.hard_state = HardState(term, None)
+        if was is not Role.FOLLOWER or leader_id != self.leader_id:
+            self.observe("became_follower", term=term, leader=leader_id, was=was.value)
+        self.role = Role.FOLLOWER
+        self.leader_id = leader_id
+        self.heard_from_leader_at = None
+        self.votes = {}
+        if was is Role.LEADER:
+            self.progress = {}
+            self._lose_reads()
+        if was is not Role.FOLLOWER:
+            self.reset_election_deadline(now)
+
+    def become_pre_candidate(self, now: int) -> None:
+        """Ask whether an election could be won, changing neither term nor vote (Ongaro §9.6)."""
+        self._leave_leader()
+        self.role = Role.PRE_CANDIDATE
+        self.votes = {self.config.node_id: True}
+        self.reset_election_deadline(now)
+        self.observe("became_pre_candidate", term=self.current_term)
+
+    def become_candidate(self, now: int) -> None:
+        """Begin an election: increment current_term, vote for self, reset the election timer (Figure 2)."""
+        self._leave_leader()
+        self.role = Role.CANDIDATE
+        self.hard_state = HardState(Term(self.current_term + 1), self.config.node_id)
+        self.votes = {}
+        self.reset_election_deadline(now)
+        self.observe("became_candidate", term=self.current_term)
+
+    def become_leader(self, now: int) -> None:
+        """Lead the current term; next_index and match_index start anew (Figure 2)."""
+        if self.role is not Role.CANDIDATE:
+            raise InvariantViolation(f"a {self.role.value} of term {self.current_term} would become leader")
+        self.role = Role.LEADER
+        self.leader_id = self.config.node_id
+        next_index = Index(self.log.last.index + 1)
+        self.progress = {peer: Progress(next_index, now) for peer in self.peers}
+        self.term_start_index = next_index
+        self.heartbeat_due = now
+        self.observe("became_leader", term=self.current_term, last_log_index=self.log.last.index)
+
+    def grant_vote(self, now: int, candidate: NodeId) -> None:
+        """Vote for ``candidate`` in the current term (Figure 2); granting a vote resets the election timer."""
+        if self.voted_for not in (None, candidate):
+            raise InvariantViolation(f"second vote in term {self.current_term}: {self.voted_for}, now {candidate}")
+        self.hard_state = HardState(self.current_term, candidate)
+        self.reset_election_deadline(now)
+        self.observe("granted_vote", term=self.current_term, candidate=candidate)
+
+    def _leave_leader(self) -> None:
+        if self.role is Role.LEADER:
+            raise InvariantViolation(f"a leader of term {self.current_term} would campaign")
+        self.leader_id = None
+        self.heard_from_leader_at = None
+
+    def _lose_reads(self) -> None:
+        """Give back every read that was not handed out: its answer would need a leadership that is gone."""
+        self.lost_reads.extend(read.read_id for read in self.pending_reads)
+        self.lost_reads.extend(read.read_id for read in self.confirmed_reads)
+        self.pending_reads.clear()
+        self.confirmed_reads.clear()
