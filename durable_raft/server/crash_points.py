@@ -1,0 +1,57 @@
+"""Named points at which a test may kill the process, as ``kill -9`` would, between two effects of the node.
+
+Armed by the environment: ``DURABLE_RAFT_CRASH_AT=name:count`` kills the process when the point is reached for the
+count-th time. Unarmed, reaching a point costs one comparison.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+
+from durable_raft.errors import ConfigError
+
+CRASH_POINTS = (
+    "before_submit",
+    "before_persist",
+    "after_persist",
+    "before_send",
+    "before_send_after_write",
+    "before_apply",
+    "after_apply",
+    "before_reply",
+    "after_reply",
+)
+"""In the order in which a write reaches them; server/node.py and server/log_writer.py say where they stand."""
+
+
+class CrashPoints:
+    """Counts how often points are reached and kills the process at the armed one."""
+
+    def __init__(self, armed: str | None = None, count: int = 1) -> None:
+        self._armed = armed
+        self._left = count
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> CrashPoints:
+        """Read ``DURABLE_RAFT_CRASH_AT``.
+
+        Raises:
+            ConfigError: the value names no crash point, or its count is not a positive number.
+        """
+        setting = environment.get("DURABLE_RAFT_CRASH_AT")
+        if not setting:
+            return cls()
+        name, _, count = setting.partition(":")
+        if name not in CRASH_POINTS or not (count or "1").isdigit() or int(count or "1") < 1:
+            raise ConfigError(f"DURABLE_RAFT_CRASH_AT={setting!r}: expected NAME[:COUNT], NAME of {CRASH_POINTS}")
+        return cls(name, int(count or "1"))
+
+    def reach(self, name: str) -> None:
+        """Die here when this point is armed and its count is used up."""
+        if self._armed is None or name != self._armed:
+            return
+        self._left -= 1
+        if self._left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)

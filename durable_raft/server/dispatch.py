@@ -1,0 +1,307 @@
+"""Where a client's command goes: into the next batch, to ReadIndex, to the leader elsewhere, or on hold.
+
+A command that was not proposed has certainly had no effect, so it may be held, moved or refused. A proposed write's
+fate is open until its entry, or another in its place, is applied; when leadership is lost first, the client is told
+the outcome if it becomes known within the hold time, and ``-UNKNOWN`` if not. Nothing is ever proposed twice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from durable_raft.kv.batch import decode_batch, encode_batch
+from durable_raft.kv.commands import CommandSpec, first_key
+from durable_raft.kv.machine import Machine
+from durable_raft.kv.replies import ErrorReply, Reply
+from durable_raft.kv.slots import key_slot
+from durable_raft.raft.core import Raft
+from durable_raft.raft.types import Entry, EntryKind, Index, Member, NodeId, Role
+from durable_raft.server.latency import LatencyRing
+from durable_raft.server.pending import Batch, Forming, Owner, Slot, Waiting
+
+INFLIGHT_BATCHES_MAX = 2
+"""Own batches in flight before the next one waits and grows: one on its way to the disks, one behind it."""
+
+BATCH_BYTES_MAX = 1 << 20
+"""Size after which a batch is closed and the next one begun; a single larger command travels alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchLimits:
+    """What the dispatcher may hold, and for how long."""
+
+    hold_s: float
+    """How long a command is held while no leader is known, and an open fate is waited for."""
+    pending_bytes_max: int
+    """Bytes of commands that may wait to be proposed before more are refused."""
+
+
+@dataclass(slots=True)
+class DispatchCounters:
+    """Counted since the start, for INFO."""
+
+    entries: int = 0
+    commands: int = 0
+    reads: int = 0
+    held: int = 0
+    moved: int = 0
+    unknown: int = 0
+    overloaded: int = 0
+
+
+class Dispatcher:
+    """Takes commands of the machine's from connections and sees each one through to its reply."""
+
+    def __init__(
+        self,
+        raft: Raft,
+        machine: Machine,
+        members: Sequence[Member],
+        limits: DispatchLimits,
+        clocks: tuple[Callable[[], float], Callable[[], int]],
+    ) -> None:
+        """Bind the parts.
+
+        Args:
+            members: where a client is sent when another node leads.
+            clocks: monotonic seconds, and the time of day in ms since the Unix epoch.
+        """
+        self._raft = raft
+        self._machine = machine
+        self._addresses: dict[NodeId, str] = {member.node_id: member.client_address for member in members}
+        self._limits = limits
+        self._monotonic, self._time_of_day_ms = clocks
+        self._forming = Forming(BATCH_BYTES_MAX)
+        self._free_reads: list[Waiting] = []
+        """Reads to be registered with ReadIndex at the next ``propose_due``."""
+        self._registered_reads: dict[int, list[Waiting]] = {}
+        self._read_ids = 0
+        self._inflight: dict[Index, Batch] = {}
+        """Proposed in the present term of leadership, not yet applied."""
+        self._orphans: dict[Index, Batch] = {}
+        """Proposed in a leadership that was lost since; their fate is open."""
+        self._held: deque[Waiting] = deque()
+        self._held_bytes = 0
+        self._last_proposed = Index(0)
+        self._last_proposed_ms = 0
+        self.out_of_space: str | None = None
+        """Why commands that need memory are refused; None while there is room."""
+        self.counters = DispatchCounters()
+        self.commit_latency = LatencyRing()
+
+    # -- taking commands in ---------------------------------------------------------------------------------------
+
+    def take(self, owner: Owner, slot: Slot, spec: CommandSpec, args: Sequence[bytes]) -> None:
+        """Take in a command whose arity is right; its slot is filled now or later, exactly once."""
+        waiting = Waiting(slot, spec, args, sum(map(len, args)) + 16 * len(args))
+        if spec.is_write:
+            owner.writes_outstanding += 1
+        self._route(waiting)
+
+    def _route(self, waiting: Waiting) -> None:
+        if self._raft.role is Role.LEADER:
+            self._accept(waiting)
+        elif not waiting.spec.is_write and waiting.slot.owner.is_readonly:
+            self.counters.reads += 1
+            self._answer(waiting)
+        elif self._raft.leader_id is not None:
+            self._move(waiting, self._addresses[self._raft.leader_id])
+        else:
+            self._hold(waiting)
+
+    def _accept(self, waiting: Waiting) -> None:
+        """Queue a command on the leader, refusing what there is no room for."""
+        owner = waiting.slot.owner
+        if self.out_of_space is not None and b"denyoom" in waiting.spec.flags:
+            self._fill(waiting, ErrorReply(f"NOSPACE {self.out_of_space}"))
+        elif self._forming.size_bytes + waiting.size_bytes > self._limits.pending_bytes_max:
+            self._refuse_overload(waiting)
+        elif waiting.spec.is_write or owner.writes_outstanding:
+            self._forming.add(waiting)
+        else:
+            self._free_reads.append(waiting)
+
+    def _hold(self, waiting: Waiting) -> None:
+        if self._held_bytes + waiting.size_bytes > self._limits.pending_bytes_max:
+            self._refuse_overload(waiting)
+            return
+        if not waiting.deadline:
+            waiting.deadline = self._monotonic() + self._limits.hold_s
+            self.counters.held += 1
+        self._held.append(waiting)
+        self._held_bytes += waiting.size_bytes
+
+    def _refuse_overload(self, waiting: Waiting) -> None:
+        self.counters.overloaded += 1
+        limit = self._limits.pending_bytes_max
+        self._fill(waiting, ErrorReply(f"OVERLOADED more than {limit} bytes of commands wait; nothing was done"))
+
+    def _move(self, waiting: Waiting, address: str) -> None:
+        self.counters.moved += 1
+        key = first_key(waiting.args)
+        self._fill(waiting, ErrorReply(f"MOVED {key_slot(key) if key is not None else 0} {address}"))
+
+    # -- proposing ------------------------------------------------------------------------------------------------
+
+    def propose_due(self) -> None:
+        """Register the reads that wait, then propose batches while the window has room (leader only)."""
+        if self._raft.role is not Role.LEADER:
+            return
+        now_ms = self._time_of_day_ms()
+        if self._is_expiry_due(now_ms):
+            self._propose_with_reads(now_ms)
+        if self._free_reads:
+            # A key whose time is up may wait for an entry in flight to expire it; the read must come after that.
+            deadline_ms = self._machine.next_deadline_ms()
+            expiring = deadline_ms is not None and deadline_ms <= self._last_proposed_ms
+            self._register(self._free_reads, self._last_proposed if expiring else Index(0))
+            self._free_reads = []
+        while self._forming and len(self._inflight) < INFLIGHT_BATCHES_MAX:
+            batch = self._forming.take()
+            if batch.writes:
+                self._propose(batch, now_ms)
+            else:
+                self._register(batch.items, self._last_proposed)
+
+    def _is_expiry_due(self, now_ms: int) -> bool:
+        """Return whether a key's time is up and no proposed entry says so yet."""
+        deadline_ms = self._machine.next_deadline_ms()
+        return deadline_ms is not None and self._last_proposed_ms < deadline_ms <= now_ms
+
+    def _propose_with_reads(self, now_ms: int) -> None:
+        """Propose an entry now, commands or not, for the cluster time it carries; the reads that wait go along."""
+        batch = self._forming.take() if self._forming else Batch()
+        batch.items[:0] = self._free_reads
+        self._free_reads = []
+        self._propose(batch, now_ms)
+
+    def _propose(self, batch: Batch, now_ms: int) -> None:
+        entry = self._raft.propose(encode_batch(batch.writes), now_ms)
+        if entry is None:
+            for waiting in batch.items:
+                self._route(waiting)
+            return
+        batch.term = entry.term
+        batch.proposed_at = self._monotonic()
+        self._inflight[entry.index] = batch
+        self._last_proposed = entry.index
+        self._last_proposed_ms = entry.timestamp_ms
+        self.counters.entries += 1
+
+    def _register(self, reads: list[Waiting], after: Index) -> None:
+        self._read_ids += 1
+        self._registered_reads[self._read_ids] = reads
+        self._raft.read(self._read_ids, after)
+
+    # -- outcomes -------------------------------------------------------------------------------------------------
+
+    def apply(self, entry: Entry) -> None:
+        """Apply a committed entry to the machine and answer who waits for it."""
+        self._machine.advance_time(entry.timestamp_ms)
+        batch = self._take_batch(entry)
+        if batch is not None:
+            self.commit_latency.add(self._monotonic() - batch.proposed_at)
+            self.counters.commands += len(batch.writes)
+            for waiting in batch.items:
+                self._answer(waiting)
+        elif entry.kind is EntryKind.COMMANDS:
+            commands = decode_batch(entry.payload)
+            self.counters.commands += len(commands)
+            execute = self._machine.execute
+            for args in commands:
+                execute(args)
+
+    def _take_batch(self, entry: Entry) -> Batch | None:
+        """Return this node's batch behind ``entry``, if it is the one; route those whose place another entry took."""
+        found: Batch | None = None
+        for proposed in (self._orphans, self._inflight):
+            batch = proposed.pop(entry.index, None)
+            if batch is None:
+                continue
+            if batch.term == entry.term:
+                found = batch
+            else:
+                self._refuse_overwritten(batch)
+        return found
+
+    def _refuse_overwritten(self, batch: Batch) -> None:
+        """Answer for a batch whose place in the log another leader's entry took: it certainly had no effect.
+
+        Its writes are not proposed again: the connection may have newer ones under way, which they would overtake.
+        """
+        for waiting in batch.items:
+            if waiting.spec.is_write:
+                self._fill(waiting, ErrorReply("TRYAGAIN leadership changed; the write had no effect"))
+            else:
+                self._route(waiting)
+
+    def answer_reads(self, read_id: int) -> None:
+        """Answer the reads of one confirmed ReadIndex round from the machine as it is now."""
+        reads = self._registered_reads.pop(read_id)
+        self.counters.reads += len(reads)
+        for waiting in reads:
+            self._answer(waiting)
+
+    def give_back_reads(self, read_ids: Sequence[int]) -> None:
+        """Route reads again that could not be confirmed."""
+        for read_id in read_ids:
+            for waiting in self._registered_reads.pop(read_id):
+                self._route(waiting)
+
+    def _answer(self, waiting: Waiting) -> None:
+        self._fill(waiting, self._machine.execute(waiting.args))
+
+    def _fill(self, waiting: Waiting, reply: Reply) -> None:
+        if waiting.spec.is_write:
+            waiting.slot.owner.writes_outstanding -= 1
+        waiting.slot.fill(reply)
+
+    # -- changes of leadership and the passing of time ------------------------------------------------------------
+
+    def leadership_changed(self) -> None:
+        """Route what waits anew: this node's role, or the leader it knows, is another than before."""
+        self._last_proposed, self._last_proposed_ms = Index(0), 0
+        if self._raft.role is not Role.LEADER:
+            give_up_at = self._monotonic() + self._limits.hold_s
+            for index, batch in self._inflight.items():
+                batch.give_up_at = give_up_at
+                self._orphans[index] = batch
+            self._inflight.clear()
+            unproposed = [*self._free_reads, *self._forming.take_all()]
+            self._free_reads = []
+            for waiting in unproposed:
+                self._route(waiting)
+        if self._raft.leader_id is not None:
+            held, self._held, self._held_bytes = self._held, deque(), 0
+            for waiting in held:
+                self._route(waiting)
+
+    def expire(self) -> None:
+        """Answer what has been held, or has been of unknown fate, for too long."""
+        now = self._monotonic()
+        while self._held and self._held[0].deadline <= now:
+            waiting = self._held.popleft()
+            self._held_bytes -= waiting.size_bytes
+            self._fill(waiting, ErrorReply("CLUSTERDOWN no leader; the command had no effect"))
+        for index in [i for i, batch in self._orphans.items() if (batch.give_up_at or 0.0) <= now]:
+            self._give_up(self._orphans.pop(index))
+
+    def _give_up(self, batch: Batch) -> None:
+        """Tell that a batch's fate is unknown; its reads had no effect and are routed again."""
+        for waiting in batch.items:
+            if waiting.spec.is_write:
+                self.counters.unknown += 1
+                self._fill(waiting, ErrorReply("UNKNOWN leadership was lost before the write's fate was known"))
+            else:
+                self._route(waiting)
+
+    def has_deadlines(self) -> bool:
+        """Return whether ``expire`` may have something to do later."""
+        return bool(self._held or self._orphans)
+
+    def is_idle(self) -> bool:
+        """Return whether no client waits for anything."""
+        waiting = self._forming or self._free_reads or self._registered_reads or self._inflight
+        return not (waiting or self._orphans or self._held)

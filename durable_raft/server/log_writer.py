@@ -1,0 +1,94 @@
+"""The log-writer thread: every LMDB write transaction of the log runs here, begin to commit.
+
+Writes are handed over whole and acknowledged in order. All that wait when a transaction ends go into the next one
+together (group commit). The first failure is final: the thread says so once and takes no more (design contract 6).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from durable_raft.errors import DurableRaftError
+from durable_raft.raft.ready import Write
+from durable_raft.server.crash_points import CrashPoints
+from durable_raft.storage.log_store import LogStore
+
+GROUP_BYTES_MAX = 8 << 20
+"""Payload bytes after which a group is closed, so that one transaction does not hold up the next write for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """A group of writes is durable."""
+
+    numbers: tuple[int, ...]
+    """Write numbers, ascending."""
+    seconds: float
+    """How long the transaction took, its sync included."""
+
+
+class LogWriter:
+    """Runs the thread; ``submit`` is called from the event loop, the callbacks from the thread."""
+
+    def __init__(
+        self,
+        store: LogStore,
+        crash_points: CrashPoints,
+        on_flushed: Callable[[Flushed], None],
+        on_failed: Callable[[BaseException], None],
+    ) -> None:
+        self._store = store
+        self._crash_points = crash_points
+        self._on_flushed = on_flushed
+        self._on_failed = on_failed
+        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, write: Write) -> None:
+        """Queue ``write``; it becomes durable after all submitted before it."""
+        self._queue.put(write)
+
+    def stop(self, timeout_s: float) -> bool:
+        """Flush what was submitted and end the thread; return whether it ended in time."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while self._flush_next_group():
+                pass
+        except DurableRaftError as error:
+            self._on_failed(error)
+        except BaseException as error:
+            # Whatever it is, nothing may be promised after it.
+            self._on_failed(error)
+            raise
+
+    def _flush_next_group(self) -> bool:
+        """Wait for a write, take all that wait with it, make them durable; return False when told to stop."""
+        write = self._queue.get()
+        group: list[Write] = []
+        group_bytes = 0
+        while write is not None:
+            group.append(write)
+            group_bytes += sum(len(entry.payload) for entry in write.entries)
+            if group_bytes >= GROUP_BYTES_MAX or self._queue.empty():
+                break
+            write = self._queue.get()
+        if group:
+            self._crash_points.reach("before_persist")
+            started = time.perf_counter()
+            self._store.persist(group)
+            seconds = time.perf_counter() - started
+            self._crash_points.reach("after_persist")
+            self._on_flushed(Flushed(tuple(written.number for written in group), seconds))
+        return write is not None

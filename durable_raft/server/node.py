@@ -1,0 +1,301 @@
+"""One node: the core, the log writer, the machine and the links, and the order in which they do their parts.
+
+``_process`` is the one place where that order is written: persist, send, apply, reply. Everything here runs on the
+event loop's thread, so every transition is serial; the log writer talks to it through ``call_soon_threadsafe``.
+Any exception that is not a client's or a peer's fault is final: the node stops and promises nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+
+from durable_raft.errors import DurableRaftError
+from durable_raft.kv.machine import Machine
+from durable_raft.raft.core import Raft
+from durable_raft.raft.messages import Envelope, Message
+from durable_raft.raft.ready import ReadReady
+from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role
+from durable_raft.server.config import NodeConfig
+from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.dispatch import Dispatcher, DispatchLimits
+from durable_raft.server.latency import LatencyRing
+from durable_raft.server.log_writer import Flushed, LogWriter
+from durable_raft.server.logs import event
+from durable_raft.server.peers import Peers
+from durable_raft.storage.lmdb_store import LmdbLogStore
+
+_logger = logging.getLogger(__name__)
+
+HOUSEKEEPING_S = 0.25
+"""How often held commands, open fates and the room on the disk are looked at."""
+
+
+def time_of_day_ms() -> int:
+    """Return the time of day in ms since the Unix epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Node:
+    """Runs one node on a running event loop."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        store: LmdbLogStore,
+        seed: int,
+        crash_points: CrashPoints,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        """Load the log and wire the parts.
+
+        Args:
+            seed: of every random choice this process makes.
+            on_fatal: called once, when the node must stop for good.
+
+        Raises:
+            StorageError: what ``store.load`` raises.
+        """
+        self._config = config
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._crash_points = crash_points
+        self._on_fatal = on_fatal
+        self._is_stopped = False
+        rng = random.Random(seed)  # noqa: S311 - timeouts and cursors, not secrets
+        self.started_at = self._loop.time()
+        self.fsync_latency = LatencyRing()
+        self.flushes = 0
+        self.log_bytes = 0
+        self.elections = 0
+        self.leaderless_since: float | None = self.started_at
+        """Loop time since when no leader is known; None while one is."""
+
+        members = store.membership.voters
+        raft_config = RaftConfig(
+            node_id=config.node_id,
+            voters=store.membership.ids(),
+            election_timeout_min_ms=config.election_timeout_min_ms,
+            election_timeout_max_ms=config.election_timeout_max_ms,
+            heartbeat_ms=config.heartbeat_ms,
+            append_bytes_max=config.append_bytes_max,
+            append_inflight_max=config.append_inflight_max,
+        )
+        stored = store.load()
+        self.raft = Raft(raft_config, stored, store, rng, self._now_ms(), self._observe)
+        self.machine = Machine(random.Random(rng.getrandbits(64)), value_bytes_max=config.value_bytes_max)  # noqa: S311
+        self.dispatcher = Dispatcher(
+            self.raft,
+            self.machine,
+            members,
+            DispatchLimits(config.client_hold_ms / 1000, config.pending_bytes_max),
+            (self._loop.time, time_of_day_ms),
+        )
+        self.peers = Peers(store.identity, members, random.Random(rng.getrandbits(64)), self._receive)  # noqa: S311
+        self._writer = LogWriter(store, crash_points, self._flushed_on_thread, self._failed_on_thread)
+        self._submitted = 0
+        self._flushed = 0
+        self._after_write: deque[tuple[int, list[Envelope]]] = deque()
+        """(write number, messages that wait for it and all before it), ascending."""
+        self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term)
+        self._is_wake_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._housekeeping_timer: asyncio.TimerHandle | None = None
+        self.reply: Callable[[], None] = lambda: None
+        """Sends the replies that became ready; set by the owner of the connections."""
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen to peers and take part; raises OSError when the peer address cannot be listened on."""
+        self._writer.start()
+        await self.peers.start(self._config.peer_host, self._config.peer_port)
+        for task in self.peers.tasks():
+            task.add_done_callback(self._task_ended)
+        self._housekeeping()
+        self.wake()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until nothing that was taken in is unanswered, at most ``timeout_s``."""
+        deadline = self._loop.time() + timeout_s
+        while not self.dispatcher.is_idle() and self._loop.time() < deadline and not self._is_stopped:
+            await asyncio.sleep(0.005)
+
+    def stop(self) -> None:
+        """Take part no longer; what was submitted to the log is still flushed."""
+        self._is_stopped = True
+        for timer in (self._timer, self._expiry_timer, self._housekeeping_timer):
+            if timer is not None:
+                timer.cancel()
+        self.peers.close()
+        if not self._writer.stop(timeout_s=10.0):
+            event(_logger, logging.ERROR, "log_writer_stuck", reason="its last write did not end within 10 s")
+
+    def fail(self, error: BaseException) -> None:
+        """Stop for good: from here on nothing is promised or answered."""
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._on_fatal(error)
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Have ``_process`` run after the events of this turn of the loop."""
+        if not self._is_wake_scheduled:
+            self._is_wake_scheduled = True
+            self._loop.call_soon(self._process)
+
+    def _receive(self, source: NodeId, message: Message) -> None:
+        if not self._is_stopped:
+            self.raft.step(self._now_ms(), source, message)
+            self.wake()
+
+    def _flushed_on_thread(self, flushed: Flushed) -> None:
+        self._loop.call_soon_threadsafe(self._note_flushed, flushed)
+
+    def _failed_on_thread(self, error: BaseException) -> None:
+        self._loop.call_soon_threadsafe(self.fail, error)
+
+    def _note_flushed(self, flushed: Flushed) -> None:
+        if self._is_stopped:
+            return
+        self.flushes += 1
+        self.fsync_latency.add(flushed.seconds)
+        for number in flushed.numbers:
+            self.raft.persisted(self._now_ms(), number)
+        self._flushed = flushed.numbers[-1]
+        self._crash_points.reach("before_send_after_write")
+        while self._after_write and self._after_write[0][0] <= self._flushed:
+            self.peers.send(self._after_write.popleft()[1])
+        self._process()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._is_stopped:
+            self.raft.timeout(self._now_ms())
+            self._process()
+
+    # -- the order ------------------------------------------------------------------------------------------------
+
+    def _process(self) -> None:
+        """Propose what waits, then do what the core says must happen now: persist, send, apply, reply."""
+        self._is_wake_scheduled = False
+        if self._is_stopped:
+            return
+        reach = self._crash_points.reach
+        self._note_leadership()
+        self.dispatcher.propose_due()
+        ready = self.raft.ready(self._now_ms())
+        if ready.write is not None:
+            reach("before_submit")
+            self._submitted = ready.write.number
+            self.log_bytes += sum(len(entry.payload) for entry in ready.write.entries)
+            self._writer.submit(ready.write)
+        if ready.messages:
+            reach("before_send")
+            self.peers.send(ready.messages)
+        if ready.messages_after_write:
+            self._send_after_write(ready.messages_after_write)
+        if ready.committed or ready.reads:
+            reach("before_apply")
+            self._apply(ready.committed, ready.reads)
+            reach("after_apply")
+        if ready.lost_reads:
+            self.dispatcher.give_back_reads(ready.lost_reads)
+        reach("before_reply")
+        self.reply()
+        reach("after_reply")
+        if self.raft.has_more() or ready.committed:
+            # Replaying is cut in bounded pieces; and an applied batch makes room for the next one.
+            self.wake()
+        self._arm_timers()
+
+    def _send_after_write(self, messages: list[Envelope]) -> None:
+        """Send messages once everything submitted so far is flushed: that is what they promise."""
+        if self._flushed == self._submitted:
+            self.peers.send(messages)
+        else:
+            self._after_write.append((self._submitted, messages))
+
+    def _apply(self, committed: list[Entry], reads: list[ReadReady]) -> None:
+        """Apply entries in order, each read in its place: after the entry it names and before the next one."""
+        position = 0
+        for entry in committed:
+            while position < len(reads) and reads[position].read_index < entry.index:
+                self.dispatcher.answer_reads(reads[position].read_id)
+                position += 1
+            self.dispatcher.apply(entry)
+        for ready in reads[position:]:
+            self.dispatcher.answer_reads(ready.read_id)
+
+    def _note_leadership(self) -> None:
+        """Tell the dispatcher when the role or the known leader changed."""
+        known = (self.raft.role, self.raft.leader_id, self.raft.current_term)
+        if known != self._known:
+            if known[1] is None:
+                self.leaderless_since = self.leaderless_since or self._loop.time()
+            else:
+                self.leaderless_since = None
+            self._known = known
+            self.dispatcher.leadership_changed()
+
+    # -- timers ---------------------------------------------------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        return int(self._loop.time() * 1000)
+
+    def _arm_timers(self) -> None:
+        deadline = self.raft.deadline()
+        if deadline is not None:
+            self._arm_core(deadline / 1000)
+        deadline_ms = self.machine.next_deadline_ms() if self.raft.role is Role.LEADER else None
+        if deadline_ms is not None and self._expiry_timer is None:
+            delay = max(0.0, (deadline_ms - time_of_day_ms()) / 1000)
+            self._expiry_timer = self._loop.call_later(min(delay, 1.0) + 0.001, self._on_expiry_timer)
+
+    def _arm_core(self, when: float) -> None:
+        """Have ``_on_timer`` run at ``when``; a timer that is due earlier stays and looks again then."""
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._on_timer)
+
+    def _on_expiry_timer(self) -> None:
+        self._expiry_timer = None
+        self._process()
+
+    def _housekeeping(self) -> None:
+        if self._is_stopped:
+            return
+        if self.dispatcher.has_deadlines():
+            self.dispatcher.expire()
+            self.reply()
+        self.dispatcher.out_of_space = self._space_problem()
+        self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)
+
+    def _space_problem(self) -> str | None:
+        """Return why no more may be written, while the node still can vote, delete and read (design contract 11)."""
+        reserve = self._config.disk_reserve_bytes
+        space = self._store.space()
+        free = min(space.disk_free_bytes, space.map_bytes - space.used_bytes)
+        if free >= reserve:
+            return None
+        return f"{free} bytes are free for the log and {reserve} are held in reserve: writes are refused"
+
+    # -- reports --------------------------------------------------------------------------------------------------
+
+    def _observe(self, name: str, /, **fields: object) -> None:
+        if name == "became_candidate":
+            self.elections += 1
+        rare = name not in ("granted_vote", "became_pre_candidate", "heartbeat_withheld", "needs_snapshot")
+        event(_logger, logging.INFO if rare else logging.DEBUG, name, **fields)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self.fail(task.exception() or DurableRaftError(f"task {task.get_name()} ended"))

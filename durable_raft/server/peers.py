@@ -1,0 +1,265 @@
+"""Links between nodes: each node dials every other and sends on the link it dialled; it hears on those it accepted.
+
+A link carries frames of wire/peer.py and begins with a handshake: the dialler says who it is and whom it wants, the
+other end accepts or says why not. A link that fails is dialled again after a pause that grows; what could not be sent
+is dropped, which Raft is made for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+from collections.abc import Callable, Sequence
+
+from durable_raft import __version__
+from durable_raft.errors import PeerError
+from durable_raft.raft.messages import Envelope, Message
+from durable_raft.raft.types import Identity, Member, NodeId
+from durable_raft.server.logs import event
+from durable_raft.wire.peer import FrameParser, Hello, HelloReply, encode_frame
+
+REDIAL_MIN_S = 0.05
+REDIAL_MAX_S = 1.0
+"""Pause before a failed link is dialled again: doubled each time between these, so that a node that comes back is
+reached within a second and a dead one costs nothing."""
+
+HANDSHAKE_TIMEOUT_S = 2.0
+BACKLOG_BYTES_MAX = 64 << 20
+"""Bytes that may wait on a link; beyond it messages are dropped instead of piling up behind a stuck peer."""
+
+FRAME_BODY_BYTES_MAX = 1 << 30
+"""Largest frame taken from a peer: one entry may hold a value of the largest size, with its batch around it."""
+
+TCP_USER_TIMEOUT_MS = 5000
+"""How long sent bytes may stay unacknowledged before the kernel gives the link up: a host may vanish silently."""
+
+_logger = logging.getLogger(__name__)
+
+Receive = Callable[[NodeId, Message], None]
+
+
+def _tune(transport: asyncio.BaseTransport) -> None:
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+
+
+class _Dialled(asyncio.Protocol):
+    """The sending end of a link: says hello, waits to be accepted, then only writes."""
+
+    def __init__(self, identity: Identity, target: NodeId) -> None:
+        self._identity = identity
+        self._target = target
+        self._parser = FrameParser(identity.cluster_id, 1 << 16)
+        self.transport: asyncio.Transport | None = None
+        self.answer: asyncio.Future[HelloReply] = asyncio.get_running_loop().create_future()
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        _tune(transport)
+        self.transport = transport
+        hello = Hello(self._identity.node_id, self._identity.node_uuid, self._target, __version__)
+        transport.write(encode_frame(self._identity.cluster_id, hello))
+
+    def data_received(self, data: bytes) -> None:
+        assert self.transport is not None
+        try:
+            for message in self._parser.feed(data):
+                if isinstance(message, HelloReply) and not self.answer.done():
+                    self.answer.set_result(message)
+        except PeerError as error:
+            if not self.answer.done():
+                self.answer.set_exception(error)
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(ConnectionError(str(exc) if exc else "closed before the handshake"))
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+class PeerLink:
+    """The link this node dials to one peer."""
+
+    def __init__(self, identity: Identity, member: Member, rng: random.Random) -> None:
+        self._identity = identity
+        self._member = member
+        self._rng = rng
+        self._transport: asyncio.Transport | None = None
+        self._last_complaint = ""
+        self.dropped = 0
+        """Messages that could not be sent."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the peer accepted the link and it has not failed since."""
+        return self._transport is not None
+
+    def send(self, message: Message) -> None:
+        """Send or, when the link is down or choked, drop ``message``."""
+        transport = self._transport
+        if transport is None or transport.get_write_buffer_size() > BACKLOG_BYTES_MAX:
+            self.dropped += 1
+            return
+        transport.write(encode_frame(self._identity.cluster_id, message))
+
+    async def run(self) -> None:
+        """Keep the link up until cancelled."""
+        pause = REDIAL_MIN_S
+        while True:
+            try:
+                protocol = await self._dial()
+            except (OSError, PeerError, TimeoutError) as error:
+                self._complain(f"{type(error).__name__}: {error}")
+            else:
+                pause = REDIAL_MIN_S
+                self._last_complaint = ""
+                self._transport = protocol.transport
+                event(_logger, logging.INFO, "peer_connected", peer=self._member.node_id)
+                try:
+                    await protocol.closed
+                finally:
+                    self._transport = None
+                    if protocol.transport is not None:
+                        protocol.transport.abort()
+                event(_logger, logging.INFO, "peer_disconnected", peer=self._member.node_id)
+            await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
+            pause = min(pause * 2, REDIAL_MAX_S)
+
+    async def _dial(self) -> _Dialled:
+        host, _, port = self._member.peer_address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            transport, protocol = await loop.create_connection(
+                lambda: _Dialled(self._identity, self._member.node_id), host.strip("[]"), int(port)
+            )
+            try:
+                answer = await protocol.answer
+                if not answer.accepted:
+                    raise PeerError(f"{self._member.peer_address} refuses this node: {answer.reason}")
+                if answer.node_id != self._member.node_id:
+                    raise PeerError(f"{self._member.peer_address} is {answer.node_id}, not {self._member.node_id}")
+            except BaseException:
+                transport.abort()
+                raise
+            return protocol
+
+    def _complain(self, complaint: str) -> None:
+        """Log why the link cannot be had, once for each reason."""
+        if complaint != self._last_complaint:
+            self._last_complaint = complaint
+            event(_logger, logging.WARNING, "peer_unreachable", peer=self._member.node_id, reason=complaint)
+
+
+class _Accepted(asyncio.Protocol):
+    """The hearing end of a link that a peer dialled."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._parser = FrameParser(peers.identity.cluster_id, FRAME_BODY_BYTES_MAX)
+        self._source: NodeId | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        _tune(transport)
+        self._transport = transport
+        self._peers.accepted.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        assert self._transport is not None
+        self._peers.accepted.discard(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        try:
+            for message in self._parser.feed(data):
+                if isinstance(message, (Hello, HelloReply)) or self._source is None:
+                    self._handshake(message)
+                else:
+                    self._peers.receive(self._source, message)
+        except PeerError as error:
+            self._peers.refused += 1
+            address = self._transport.get_extra_info("peername")
+            self._peers.complain(f"{address[0] if address else 'unknown'}: {type(error).__name__}: {error}")
+            self._refuse(str(error))
+
+    def _handshake(self, message: Message | Hello | HelloReply) -> None:
+        if not isinstance(message, Hello) or self._source is not None:
+            raise PeerError(f"{type(message).__name__} where a handshake has its place, or a second handshake")
+        identity = self._peers.identity
+        if message.target_id != identity.node_id:
+            raise PeerError(f"{message.node_id} wants {message.target_id}, but this is {identity.node_id}")
+        if NodeId(message.node_id) not in self._peers.ids:
+            raise PeerError(f"{message.node_id} is not a member of this cluster")
+        self._source = NodeId(message.node_id)
+        self._answer(accepted=True, reason="")
+
+    def _refuse(self, reason: str) -> None:
+        assert self._transport is not None
+        if self._source is None:
+            self._answer(accepted=False, reason=reason)
+        self._transport.close()
+
+    def _answer(self, *, accepted: bool, reason: str) -> None:
+        assert self._transport is not None
+        identity = self._peers.identity
+        answer = HelloReply(accepted, reason, identity.node_id, identity.node_uuid)
+        self._transport.write(encode_frame(identity.cluster_id, answer))
+
+
+class Peers:
+    """All links of one node."""
+
+    def __init__(self, identity: Identity, members: Sequence[Member], rng: random.Random, receive: Receive) -> None:
+        self.identity = identity
+        self.receive = receive
+        others = [member for member in members if member.node_id != identity.node_id]
+        self.ids = frozenset(member.node_id for member in others)
+        self.links: dict[NodeId, PeerLink] = {member.node_id: PeerLink(identity, member, rng) for member in others}
+        self.accepted: set[asyncio.Transport] = set()
+        self.refused = 0
+        """Links and frames that were not believed."""
+        self._complaints: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen for peers and dial them.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Accepted(self), host, port)
+        self._tasks = [loop.create_task(link.run(), name=f"link-{peer}") for peer, link in self.links.items()]
+
+    def tasks(self) -> Sequence[asyncio.Task[None]]:
+        """Return the dialling tasks, to be watched: one that ends has failed."""
+        return self._tasks
+
+    def send(self, envelopes: Sequence[Envelope]) -> None:
+        """Send messages to their targets."""
+        for envelope in envelopes:
+            self.links[envelope.target].send(envelope.message)
+
+    def complain(self, complaint: str) -> None:
+        """Log why a link that a peer dialled was refused, once for each reason."""
+        if complaint not in self._complaints and len(self._complaints) < 1000:
+            self._complaints.add(complaint)
+            event(_logger, logging.WARNING, "peer_refused", reason=complaint)
+
+    def close(self) -> None:
+        """Drop every link."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        for transport in list(self.accepted):
+            transport.abort()

@@ -1,0 +1,114 @@
+"""What clients wait for: replies owed in order, commands that wait to be proposed, batches whose fate is open.
+
+The order a connection sees follows from one rule: a read of a connection that has writes outstanding travels in the
+batch behind them and is executed at its place when the batch is applied; any other read goes by ReadIndex, and is
+registered before any write that its connection sends later is proposed (raft/reads.py says why that suffices).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from durable_raft.kv.commands import CommandSpec
+from durable_raft.kv.replies import Reply
+from durable_raft.raft.types import Term
+from durable_raft.wire.resp import encode_reply
+
+
+class Owner(Protocol):
+    """A connection, as far as the commands it waits for know it."""
+
+    writes_outstanding: int
+    """Writes of this connection that were taken in and have no reply yet."""
+    is_readonly: bool
+    """READONLY was given: reads may be answered from this replica's own, possibly stale, state."""
+
+    def became_answered(self) -> None:
+        """Note that one of the owed replies is there."""
+
+
+class Slot:
+    """One reply that a connection is owed; replies leave in the order of the slots."""
+
+    __slots__ = ("owner", "protocol", "reply")
+
+    def __init__(self, owner: Owner, protocol: int) -> None:
+        self.owner = owner
+        self.protocol = protocol
+        """RESP version that was spoken when the command came."""
+        self.reply: bytes | None = None
+        """The encoded reply; None while it is owed."""
+
+    def fill(self, reply: Reply) -> None:
+        """Give the reply that is owed."""
+        self.reply = encode_reply(reply, self.protocol)
+        self.owner.became_answered()
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """One command of the machine's that a client waits for."""
+
+    slot: Slot
+    spec: CommandSpec
+    args: Sequence[bytes]
+    size_bytes: int
+    deadline: float = 0.0
+    """While held for want of a leader: when to give up (loop time, seconds)."""
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Commands that travel in one entry, in order, with the reads that go along."""
+
+    items: list[Waiting] = field(default_factory=list)
+    writes: list[Sequence[bytes]] = field(default_factory=list)
+    size_bytes: int = 0
+    term: Term = Term(0)
+    """Term in which it was proposed."""
+    proposed_at: float = 0.0
+    """Loop time, seconds."""
+    give_up_at: float | None = None
+    """After leadership was lost: when to answer "unknown" (loop time, seconds)."""
+
+    def add(self, waiting: Waiting) -> None:
+        """Take one more command along."""
+        self.items.append(waiting)
+        self.size_bytes += waiting.size_bytes
+        if waiting.spec.is_write:
+            self.writes.append(waiting.args)
+
+
+class Forming:
+    """Commands that wait to be proposed, in order, cut into batches of bounded size."""
+
+    def __init__(self, batch_bytes_max: int) -> None:
+        self._batch_bytes_max = batch_bytes_max
+        self._batches: deque[Batch] = deque()
+        self.size_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def add(self, waiting: Waiting) -> None:
+        """Append a command to the newest batch, or to a new one when that is full."""
+        if not self._batches or self._batches[-1].size_bytes >= self._batch_bytes_max:
+            self._batches.append(Batch())
+        self._batches[-1].add(waiting)
+        self.size_bytes += waiting.size_bytes
+
+    def take(self) -> Batch:
+        """Return the oldest batch."""
+        batch = self._batches.popleft()
+        self.size_bytes -= batch.size_bytes
+        return batch
+
+    def take_all(self) -> list[Waiting]:
+        """Return every command that waits, in order."""
+        items = [waiting for batch in self._batches for waiting in batch.items]
+        self._batches.clear()
+        self.size_bytes = 0
+        return items
