@@ -8,17 +8,214 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from durable_raft.kv.commands import COMMANDS, lookup
+from durable_raft.kv.commands import COMMANDS, check_arity, unknown_command
 from durable_raft.kv.replies import ErrorReply, Reply
 from durable_raft.server.config import NodeConfig
+from durable_raft.server.connection_commands import CONNECTION_COMMANDS, execute_connection_command
 from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.logs import event
 from durable_raft.server.pending import Slot
 from durable_raft.server.session import Session
-from durable_raft.wire.resp import RequestParser, encode_reply
+from durable_raft.server.status import NodeStatus
+from durable_raft.wire.resp import ParserLimits, RequestParser, encode_reply
 
 _logger = logging.getLogger(__name__)
 
 OWED_MAX = 16384
 """Replies owed to one connection before no more is read from it; read again at half of that. A client may pipeline
-without limit: what it sends beyond this waits in the socket, where it costs the node nothing."""
+without limit: what it sends beyond this waits in its socket, where it costs the node nothing."""
+
+
+class Connection(asyncio.Protocol):
+    """One client."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._parser = RequestParser(clients.parser_limits)
+        self._transport: asyncio.Transport | None = None
+        self._slots: deque[Slot] = deque()
+        self._is_paused = False
+        self._is_closing = False
+        self._is_flush_due = False
+        self.session: Session = clients.new_session()
+        self.writes_outstanding = 0
+
+    @property
+    def is_readonly(self) -> bool:
+        """Whether READONLY was given."""
+        return self.session.readonly
+
+    # -- the transport's events -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peername = transport.get_extra_info("peername")
+        if peername:
+            self.session.address = f"{peername[0]}:{peername[1]}"
+        if not self._clients.admit(self):
+            transport.write(encode_reply(ErrorReply("ERR max number of clients reached"), 2))
+            self._is_closing = True
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._is_closing = True
+        self._transport = None
+        self._clients.forget(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        for args in self._parser.feed(data):
+            self._execute(args)
+            if self.session.closing:
+                break
+        if self._parser.error is not None and not self.session.closing:
+            self.session.closing = True
+            if not self._parser.error.close_silently:
+                self._owe().fill(ErrorReply(str(self._parser.error)))
+        if len(self._slots) > OWED_MAX and not self._is_paused and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
+        self.flush()
+
+    # -- commands -------------------------------------------------------------------------------------------------
+
+    def _execute(self, args: list[bytes]) -> None:
+        name = args[0].lower()
+        spec = COMMANDS.get(name)
+        session = self.session
+        if spec is not None:
+            problem = check_arity(spec, args)
+            if problem is not None:
+                self._owe().fill(problem)
+                return
+            args[0] = name
+            self._clients.commands_processed += 1
+            self._clients.dispatcher.take(self, self._owe(), spec, args)
+            return
+        self._clients.commands_processed += 1
+        slot = self._owe()
+        if name not in CONNECTION_COMMANDS:
+            slot.fill(unknown_command(args))
+            return
+        reply = execute_connection_command(session, args, self._clients.status, self._clients.sessions)
+        if name == b"hello":
+            # Its own reply already speaks the protocol it switched to.
+            slot.protocol = session.protocol
+        slot.fill(reply)
+
+    def _owe(self) -> Slot:
+        slot = Slot(self, self.session.protocol)
+        self._slots.append(slot)
+        return slot
+
+    # -- replies --------------------------------------------------------------------------------------------------
+
+    def became_answered(self) -> None:
+        """Have ``flush`` called when the node sends the replies of this turn."""
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._clients.answered.append(self)
+
+    def flush(self) -> None:
+        """Send the replies at the head of the queue that are there."""
+        self._is_flush_due = False
+        slots = self._slots
+        out: list[bytes] = []
+        while slots and slots[0].reply is not None:
+            out.append(slots.popleft().reply or b"")
+        transport = self._transport
+        if transport is None:
+            return
+        if out:
+            transport.write(b"".join(out))
+            if transport.get_write_buffer_size() > self._clients.config.output_bytes_max:
+                event(_logger, logging.WARNING, "client_too_slow", client=self.session.address)
+                self._is_closing = True
+                transport.abort()
+                return
+        if self.session.closing and not slots:
+            self._is_closing = True
+            transport.close()
+        elif self._is_paused and len(slots) < OWED_MAX // 2:
+            self._is_paused = False
+            transport.resume_reading()
+
+    def close(self) -> None:
+        """Send what is answered and close; what is owed stays unanswered."""
+        self.flush()
+        if self._transport is not None:
+            self._is_closing = True
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection with nothing more said."""
+        self._is_closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Clients:
+    """All client connections of one node."""
+
+    def __init__(self, config: NodeConfig, dispatcher: Dispatcher, status: Callable[[], NodeStatus]) -> None:
+        self.config = config
+        self.dispatcher = dispatcher
+        self.status = status
+        self.parser_limits = ParserLimits(
+            bulk_bytes_max=config.value_bytes_max, request_bytes_max=config.request_bytes_max
+        )
+        self.answered: list[Connection] = []
+        self.sessions: dict[int, Session] = {}
+        self.connections: dict[int, Connection] = {}
+        self.connections_received = 0
+        self.commands_processed = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen for clients; raises OSError when the address cannot be listened on."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+
+    def stop_listening(self) -> None:
+        """Take no new connection."""
+        if self._server is not None:
+            self._server.close()
+
+    def new_session(self) -> Session:
+        """Return the session of a connection that is being made."""
+        self.connections_received += 1
+        return Session(id=self.connections_received)
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection in; return False when there are too many."""
+        if len(self.connections) >= self.config.clients_max:
+            return False
+        self.connections[connection.session.id] = connection
+        self.sessions[connection.session.id] = connection.session
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """Count a connection out."""
+        self.connections.pop(connection.session.id, None)
+        self.sessions.pop(connection.session.id, None)
+
+    def flush(self) -> None:
+        """Send every reply that became ready in this turn."""
+        answered, self.answered = self.answered, []
+        for connection in answered:
+            connection.flush()
+
+    def close(self) -> None:
+        """Send what is answered and close every connection."""
+        for connection in list(self.connections.values()):
+            connection.close()
+
+    def abort(self) -> None:
+        """Drop every connection with nothing more said."""
+        for connection in list(self.connections.values()):
+            connection.abort()

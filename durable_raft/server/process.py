@@ -1,0 +1,150 @@
+"""The process: opens the directory, runs the loop until a signal or a fatal error, and says how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Mapping
+
+from durable_raft import __version__
+from durable_raft.checksum import implementation
+from durable_raft.errors import ConfigError
+from durable_raft.raft.types import Identity
+from durable_raft.server.clients import Clients
+from durable_raft.server.config import NodeConfig, derive_cluster_id
+from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.logs import event
+from durable_raft.server.node import Node
+from durable_raft.server.report import Reporter
+from durable_raft.storage.lmdb_store import LmdbLogStore
+
+_logger = logging.getLogger(__name__)
+
+EXIT_CLEAN = 0
+EXIT_FATAL = 1
+"""The node met an error after which it may promise nothing; the log says which."""
+
+DRAIN_S = 2.0
+"""How long a clean stop waits for the fate of what was proposed."""
+
+
+def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
+    """Run a node until SIGTERM or SIGINT (returns 0) or until it must stop for good (returns 1).
+
+    Raises:
+        ConfigError: the configuration does not fit the directory, or an address cannot be listened on.
+        StorageError: the directory is refused or damaged.
+    """
+    crash_points = CrashPoints.from_environment(environment)
+    store = open_store(config)
+    try:
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            return runner.run(_Process(config, store, crash_points).main())
+    finally:
+        store.close()
+
+
+def open_store(config: NodeConfig) -> LmdbLogStore:
+    """Open the node's directory, creating it at the first start, and check whose it is.
+
+    Raises:
+        DirectoryRefused: it belongs to another cluster or node, or is in use.
+        StorageError: it is damaged or of a newer format.
+    """
+    if not LmdbLogStore.exists(config.directory):
+        cluster_id = derive_cluster_id(config, secrets.token_bytes(16))
+        identity = Identity(cluster_id, config.node_id, secrets.token_bytes(16))
+        LmdbLogStore.create(config.directory, identity, config.membership)
+        event(_logger, logging.INFO, "directory_created", directory=config.directory, cluster=cluster_id.hex())
+    return LmdbLogStore.open(config.directory)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class _Process:
+    """One run of the loop."""
+
+    def __init__(self, config: NodeConfig, store: LmdbLogStore, crash_points: CrashPoints) -> None:
+        self._config = config
+        self._store = store
+        self._crash_points = crash_points
+        self._ended: asyncio.Event = asyncio.Event()
+        self._fatal: BaseException | None = None
+
+    async def main(self) -> int:
+        """Start everything, wait for the end, stop everything; return the exit code."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._note_exception)
+        seed = secrets.randbits(64)
+        node = Node(self._config, self._store, seed, self._crash_points, self._note_fatal)
+        reporter = Reporter(self._config, self._store, node)
+        clients = Clients(self._config, node.dispatcher, reporter.status)
+        reporter.clients = clients
+        node.reply = clients.flush
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ended.set)
+        try:
+            await self._listen(node, clients)
+            event(
+                _logger,
+                logging.INFO,
+                "started",
+                version=__version__,
+                pid=os.getpid(),
+                checksum=implementation(),
+                seed=seed,
+                last_log_index=node.raft.log.last.index,
+            )
+            if implementation() == "crcmod-pure":
+                event(_logger, logging.WARNING, "slow_checksum", reason="crcmod runs without its C extension, 10 MB/s")
+            await self._ended.wait()
+            return await self._stop(node, clients)
+        finally:
+            clients.abort()
+            node.stop()
+
+    async def _listen(self, node: Node, clients: Clients) -> None:
+        try:
+            await node.start()
+            await clients.start(self._config.client_host, self._config.client_port)
+        except OSError as error:
+            raise ConfigError(f"cannot listen: {error}") from error
+
+    async def _stop(self, node: Node, clients: Clients) -> int:
+        clients.stop_listening()
+        if self._fatal is not None:
+            clients.abort()
+            event(_logger, logging.CRITICAL, "stopping", error=f"{type(self._fatal).__name__}: {self._fatal}")
+            _logger.critical("fatal error", exc_info=self._fatal)
+            return EXIT_FATAL
+        event(_logger, logging.INFO, "stopping", reason="signal")
+        await node.drain(DRAIN_S)
+        clients.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                while clients.connections:
+                    await asyncio.sleep(0.005)
+        return EXIT_FATAL if self._fatal is not None else EXIT_CLEAN
+
+    def _note_fatal(self, error: BaseException) -> None:
+        self._fatal = self._fatal or error
+        self._ended.set()
+
+    def _note_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """Treat an exception that no caller took as what it is: a bug, after which no state can be trusted."""
+        error = context.get("exception")
+        if isinstance(error, BaseException):
+            self._note_fatal(error)
+        else:
+            loop.default_exception_handler(context)

@@ -1,0 +1,103 @@
+"""A log store in memory that holds what was flushed and nothing else, and logs to start from.
+
+It keeps the part of ``storage.log_store.LogStore`` that the core uses (load, persist, and the ``LogView`` reads), and
+refuses what a real store would refuse: a gap, a hole, a read beyond the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from durable_raft.errors import EntryUnavailable, InvariantViolation
+from durable_raft.raft.ready import Write
+from durable_raft.raft.types import ORIGIN, Entry, EntryKind, HardState, Index, LogPoint, NodeId, StoredLog, Term, make_entry
+
+
+def entries_of(terms: str | Sequence[int]) -> tuple[Entry, ...]:
+    """Return the log whose entries have these terms, such as ``"1 1 4"``; one (index, term) is always one entry."""
+    numbers = [int(term) for term in terms.split()] if isinstance(terms, str) else list(terms)
+    log: list[Entry] = []
+    previous = ORIGIN
+    for index, term in enumerate(numbers, start=1):
+        payload = f"{index}/t{term}".encode()
+        entry = make_entry(
+            previous=previous, term=Term(term), kind=EntryKind.COMMANDS, timestamp_ms=index, payload=payload
+        )
+        log.append(entry)
+        previous = LogPoint(entry.index, entry.term, entry.chain)
+    return tuple(log)
+
+
+class Disk:
+    """What one node finds when it starts again. Lists are by position: ``_entries[0]`` follows ``base``."""
+
+    def __init__(self, terms: str | Sequence[int] = "", *, term: int | None = None, vote: str | None = None) -> None:
+        self._entries: list[Entry] = list(entries_of(terms))
+        self.base: LogPoint = ORIGIN
+        last_term = self._entries[-1].term if self._entries else 0
+        self.hard_state = HardState(Term(last_term if term is None else term), NodeId(vote) if vote else None)
+
+    @property
+    def last(self) -> LogPoint:
+        """The last flushed entry's point."""
+        if not self._entries:
+            return self.base
+        entry = self._entries[-1]
+        return LogPoint(entry.index, entry.term, entry.chain)
+
+    def load(self) -> StoredLog:
+        """Return all that a core starts from."""
+        starts: list[tuple[Index, Term]] = []
+        for entry in self._entries:
+            if not starts or starts[-1][1] != entry.term:
+                starts.append((entry.index, entry.term))
+        timestamp = self._entries[-1].timestamp_ms if self._entries else 0
+        return StoredLog(self.hard_state, self.base, self.last, timestamp, tuple(starts))
+
+    def persist(self, write: Write) -> None:
+        """Make ``write`` durable, all of it at once."""
+        if write.hard_state is not None:
+            self.hard_state = write.hard_state
+        if write.truncate_from is not None:
+            del self._entries[write.truncate_from - self.base.index - 1 :]
+        for entry in write.entries:
+            if entry.index != self.last.index + 1:
+                raise InvariantViolation(f"write {write.number} puts {entry.index} after {self.last.index}")
+            self._entries.append(entry)
+
+    def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
+        """Return flushed entries of [lo, hi), at least one, about ``bytes_max`` bytes of payload at most."""
+        self._require(lo)
+        found: list[Entry] = []
+        size = 0
+        for entry in self._entries[lo - self.base.index - 1 : hi - self.base.index - 1]:
+            size += len(entry.payload)
+            if found and size > bytes_max:
+                break
+            found.append(entry)
+        return found
+
+    def chain_at(self, index: Index) -> int:
+        """Return the chain value of the flushed entry at ``index``, or of the base."""
+        if index == self.base.index:
+            return self.base.chain
+        self._require(index)
+        return self._entries[index - self.base.index - 1].chain
+
+    def holds(self, index: int, chain: int) -> bool:
+        """Return whether the entry at ``index`` is flushed with this chain value (so that all before it agree)."""
+        return self.base.index < index <= self.last.index and self.chain_at(Index(index)) == chain
+
+    def terms(self) -> list[int]:
+        """Return the terms of the flushed entries, the oldest first."""
+        return [entry.term for entry in self._entries]
+
+    def compact(self, upto: int) -> None:
+        """Drop everything up to and including ``upto``."""
+        entry = self._entries[upto - self.base.index - 1]
+        del self._entries[: upto - self.base.index]
+        self.base = LogPoint(entry.index, entry.term, entry.chain)
+
+    def _require(self, index: int) -> None:
+        if not self.base.index < index <= self.last.index:
+            raise EntryUnavailable(f"index {index} is not on the disk ({self.base.index}, {self.last.index}]")
