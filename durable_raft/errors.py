@@ -11,6 +11,9 @@
     │   ├── DamagedFrame          checksum, length or shape of a frame is wrong
     │   ├── UnknownFrameVersion   a frame of a version this build does not speak
     │   └── ForeignCluster        a frame that carries another cluster's id
+    ├── RequestError              what our own commands meet when they ask a node over its client port
+    │   ├── NodeUnreachable       nobody answers there, or no leader is found in time
+    │   └── ErrorAnswered         the node answered with an error line
     ├── StorageError              the disk or the data directory
     │   ├── DirectoryRefused      wrong cluster, wrong node, in use, or not a data directory
     │   ├── CorruptRecord         bytes that fail their checksum, chain, order or shape
@@ -57,6 +60,18 @@ class UnknownFrameVersion(PeerError):
 
 class ForeignCluster(PeerError):
     """A peer frame that carries another cluster's id."""
+
+
+class RequestError(DurableRaftError):
+    """A request that one of our own commands sent to a node could not be carried out."""
+
+
+class NodeUnreachable(RequestError):
+    """Nobody answers at an address, or no leader was found in time; a write may or may not have had its effect."""
+
+
+class ErrorAnswered(RequestError):
+    """A node answered with an error; ``str(error)`` is its line without the leading ``-``."""
 
 
 class StorageError(DurableRaftError):

@@ -14,7 +14,7 @@ from durable_raft.server.config import NodeConfig
 from durable_raft.server.connection_commands import CONNECTION_COMMANDS, execute_connection_command
 from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.logs import event
-from durable_raft.server.pending import Slot
+from durable_raft.server.pending import NO_REPLY, Slot
 from durable_raft.server.session import Session
 from durable_raft.server.status import NodeStatus
 from durable_raft.wire.resp import ParserLimits, RequestParser, encode_reply
@@ -88,6 +88,7 @@ class Connection(asyncio.Protocol):
         name = args[0].lower()
         spec = COMMANDS.get(name)
         session = self.session
+        session.begin_command()
         if spec is not None:
             problem = check_arity(spec, args)
             if problem is not None:
@@ -103,13 +104,13 @@ class Connection(asyncio.Protocol):
             slot.fill(unknown_command(args))
             return
         reply = execute_connection_command(session, args, self._clients.status, self._clients.sessions)
-        if name == b"hello":
-            # Its own reply already speaks the protocol it switched to.
-            slot.protocol = session.protocol
+        # HELLO's own reply already speaks the protocol it switched to; CLIENT REPLY OFF has none.
+        slot.protocol = NO_REPLY if session.drops_reply else session.protocol
         slot.fill(reply)
 
     def _owe(self) -> Slot:
-        slot = Slot(self, self.session.protocol)
+        session = self.session
+        slot = Slot(self, NO_REPLY if session.drops_reply else session.protocol)
         self._slots.append(slot)
         return slot
 

@@ -152,6 +152,7 @@ class Node:
 
     def _receive(self, source: NodeId, message: Message) -> None:
         if not self._is_stopped:
+            self.peers.heard_at[source] = self._now_ms()
             self.raft.step(self._now_ms(), source, message)
             self.wake()
 
@@ -243,6 +244,10 @@ class Node:
                 self.leaderless_since = None
             self._known = known
             self.dispatcher.leadership_changed()
+
+    def now_s(self) -> float:
+        """Return the loop's monotonic time in seconds."""
+        return self._loop.time()
 
     # -- timers ---------------------------------------------------------------------------------------------------
 

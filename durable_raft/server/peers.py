@@ -224,6 +224,8 @@ class Peers:
         self.ids = frozenset(member.node_id for member in others)
         self.links: dict[NodeId, PeerLink] = {member.node_id: PeerLink(identity, member, rng) for member in others}
         self.accepted: set[asyncio.Transport] = set()
+        self.heard_at: dict[NodeId, int] = {}
+        """When each peer last sent a message (loop time, ms); written by the receiver."""
         self.refused = 0
         """Links and frames that were not believed."""
         self._complaints: set[str] = set()

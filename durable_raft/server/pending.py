@@ -18,6 +18,10 @@ from durable_raft.raft.types import Term
 from durable_raft.wire.resp import encode_reply
 
 
+NO_REPLY = 0
+"""In place of a RESP version: the client asked for no reply (CLIENT REPLY OFF)."""
+
+
 class Owner(Protocol):
     """A connection, as far as the commands it waits for know it."""
 
@@ -38,13 +42,13 @@ class Slot:
     def __init__(self, owner: Owner, protocol: int) -> None:
         self.owner = owner
         self.protocol = protocol
-        """RESP version that was spoken when the command came."""
+        """RESP version that was spoken when the command came, or ``NO_REPLY``."""
         self.reply: bytes | None = None
         """The encoded reply; None while it is owed."""
 
     def fill(self, reply: Reply) -> None:
         """Give the reply that is owed."""
-        self.reply = encode_reply(reply, self.protocol)
+        self.reply = encode_reply(reply, self.protocol) if self.protocol != NO_REPLY else b""
         self.owner.became_answered()
 
 

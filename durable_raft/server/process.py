@@ -17,35 +17,36 @@ from durable_raft.raft.types import Identity
 from durable_raft.server.clients import Clients
 from durable_raft.server.config import NodeConfig, derive_cluster_id
 from durable_raft.server.crash_points import CrashPoints
-from durable_raft.server.logs import event
+from durable_raft.server.exit_codes import ExitCode, exit_code_of
+from durable_raft.server.logs import event, start_logging
 from durable_raft.server.node import Node
 from durable_raft.server.report import Reporter
 from durable_raft.storage.lmdb_store import LmdbLogStore
 
 _logger = logging.getLogger(__name__)
 
-EXIT_CLEAN = 0
-EXIT_FATAL = 1
-"""The node met an error after which it may promise nothing; the log says which."""
-
 DRAIN_S = 2.0
 """How long a clean stop waits for the fate of what was proposed."""
 
 
 def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
-    """Run a node until SIGTERM or SIGINT (returns 0) or until it must stop for good (returns 1).
+    """Run a node until SIGTERM or SIGINT (returns 0), or until it must stop for good (returns why, as an exit code).
 
     Raises:
         ConfigError: the configuration does not fit the directory, or an address cannot be listened on.
         StorageError: the directory is refused or damaged.
     """
     crash_points = CrashPoints.from_environment(environment)
-    store = open_store(config)
+    log = start_logging(node_id=config.node_id, level=config.log_level, log_format=config.log_format)
     try:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            return runner.run(_Process(config, store, crash_points).main())
+        store = open_store(config)
+        try:
+            with asyncio.Runner(loop_factory=_new_loop) as runner:
+                return runner.run(_Process(config, store, crash_points).main())
+        finally:
+            store.close()
     finally:
-        store.close()
+        log.close()
 
 
 def open_store(config: NodeConfig) -> LmdbLogStore:
@@ -56,7 +57,7 @@ def open_store(config: NodeConfig) -> LmdbLogStore:
         StorageError: it is damaged or of a newer format.
     """
     if not LmdbLogStore.exists(config.directory):
-        cluster_id = derive_cluster_id(config, secrets.token_bytes(16))
+        cluster_id = derive_cluster_id(config, secrets.token_bytes)
         identity = Identity(cluster_id, config.node_id, secrets.token_bytes(16))
         LmdbLogStore.create(config.directory, identity, config.membership)
         event(_logger, logging.INFO, "directory_created", directory=config.directory, cluster=cluster_id.hex())
@@ -127,7 +128,7 @@ class _Process:
             clients.abort()
             event(_logger, logging.CRITICAL, "stopping", error=f"{type(self._fatal).__name__}: {self._fatal}")
             _logger.critical("fatal error", exc_info=self._fatal)
-            return EXIT_FATAL
+            return exit_code_of(self._fatal)
         event(_logger, logging.INFO, "stopping", reason="signal")
         await node.drain(DRAIN_S)
         clients.close()
@@ -135,7 +136,7 @@ class _Process:
             async with asyncio.timeout(1.0):
                 while clients.connections:
                     await asyncio.sleep(0.005)
-        return EXIT_FATAL if self._fatal is not None else EXIT_CLEAN
+        return ExitCode.OK if self._fatal is None else exit_code_of(self._fatal)
 
     def _note_fatal(self, error: BaseException) -> None:
         self._fatal = self._fatal or error

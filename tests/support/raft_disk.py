@@ -88,6 +88,10 @@ class Disk:
         """Return whether the entry at ``index`` is flushed with this chain value (so that all before it agree)."""
         return self.base.index < index <= self.last.index and self.chain_at(Index(index)) == chain
 
+    def all_entries(self) -> tuple[Entry, ...]:
+        """Return every flushed entry."""
+        return tuple(self._entries)
+
     def terms(self) -> list[int]:
         """Return the terms of the flushed entries, the oldest first."""
         return [entry.term for entry in self._entries]

@@ -1,0 +1,112 @@
+"""What a group of writes amounts to: one cut, one run of entries, one hard state. Pure; both stores use it.
+
+Everything is validated before anything is changed. Work that a later write of the same group undoes is left out; the
+result is what applying the writes one by one would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from durable_raft.errors import InvariantViolation
+from durable_raft.raft.ready import Write
+from durable_raft.raft.types import Entry, HardState, Index, LogPoint, chain_crc, entry_crc
+from durable_raft.storage.meta import Base
+
+
+@dataclass(slots=True)
+class Plan:
+    """The change that makes a group of writes true; empty fields change nothing."""
+
+    hard_state: HardState | None = None
+    cut_from: Index | None = None
+    """Every stored entry from here on goes."""
+    entries: list[Entry] = field(default_factory=list)
+    """Appended after the cut, contiguous."""
+    tail: Base | None = None
+    """The last entry after the change, with its timestamp; None when the log does not change."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be written."""
+        return self.hard_state is None and self.cut_from is None and not self.entries
+
+
+def plan_writes(
+    writes: Sequence[Write], *, base: Index, tail: Base, number: int, point_at: Callable[[Index], Base]
+) -> Plan:
+    """Return the change that ``writes`` make to a log that ends in ``tail``.
+
+    Args:
+        writes: in the order of their numbers.
+        base: index before the first stored entry.
+        tail: the last stored entry (the base when there is none).
+        number: number of the last write that was persisted.
+        point_at: reads the point of a stored entry or of the base.
+
+    Raises:
+        InvariantViolation: numbers do not ascend, a cut lies outside the log, entries do not follow each other, or an
+            entry fails its own checksums.
+        CorruptRecord: the entry before a cut cannot be read.
+    """
+    plan = Plan()
+    last = tail
+    for write in writes:
+        if write.number <= number:
+            raise InvariantViolation(f"write {write.number} after write {number}")
+        number = write.number
+        if write.hard_state is not None:
+            plan.hard_state = write.hard_state
+        if write.truncate_from is not None:
+            last = _cut(plan, write.truncate_from, base, last, point_at)
+        for entry in write.entries:
+            _check_follows(entry, last)
+            last = Base(LogPoint(entry.index, entry.term, entry.chain), entry.timestamp_ms)
+            plan.entries.append(entry)
+    if plan.cut_from is not None or plan.entries:
+        plan.tail = last
+    return plan
+
+
+def _cut(plan: Plan, cut: Index, base: Index, last: Base, point_at: Callable[[Index], Base]) -> Base:
+    """Cut ``plan`` and return its last entry then."""
+    if not base < cut <= last.point.index + 1:
+        raise InvariantViolation(f"cut from {cut}, but the log holds ({base}, {last.point.index}]")
+    if cut == last.point.index + 1:
+        return last
+    first_planned = last.point.index + 1 - len(plan.entries)
+    if cut > first_planned:
+        del plan.entries[cut - first_planned :]
+        kept = plan.entries[-1]
+        return Base(LogPoint(kept.index, kept.term, kept.chain), kept.timestamp_ms)
+    plan.entries.clear()
+    if cut < first_planned:
+        plan.cut_from = cut if plan.cut_from is None else min(plan.cut_from, cut)
+    return point_at(Index(cut - 1))
+
+
+def _check_follows(entry: Entry, previous: Base) -> None:
+    """Check what a stored log promises of two neighbours, and the entry's own checksums (it may have rotted in memory).
+
+    Raises:
+        InvariantViolation: naming the entry, what was expected and what was found.
+    """
+    point = previous.point
+    if (
+        entry.index != point.index + 1
+        or entry.term < point.term
+        or entry.timestamp_ms < previous.timestamp_ms
+        or entry.chain != chain_crc(point.chain, entry.crc)
+    ):
+        raise InvariantViolation(f"{_named(entry)} does not follow {previous}")
+    found = entry_crc(entry.index, entry.term, entry.kind, entry.timestamp_ms, entry.payload)
+    if found != entry.crc:
+        raise InvariantViolation(f"{_named(entry)}: its bytes give crc {found:#010x}")
+
+
+def _named(entry: Entry) -> str:
+    return (
+        f"entry index {entry.index} term {entry.term} timestamp {entry.timestamp_ms} "
+        f"crc {entry.crc:#010x} chain {entry.chain:#010x}"
+    )

@@ -1,0 +1,385 @@
+"""Several cores, their disks, the messages between them and the time, all in the hands of a test.
+
+Nothing happens by itself: a test lets a timer run out, delivers or loses a message, flushes a write. After every event
+the node's own invariants (``raft/invariants.py``) and the cluster's (``raft_checks.py``) are checked, so every test of
+the algorithm is also a test of its safety. One seed makes one history.
+
+A node listed in ``voters`` but not in ``real`` is played by the test: ``tell`` speaks for it, ``sent`` hears for it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from durable_raft.raft import invariants
+from durable_raft.raft.core import Raft
+from durable_raft.raft.messages import Envelope, Message
+from durable_raft.raft.ready import ReadReady, Ready, Write
+from durable_raft.raft.types import Entry, Index, NodeId, RaftConfig, Role
+from tests.support.raft_checks import Figure3, highest_commit, require
+from tests.support.raft_disk import Disk
+from tests.support.raft_trace import event_words, message_words, write_words
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Packet:
+    """A message on its way."""
+
+    source: NodeId
+    target: NodeId
+    message: Message
+
+
+@dataclass(slots=True)
+class Pending:
+    """Work that waits for the disk: a write in flight, and the messages that may leave once it is flushed."""
+
+    write: Write | None
+    messages: list[Envelope]
+
+
+@dataclass(slots=True)
+class OpenRead:
+    """A read that was asked and not yet answered."""
+
+    floor: int
+    """What any node had committed when the read was asked: the least it must see to be linearizable."""
+    ceiling: int
+    """The leader's last index at that moment: what is proposed later must not be seen."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One node: a core while it is up, and a disk."""
+
+    name: NodeId
+    config: RaftConfig
+    disk: Disk
+    raft: Raft | None = None
+    is_slow: bool = False
+    """Whether writes stay in flight until ``Cluster.flush``."""
+    pending: deque[Pending] = field(default_factory=deque)
+    applied: list[Entry] = field(default_factory=list)
+    answered: list[ReadReady] = field(default_factory=list)
+    lost_reads: list[int] = field(default_factory=list)
+    open_reads: dict[int, OpenRead] = field(default_factory=dict)
+
+    @property
+    def core(self) -> Raft:
+        """The core of a node that is up."""
+        if self.raft is None:
+            raise LookupError(f"{self.name} is down")
+        return self.raft
+
+
+class Cluster:
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        voters: str = "n1 n2 n3",
+        *,
+        real: str | None = None,
+        disks: Mapping[str, Disk] | None = None,
+        seed: int = 0,
+        keeps_trace: bool = True,
+        **limits: int,
+    ) -> None:
+        """Start every real node from its disk (an empty one unless given); ``limits`` are ``RaftConfig`` fields."""
+        names = tuple(NodeId(name) for name in sorted(voters.split()))
+        self.now = 1_000
+        self.rng = random.Random(f"cluster {seed}")
+        self.seed = seed
+        self.trace: list[str] = []
+        self.keeps_trace = keeps_trace
+        self.counts: dict[str, int] = {}
+        """How often each event was seen: shows that a random walk reached what it should."""
+        self.packets: list[Packet] = []
+        self._cuts: set[tuple[NodeId, NodeId]] = set()
+        self._read_id = 0
+        self.nodes: dict[NodeId, Node] = {}
+        for name in names if real is None else [NodeId(name) for name in real.split()]:
+            config = RaftConfig(node_id=name, voters=names, **limits)
+            self.nodes[name] = Node(name, config, (disks or {}).get(name) or Disk())
+        self.rules = Figure3(self.nodes.values(), len(names))
+        for node in self.nodes.values():
+            self.rules.entries_accepted(name, node.disk.all_entries())
+            self._start(node)
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Raft:
+        return self.node(name).core
+
+    def node(self, name: str) -> Node:
+        """Return the node ``name``, up or down."""
+        return self.nodes[NodeId(name)]
+
+    def disk(self, name: str) -> Disk:
+        """Return what ``name`` has flushed."""
+        return self.node(name).disk
+
+    def up(self) -> list[Node]:
+        """Return the nodes that run."""
+        return [node for node in self.nodes.values() if node.raft is not None]
+
+    def leader(self) -> str | None:
+        """Return the leader of the highest term that has one now."""
+        leaders = [node for node in self.up() if node.core.role is Role.LEADER]
+        return max(leaders, key=lambda node: node.core.current_term).name if leaders else None
+
+    def in_flight(self, name: str) -> list[Write]:
+        """Return the writes of ``name`` that are not flushed."""
+        return [waiting.write for waiting in self.node(name).pending if waiting.write is not None]
+
+    def say(self, line: str) -> None:
+        """Add a line to the trace."""
+        if self.keeps_trace:
+            self.trace.append(line)
+
+    # -- events at one node ---------------------------------------------------------------------------------------
+
+    def timeout(self, name: str) -> None:
+        """Let time pass up to ``name``'s deadline, and let its timer (and nobody else's) run out."""
+        node = self.node(name)
+        deadline = node.core.deadline()
+        self.now = max(self.now, deadline if deadline is not None else self.now)
+        self.fire(node.name)
+
+    def fire(self, name: str) -> None:
+        """Call ``timeout`` of ``name`` now, due or not."""
+        self._event(self.node(name), lambda raft: raft.timeout(self.now))
+
+    def propose(self, name: str, payload: str) -> Entry | None:
+        """Propose one batch; return its entry, None when ``name`` does not lead."""
+        return self._event(self.node(name), lambda raft: raft.propose(payload.encode(), self.now))
+
+    def read(self, name: str, after: int = 0) -> int:
+        """Ask for a linearizable read and return its id."""
+        self._read_id += 1
+        read_id = self._read_id
+        node = self.node(name)
+        floor = highest_commit(other.core for other in self.up())
+        node.open_reads[read_id] = OpenRead(max(floor, after), max(node.core.log.last.index, after))
+        self._event(node, lambda raft: raft.read(read_id, Index(after)))
+        return read_id
+
+    def tell(self, target: str, source: str, message: Message) -> None:
+        """Hand ``message`` to ``target`` as if ``source`` had sent it."""
+        self.say(f"{source} -> {target}  {message_words(message)}")
+        self._event(self.nodes[NodeId(target)], lambda raft: raft.step(self.now, NodeId(source), message))
+
+    def slow(self, name: str) -> None:
+        """From now on ``name``'s writes stay in flight until flushed by hand."""
+        self.node(name).is_slow = True
+
+    def fast(self, name: str) -> None:
+        """Flush all that is in flight at ``name``, and from now on each write at once."""
+        node = self.node(name)
+        node.is_slow = False
+        self._work(node)
+
+    def flush(self, name: str) -> None:
+        """Flush the oldest write in flight at ``name``."""
+        node = self.node(name)
+        self._flush_oldest(node)
+        self._work(node)
+
+    def crash(self, name: str, *, reached_disk: int = 0) -> None:
+        """Kill ``name``. ``reached_disk`` of its writes in flight are on the disk though nobody was told so."""
+        node = self.node(name)
+        for waiting in list(node.pending)[:reached_disk]:
+            if waiting.write is not None:
+                node.disk.persist(waiting.write)
+        self.say(f"{name} crashes")
+        node.raft = None
+        node.pending.clear()
+        node.applied.clear()
+        node.open_reads.clear()
+
+    def restart(self, name: str) -> None:
+        """Start ``name`` from its disk."""
+        self.say(f"{name} starts from its disk")
+        self._start(self.node(name))
+
+    # -- the network ----------------------------------------------------------------------------------------------
+
+    def sent(self, source: str, target: str) -> list[Message]:
+        """Take the messages on the way from ``source`` to ``target`` out of the network, oldest first."""
+        link = (source, target)
+        taken = [packet.message for packet in self.packets if (packet.source, packet.target) == link]
+        self.packets = [packet for packet in self.packets if (packet.source, packet.target) != link]
+        return taken
+
+    def deliver(self, source: str, target: str) -> int:
+        """Deliver what is on the way from ``source`` to ``target`` now; return how many messages that were."""
+        messages = self.sent(source, target)
+        for message in messages:
+            self.arrive(Packet(NodeId(source), NodeId(target), message))
+        return len(messages)
+
+    def drop(self, source: str, target: str) -> int:
+        """Lose what is on the way from ``source`` to ``target`` now; return how many messages that were."""
+        messages = self.sent(source, target)
+        for message in messages:
+            self.say(f"{source} -> {target}  lost: {message_words(message)}")
+        return len(messages)
+
+    def settle(self) -> None:
+        """Deliver everything, and what that causes, in the order it was sent, until nothing is on the way."""
+        while self.packets:
+            self.arrive(self.packets.pop(0))
+
+    def arrive(self, packet: Packet) -> None:
+        """Deliver one message that was taken out of ``packets``; lost when the link is cut or the target is down."""
+        node = self.nodes.get(packet.target)
+        if node is None or node.raft is None or (packet.source, packet.target) in self._cuts:
+            if self.keeps_trace:
+                self.say(f"{packet.source} -> {packet.target}  lost: {message_words(packet.message)}")
+            return
+        if self.keeps_trace:
+            self.say(f"{packet.source} -> {packet.target}  {message_words(packet.message)}")
+        self._event(node, lambda raft: raft.step(self.now, packet.source, packet.message))
+
+    def partition(self, *groups: Iterable[str]) -> None:
+        """Let only nodes of the same group hear each other; a node in no group is alone."""
+        group_of = {NodeId(name): number for number, group in enumerate(groups) for name in group}
+        self._cuts = {
+            (a, b) for a in self.nodes for b in self.nodes if a != b and group_of.get(a, a) != group_of.get(b, b)
+        }
+
+    def cut(self, source: str, target: str) -> None:
+        """Lose what ``source`` sends to ``target``, in this direction only."""
+        self._cuts.add((NodeId(source), NodeId(target)))
+
+    def heal(self) -> None:
+        """Let everybody hear everybody."""
+        self._cuts = set()
+
+    # -- several events -------------------------------------------------------------------------------------------
+
+    def elect(self, name: str) -> None:
+        """Let ``name`` campaign and win with everything delivered."""
+        for _ in range(3):
+            self.timeout(name)
+            self.settle()
+            if self[name].role is Role.LEADER:
+                return
+        raise AssertionError(f"{name} was not elected: {self[name].role}, term {self[name].current_term}")
+
+    def run(self, ms: int) -> None:
+        """Let time pass on a network and disks without delay, jumping from deadline to deadline."""
+        end = self.now + ms
+        self.settle()
+        while True:
+            due = [(deadline, node.name) for node in self.up() if (deadline := node.core.deadline()) is not None]
+            if not due or min(due)[0] > end:
+                break
+            deadline, name = min(due)
+            self.now = max(self.now, deadline)
+            self.fire(name)
+            self.settle()
+        self.now = end
+
+    def run_until(self, holds: Callable[[], bool], ms: int) -> None:
+        """Run until ``holds``; fail after ``ms`` of virtual time."""
+        end = self.now + ms
+        self.settle()
+        while not holds():
+            require(self.now < end, f"not within {ms} ms (seed {self.seed})")
+            self.run(10)
+
+    # -- working --------------------------------------------------------------------------------------------------
+
+    def _start(self, node: Node) -> None:
+        def observe(event: str, /, **fields: object) -> None:
+            self.counts[event] = self.counts.get(event, 0) + 1
+            if self.keeps_trace:
+                self.say(f"    {node.name} {event_words(event, fields)}")
+
+        stored = node.disk.load()
+        rng = random.Random(f"{self.seed} {node.name} {self.now}")
+        node.raft = Raft(node.config, stored, node.disk, rng, self.now, observe)
+        invariants.check_state(node.raft.state)
+
+    def _event(self, node: Node, act: Callable[[Raft], T]) -> T:
+        raft = node.core
+        before = invariants.observe(raft.state)
+        result = act(raft)
+        self._check(node, raft, before)
+        self._work(node)
+        return result
+
+    def _check(self, node: Node, raft: Raft, before: invariants.Observed) -> None:
+        invariants.check_state(raft.state)
+        invariants.check_transition(before, invariants.observe(raft.state))
+        if raft.role is Role.LEADER and (before.role is not Role.LEADER or before.current_term != raft.current_term):
+            self.rules.leader_elected(node.name, raft)
+        if raft.log.commit_index > before.commit_index:
+            self.say(f"    {node.name} commits {before.commit_index + 1}..{raft.log.commit_index}")
+            self.rules.committed_upto(node.name, raft, before.commit_index)
+
+    def _work(self, node: Node) -> None:
+        """Do what the core asks for, in the order that raft/ready.py gives."""
+        raft = node.core
+        while True:
+            before = invariants.observe(raft.state)
+            self._do(node, raft.ready(self.now))
+            self._check(node, raft, before)
+            if node.pending and (not node.is_slow or node.pending[0].write is None):
+                self._flush_oldest(node)
+            elif not raft.has_more():
+                return
+
+    def _do(self, node: Node, ready: Ready) -> None:
+        if ready.write is not None:
+            self.rules.entries_accepted(node.name, ready.write.entries)
+            if node.is_slow:
+                self.say(f"    {node.name} hands to its disk: {write_words(ready.write)}")
+        if ready.write is not None or ready.messages_after_write:
+            node.pending.append(Pending(ready.write, ready.messages_after_write))
+        self._post(node, ready.messages)
+        for entry in ready.committed:
+            self.rules.entry_applied(node.name, entry)
+            node.applied.append(entry)
+        self._answer(node, ready)
+
+    def _answer(self, node: Node, ready: Ready) -> None:
+        for read in ready.reads:
+            asked = node.open_reads.pop(read.read_id)
+            self.say(f"    {node.name} answers read {read.read_id} at {read.read_index}")
+            require(read.read_index >= asked.floor, f"read {read.read_id} at {read.read_index} misses {asked.floor}")
+            require(read.read_index <= asked.ceiling, f"read {read.read_id} at {read.read_index} sees a later write")
+            node.answered.append(read)
+        for read_id in ready.lost_reads:
+            del node.open_reads[read_id]
+            self.say(f"    {node.name} gives read {read_id} back: it does not lead")
+            node.lost_reads.append(read_id)
+        applied = node.core.log.last_applied
+        for read_id, asked in node.open_reads.items():
+            require(applied <= asked.ceiling, f"read {read_id} still waits, and {applied} was applied after it")
+
+    def _flush_oldest(self, node: Node) -> None:
+        waiting = node.pending.popleft()
+        raft = node.core
+        if waiting.write is not None:
+            node.disk.persist(waiting.write)
+            if node.is_slow:
+                self.say(f"    {node.name} has on its disk: {write_words(waiting.write)}")
+        self._post(node, waiting.messages)
+        if waiting.write is not None:
+            number = waiting.write.number
+            before = invariants.observe(raft.state)
+            raft.persisted(self.now, number)
+            self._check(node, raft, before)
+
+    def _post(self, node: Node, envelopes: list[Envelope]) -> None:
+        for envelope in envelopes:
+            self.rules.message_leaves(node, envelope.target, envelope.message)
+            self.packets.append(Packet(node.name, envelope.target, envelope.message))
