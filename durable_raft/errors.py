@@ -41,6 +41,11 @@ class ClientError(DurableRaftError):
 class ProtocolError(ClientError):
     """A malformed RESP frame; the connection is closed after the error is sent."""
 
+    def __init__(self, line: str, *, close_silently: bool = False) -> None:
+        super().__init__(line)
+        self.close_silently = close_silently
+        """Whether the connection is closed without the error being sent: the other end does not speak RESP."""
+
 
 class CommandError(ClientError):
     """A well-formed request that cannot be executed as asked (Redis's own wording where Redis has one)."""

@@ -119,12 +119,15 @@ class RaftLog:
             EntryUnavailable: ``lo`` is compacted away or beyond the end.
             CorruptRecord: an entry read from the disk fails its checksum.
         """
-        if lo < self._cache_first:
-            self.term_at(lo)
-            return self._view.entries(lo, min(hi, self._cache_first), bytes_max)
+        if not self.base.index < lo <= self.last.index:
+            raise EntryUnavailable(f"index {lo} is outside the log [{self.base.index}, {self.last.index}]")
         found: list[Entry] = []
-        size = 0
-        for index in range(lo, hi):
+        if lo < self._cache_first:
+            found = self._view.entries(lo, min(hi, self._cache_first), bytes_max)
+            if found[-1].index + 1 < self._cache_first:
+                return found
+        size = sum(len(entry.payload) for entry in found)
+        for index in range(max(lo, self._cache_first), hi):
             entry = self._cache[Index(index)]
             size += len(entry.payload)
             if found and size > bytes_max:

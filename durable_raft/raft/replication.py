@@ -7,6 +7,7 @@ so that several proposals share one AppendEntries and a ReadIndex round rides on
 from __future__ import annotations
 
 from durable_raft.errors import InvariantViolation
+from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse
 from durable_raft.raft.progress import Pace, Progress
 from durable_raft.raft.quorum import majority_value
@@ -166,27 +167,33 @@ def handle_append_entries(state: RaftState, now: int, source: NodeId, message: A
     term_here = log.term_at(previous.index)
     if term_here != previous.term:
         return _reject(state, source, message, log.first_index_of_term_at(previous.index), term_here)
-    if log.chain_at(previous.index) != previous.chain:
-        # Log Matching says this cannot be: one of the two logs is wounded. Believe neither, answer nothing.
-        state.observe("chain_mismatch", leader=source, index=previous.index, term=previous.term)
-        return None
-    is_new = _append_new(state, entries)
-    return _accept(state, source, message, verified=Index(previous.index + len(entries)), is_new=is_new)
+    known = _count_known(log, entries)
+    for point in (previous, entries[known - 1]) if known else (previous,):
+        if log.chain_at(point.index) != point.chain:
+            # Log Matching says this cannot be: one of the two logs is wounded. Believe neither, answer nothing.
+            state.observe("chain_mismatch", leader=source, index=point.index, term=point.term)
+            return None
+    _append_new(state, entries[known:])
+    verified = Index(previous.index + len(entries))
+    return _accept(state, source, message, verified=verified, is_new=known < len(entries))
 
 
-def _append_new(state: RaftState, entries: tuple[Entry, ...]) -> bool:
-    """Append what is not there yet, cutting only from the first true conflict on; return whether anything was new."""
-    log = state.log
+def _count_known(log: RaftLog, entries: tuple[Entry, ...]) -> int:
+    """Return how many of ``entries``, from the first on, the log holds already: same index, same term."""
     for position, entry in enumerate(entries):
-        if entry.index <= log.last.index:
-            if log.term_at(entry.index) == entry.term:
-                continue
-            state.observe("truncated_suffix", from_index=entry.index, last_log_index=log.last.index)
-            log.truncate_from(entry.index)
-        for new in entries[position:]:
-            log.append(new)
-        return True
-    return False
+        if entry.index > log.last.index or log.term_at(entry.index) != entry.term:
+            return position
+    return len(entries)
+
+
+def _append_new(state: RaftState, entries: tuple[Entry, ...]) -> None:
+    """Append entries the log does not hold, cutting what conflicts with the first of them (Figure 2, receiver 3, 4)."""
+    log = state.log
+    if entries and entries[0].index <= log.last.index:
+        state.observe("truncated_suffix", from_index=entries[0].index, last_log_index=log.last.index)
+        log.truncate_from(entries[0].index)
+    for entry in entries:
+        log.append(entry)
 
 
 def _accept(state: RaftState, source: NodeId, message: AppendEntries, *, verified: Index, is_new: bool) -> None:

@@ -283,7 +283,7 @@ def derive_cluster_id(config: NodeConfig, random_bytes: Callable[[int], bytes]) 
     is the one that counts, whatever addresses are given then.
 
     Args:
-        random_bytes: returns that many random bytes (``os.urandom``); asked only for a cluster of one.
+        random_bytes: returns that many random bytes (``secrets.token_bytes``); asked only for a cluster of one.
     """
     if config.cluster_id is not None:
         return config.cluster_id

@@ -61,18 +61,21 @@ class Dispatcher:
         members: Sequence[Member],
         limits: DispatchLimits,
         clocks: tuple[Callable[[], float], Callable[[], int]],
+        wake: Callable[[], None],
     ) -> None:
         """Bind the parts.
 
         Args:
             members: where a client is sent when another node leads.
             clocks: monotonic seconds, and the time of day in ms since the Unix epoch.
+            wake: has ``propose_due`` called soon.
         """
         self._raft = raft
         self._machine = machine
         self._addresses: dict[NodeId, str] = {member.node_id: member.client_address for member in members}
         self._limits = limits
         self._monotonic, self._time_of_day_ms = clocks
+        self._wake = wake
         self._forming = Forming(BATCH_BYTES_MAX)
         self._free_reads: list[Waiting] = []
         """Reads to be registered with ReadIndex at the next ``propose_due``."""
@@ -118,10 +121,12 @@ class Dispatcher:
             self._fill(waiting, ErrorReply(f"NOSPACE {self.out_of_space}"))
         elif self._forming.size_bytes + waiting.size_bytes > self._limits.pending_bytes_max:
             self._refuse_overload(waiting)
-        elif waiting.spec.is_write or owner.writes_outstanding:
-            self._forming.add(waiting)
         else:
-            self._free_reads.append(waiting)
+            if waiting.spec.is_write or owner.writes_outstanding:
+                self._forming.add(waiting)
+            else:
+                self._free_reads.append(waiting)
+            self._wake()
 
     def _hold(self, waiting: Waiting) -> None:
         if self._held_bytes + waiting.size_bytes > self._limits.pending_bytes_max:

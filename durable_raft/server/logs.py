@@ -151,11 +151,14 @@ class LogOutput:
     def _run(self) -> None:
         while (record := self._records.get()) is not None:
             self._write(record)
-            if self.dropped > self._reported and self._records.empty():
+            if self._records.empty():
                 self._report_dropped()
+        self._report_dropped()
 
     def _report_dropped(self) -> None:
         dropped = self.dropped
+        if dropped == self._reported:
+            return
         record = logging.LogRecord(__name__, logging.WARNING, "", 0, "log_records_dropped", (), None)
         record.fields = {"count": dropped - self._reported, "total": dropped}
         self._reported = dropped

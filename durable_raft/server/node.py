@@ -66,6 +66,7 @@ class Node:
         self._crash_points = crash_points
         self._on_fatal = on_fatal
         self._is_stopped = False
+        self._is_wake_scheduled = False
         rng = random.Random(seed)  # noqa: S311 - timeouts and cursors, not secrets
         self.started_at = self._loop.time()
         self.fsync_latency = LatencyRing()
@@ -75,10 +76,10 @@ class Node:
         self.leaderless_since: float | None = self.started_at
         """Loop time since when no leader is known; None while one is."""
 
-        members = store.membership.voters
+        members = config.membership.voters
         raft_config = RaftConfig(
             node_id=config.node_id,
-            voters=store.membership.ids(),
+            voters=config.membership.ids(),
             election_timeout_min_ms=config.election_timeout_min_ms,
             election_timeout_max_ms=config.election_timeout_max_ms,
             heartbeat_ms=config.heartbeat_ms,
@@ -94,6 +95,7 @@ class Node:
             members,
             DispatchLimits(config.client_hold_ms / 1000, config.pending_bytes_max),
             (self._loop.time, time_of_day_ms),
+            self.wake,
         )
         self.peers = Peers(store.identity, members, random.Random(rng.getrandbits(64)), self._receive)  # noqa: S311
         self._writer = LogWriter(store, crash_points, self._flushed_on_thread, self._failed_on_thread)
@@ -102,8 +104,9 @@ class Node:
         self._after_write: deque[tuple[int, list[Envelope]]] = deque()
         """(write number, messages that wait for it and all before it), ascending."""
         self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term)
-        self._is_wake_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        """When ``_timer`` runs; uvloop gives a handle that cannot tell when it is due at once."""
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._housekeeping_timer: asyncio.TimerHandle | None = None
         self.reply: Callable[[], None] = lambda: None
@@ -211,8 +214,8 @@ class Node:
         reach("before_reply")
         self.reply()
         reach("after_reply")
-        if self.raft.has_more() or ready.committed:
-            # Replaying is cut in bounded pieces; and an applied batch makes room for the next one.
+        if self.raft.has_more() or ready.committed or ready.lost_reads:
+            # Replaying is cut in bounded pieces; an applied batch makes room for the next; lost reads are routed anew.
             self.wake()
         self._arm_timers()
 
@@ -266,9 +269,10 @@ class Node:
     def _arm_core(self, when: float) -> None:
         """Have ``_on_timer`` run at ``when``; a timer that is due earlier stays and looks again then."""
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
+        self._timer_at = when
         self._timer = self._loop.call_at(when, self._on_timer)
 
     def _on_expiry_timer(self) -> None:
@@ -287,8 +291,7 @@ class Node:
     def _space_problem(self) -> str | None:
         """Return why no more may be written, while the node still can vote, delete and read (design contract 11)."""
         reserve = self._config.disk_reserve_bytes
-        space = self._store.space()
-        free = min(space.disk_free_bytes, space.map_bytes - space.used_bytes)
+        free = self._store.space().writable_bytes
         if free >= reserve:
             return None
         return f"{free} bytes are free for the log and {reserve} are held in reserve: writes are refused"

@@ -12,6 +12,7 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from durable_raft import __version__
 from durable_raft.errors import PeerError
@@ -59,9 +60,8 @@ class _Dialled(asyncio.Protocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport = cast("asyncio.Transport", transport)
         _tune(transport)
-        self.transport = transport
         hello = Hello(self._identity.node_id, self._identity.node_uuid, self._target, __version__)
         transport.write(encode_frame(self._identity.cluster_id, hello))
 
@@ -166,9 +166,8 @@ class _Accepted(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport = cast("asyncio.Transport", transport)
         _tune(transport)
-        self._transport = transport
         self._peers.accepted.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 
 from durable_raft import __version__
 from durable_raft.checksum import implementation
-from durable_raft.errors import ConfigError
-from durable_raft.raft.types import Identity
+from durable_raft.errors import ConfigError, DirectoryRefused
+from durable_raft.raft.types import Identity, Membership
 from durable_raft.server.clients import Clients
 from durable_raft.server.config import NodeConfig, derive_cluster_id
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.exit_codes import ExitCode, exit_code_of
-from durable_raft.server.logs import event, start_logging
+from durable_raft.server.logs import event
 from durable_raft.server.node import Node
 from durable_raft.server.report import Reporter
 from durable_raft.storage.lmdb_store import LmdbLogStore
@@ -37,16 +37,12 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
         StorageError: the directory is refused or damaged.
     """
     crash_points = CrashPoints.from_environment(environment)
-    log = start_logging(node_id=config.node_id, level=config.log_level, log_format=config.log_format)
+    store = open_store(config)
     try:
-        store = open_store(config)
-        try:
-            with asyncio.Runner(loop_factory=_new_loop) as runner:
-                return runner.run(_Process(config, store, crash_points).main())
-        finally:
-            store.close()
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            return runner.run(_Process(config, store, crash_points).main())
     finally:
-        log.close()
+        store.close()
 
 
 def open_store(config: NodeConfig) -> LmdbLogStore:
@@ -56,12 +52,38 @@ def open_store(config: NodeConfig) -> LmdbLogStore:
         DirectoryRefused: it belongs to another cluster or node, or is in use.
         StorageError: it is damaged or of a newer format.
     """
-    if not LmdbLogStore.exists(config.directory):
+    directory = config.directory
+    if not LmdbLogStore.exists(directory):
         cluster_id = derive_cluster_id(config, secrets.token_bytes)
         identity = Identity(cluster_id, config.node_id, secrets.token_bytes(16))
-        LmdbLogStore.create(config.directory, identity, config.membership)
-        event(_logger, logging.INFO, "directory_created", directory=config.directory, cluster=cluster_id.hex())
-    return LmdbLogStore.open(config.directory)
+        LmdbLogStore.create(directory, identity, config.membership, map_bytes=config.map_bytes)
+        event(_logger, logging.INFO, "directory_created", directory=directory, cluster=cluster_id.hex())
+    store = LmdbLogStore.open(
+        directory, map_bytes=config.map_bytes, allow_network_file_system=config.allow_network_fs
+    )
+    try:
+        store.expect(config.cluster_id, config.node_id)
+        _expect_membership(config, store.membership)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _expect_membership(config: NodeConfig, stored: Membership) -> None:
+    """Check the configured nodes against those the directory was made for (PySyncObj #133: never let them differ)."""
+    configured = config.membership
+    if configured.ids() != stored.ids():
+        raise DirectoryRefused(
+            f"{config.directory} belongs to a cluster of {', '.join(stored.ids())}, "
+            f"but --cluster names {', '.join(configured.ids())}"
+        )
+    if configured != stored and not config.accept_new_addresses:
+        moved = [f"{old.node_id} {old.client_address}@{old.peer_address}" for old in stored.voters]
+        raise DirectoryRefused(
+            f"{config.directory} belongs to a cluster with the addresses {', '.join(moved)}, but --cluster names others: "
+            "another cluster's directory? If the nodes have moved, say so with --accept-new-addresses"
+        )
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

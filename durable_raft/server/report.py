@@ -39,7 +39,7 @@ class Reporter:
         return NodeStatus(
             node_id=self._config.node_id,
             cluster_id=self._store.identity.cluster_id,
-            membership=self._store.membership,
+            membership=self._config.membership,
             role=raft.role,
             leader_id=raft.leader_id,
             leaderless_ms=0 if node.leaderless_since is None else int((now - node.leaderless_since) * 1000),

@@ -110,7 +110,7 @@ class NodeStatus:
         return node_id == self.node_id or (peer is not None and peer.connected)
 
     def live_leader(self) -> Member | None:
-        """Return the leader unless none is known or the link to it is down: a client must not be sent to a dead node."""
+        """Return the leader, unless none is known or the link to it is down: clients are not sent to a dead node."""
         if self.leader_id is None or not self.is_reachable(self.leader_id):
             return None
         return self.member(self.leader_id)

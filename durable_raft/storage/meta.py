@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from durable_raft.checksum import ALGORITHM_CRC32C, crc32c
 from durable_raft.raft.types import HardState, Identity, Index, LogPoint, Member, Membership, NodeId, Term
@@ -171,11 +171,11 @@ def _unpack_body(body: bytes) -> Meta:
     has_vote = reader.number(_U8)
     vote = reader.text()
     node_id = reader.text()
-    voters = tuple(
-        Member(NodeId(reader.text()), reader.text(), reader.text()) for _ in range(reader.number(_U16))
-    )
+    voters = tuple(Member(NodeId(reader.text()), reader.text(), reader.text()) for _ in range(reader.number(_U16)))
     if zero or has_vote > 1 or (vote and not has_vote) or reader.position != len(body):
-        raise ValueError(f"padding {zero}, has_vote {has_vote}, vote {vote!r}, {len(body) - reader.position} bytes left")
+        raise ValueError(
+            f"padding {zero}, has_vote {has_vote}, vote {vote!r}, {len(body) - reader.position} bytes left"
+        )
     return Meta(
         sequence,
         HardState(Term(term), NodeId(vote) if has_vote else None),
@@ -189,5 +189,5 @@ def _wound(table: str, what: WoundKind, expected: str, found: str) -> Wound:
     return Wound(table, None, None, expected, found, what)
 
 
-def _raise(table: str, what: WoundKind, expected: str, found: str) -> None:
+def _raise(table: str, what: WoundKind, expected: str, found: str) -> NoReturn:
     raise_wounds([_wound(table, what, expected, found)])

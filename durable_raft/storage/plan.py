@@ -33,33 +33,43 @@ class Plan:
         return self.hard_state is None and self.cut_from is None and not self.entries
 
 
-def plan_writes(
-    writes: Sequence[Write], *, base: Index, tail: Base, number: int, point_at: Callable[[Index], Base]
-) -> Plan:
-    """Return the change that ``writes`` make to a log that ends in ``tail``.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a store holds when a group of writes arrives."""
+
+    hard_state: HardState
+    base: Index
+    """Index before the first stored entry."""
+    tail: Base
+    """The last stored entry; the base when there is none."""
+    number: int
+    """Number of the last write that was persisted; 0 before the first of this life."""
+
+
+def plan_writes(writes: Sequence[Write], standing: Standing, point_at: Callable[[Index], Base]) -> Plan:
+    """Return the change that ``writes``, in the order of their numbers, make to what ``standing`` says is stored.
 
     Args:
-        writes: in the order of their numbers.
-        base: index before the first stored entry.
-        tail: the last stored entry (the base when there is none).
-        number: number of the last write that was persisted.
+        writes: the group.
+        standing: what is stored.
         point_at: reads the point of a stored entry or of the base.
 
     Raises:
-        InvariantViolation: numbers do not ascend, a cut lies outside the log, entries do not follow each other, or an
-            entry fails its own checksums.
+        InvariantViolation: numbers do not ascend, the term falls or a vote changes, a cut lies outside the log,
+            entries do not follow each other, or an entry fails its own checksums.
         CorruptRecord: the entry before a cut cannot be read.
     """
     plan = Plan()
-    last = tail
+    last, number, hard_state = standing.tail, standing.number, standing.hard_state
     for write in writes:
         if write.number <= number:
             raise InvariantViolation(f"write {write.number} after write {number}")
         number = write.number
         if write.hard_state is not None:
-            plan.hard_state = write.hard_state
+            _check_hard_state(write.hard_state, hard_state)
+            plan.hard_state = hard_state = write.hard_state
         if write.truncate_from is not None:
-            last = _cut(plan, write.truncate_from, base, last, point_at)
+            last = _cut(plan, write.truncate_from, standing.base, last, point_at)
         for entry in write.entries:
             _check_follows(entry, last)
             last = Base(LogPoint(entry.index, entry.term, entry.chain), entry.timestamp_ms)
@@ -82,8 +92,16 @@ def _cut(plan: Plan, cut: Index, base: Index, last: Base, point_at: Callable[[In
         return Base(LogPoint(kept.index, kept.term, kept.chain), kept.timestamp_ms)
     plan.entries.clear()
     if cut < first_planned:
-        plan.cut_from = cut if plan.cut_from is None else min(plan.cut_from, cut)
+        # An earlier cut of this plan was at first_planned, so this one is always the lower.
+        plan.cut_from = cut
     return point_at(Index(cut - 1))
+
+
+def _check_hard_state(new: HardState, old: HardState) -> None:
+    """Check the invariants of ``HardState``: a forgotten term or a second vote elects two leaders (Raft §5.2)."""
+    same_term = new.current_term == old.current_term
+    if new.current_term < old.current_term or (same_term and old.voted_for not in (None, new.voted_for)):
+        raise InvariantViolation(f"hard state {new} after {old}")
 
 
 def _check_follows(entry: Entry, previous: Base) -> None:

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from durable_raft.checksum import ALGORITHM_CRC32C, extend
 from durable_raft.raft.types import Entry, EntryKind, Index, Term, entry_crc
@@ -59,7 +59,7 @@ _IDENT_VALUE: Final = struct.Struct(">BBBBQQIIII")
 _HEAD_BYTES: Final = _HEAD.size
 _HEAD_PROOF_END: Final = _HEAD_BYTES + _U32.size
 _KNOWN_START: Final = bytes((FORMAT_VERSION, ALGORITHM_CRC32C))
-_KINDS: Final = frozenset(int(kind) for kind in EntryKind)
+_KINDS: Final = {int(kind): kind for kind in EntryKind}
 
 Items = list[tuple[bytes, "bytes | memoryview"]]
 """Keys and values in ascending order of the keys, ready for LMDB."""
@@ -110,6 +110,11 @@ def pack_entries(entries: Sequence[Entry]) -> tuple[Items, Items]:
 def _append_pieces(items: Items, index: int, record: memoryview) -> None:
     for number, start in enumerate(range(0, len(record), PIECE_BYTES_MAX)):
         items.append((LOG_KEY.pack(index, number), record[start : start + PIECE_BYTES_MAX]))
+
+
+def piece_count(payload_bytes: int) -> int:
+    """Return in how many pieces a payload of that length is stored, at least one."""
+    return -(-(_HEAD_PROOF_END + payload_bytes) // PIECE_BYTES_MAX)
 
 
 def unpack_ident(key: bytes, value: bytes) -> IdentRecord:
@@ -175,20 +180,20 @@ def disagreement(index: int, ident: IdentRecord, log: LogRecord) -> Wound | None
 def entry_of(index: int, ident: IdentRecord, payload: bytes) -> Entry:
     """Return the entry that a verified pair of records holds."""
     return Entry(
-        Index(index), Term(ident.term), EntryKind(ident.kind), ident.timestamp_ms, payload, ident.crc, ident.chain
+        Index(index), Term(ident.term), _KINDS[ident.kind], ident.timestamp_ms, payload, ident.crc, ident.chain
     )
 
 
-def _raise(table: str, index: int, what: WoundKind, expected: str, found: str, term: int | None = None) -> None:
+def _raise(table: str, index: int, what: WoundKind, expected: str, found: str, term: int | None = None) -> NoReturn:
     raise_wounds([Wound(table, index, term, expected, found, what)])
 
 
-def _raise_newer(table: str, index: int, value: bytes) -> None:
+def _raise_newer(table: str, index: int, value: bytes) -> NoReturn:
     expected = f"version {FORMAT_VERSION} algorithm {ALGORITHM_CRC32C}"
     _raise(table, index, WoundKind.NEWER_FORMAT, expected, f"version {value[0]} algorithm {value[1]}")
 
 
-def _raise_kind(table: str, index: int, kind: int, pad: int) -> None:
+def _raise_kind(table: str, index: int, kind: int, pad: int) -> NoReturn:
     """A kind or a use of the padding that came later without a new version: not damage, the proof is right."""
     known = ", ".join(str(kind) for kind in sorted(_KINDS))
     _raise(table, index, WoundKind.NEWER_FORMAT, f"kind {known} and padding 0", f"kind {kind} and padding {pad}")

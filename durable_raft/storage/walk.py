@@ -7,13 +7,12 @@ in memory. What is wrong comes out as wounds beside the entry they belong to; th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from durable_raft.raft.types import chain_crc
 from durable_raft.storage.meta import Base
 from durable_raft.storage.records import (
     IDENT,
-    IDENT_KEY,
     LOG,
     LOG_KEY,
     IdentRecord,
@@ -27,8 +26,9 @@ from durable_raft.storage.wounds import NewerFormat, Wound, WoundedLog, WoundKin
 RawItems = Iterable[tuple[bytes, bytes]]
 
 
-class Walked(NamedTuple):
-    """One index of the log and what is known of it."""
+@dataclass(slots=True)
+class Walked:
+    """One index of the log and what is known of it. Not frozen: made once per entry, a third of the cost."""
 
     index: int
     ident: IdentRecord | None
@@ -38,10 +38,12 @@ class Walked(NamedTuple):
     wounds: tuple[Wound, ...]
 
 
-class _Pieces(NamedTuple):
+@dataclass(slots=True)
+class _Pieces:
     """The pieces of one log record."""
 
     index: int
+    """-1 for a piece with a rotten key."""
     record: bytes
     wound: Wound | None
 
@@ -49,19 +51,21 @@ class _Pieces(NamedTuple):
 class LogWalk:
     """What the next entry has to follow; ``run`` may be called again with the items that come next."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, *, chain_known: bool = True) -> None:
         self.idents = 0
         """Items of the ident table seen."""
         self.pieces = 0
         """Items of the log table seen."""
-        self.restart(base)
+        self.restart(base, chain_known=chain_known)
 
     def restart(self, base: Base, *, chain_known: bool = True) -> None:
         """Expect the entry after ``base``, and judge its chain value when ``chain_known``."""
         self.index: int = base.point.index
+        """Index of the last entry seen."""
         self._term: int = base.point.term
         self._timestamp_ms = base.timestamp_ms
-        self._chain: int | None = base.point.chain if chain_known else None
+        self.chain: int | None = base.point.chain if chain_known else None
+        """Its chain value; None when damage hides it."""
 
     def run(self, idents: RawItems, pieces: RawItems) -> Iterator[Walked]:
         """Yield one ``Walked`` per index that has a record in either table, ascending."""
@@ -69,13 +73,12 @@ class LogWalk:
         group = next(groups, None)
         for key, value in idents:
             self.idents += 1
-            if len(key) != IDENT_KEY.size:
-                wound = Wound(IDENT, None, None, "an 8-byte key", f"0x{key.hex()}", WoundKind.SHAPE)
-                yield Walked(self.index, None, None, (wound,))
-                continue
             index = int.from_bytes(key, "big")
+            if index != self.index + 1 and (wounds := self._key_wounds(index, key, value)):
+                yield Walked(index, None, None, wounds)
+                continue
             while group is not None and group.index < index:
-                yield self._pair(group.index, key, None, group)
+                yield self._without_ident(group)
                 group = next(groups, None)
             if group is not None and group.index == index:
                 yield self._pair(index, key, value, group)
@@ -83,23 +86,42 @@ class LogWalk:
             else:
                 yield self._pair(index, key, value, None)
         while group is not None:
-            yield self._pair(group.index, b"", None, group)
+            yield self._without_ident(group)
             group = next(groups, None)
 
+    def _without_ident(self, pieces: _Pieces) -> Walked:
+        if pieces.index < 0 and pieces.wound is not None:
+            return Walked(self.index, None, None, (pieces.wound,))
+        return self._pair(pieces.index, b"", None, pieces)
+
+    def _key_wounds(self, index: int, key: bytes, value: bytes) -> tuple[Wound, ...]:
+        """Return what is wrong with an ident record in an unexpected place, so that a rotten key moves nothing else."""
+        try:
+            unpack_ident(key, value)
+        except (WoundedLog, NewerFormat) as error:
+            return error.wounds
+        if index > self.index:
+            return ()
+        return (Wound(IDENT, index, None, f"an index above {self.index}", f"{index}", WoundKind.ORDER),)
+
     def _grouped(self, pieces: RawItems) -> Iterator[_Pieces]:
-        """Join the pieces of each index."""
+        """Join the pieces of each index; a rotten key (LMDB keeps them ascending) becomes a group of its own."""
+        done = -1
         index = -1
         parts: list[bytes] = []
         wound: Wound | None = None
         for key, value in pieces:
             self.pieces += 1
-            if len(key) != LOG_KEY.size:
-                yield _Pieces(self.index, b"", Wound(LOG, None, None, "a 12-byte key", key.hex(), WoundKind.SHAPE))
-                continue
-            found, number = LOG_KEY.unpack(key)
+            found, number = LOG_KEY.unpack(key) if len(key) == LOG_KEY.size else (-1, 0)
             if found != index:
-                if parts:
+                if found <= done:
+                    yield _out_of_order(key)
+                    continue
+                if parts and found < index:
+                    yield _out_of_order(LOG_KEY.pack(index, 0))
+                elif parts:
                     yield _Pieces(index, parts[0] if len(parts) == 1 else b"".join(parts), wound)
+                    done = index
                 index, parts, wound = found, [], None
             if number != len(parts) and wound is None:
                 wound = Wound(LOG, index, None, f"piece {len(parts)}", f"piece {number}", WoundKind.MISSING)
@@ -126,32 +148,37 @@ class LogWalk:
         return Walked(index, ident, payload, tuple(wounds))
 
     def _gap(self, index: int) -> Wound:
-        self._chain = None
+        self.chain = None
         return Wound(IDENT, index, None, f"index {self.index + 1} next", f"index {index}", WoundKind.MISSING)
 
     def _rebuilt(self, log: LogRecord) -> IdentRecord | None:
         """Return the ident that a valid log record implies, when the chain before it is known."""
-        if self._chain is None:
+        if self.chain is None:
             return None
-        chain = chain_crc(self._chain, log.crc)
+        chain = chain_crc(self.chain, log.crc)
         return IdentRecord(log.kind, log.term, log.timestamp_ms, len(log.payload), log.crc, chain)
 
     def _follow(self, index: int, ident: IdentRecord | None, wounds: list[Wound]) -> None:
         """Check that ``ident`` follows the entry before, and expect what follows it."""
         self.index = index
         if ident is None:
-            self._chain = None
+            self.chain = None
             return
         term = ident.term
-        if self._chain is not None and (chain := chain_crc(self._chain, ident.crc)) != ident.chain:
+        if self.chain is not None and (chain := chain_crc(self.chain, ident.crc)) != ident.chain:
             wounds.append(Wound(IDENT, index, term, f"chain {chain:#010x}", f"{ident.chain:#010x}", WoundKind.CHAIN))
         if term < self._term or ident.timestamp_ms < self._timestamp_ms:
             expected = f"term >= {self._term}, timestamp >= {self._timestamp_ms}"
             found = f"term {term}, timestamp {ident.timestamp_ms}"
             wounds.append(Wound(IDENT, index, term, expected, found, WoundKind.ORDER))
-        self._chain = ident.chain
+        self.chain = ident.chain
         self._term = term
         self._timestamp_ms = ident.timestamp_ms
+
+
+def _out_of_order(key: bytes) -> _Pieces:
+    wound = Wound(LOG, None, None, "a 12-byte key in ascending order", f"0x{key.hex()}", WoundKind.ORPHAN)
+    return _Pieces(-1, b"", wound)
 
 
 def _ident(index: int, key: bytes, value: bytes | None, wounds: list[Wound]) -> IdentRecord | None:

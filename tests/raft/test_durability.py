@@ -32,10 +32,10 @@ def test_own_vote_counts_when_flushed_alone() -> None:
     cluster.slow("n1")
 
     cluster.timeout("n1")
-    assert cluster["n1"].role is Role.CANDIDATE
+    assert cluster.role("n1") is Role.CANDIDATE
     cluster.flush("n1")
 
-    assert cluster["n1"].role is Role.LEADER
+    assert cluster.role("n1") is Role.LEADER
     assert cluster["n1"].log.commit_index == 0, "the no-op is not flushed yet"
     cluster.flush("n1")
     assert cluster["n1"].log.commit_index == 1
@@ -49,11 +49,11 @@ def test_own_vote_counts_when_flushed_among_three() -> None:
     cluster.packets.clear()
 
     assert ask(cluster, "n2", vote(term)) == []
-    assert cluster["n1"].role is Role.CANDIDATE, "one vote of three"
+    assert cluster.role("n1") is Role.CANDIDATE, "one vote of three"
     assert cluster.sent("n1", "n3") == []
     cluster.flush("n1")
 
-    assert cluster["n1"].role is Role.LEADER
+    assert cluster.role("n1") is Role.LEADER
 
 
 def test_candidate_that_crashes_before_its_vote_is_flushed_has_promised_nothing() -> None:
@@ -120,6 +120,7 @@ def test_followers_alone_may_commit() -> None:
     """A majority of followers commits an entry that the leader's own disk does not have yet (Ongaro §10.2.1)."""
     cluster = solo()
     term = lead(cluster)
+    ask(cluster, "n2", accepted(term, 1))
     cluster.slow("n1")
     cluster.propose("n1", "x")
     assert [len(message.entries) for message in appends_to(cluster, "n2")] == [1], "sent while its own disk works"
@@ -192,7 +193,7 @@ def test_several_writes_in_flight_are_acknowledged_each_in_its_turn() -> None:
 
 
 def test_late_flush_of_an_overwritten_entry_proves_nothing() -> None:
-    """ABA: index 2 of term 1 is in flight, is overwritten by term 2; its late flush does not make the new one durable."""
+    """ABA: index 2 of term 1 is in flight and overwritten by term 2; the late flush proves nothing of the new one."""
     cluster = solo("1", term=1)
     cluster.slow("n1")
     cluster.tell("n1", "n2", append_entries("1 1 1", term=1, after=1))
@@ -304,12 +305,12 @@ def test_node_with_a_stalled_disk_does_not_campaign() -> None:
     cluster.now += 301
 
     cluster.timeout("n1")
-    assert cluster["n1"].role is Role.FOLLOWER
+    assert cluster.role("n1") is Role.FOLLOWER
     assert cluster.packets == []
     cluster.flush("n1")
     cluster.timeout("n1")
 
-    assert cluster["n1"].role is Role.PRE_CANDIDATE
+    assert cluster.role("n1") is Role.PRE_CANDIDATE
 
 
 def test_node_whose_term_is_not_flushed_does_not_campaign() -> None:
@@ -320,7 +321,7 @@ def test_node_whose_term_is_not_flushed_does_not_campaign() -> None:
 
     cluster.timeout("n1")
 
-    assert cluster["n1"].role is Role.FOLLOWER
+    assert cluster.role("n1") is Role.FOLLOWER
     assert cluster.packets == []
 
 

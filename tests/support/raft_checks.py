@@ -127,10 +127,14 @@ class Figure3:
         elif isinstance(message, RequestVote) and not message.pre_vote:
             self._vote_leaves(source, source.name, message.term)
         elif isinstance(message, AppendEntriesResponse):
-            require(held.current_term >= message.term, f"{source.name} answers in term {message.term} before it is flushed")
+            require(
+                held.current_term >= message.term, f"{source.name} answers in term {message.term} before it is flushed"
+            )
             if message.success and held.current_term == message.term:
                 last = source.disk.last.index
-                require(message.match_index <= last, f"{source.name} acknowledges {message.match_index}, flushed: {last}")
+                require(
+                    message.match_index <= last, f"{source.name} acknowledges {message.match_index}, flushed: {last}"
+                )
 
     def _vote_leaves(self, source: CheckedNode, candidate: NodeId, term: int) -> None:
         require(

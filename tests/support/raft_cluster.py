@@ -13,7 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypedDict, TypeVar, Unpack
 
 from durable_raft.raft import invariants
 from durable_raft.raft.core import Raft
@@ -25,6 +25,18 @@ from tests.support.raft_disk import Disk
 from tests.support.raft_trace import event_words, message_words, write_words
 
 T = TypeVar("T")
+
+
+class Limits(TypedDict, total=False):
+    """The fields of ``RaftConfig`` that a test may set."""
+
+    election_timeout_min_ms: int
+    election_timeout_max_ms: int
+    heartbeat_ms: int
+    append_bytes_max: int
+    append_inflight_max: int
+    append_inflight_bytes_max: int
+    log_cache_bytes_max: int
 
 
 @dataclass(slots=True)
@@ -89,7 +101,7 @@ class Cluster:
         disks: Mapping[str, Disk] | None = None,
         seed: int = 0,
         keeps_trace: bool = True,
-        **limits: int,
+        **limits: Unpack[Limits],
     ) -> None:
         """Start every real node from its disk (an empty one unless given); ``limits`` are ``RaftConfig`` fields."""
         names = tuple(NodeId(name) for name in sorted(voters.split()))
@@ -120,6 +132,10 @@ class Cluster:
     def node(self, name: str) -> Node:
         """Return the node ``name``, up or down."""
         return self.nodes[NodeId(name)]
+
+    def role(self, name: str) -> Role:
+        """Return the role of ``name``."""
+        return self[name].role
 
     def disk(self, name: str) -> Disk:
         """Return what ``name`` has flushed."""

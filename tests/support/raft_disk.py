@@ -10,7 +10,18 @@ from collections.abc import Sequence
 
 from durable_raft.errors import EntryUnavailable, InvariantViolation
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import ORIGIN, Entry, EntryKind, HardState, Index, LogPoint, NodeId, StoredLog, Term, make_entry
+from durable_raft.raft.types import (
+    ORIGIN,
+    Entry,
+    EntryKind,
+    HardState,
+    Index,
+    LogPoint,
+    NodeId,
+    StoredLog,
+    Term,
+    make_entry,
+)
 
 
 def entries_of(terms: str | Sequence[int]) -> tuple[Entry, ...]:

@@ -1,8 +1,8 @@
-"""One real node, ``n1``, among peers that the test plays by hand: for rules that are about one message and its answer."""
+"""One real node, ``n1``, among peers that the test plays by hand: for rules about one message and its answer."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 from durable_raft.raft.messages import (
     AppendEntries,
@@ -12,14 +12,19 @@ from durable_raft.raft.messages import (
     RequestVoteResponse,
 )
 from durable_raft.raft.types import ORIGIN, Entry, Index, LogPoint, Role, Term
-from tests.support.raft_cluster import Cluster
+from tests.support.raft_cluster import Cluster, Limits
 from tests.support.raft_disk import Disk, entries_of
 
 M = TypeVar("M")
 
 
 def solo(
-    terms: str = "", *, term: int | None = None, vote: str | None = None, voters: str = "n1 n2 n3", **limits: int
+    terms: str = "",
+    *,
+    term: int | None = None,
+    vote: str | None = None,
+    voters: str = "n1 n2 n3",
+    **limits: Unpack[Limits],
 ) -> Cluster:
     """Return a cluster of which only n1 runs, started from a log of these terms."""
     return Cluster(voters, real="n1", disks={"n1": Disk(terms, term=term, vote=vote)}, **limits)
@@ -48,9 +53,7 @@ def append_entries(
     log = entries_of(terms)
     previous = point_of(log, after)
     entries = log[after : len(log) if upto is None else upto]
-    return AppendEntries(
-        Term(term), previous.index, previous.term, previous.chain, entries, Index(commit), read_round
-    )
+    return AppendEntries(Term(term), previous.index, previous.term, previous.chain, entries, Index(commit), read_round)
 
 
 def point_of(log: tuple[Entry, ...], index: int) -> LogPoint:
@@ -75,9 +78,7 @@ def accepted(term: int, match: int, read_round: int = 0) -> AppendEntriesRespons
 
 def refused(term: int, rejected: int, conflict: int, conflict_term: int = 0) -> AppendEntriesResponse:
     """Return a follower's rejection of ``prev_log_index`` = ``rejected``."""
-    return AppendEntriesResponse(
-        Term(term), False, Index(0), Index(conflict), Term(conflict_term), Index(rejected), 0
-    )
+    return AppendEntriesResponse(Term(term), False, Index(0), Index(conflict), Term(conflict_term), Index(rejected), 0)
 
 
 def campaign(cluster: Cluster) -> int:

@@ -1,0 +1,61 @@
+"""``durable-raft serve``: one node. Its flags are made from the table of settings in server/config.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import click
+
+from durable_raft.server.config import SETTINGS, load_config
+from durable_raft.server.logs import start_logging
+from durable_raft.server.settings import CONFIG_FILE, Setting
+
+
+def _shown(setting: Setting) -> str:
+    if setting.default is None or setting.is_switch:
+        return setting.help
+    size = setting.default
+    if setting.metavar == "BYTES" and isinstance(size, int):
+        gib, rest = divmod(size, 1 << 30)
+        size = f"{size >> 20}MiB" if rest else f"{gib}GiB"
+    return f"{setting.help}  [default: {size}]"
+
+
+def _options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add one option per setting; values stay as they are given, server/settings.py parses them all alike."""
+    for setting in reversed(SETTINGS):
+        if setting.is_switch:
+            declaration = f"{setting.flag}/--no-{setting.flag[2:]}"
+            option = click.option(declaration, setting.name, default=None, help=_shown(setting))
+        else:
+            option = click.option(setting.flag, setting.name, metavar=setting.metavar, help=_shown(setting))
+        function = option(function)
+    return function
+
+
+@click.command(short_help="Run one node.")
+@click.option(f"--{CONFIG_FILE}", CONFIG_FILE, metavar="FILE", help="TOML file with any of the settings below")
+@_options
+def serve(**flags: object) -> None:
+    """Run one node until SIGTERM or Ctrl-C.
+
+    Every option is also a line of the --config file (heartbeat_ms = 50) and an environment variable
+    (DURABLE_RAFT_HEARTBEAT_MS=50). A flag is stronger than the environment, the environment than the file.
+
+    \b
+    A cluster of one:
+      durable-raft serve --dir data
+    One of three:
+      durable-raft serve --id n1 --dir d1 --cluster n1=10.0.0.1:7001,n2=10.0.0.2:7001,n3=10.0.0.3:7001
+    """
+    config = load_config(flags, os.environ)
+    output = start_logging(node_id=config.node_id, level=config.log_level, log_format=config.log_format)
+    try:
+        # Imported late: a mistake in the configuration is told before the whole server is loaded.
+        from durable_raft.server.process import run
+
+        code = run(config)
+    finally:
+        output.close()
+    click.get_current_context().exit(code)

@@ -1,0 +1,155 @@
+"""``durable-raft status``: a table of the nodes, each asked itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import click
+
+from durable_raft.cli.resp_client import RespClient
+from durable_raft.errors import RequestError
+from durable_raft.server.addresses import Address, parse_address
+from durable_raft.server.exit_codes import ExitCode
+
+TIMEOUT_S: Final = 2.0
+
+
+@dataclass(slots=True)
+class NodeStatus:
+    """What one node says of itself; None where it could not be asked."""
+
+    id: str | None
+    address: str
+    role: str
+    """follower, pre-candidate, candidate, leader; ``unreachable`` when it did not answer."""
+    term: int | None = None
+    last_index: int | None = None
+    flushed_index: int | None = None
+    commit_index: int | None = None
+    applied_index: int | None = None
+    lag: int | None = None
+    """Entries in the leader's log that this node has not flushed; None when there is no leader."""
+    error: str | None = None
+
+
+def _integer(info: Mapping[str, str], key: str) -> int | None:
+    text = info.get(key, "")
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def ask(address: Address, timeout_s: float = TIMEOUT_S) -> NodeStatus:
+    """Ask one node for its INFO raft; an error becomes a status ``unreachable``."""
+    try:
+        with RespClient(address, timeout_s) as client:
+            info = client.info("raft")
+    except RequestError as error:
+        return NodeStatus(None, str(address), "unreachable", error=str(error))
+    return NodeStatus(
+        id=info.get("raft_node_id"),
+        address=str(address),
+        role=info.get("raft_role", "unknown"),
+        term=_integer(info, "raft_current_term"),
+        last_index=_integer(info, "raft_last_log_index"),
+        flushed_index=_integer(info, "raft_flushed_index"),
+        commit_index=_integer(info, "raft_commit_index"),
+        applied_index=_integer(info, "raft_last_applied"),
+    )
+
+
+def members(address: Address, timeout_s: float = TIMEOUT_S) -> list[Address]:
+    """Return the client addresses of all members as the node at ``address`` knows them (CLUSTER NODES).
+
+    Raises:
+        RequestError: it does not answer.
+    """
+    with RespClient(address, timeout_s) as client:
+        text = client.call("CLUSTER", "NODES")
+    lines = text.decode().splitlines() if isinstance(text, bytes) else []
+    places = [line.split(" ")[1].partition("@")[0] for line in lines if line]
+    return [_redis_address(place) for place in places]
+
+
+def _redis_address(place: str) -> Address:
+    """Parse HOST:PORT in which, as Redis writes it, an IPv6 host has no brackets."""
+    host, _, port = place.rpartition(":")
+    return parse_address("CLUSTER NODES", f"[{host.strip('[]')}]:{port}" if ":" in host else place)
+
+
+def find_leader(statuses: Sequence[NodeStatus]) -> NodeStatus | None:
+    """Return the leader: of those that say they are, the one of the newest term (an old one may not know yet)."""
+    leaders = [status for status in statuses if status.role == "leader"]
+    return max(leaders, key=lambda status: status.term or 0, default=None)
+
+
+def cluster_status(addresses: Sequence[Address]) -> list[NodeStatus]:
+    """Ask all nodes at once and work out how far each is behind the leader; in the order of the addresses."""
+    with ThreadPoolExecutor(max_workers=len(addresses)) as pool:
+        statuses = list(pool.map(ask, addresses))
+    leader = find_leader(statuses)
+    if leader is not None and leader.last_index is not None:
+        for status in statuses:
+            if status.flushed_index is not None:
+                status.lag = max(0, leader.last_index - status.flushed_index)
+    return statuses
+
+
+_COLUMNS: Final = ("NODE", "ADDRESS", "ROLE", "TERM", "LAST", "FLUSHED", "COMMIT", "APPLIED", "LAG")
+_LEFT_ALIGNED: Final = 3
+
+
+def table(statuses: Sequence[NodeStatus]) -> str:
+    """Return the statuses as a table for people; ``-`` where a value is not known."""
+    rows = [_COLUMNS, *(tuple(_cells(status)) for status in statuses)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < _LEFT_ALIGNED else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _cells(status: NodeStatus) -> list[str]:
+    values = (
+        status.id,
+        status.address,
+        status.role,
+        status.term,
+        status.last_index,
+        status.flushed_index,
+        status.commit_index,
+        status.applied_index,
+        status.lag,
+    )
+    return ["-" if value is None else str(value) for value in values]
+
+
+@click.command(short_help="Show the nodes of a cluster.")
+@click.option("--at", required=True, metavar="HOST:PORT", help="Client address of any node")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table")
+def status(at: str, *, as_json: bool) -> None:
+    """Ask every node of a cluster who it is and how far its log has come.
+
+    LAG is the number of entries in the leader's log that a node has not flushed to its disk yet.
+
+    \b
+    Exit code 0 when there is a leader, 4 when there is none or the node at HOST:PORT does not answer.
+    """
+    statuses = cluster_status(members(parse_address("at", at)))
+    leader = find_leader(statuses)
+    if as_json:
+        click.echo(json.dumps({"leader": leader.id if leader else None, "nodes": [asdict(each) for each in statuses]}))
+    else:
+        click.echo(table(statuses))
+        for each in statuses:
+            if each.error:
+                click.echo(each.error, err=True)
+    if leader is None:
+        click.echo("no leader", err=True)
+        click.get_current_context().exit(ExitCode.UNREACHABLE)

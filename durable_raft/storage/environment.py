@@ -1,0 +1,146 @@
+"""The LMDB environment of the log: with which options it is opened, its four tables, and how much room is left.
+
+Options, each with what would be lost without it: ``sync`` and ``metasync`` (a commit that returned survives a power
+cut), no ``writemap`` (a full disk is an error and not SIGBUS), ``lib_version=0`` (LMDB 0.9 whatever the process
+environment says; the formats of 0.9 and 1.0 do not read each other).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import lmdb
+
+from durable_raft.errors import CorruptRecord, DirectoryRefused
+from durable_raft.storage.meta import META, META_COPY
+from durable_raft.storage.records import IDENT, LOG
+from durable_raft.storage.wounds import Wound, WoundKind
+
+if TYPE_CHECKING:
+    from lmdb import Environment, Transaction, _Database
+
+MAP_BYTES: Final = 64 << 30
+"""Default size of the map: address space and a sparse bound of the file, not memory. Never changed while open."""
+
+READERS_MAX: Final = 512
+"""Reader slots: the node's own, and one for each tool that looks at a running node."""
+
+TABLES: Final = (META, META_COPY, IDENT, LOG)
+
+_FREE_PER_PAGE: Final = 500
+"""Page numbers that one page of LMDB's own list of free pages holds, a little under 4096 / 8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Handles of the four tables."""
+
+    meta: _Database
+    meta_copy: _Database
+    ident: _Database
+    log: _Database
+
+    def named(self) -> dict[str, _Database]:
+        """Return the handles by the names of the tables."""
+        return {META: self.meta, META_COPY: self.meta_copy, IDENT: self.ident, LOG: self.log}
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Room in the map and on the disk, and what was written since the store was opened."""
+
+    used_bytes: int
+    """Pages of the map in use; the rest of the file is free for reuse."""
+    file_bytes: int
+    """Pages of the map ever used: the size of the file, which never shrinks."""
+    map_bytes: int
+    disk_free_bytes: int
+    """Free on the file system for this user."""
+    commits: int
+    """Durable transactions, each with its flushes."""
+    entries: int
+    """Entries persisted."""
+    entry_bytes: int
+    """Bytes of the records of those entries."""
+
+    @property
+    def writable_bytes(self) -> int:
+        """Bytes that can still be written: bounded by the map, and by the disk plus what the file can reuse."""
+        return min(self.map_bytes - self.used_bytes, self.disk_free_bytes + self.file_bytes - self.used_bytes)
+
+
+def open_environment(path: Path, *, map_bytes: int, create: bool = False, readonly: bool = False) -> Environment:
+    """Open the environment with the options of the module docstring.
+
+    Raises:
+        CorruptRecord: LMDB refuses what is in the file.
+        DirectoryRefused: the file cannot be opened: permissions, no memory for the map, open in this process already.
+    """
+    try:
+        environment = lmdb.open(
+            str(path),
+            map_size=map_bytes,
+            subdir=True,
+            readonly=readonly,
+            metasync=True,
+            sync=True,
+            mode=0o644,
+            create=create,
+            readahead=True,
+            writemap=False,
+            max_readers=READERS_MAX,
+            max_dbs=len(TABLES),
+            max_spare_txns=2,
+            lock=True,
+            lib_version=0,
+        )
+    except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError) as error:
+        raise CorruptRecord(f"{path}: {error}") from error
+    except lmdb.Error as error:
+        raise DirectoryRefused(f"{path}: {error}") from error
+    if environment.lib_version()[:2] != (0, 9):
+        environment.close()
+        raise CorruptRecord(f"{path}: opened by LMDB {environment.lib_version()}, expected 0.9")
+    return environment
+
+
+def open_tables(environment: Environment, *, create: bool = False) -> Tables:
+    """Open the four tables.
+
+    Raises:
+        CorruptRecord: one is missing, or LMDB cannot walk to it.
+    """
+    handles = []
+    for name in TABLES:
+        try:
+            handles.append(environment.open_db(name.encode(), create=create))
+        except lmdb.Error as error:
+            raise CorruptRecord(f"{environment.path()}: table {name}: {error}") from error
+    return Tables(*handles)
+
+
+def tree_wound(table: str, error: lmdb.Error) -> Wound:
+    """Return the wound for an error with which LMDB gave up a walk."""
+    return Wound(table, None, None, "pages that LMDB can walk", str(error), WoundKind.TREE)
+
+
+def measure(environment: Environment, transaction: Transaction[bytes], tables: Tables) -> tuple[int, int, int]:
+    """Return (used_bytes, file_bytes, map_bytes) as in ``Space``."""
+    info = environment.info()
+    main = transaction.stat()
+    pages = 2
+    for stat in (main, *(transaction.stat(table) for table in tables.named().values())):
+        pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+    ever_used = info["last_pgno"] + 1
+    pages += (ever_used - pages) // _FREE_PER_PAGE + 1
+    page_bytes = main["psize"]
+    return pages * page_bytes, ever_used * page_bytes, info["map_size"]
+
+
+def disk_free_bytes(path: Path) -> int:
+    """Return what is free on the file system of ``path`` for this user."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize

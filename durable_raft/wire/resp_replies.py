@@ -1,0 +1,127 @@
+"""Replies out: the values of kv/replies.py as RESP2 or RESP3 bytes.
+
+Source: https://redis.io/docs/latest/develop/reference/protocol-spec/. The table of what becomes what stands in
+kv/replies.py. An encoder is looked up by the exact type of a value, which is faster than a chain of tests and refuses
+what is not a reply (a bool, a float, an IntEnum) instead of guessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from durable_raft.errors import InvariantViolation
+from durable_raft.kv.replies import ErrorReply, MapReply, Reply, SetReply, Simple, Verbatim
+
+RESP2: Final = 2
+RESP3: Final = 3
+
+_Encode = Callable[[Any], bytes]
+
+_LINE_ENDS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
+"""A line end inside a line would let a client's own bytes, repeated in an error, forge the next reply."""
+
+
+def encode_reply(reply: Reply, protocol: int) -> bytes:
+    """Return ``reply`` as bytes of RESP ``protocol`` (2 or 3).
+
+    Raises:
+        InvariantViolation: a value, at any depth, that is not a reply, or another protocol.
+    """
+    try:
+        return _ENCODERS[protocol][type(reply)](reply)
+    except KeyError:
+        raise InvariantViolation(f"cannot encode a {type(reply).__name__} as RESP{protocol}: {reply!r:.100}") from None
+
+
+def encode_replies(replies: Iterable[Reply], protocol: int) -> bytes:
+    """Return ``replies``, one after the other, as bytes of RESP ``protocol``; raises as ``encode_reply``."""
+    return b"".join([encode_reply(reply, protocol) for reply in replies])
+
+
+def _simple(reply: Simple) -> bytes:
+    return b"+%b\r\n" % reply.text.translate(_LINE_ENDS_TO_SPACES)
+
+
+def _error(reply: ErrorReply) -> bytes:
+    # Bytes of a client that are no UTF-8 travel through str as surrogates and leave as they came.
+    line = reply.line.encode("utf-8", "surrogateescape")
+    return b"-%b\r\n" % line.translate(_LINE_ENDS_TO_SPACES)
+
+
+def _bulk(reply: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(reply), reply)
+
+
+def _integer(reply: int) -> bytes:
+    return b":%d\r\n" % reply
+
+
+def _null_2(reply: None) -> bytes:  # noqa: ARG001 - the one value of its type
+    return b"$-1\r\n"
+
+
+def _null_3(reply: None) -> bytes:  # noqa: ARG001 - the one value of its type
+    return b"_\r\n"
+
+
+def _verbatim_2(reply: Verbatim) -> bytes:
+    return _bulk(reply.text)
+
+
+def _verbatim_3(reply: Verbatim) -> bytes:
+    return b"=%d\r\ntxt:%b\r\n" % (len(reply.text) + len(b"txt:"), reply.text)
+
+
+def _aggregate(marker: bytes, replies: list[Reply], protocol: int) -> bytes:
+    return b"%b%d\r\n%b" % (marker, len(replies), encode_replies(replies, protocol))
+
+
+def _flat(reply: MapReply) -> list[Reply]:
+    return [value for pair in reply.pairs for value in pair]
+
+
+def _array_2(reply: list[Reply]) -> bytes:
+    return _aggregate(b"*", reply, RESP2)
+
+
+def _array_3(reply: list[Reply]) -> bytes:
+    return _aggregate(b"*", reply, RESP3)
+
+
+def _map_2(reply: MapReply) -> bytes:
+    return _aggregate(b"*", _flat(reply), RESP2)
+
+
+def _map_3(reply: MapReply) -> bytes:
+    return b"%%%d\r\n%b" % (len(reply.pairs), encode_replies(_flat(reply), RESP3))
+
+
+def _set_2(reply: SetReply) -> bytes:
+    return _aggregate(b"*", reply.members, RESP2)
+
+
+def _set_3(reply: SetReply) -> bytes:
+    return _aggregate(b"~", reply.members, RESP3)
+
+
+_BOTH: Final[dict[type, _Encode]] = {Simple: _simple, ErrorReply: _error, bytes: _bulk, int: _integer}
+
+_ENCODERS: Final[dict[int, dict[type, _Encode]]] = {
+    RESP2: {
+        **_BOTH,
+        type(None): _null_2,
+        Verbatim: _verbatim_2,
+        list: _array_2,
+        MapReply: _map_2,
+        SetReply: _set_2,
+    },
+    RESP3: {
+        **_BOTH,
+        type(None): _null_3,
+        Verbatim: _verbatim_3,
+        list: _array_3,
+        MapReply: _map_3,
+        SetReply: _set_3,
+    },
+}

@@ -1,0 +1,56 @@
+"""Fixtures for tests with real node processes: clusters that are ended after the test and explained when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.cluster.harness import Cluster
+
+_CLUSTERS = pytest.StashKey[list[Cluster]]()
+
+
+class ClusterFactory(Protocol):
+    """Starts a cluster; see ``Cluster`` for the arguments."""
+
+    def __call__(self, nodes: int = 3, **settings: object) -> Cluster:
+        """Start a cluster of that many nodes."""
+
+
+@pytest.fixture
+def cluster_of(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ClusterFactory]:
+    """Start clusters of any size; they are killed at the end of the test."""
+    clusters: list[Cluster] = []
+    request.node.stash[_CLUSTERS] = clusters
+
+    def start(nodes: int = 3, **settings: object) -> Cluster:
+        directory = tmp_path / f"cluster{len(clusters) + 1}"
+        cluster = Cluster(nodes, directory, **settings)  # type: ignore[arg-type]
+        clusters.append(cluster)
+        return cluster
+
+    yield start
+    for cluster in clusters:
+        cluster.close()
+
+
+@pytest.fixture
+def cluster(cluster_of: ClusterFactory) -> Cluster:
+    """Three nodes with a leader, all caught up."""
+    cluster = cluster_of(3)
+    cluster.wait_ready()
+    return cluster
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach the ends of all nodes' logs to the report of a test that failed."""
+    report = yield
+    clusters: list[Cluster] = item.stash.get(_CLUSTERS, [])
+    if report.failed:
+        for number, cluster in enumerate(clusters, start=1):
+            report.sections.append((f"cluster {number} in {cluster.directory}", cluster.explain("")))
+    return report

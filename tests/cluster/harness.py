@@ -1,0 +1,336 @@
+"""Clusters of real node processes for tests: started, killed, paused and partitioned at will, asked over real sockets.
+
+Every wait has a condition and a deadline; when one passes, the failure carries the ends of all nodes' logs.
+
+::
+
+    def test_something(cluster_of: ClusterFactory) -> None:
+        cluster = cluster_of(3, crash_at={"n2": "after_persist:5"}, heartbeat_ms=20)
+        leader = cluster.wait_ready()
+        cluster.client(leader).set("city", "Paris")
+        cluster.kill9(leader)
+        assert cluster.cluster_client().get("city") == b"Paris"
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import redis
+from redis.cluster import ClusterNode
+
+from durable_raft.cli.local_cluster import (
+    LocalNode,
+    free_ports,
+    local_nodes,
+    node_environment,
+    serve_command,
+    start_node,
+)
+from durable_raft.cli.resp_client import RespClient
+from durable_raft.errors import RequestError
+from tests.cluster.proxy import HOST, ProxyNetwork
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+"""The checkout: the nodes run this code, installed or not."""
+
+WAIT_S: Final = 30.0
+"""Default deadline of a wait. Far above what any of it takes; a loaded machine must not fail a test."""
+PAUSE_S: Final = 0.01
+LOG_LINES_SHOWN: Final = 40
+CLUSTER_ID: Final = "c0ffee00" * 4
+"""Given to proxied nodes: each is told other addresses for its peers, so they would derive different ids."""
+
+
+class Cluster:
+    """Nodes n1, n2, ... with their processes, ports, directories and log files under ``directory``."""
+
+    def __init__(
+        self,
+        nodes: int,
+        directory: Path,
+        *,
+        proxied: bool = False,
+        crash_at: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
+        """Choose ports and start every node.
+
+        Args:
+            proxied: put a proxy into every link between nodes (``network``).
+            crash_at: node id -> ``POINT:COUNT``, in force for the first start of that node only.
+            settings: of ``serve``, by their names in the TOML file.
+        """
+        self.directory = directory
+        ports = free_ports(2 * nodes)
+        self.nodes = {
+            node.node_id: node for node in local_nodes(list(zip(ports[::2], ports[1::2], strict=True)), directory)
+        }
+        self.settings = settings
+        self.network: ProxyNetwork | None = None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._paused: set[str] = set()
+        self._proxy_ports: dict[tuple[str, str], int] = {}
+        self._clients: list[redis.Redis | redis.RedisCluster] = []
+        directory.mkdir(parents=True, exist_ok=True)
+        if proxied:
+            self._add_proxies()
+        for node_id in self.node_ids:
+            self.start(node_id, crash_at=(crash_at or {}).get(node_id))
+
+    # -- the nodes --------------------------------------------------------------------------------------------------
+
+    @property
+    def node_ids(self) -> list[str]:
+        """All node ids."""
+        return list(self.nodes)
+
+    def addresses(self) -> list[tuple[str, int]]:
+        """Return (host, port) of every node, for clients."""
+        return [(HOST, node.client_port) for node in self.nodes.values()]
+
+    def is_running(self, node_id: str) -> bool:
+        """Return whether the node's process lives and is not paused."""
+        return node_id in self.running()
+
+    def running(self) -> list[str]:
+        """Return the ids of the nodes whose process lives and is not paused."""
+        return [
+            node_id
+            for node_id, process in self._processes.items()
+            if process.poll() is None and node_id not in self._paused
+        ]
+
+    def pid(self, node_id: str) -> int:
+        """Return the process id of a node's newest process."""
+        return self._processes[node_id].pid
+
+    def start(
+        self,
+        node_id: str,
+        *,
+        crash_at: str | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        """Start a node that does not run; ``crash_at`` is ``POINT:COUNT``, ``settings`` go over the cluster's."""
+        process = self._processes.get(node_id)
+        assert process is None or process.poll() is not None, f"{node_id} runs already"
+        environment = _environment() if crash_at is None else _environment() | {"DURABLE_RAFT_CRASH_AT": crash_at}
+        with self.log_path(node_id).open("ab") as log:
+            self._processes[node_id] = start_node(self.command(node_id, **(settings or {})), log, environment)
+
+    def command(self, node_id: str, **settings: object) -> list[str]:
+        """Return the command line of a node (to be run under strace, say)."""
+        extra = {"cluster_id": CLUSTER_ID} if self._proxy_ports else {}
+        return serve_command(self.nodes[node_id], self._as_seen_by(node_id), extra | self.settings | settings)
+
+    def run_under(self, node_id: str, wrapper: Sequence[str], **settings: object) -> None:
+        """Start a node as the child of another program, ``[*wrapper, node command]`` (strace, prlimit)."""
+        with self.log_path(node_id).open("ab") as log:
+            self._processes[node_id] = start_node([*wrapper, *self.command(node_id, **settings)], log, _environment())
+
+    def kill9(self, *node_ids: str) -> None:
+        """Kill nodes (all when none is named) with SIGKILL, all before the first is waited for."""
+        victims = [node_id for node_id in node_ids or self.node_ids if node_id in self._processes]
+        for node_id in victims:
+            self._signal(node_id, signal.SIGKILL)
+        for node_id in victims:
+            self._processes[node_id].wait(WAIT_S)
+        self._paused -= set(node_ids or self.node_ids)
+
+    def stop(self, node_id: str, timeout_s: float = WAIT_S) -> int:
+        """Stop a node with SIGTERM and return its exit code."""
+        self.resume(node_id)
+        self._signal(node_id, signal.SIGTERM)
+        return self.wait_exit(node_id, timeout_s)
+
+    def restart(self, *node_ids: str, settings: Mapping[str, object] | None = None) -> None:
+        """Start nodes (all when none is named) anew; those that run are stopped first, and must stop cleanly."""
+        for node_id in node_ids or self.node_ids:
+            if self._processes[node_id].poll() is None:
+                code = self.stop(node_id)
+                assert code == 0, self.explain(f"{node_id} stopped with exit code {code} instead of 0")
+        for node_id in node_ids or self.node_ids:
+            self.start(node_id, settings=settings)
+
+    def pause(self, node_id: str) -> None:
+        """Stop a node in its tracks (SIGSTOP): its connections stay open, nothing answers."""
+        self._signal(node_id, signal.SIGSTOP)
+        self._paused.add(node_id)
+
+    def resume(self, node_id: str) -> None:
+        """Let a paused node go on."""
+        if node_id in self._paused:
+            self._paused.discard(node_id)
+            self._signal(node_id, signal.SIGCONT)
+
+    def _signal(self, node_id: str, number: signal.Signals) -> None:
+        """Send a signal to the node's whole process group: a node may run under strace."""
+        if self._processes[node_id].poll() is None:
+            os.killpg(self.pid(node_id), number)
+
+    def wait_exit(self, node_id: str, timeout_s: float = WAIT_S) -> int:
+        """Wait until a node's process has ended; return its exit code (-9 after SIGKILL)."""
+        try:
+            return self._processes[node_id].wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self.explain(f"{node_id} did not end within {timeout_s:g} s")) from None
+
+    def close(self) -> None:
+        """Kill what runs and release everything; the directories stay."""
+        for client in self._clients:
+            with suppress(redis.RedisError, OSError):
+                client.close()
+        self.kill9()
+        if self.network is not None:
+            self.network.close()
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def info(self, node_id: str, section: str = "raft", timeout_s: float = 2.0) -> dict[str, str] | None:
+        """Return a section of a node's INFO, or None when it does not answer."""
+        try:
+            with RespClient(self.nodes[node_id].address, timeout_s) as client:
+                return client.info(section)
+        except RequestError:
+            return None
+
+    def infos(self) -> dict[str, dict[str, str]]:
+        """Return INFO raft of every running node that answers."""
+        answers = {node_id: self.info(node_id) for node_id in self.running()}
+        return {node_id: info for node_id, info in answers.items() if info is not None}
+
+    def leader(self, timeout_s: float = WAIT_S, *, other_than: str | None = None) -> str:
+        """Wait for a leader whom a majority follows in one term; return it.
+
+        Args:
+            other_than: a former leader that does not count, though it may not know yet.
+        """
+        found: list[str] = []
+
+        def is_led() -> bool:
+            infos = self.infos()
+            for node_id, info in infos.items():
+                followers = [
+                    each
+                    for each in infos.values()
+                    if (each["raft_leader_id"], each["raft_current_term"]) == (node_id, info["raft_current_term"])
+                ]
+                if _leads(info) and node_id != other_than and len(followers) > len(self.nodes) // 2:
+                    found[:] = [node_id]
+            return bool(found)
+
+        self.wait(is_led, "a leader followed by a majority", timeout_s)
+        return found[0]
+
+    def wait_ready(self, timeout_s: float = WAIT_S) -> str:
+        """Wait until there is a leader and all running nodes follow it and have applied its log; return it."""
+        self.leader(timeout_s)
+        self.wait_converged(timeout_s)
+        return self.leader(timeout_s)
+
+    def wait_converged(self, timeout_s: float = WAIT_S) -> None:
+        """Wait until all running nodes have flushed, committed and applied the same log in the same term."""
+
+        def is_converged() -> bool:
+            infos = self.infos()
+            keys = ("raft_current_term", "raft_leader_id", "raft_last_log_index", "raft_commit_index")
+            if (
+                len(infos) < len(self.running())
+                or len({tuple(info[key] for key in keys) for info in infos.values()}) != 1
+            ):
+                return False
+            return all(
+                info["raft_last_log_index"]
+                == info["raft_flushed_index"]
+                == info["raft_commit_index"]
+                == info["raft_last_applied"]
+                for info in infos.values()
+            )
+
+        self.wait(is_converged, "all running nodes to hold and have applied the same log", timeout_s)
+
+    def followers(self) -> list[str]:
+        """Return the running nodes but the leader, which is waited for."""
+        leader = self.leader()
+        return [node_id for node_id in self.running() if node_id != leader]
+
+    def client(self, node_id: str, **options: object) -> redis.Redis:
+        """Return a redis-py client of one node; it does not repeat commands on its own unless asked to."""
+        defaults: dict[str, object] = {"socket_timeout": 10.0, "retry": None}
+        node = self.nodes[node_id]
+        client = redis.Redis(host=HOST, port=node.client_port, **(defaults | options))  # type: ignore[arg-type]
+        self._clients.append(client)
+        return client
+
+    def cluster_client(self, **options: object) -> redis.RedisCluster:
+        """Return a redis-py cluster client that knows all nodes to begin with."""
+        places = [ClusterNode(host, port) for host, port in self.addresses()]  # type: ignore[no-untyped-call]
+        client = redis.RedisCluster(startup_nodes=places, **options)  # type: ignore[arg-type]
+        self._clients.append(client)
+        return client
+
+    # -- waiting and explaining ----------------------------------------------------------------------------------------
+
+    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
+        """Wait until ``condition`` holds; fail with the nodes' logs when it does not in time."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(self.explain(f"waited {timeout_s:g} s in vain for {what}"))
+            time.sleep(PAUSE_S)
+
+    def log_path(self, node_id: str) -> Path:
+        """Return the file that holds the log of a node over all its lives."""
+        return self.directory / f"{node_id}.log"
+
+    def log(self, node_id: str) -> str:
+        """Return the log of a node over all its lives."""
+        return self.log_path(node_id).read_text(errors="replace")
+
+    def explain(self, message: str) -> str:
+        """Return ``message`` with what every node is and the ends of the logs."""
+        parts = [message]
+        for node_id, process in self._processes.items():
+            code = process.poll()
+            state = "paused" if node_id in self._paused else "running" if code is None else f"ended with {code}"
+            lines = self.log(node_id).splitlines()
+            parts += [f"--- {node_id}: {state}; the last of {len(lines)} log lines:", *lines[-LOG_LINES_SHOWN:]]
+        return "\n".join(parts)
+
+    # -- proxies -------------------------------------------------------------------------------------------------------
+
+    def _add_proxies(self) -> None:
+        self.network = ProxyNetwork()
+        pairs = [(source, target) for source in self.node_ids for target in self.node_ids if source != target]
+        for (source, target), port in zip(pairs, free_ports(len(pairs)), strict=True):
+            self._proxy_ports[source, target] = port
+            self.network.add(source, target, port=port, target_port=self.nodes[target].peer_port)
+
+    def _as_seen_by(self, node_id: str) -> list[LocalNode]:
+        """Return the nodes with the peer ports that ``node_id`` is told: its proxies', if there are any."""
+        return [
+            LocalNode(
+                node.node_id,
+                node.client_port,
+                self._proxy_ports.get((node_id, node.node_id), node.peer_port),
+                node.directory,
+            )
+            for node in self.nodes.values()
+        ]
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of a node: this checkout's code, and no setting that the test did not give."""
+    return node_environment() | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tools")))}
+
+
+def _leads(info: Mapping[str, str]) -> bool:
+    return info["raft_role"] == "leader"

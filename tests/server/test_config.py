@@ -1,0 +1,357 @@
+"""server/config.py, settings.py and addresses.py: what an operator may say, and what is refused with which reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from durable_raft.errors import ConfigError
+from durable_raft.raft.types import Member, Membership, NodeId
+from durable_raft.server.addresses import parse_address, parse_cluster
+from durable_raft.server.config import SETTINGS, NodeConfig, derive_cluster_id, load_config
+
+THREE = "n1=10.0.0.1:7001,n2=10.0.0.2:7001,n3=10.0.0.3:7001@9000"
+
+
+def load(environment: Mapping[str, str] | None = None, **flags: object) -> NodeConfig:
+    """Load with a directory given, which every configuration needs."""
+    return load_config({"dir": "data", **flags}, environment or {})
+
+
+def complaint(environment: Mapping[str, str] | None = None, **flags: object) -> str:
+    """Return what is said against a configuration."""
+    with pytest.raises(ConfigError) as caught:
+        load(environment, **flags)
+    return str(caught.value)
+
+
+def no_random(count: int) -> bytes:
+    """Stand for a source of randomness that must not be asked."""
+    raise AssertionError(f"{count} random bytes were asked for")
+
+
+# -- addresses and the cluster list -----------------------------------------------------------------------------------
+
+
+def test_cluster_list_gives_sorted_members_with_peer_ports() -> None:
+    """Members are sorted by id; the peer port is the client port + 10000 unless given after @."""
+    membership = parse_cluster("n3=c:7003@9000, n1=A:7001,n2=[::1]:7002")
+    assert membership == Membership(
+        (
+            Member(NodeId("n1"), "a:7001", "a:17001"),
+            Member(NodeId("n2"), "[::1]:7002", "[::1]:17002"),
+            Member(NodeId("n3"), "c:7003", "c:9000"),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("127.0.0.1:1", "127.0.0.1", 1), ("Db-1.example:65535", "db-1.example", 65535), ("[0:0::1]:80", "::1", 80)],
+)
+def test_address_is_parsed_and_normalised(text: str, host: str, port: int) -> None:
+    """Hosts become lower case, IPv6 addresses their shortest form without brackets."""
+    address = parse_address("listen", text)
+    assert (address.host, address.port) == (host, port)
+    assert parse_address("listen", str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":7001", "host", "host:", "host:0", "host:65536", "host:-1", "host:7x", "host:٣", "::1:80", "[x]:1", "a b:1"],
+)
+def test_malformed_address_is_refused_with_its_value(text: str) -> None:
+    """A host or port that is missing, malformed or out of range is refused; the message holds setting and value."""
+    with pytest.raises(ConfigError, match="listen=") as caught:
+        parse_address("listen", text)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "reason"),
+    [
+        ("n1=a:1,n1=b:1", "every node id once"),
+        ("n1=a:1,n2=a:1", "client address of n1 and the client address of n2"),
+        ("n1=a:1@500,n2=a:2@500", "peer address of n1 and the peer address of n2"),
+        ("n1=a:1@2,n2=a:2", "peer address of n1 and the client address of n2"),
+        ("n1=a:1@1", "client address of n1 and the peer address of n1"),
+        ("n 1=a:1", "letters, digits"),
+        ("=a:1", "letters, digits"),
+        ("x" * 65 + "=a:1", "1 to 64"),
+        ("a:1", "ID=HOST:PORT"),
+        ("n1=a:1,", "ID=HOST:PORT"),
+        ("n1=a:1@0", "a port from 1"),
+        ("n1=a:1@", "a port from 1"),
+        ("n1=0.0.0.0:1", "wildcard"),
+        ("n1=[::]:1", "wildcard"),
+    ],
+)
+def test_bad_cluster_is_refused_with_the_reason(cluster: str, reason: str) -> None:
+    """Two nodes with one id or address, bad names and wildcards are refused, each with its own reason."""
+    with pytest.raises(ConfigError, match="cluster=") as caught:
+        parse_cluster(cluster)
+    assert reason in str(caught.value)
+
+
+def test_port_too_high_for_the_default_peer_port_is_refused() -> None:
+    """A client port above 55535 leaves no room for + 10000: the peer port must be given, and may be."""
+    with pytest.raises(ConfigError, match=r"a:55536.*\+ 10000.*65536.*@PEER_PORT"):
+        parse_cluster("n1=a:55536")
+    assert parse_cluster("n1=a:55536@1000").voters[0].peer_address == "a:1000"
+    assert parse_cluster("n1=a:55535").voters[0].peer_address == "a:65535"
+
+
+# -- who we are and where we listen -----------------------------------------------------------------------------------
+
+
+def test_own_entry_gives_the_listen_addresses() -> None:
+    """With --cluster alone a node listens on its own client and peer addresses."""
+    config = load(id="n3", cluster=THREE)
+    assert (config.client_host, config.client_port) == ("10.0.0.3", 7001)
+    assert (config.peer_host, config.peer_port) == ("10.0.0.3", 9000)
+    assert config.client_address == "10.0.0.3:7001"
+
+
+def test_listen_may_differ_from_the_own_entry() -> None:
+    """Behind NAT a node listens elsewhere than others reach it; a wildcard is fine there."""
+    config = load(id="n1", cluster=THREE, listen="0.0.0.0:6000")
+    assert (config.client_host, config.client_port) == ("0.0.0.0", 6000)
+    assert (config.peer_host, config.peer_port) == ("0.0.0.0", 17001)
+    assert config.self_member == Member(NodeId("n1"), "10.0.0.1:7001", "10.0.0.1:17001")
+    other = load(id="n1", cluster=THREE, listen="0.0.0.0:6000", peer_listen="192.168.0.1:7")
+    assert (other.peer_host, other.peer_port) == ("192.168.0.1", 7)
+
+
+def test_without_cluster_the_node_is_a_cluster_of_one() -> None:
+    """No --cluster: one voter with defaults for id and address."""
+    config = load()
+    assert config.node_id == "n1"
+    assert config.membership == Membership((Member(NodeId("n1"), "127.0.0.1:6379", "127.0.0.1:16379"),))
+    assert config.directory == Path("data")
+
+
+def test_wildcard_listen_needs_an_address_for_clients() -> None:
+    """Clients cannot be sent to 0.0.0.0: without --cluster such a node must be told what to advertise."""
+    assert "--advertise" in complaint(listen="0.0.0.0:7001")
+    assert "--advertise" in complaint(listen="[::]:7001")
+    assert "advertise=0.0.0.0:1" in complaint(listen="0.0.0.0:7001", advertise="0.0.0.0:1")
+    config = load(listen="0.0.0.0:7001", advertise="db.example:7001")
+    assert config.client_address == "db.example:7001"
+    assert config.client_host == "0.0.0.0"
+
+
+def test_advertise_must_agree_with_the_cluster_list() -> None:
+    """Other nodes send clients to the address in their --cluster, so a different --advertise is refused."""
+    assert "10.0.0.1:7001" in complaint(id="n1", cluster=THREE, advertise="10.9.9.9:7001")
+    assert load(id="n1", cluster=THREE, advertise="10.0.0.1:7001").client_address == "10.0.0.1:7001"
+
+
+def test_own_id_must_be_in_the_cluster_list() -> None:
+    """An id that --cluster lacks is refused with the ids it has; no id at all is refused too."""
+    assert complaint(id="n4", cluster=THREE) == "id=n4: expected one of the ids in --cluster: n1, n2, n3"
+    assert "id is not set" in complaint(cluster=THREE)
+
+
+def test_directory_must_be_given() -> None:
+    """There is no default data directory: where data lie is said, not guessed."""
+    with pytest.raises(ConfigError, match="dir is not set"):
+        load_config({}, {})
+
+
+def test_client_and_peer_listen_addresses_must_differ() -> None:
+    """One socket cannot serve both ports."""
+    assert "another address than --listen" in complaint(
+        listen="127.0.0.1:7001", peer_listen="127.0.0.1:7001", advertise="other:9"
+    )
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("setting", [each for each in SETTINGS if each.metavar in ("MS", "N", "BYTES")])
+@pytest.mark.parametrize("value", ["0", "-1", "x", "", "1.5", "9" * 5000])
+def test_numbers_that_cannot_work_are_refused(setting: object, value: str) -> None:
+    """Zero, negative, fractional, endless and non-numeric values are refused, naming the setting."""
+    name = getattr(setting, "name", "")
+    with pytest.raises(ConfigError) as caught:
+        load_config({"dir": "data", name: value}, {})
+    assert str(caught.value).startswith(f"{name}={value!r}: expected a ")
+
+
+def test_byte_sizes_take_units() -> None:
+    """Sizes are plain numbers of bytes or carry a binary unit, in any case."""
+    assert load(request_bytes_max="32MiB").request_bytes_max == 32 << 20
+    assert load(request_bytes_max="32 mib").request_bytes_max == 32 << 20
+    assert load(append_bytes_max="4096").append_bytes_max == 4096
+    assert "KiB, MiB" in complaint(append_bytes_max="4MB")
+
+
+def test_heartbeat_must_fit_twice_into_the_shortest_election_timeout() -> None:
+    """One late heartbeat must not depose a leader: twice the interval is allowed, less is refused."""
+    assert load(heartbeat_ms="75").heartbeat_ms == 75
+    assert complaint(heartbeat_ms="76").startswith(
+        "heartbeat_ms=76: expected at most half of election_timeout_min_ms=150"
+    )
+
+
+def test_election_timeouts_need_a_spread() -> None:
+    """Longest above shortest: equal or reversed timeouts make elections end in a draw."""
+    for value in ("150", "149"):
+        assert f"election_timeout_max_ms={value}" in complaint(election_timeout_max_ms=value)
+    assert load(election_timeout_max_ms="151").election_timeout_max_ms == 151
+
+
+def test_limits_that_contradict_each_other_are_refused() -> None:
+    """A request larger than the queue or than a peer frame, and a reserve larger than the map, cannot work."""
+    assert "pending_bytes_max" in complaint(pending_bytes_max="1MiB")
+    assert "one peer frame" in complaint(request_bytes_max="1GiB", pending_bytes_max="2GiB")
+    assert "map_bytes" in complaint(map_bytes="64MiB")
+
+
+def test_a_configuration_made_by_hand_is_checked_too() -> None:
+    """A NodeConfig that exists has passed the checks, whoever made it."""
+    good = load()
+    with pytest.raises(ConfigError, match="heartbeat_ms"):
+        dataclasses.replace(good, heartbeat_ms=200)
+    with pytest.raises(ConfigError, match="id=n9"):
+        dataclasses.replace(good, node_id=NodeId("n9"))
+    with pytest.raises(ConfigError, match="cluster_id"):
+        dataclasses.replace(good, cluster_id=b"short")
+    with pytest.raises(ConfigError, match="cluster_name"):
+        dataclasses.replace(good, cluster_name="two words")
+
+
+# -- sources ----------------------------------------------------------------------------------------------------------
+
+
+def test_flags_beat_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    """Each source is stronger than the one below it, setting by setting."""
+    file = tmp_path / "node.toml"
+    file.write_text("heartbeat_ms = 11\nclients_max = 22\nlog_level = 'debug'\n")
+    environment = {
+        "DURABLE_RAFT_HEARTBEAT_MS": "33",
+        "DURABLE_RAFT_CLIENTS_MAX": "44",
+        "DURABLE_RAFT_CONFIG": str(file),
+    }
+    config = load(environment, heartbeat_ms="55")
+    assert (config.heartbeat_ms, config.clients_max, config.log_level) == (55, 44, "debug")
+    assert config.append_inflight_max == 64
+
+
+def test_every_setting_is_a_line_of_the_file(tmp_path: Path) -> None:
+    """A file that sets every setting is understood, with TOML's own numbers, truth values and arrays."""
+    values: dict[str, str] = {
+        "id": "'n1'",
+        "dir": "'elsewhere'",
+        "listen": "'127.0.0.1:5000'",
+        "peer_listen": "'127.0.0.1:5001'",
+        "advertise": "'a:1'",
+        "cluster": "['n1=a:1', 'n2=b:1']",
+        "cluster_id": f"'{'ab' * 16}'",
+        "cluster_name": "'test'",
+        "log_format": "'json'",
+        "log_level": "'error'",
+        "allow_network_fs": "true",
+        "accept_new_addresses": "false",
+    }
+    for setting in SETTINGS:
+        values.setdefault(setting.name, str(setting.default))
+    file = tmp_path / "node.toml"
+    file.write_text("".join(f"{name} = {value}\n" for name, value in values.items()))
+    config = load_config({"config": str(file)}, {})
+    assert config.directory == Path("elsewhere")
+    assert config.membership.ids() == ("n1", "n2")
+    assert config.cluster_id == b"\xab" * 16
+    assert config.allow_network_fs is True
+    assert config.accept_new_addresses is False
+    assert (config.client_port, config.peer_port, config.log_format) == (5000, 5001, "json")
+
+
+@pytest.mark.parametrize("setting", [each for each in SETTINGS if each.default is not None], ids=lambda each: each.name)
+def test_every_setting_is_an_environment_variable(setting: object) -> None:
+    """DURABLE_RAFT_NAME sets it, and an error names the variable."""
+    name = getattr(setting, "name", "")
+    variable = f"DURABLE_RAFT_{name.upper()}"
+    message = complaint({variable: "two words!"})
+    assert message.startswith(f"{name}=")
+    if name != "cluster_name":  # any text parses; what it may hold is checked with the rest
+        assert f"from environment variable {variable}" in message
+
+
+def test_unknown_keys_of_the_file_are_refused(tmp_path: Path) -> None:
+    """A misspelt key is refused by name, with the key that was probably meant."""
+    file = tmp_path / "node.toml"
+    file.write_text("hartbeat_ms = 50\n")
+    message = complaint(config=str(file))
+    assert "'hartbeat_ms'" in message
+    assert "did you mean 'heartbeat_ms'" in message
+
+
+def test_foreign_environment_variables_are_left_alone() -> None:
+    """Variables that only share the prefix (Kubernetes makes some) change nothing; an empty one counts as not set."""
+    environment = {"DURABLE_RAFT_PORT": "tcp://10.0.0.1:6379", "DURABLE_RAFT_SERVICE_HOST": "x", "DURABLE_RAFT_ID": ""}
+    assert load(environment) == load()
+
+
+@pytest.mark.parametrize("content", [b"a = ", b"\xff\xfe"])
+def test_unreadable_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    """What is not TOML, not UTF-8 or not there is refused with its path."""
+    file = tmp_path / "node.toml"
+    file.write_bytes(content)
+    assert str(file) in complaint(config=str(file))
+    assert "absent.toml" in complaint(config=str(tmp_path / "absent.toml"))
+
+
+def test_wrong_types_in_the_file_are_refused(tmp_path: Path) -> None:
+    """A truth value is no number, a number is no truth value or text, a table is nothing; the file is named."""
+    file = tmp_path / "node.toml"
+    for line in ("heartbeat_ms = true", "allow_network_fs = 2", "id = 5", "[cluster]\nn1 = 'a:1'", "map_bytes = 1.5"):
+        file.write_text(line)
+        assert f"(from {file})" in complaint(config=str(file))
+
+
+# -- cluster id -------------------------------------------------------------------------------------------------------
+
+
+def test_nodes_with_the_same_flags_derive_the_same_cluster_id() -> None:
+    """All nodes of one --cluster agree without talking, in whatever order it is written, by nothing random."""
+    shuffled = ",".join(reversed(THREE.split(",")))
+    ids = {
+        derive_cluster_id(load(id=node, cluster=text), no_random) for node in ("n1", "n2") for text in (THREE, shuffled)
+    }
+    assert len(ids) == 1
+    assert len(ids.pop()) == 16
+
+
+def test_cluster_id_is_golden() -> None:
+    """The derivation never changes: a node that is replaced by a newer version must still find its cluster."""
+    config = load(id="n1", cluster="n1=a:1,n2=b:2@3")
+    assert derive_cluster_id(config, no_random).hex() == "0034883c8544ca5daf55cec787148a0a"
+
+
+def test_other_names_and_addresses_derive_other_cluster_ids() -> None:
+    """Name, ids, client and peer addresses all count."""
+    texts = [
+        THREE,
+        THREE.replace("9000", "9001"),
+        THREE.replace("n3", "n4"),
+        THREE.replace("10.0.0.2:7001", "10.0.0.2:7002"),
+    ]
+    ids = {derive_cluster_id(load(id="n1", cluster=text), no_random) for text in texts}
+    ids.add(derive_cluster_id(load(id="n1", cluster=THREE, cluster_name="other"), no_random))
+    assert len(ids) == 5
+
+
+def test_cluster_of_one_gets_a_random_cluster_id() -> None:
+    """Two single nodes started alike are two clusters."""
+    assert derive_cluster_id(load(), lambda count: b"r" * count) == b"r" * 16
+
+
+def test_given_cluster_id_replaces_the_derived_one() -> None:
+    """--cluster-id counts as it is, 32 hex digits, and nothing else is one."""
+    assert derive_cluster_id(load(cluster_id="0f" * 16), no_random) == b"\x0f" * 16
+    for bad in ("0f" * 15, "zz" * 16, "0f" * 17):
+        assert "32 hex digits" in complaint(cluster_id=bad)

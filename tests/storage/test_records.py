@@ -1,0 +1,216 @@
+"""Golden bytes of each record, format version 1 (only ever added to), and what flipped bits and newer versions get."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durable_raft.checksum import crc32c
+from durable_raft.raft.types import ORIGIN, EntryKind, HardState, Index, LogPoint, Member, Membership, Term, make_entry
+from durable_raft.storage.meta import META, META_COPY, Base, Meta, choose_meta, pack_meta, unpack_meta
+from durable_raft.storage.records import (
+    PIECE_BYTES_MAX,
+    entry_of,
+    pack_entries,
+    piece_count,
+    unpack_ident,
+    unpack_log,
+)
+from durable_raft.storage.wounds import NewerFormat, WoundedLog, WoundKind
+from tests.support.log_building import IDENTITY, MEMBERSHIP, vote
+
+ENTRY = make_entry(
+    previous=LogPoint(Index(6), Term(2), 0x01020304),
+    term=Term(3),
+    kind=EntryKind.COMMANDS,
+    timestamp_ms=1_700_000_000_123,
+    payload=b"payload",
+)
+META_VALUE = Meta(
+    sequence=5,
+    hard_state=vote(3, "n2"),
+    identity=IDENTITY,
+    membership=Membership(MEMBERSHIP.voters[:1]),
+    base=Base(LogPoint(Index(6), Term(2), 0x01020304), 1_700_000_000_000),
+)
+
+GOLDEN_IDENT_KEY = "0000000000000007"
+GOLDEN_IDENT = "0101010000000000000000030000018bcfe5687b00000007e9558ab2978382015f470676"
+GOLDEN_LOG_KEY = "000000000000000700000000"
+GOLDEN_LOG = "0101010000000000000000030000018bcfe5687b00000007e9558ab27b63124e7061796c6f6164"
+GOLDEN_META = (
+    "0101000000000000000000050000000000000003000000000000000600000000000000020000018bcfe5680001020304636c75737465722d"
+    "69642d31362d62796e6f64652d757569642d31362d6279740100026e3200026e31000100026e31000e3132372e302e302e313a3730303100"
+    "0f3132372e302e302e313a3137303031e6a1a2fe"
+)
+
+
+def test_ident_record_golden_bytes() -> None:
+    """The ident record of version 1 is packed and unpacked as it always was."""
+    ident_items, _ = pack_entries([ENTRY])
+    assert [(key.hex(), bytes(value).hex()) for key, value in ident_items] == [(GOLDEN_IDENT_KEY, GOLDEN_IDENT)]
+    ident = unpack_ident(bytes.fromhex(GOLDEN_IDENT_KEY), bytes.fromhex(GOLDEN_IDENT))
+    assert entry_of(7, ident, b"payload") == ENTRY
+
+
+def test_log_record_golden_bytes() -> None:
+    """The log record of version 1 is packed and unpacked as it always was."""
+    _, log_items = pack_entries([ENTRY])
+    assert [(key.hex(), bytes(value).hex()) for key, value in log_items] == [(GOLDEN_LOG_KEY, GOLDEN_LOG)]
+    log = unpack_log(7, bytes.fromhex(GOLDEN_LOG))
+    assert log == (EntryKind.COMMANDS, 3, 1_700_000_000_123, ENTRY.crc, b"payload")
+
+
+def test_meta_record_golden_bytes() -> None:
+    """The meta record of version 1 is packed and unpacked as it always was."""
+    assert pack_meta(META_VALUE).hex() == GOLDEN_META
+    assert unpack_meta(META, bytes.fromhex(GOLDEN_META)) == META_VALUE
+
+
+def test_meta_without_a_vote_is_not_a_vote_for_nobody() -> None:
+    """None and a node id survive as what they are."""
+    meta = replace(META_VALUE, hard_state=HardState(Term(9), None))
+    assert unpack_meta(META, pack_meta(meta)).hard_state.voted_for is None
+
+
+@given(size=st.integers(0, 20_000))
+def test_pieces_join_to_the_record(size: int) -> None:
+    """Pieces are numbered from 0, none is larger than a half page takes, and their number follows from the length."""
+    entry = make_entry(
+        previous=ORIGIN,
+        term=Term(1),
+        kind=EntryKind.COMMANDS,
+        timestamp_ms=1,
+        payload=bytes(i % 251 for i in range(size)),
+    )
+    _, items = pack_entries([entry])
+    assert [key for key, _ in items] == [struct.pack(">QI", 1, n) for n in range(piece_count(size))]
+    assert all(0 < len(value) <= PIECE_BYTES_MAX for _, value in items)
+    assert unpack_log(1, b"".join(bytes(value) for _, value in items)).payload == entry.payload
+
+
+def _unpack_meta(data: bytes) -> object:
+    return unpack_meta(META, data)
+
+
+def _unpack_ident(data: bytes) -> object:
+    return unpack_ident(data[:8], data[8:])
+
+
+def _unpack_log(data: bytes) -> object:
+    return unpack_log(int.from_bytes(data[:8], "big"), data[8:])
+
+
+RECORDS = {
+    "meta": (_unpack_meta, bytes.fromhex(GOLDEN_META)),
+    "ident with key": (_unpack_ident, bytes.fromhex(GOLDEN_IDENT_KEY + GOLDEN_IDENT)),
+    "log with index": (_unpack_log, bytes.fromhex(GOLDEN_IDENT_KEY + GOLDEN_LOG)),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_every_flipped_bit_is_damage(name: str) -> None:
+    """Each single bit of each record, its version and algorithm included, is found, and never taken for newer."""
+    unpack, data = RECORDS[name]
+    unpack(data)
+    for bit in range(len(data) * 8):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(WoundedLog):
+            unpack(bytes(flipped))
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_every_cut_and_extension_is_damage(name: str) -> None:
+    """A record of another length is found."""
+    unpack, data = RECORDS[name]
+    start = 0 if name == "meta" else 8
+    for length in range(start, len(data)):
+        with pytest.raises(WoundedLog):
+            unpack(data[:length])
+    with pytest.raises(WoundedLog):
+        unpack(data + b"\x00")
+
+
+def _with_proof(data: bytes, at: int, value: int, proof_at: int, covered: Callable[[bytes], bytes]) -> bytes:
+    changed = bytearray(data)
+    changed[at] = value
+    changed[proof_at : proof_at + 4] = crc32c(covered(bytes(changed))).to_bytes(4, "big")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3], ids=["version", "algorithm", "kind", "padding"])
+def test_a_newer_entry_record_is_not_damage(at: int) -> None:
+    """An unknown version, algorithm or kind under a right proof is a newer format."""
+    ident = _with_proof(RECORDS["ident with key"][1], 8 + at, 9, 40, lambda data: data[:-4])
+    with pytest.raises(NewerFormat, match="expected .* found .*9"):
+        _unpack_ident(ident)
+    log = _with_proof(RECORDS["log with index"][1], 8 + at, 9, 36, lambda data: data[:36])
+    with pytest.raises(NewerFormat, match="expected .* found .*9"):
+        _unpack_log(log)
+
+
+@pytest.mark.parametrize("at", [0, 1], ids=["version", "algorithm"])
+def test_a_newer_meta_record_is_not_damage(at: int) -> None:
+    """One newer copy is enough to refuse: a newer build was here."""
+    good = bytes.fromhex(GOLDEN_META)
+    newer = _with_proof(good, at, 2, len(good) - 4, lambda data: data[:-4])
+    with pytest.raises(NewerFormat):
+        unpack_meta(META, newer)
+    with pytest.raises(NewerFormat):
+        choose_meta(good, newer)
+
+
+def test_one_rotten_copy_of_meta_is_tolerated_and_reported() -> None:
+    """The other copy speaks, and the wound names the table."""
+    good = pack_meta(META_VALUE)
+    rotten = good[:20] + bytes([good[20] ^ 4]) + good[21:]
+    for first, copy, table in (
+        (rotten, good, META),
+        (good, rotten, META_COPY),
+        (None, good, META),
+        (good, None, META_COPY),
+    ):
+        meta, wounds = choose_meta(first, copy)
+        assert meta == META_VALUE
+        assert [wound.table for wound in wounds] == [table]
+
+
+def test_two_rotten_copies_of_meta_are_fatal() -> None:
+    """Nothing is guessed; both wounds are told."""
+    rotten = pack_meta(META_VALUE)[:-1] + b"?"
+    with pytest.raises(WoundedLog) as caught:
+        choose_meta(rotten, None)
+    assert [wound.what for wound in caught.value.wounds] == [WoundKind.CHECKSUM, WoundKind.MISSING]
+
+
+def test_the_newest_copy_of_meta_wins() -> None:
+    """A copy left behind is a wound of its own."""
+    newer = replace(META_VALUE, sequence=6, hard_state=vote(4))
+    meta, wounds = choose_meta(pack_meta(META_VALUE), pack_meta(newer))
+    assert meta == newer
+    assert [(wound.table, wound.what) for wound in wounds] == [(META, WoundKind.DISAGREES)]
+
+
+def test_two_valid_copies_of_one_sequence_must_agree() -> None:
+    """Which of two contradicting votes was promised cannot be known."""
+    with pytest.raises(WoundedLog):
+        choose_meta(pack_meta(META_VALUE), pack_meta(replace(META_VALUE, hard_state=vote(3, "n3"))))
+
+
+@given(
+    sequence=st.integers(1, 2**64 - 1),
+    term=st.integers(0, 2**64 - 1),
+    candidate=st.none() | st.text(min_size=1, max_size=40),
+    names=st.lists(st.text(max_size=30), max_size=9),
+)
+def test_meta_round_trip(sequence: int, term: int, candidate: str | None, names: list[str]) -> None:
+    """Any term, vote and membership comes back."""
+    voters = tuple(Member(IDENTITY.node_id, name, name[::-1]) for name in names)
+    meta = replace(META_VALUE, sequence=sequence, hard_state=vote(term, candidate), membership=Membership(voters))
+    assert unpack_meta(META, pack_meta(meta)) == meta

@@ -1,0 +1,94 @@
+"""A status to change one thing about: three nodes, of which ``n1`` leads in term 7 and ``n2`` is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import hiredis
+
+from durable_raft.kv.replies import Reply
+from durable_raft.raft.types import Index, Member, Membership, NodeId, Role, Term
+from durable_raft.server.status import NodeStatus, PeerStatus
+from durable_raft.wire.resp import encode_reply
+
+N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
+MEMBERSHIP = Membership(
+    (
+        Member(N1, "10.0.0.1:7001", "10.0.0.1:17001"),
+        Member(N2, "10.0.0.2:7002", "10.0.0.2:17002"),
+        Member(N3, "10.0.0.3:7003", "10.0.0.3:17103"),
+    )
+)
+CLUSTER_ID = bytes(range(16))
+
+
+def connected_peer(match_index: int | None = None) -> PeerStatus:
+    """Return a peer whose link is up and that spoke 12 ms ago."""
+    return PeerStatus(
+        match_index=None if match_index is None else Index(match_index), connected=True, last_contact_ms=12
+    )
+
+
+def lost_peer(match_index: int | None = None) -> PeerStatus:
+    """Return a peer whose link is down since 5 s."""
+    return PeerStatus(
+        match_index=None if match_index is None else Index(match_index), connected=False, last_contact_ms=5000
+    )
+
+
+FOLLOWER = NodeStatus(
+    node_id=N2,
+    cluster_id=CLUSTER_ID,
+    membership=MEMBERSHIP,
+    role=Role.FOLLOWER,
+    leader_id=N1,
+    leaderless_ms=0,
+    current_term=Term(7),
+    voted_for=N1,
+    first_log_index=Index(3),
+    last_log_index=Index(20),
+    flushed_index=Index(19),
+    commit_index=Index(18),
+    last_applied=Index(17),
+    snapshot_index=Index(2),
+    keys=5,
+    expires=1,
+    count_keys_in_slot=lambda slot: slot // 1000,
+    peers={N1: connected_peer(), N3: connected_peer()},
+    connected_clients=4,
+    counters={"connections": 9, "commands_processed": 100, "flushes": 11, "entries": 12, "log_bytes": 13},
+    latencies={"fsync": (100, 200, 300), "commit": (400, 500, 600)},
+    time_of_day_us=1_700_000_000_000_123,
+    cluster_time_ms=1_699_999_999_000,
+    uptime_s=90_000,
+    pid=4242,
+    version="0.1.0",
+    checksum="google-crc32c",
+    client_hold_ms=2000,
+    settings={"clients-max": "10000", "request-bytes-max": "67108864", "heartbeat-ms": "50"},
+)
+"""What ``n2`` knows while ``n1`` leads."""
+
+LEADER = dataclasses.replace(
+    FOLLOWER,
+    node_id=N1,
+    role=Role.LEADER,
+    peers={N2: connected_peer(19), N3: connected_peer(20)},
+)
+"""What ``n1`` knows while it leads."""
+
+LEADERLESS = dataclasses.replace(
+    FOLLOWER,
+    role=Role.PRE_CANDIDATE,
+    leader_id=None,
+    leaderless_ms=150,
+    peers={N1: lost_peer(), N3: connected_peer()},
+)
+"""What ``n2`` knows after ``n1`` died."""
+
+
+def seen_by_client(reply: Reply, protocol: int) -> object:
+    """Return a reply as a client that speaks ``protocol`` reads it from the wire."""
+    reader = hiredis.Reader()
+    reader.feed(encode_reply(reply, protocol))
+    return reader.gets()

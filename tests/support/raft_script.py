@@ -1,0 +1,177 @@
+"""Scripts for the algorithm: events go in, what happened comes out, and a person can read both.
+
+A script is a text file. A line that begins with ``> `` is an event; the lines under it are what it must cause, word for
+word. Lines that begin with ``#`` and empty lines are prose. The events:
+
+    cluster n1 n2 n3 [limit=N ...]     a new cluster; limits are fields of RaftConfig
+    given n1 log 1 1 2 term 3 [vote n2]   what n1 finds on its disk: the terms of its entries, its term, its vote
+    timeout n1 | run MS | wait MS      n1's timer runs out | time passes with everything delivered | time passes only
+    deliver n1 n2 | drop n1 n2 | double n1 n2   what is on the way from n1 to n2 arrives | is lost | is there twice
+    settle | votes | talk n1 n2        deliver all | only votes | only between these two: until nothing is on the way
+    propose n1 WORD | read n1          ask n1 for a write | for a linearizable read
+    slow n1 | flush n1 | fast n1       n1's writes stay in flight | the oldest is flushed | all, and each at once again
+    crash n1 | restart n1              n1 loses its memory and what was not flushed | starts from its disk
+    partition n1 / n2 n3 | deaf n1 | heal   only nodes of one group hear each other | n1 hears nobody | all as before
+    logs                               the terms in each log; ``*`` marks what is not flushed
+    quietly EVENT                      the event, without its trace
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from durable_raft.raft.messages import RequestVote, RequestVoteResponse
+from durable_raft.raft.types import Index, Role
+from tests.support.raft_cluster import Cluster, Limits, Node
+from tests.support.raft_disk import Disk
+
+
+def run_script(text: str) -> str:
+    """Run a script and return it with what really happened under each event."""
+    script = Script()
+    lines: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith("> "):
+            lines.append(line)
+            try:
+                lines.extend(script.event(line[2:]))
+            except Exception as error:
+                raise AssertionError(f"line {number}: {line}: {error!r}") from error
+        elif not line or line.startswith("#"):
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+class Script:
+    """The state between two lines."""
+
+    def __init__(self) -> None:
+        self._voters = ""
+        self._limits = Limits()
+        self._disks: dict[str, Disk] = {}
+        self._cluster: Cluster | None = None
+
+    def event(self, line: str) -> list[str]:
+        """Do one event and return the trace it caused."""
+        verb, *words = line.split()
+        if verb == "quietly":
+            self.event(" ".join(words))
+            return []
+        if verb == "cluster":
+            self._voters = " ".join(word for word in words if "=" not in word)
+            limits = {key: int(value) for key, _, value in (word.partition("=") for word in words if "=" in word)}
+            self._limits = cast("Limits", limits)
+            self._disks, self._cluster = {}, None
+            return []
+        if verb == "given":
+            self._disks[words[0]] = _disk_of(words[1:])
+            return []
+        if self._cluster is None:
+            self._cluster = Cluster(self._voters, disks=self._disks, **self._limits)
+        if verb == "logs":
+            return _draw_logs(self._cluster)
+        _VERBS[verb](self._cluster, *words)
+        trace, self._cluster.trace = self._cluster.trace, []
+        return trace
+
+
+def _disk_of(words: list[str]) -> Disk:
+    values: dict[str, list[str]] = {}
+    key = ""
+    for word in words:
+        if word in ("log", "term", "vote"):
+            key = word
+            values[key] = []
+        else:
+            values[key].append(word)
+    term = int(values["term"][0]) if "term" in values else None
+    return Disk(" ".join(values.get("log", [])), term=term, vote=values["vote"][0] if "vote" in values else None)
+
+
+def _votes(cluster: Cluster) -> None:
+    """Deliver votes, requests and answers, until none is on the way."""
+    kinds = (RequestVote, RequestVoteResponse)
+    while positions := [number for number, packet in enumerate(cluster.packets) if isinstance(packet.message, kinds)]:
+        cluster.arrive(cluster.packets.pop(positions[0]))
+
+
+def _talk(cluster: Cluster, one: str, other: str) -> None:
+    """Deliver between two nodes until nothing is on the way between them."""
+    while cluster.deliver(one, other) + cluster.deliver(other, one):
+        pass
+
+
+def _wait(cluster: Cluster, ms: str) -> None:
+    cluster.now += int(ms)
+
+
+def _double(cluster: Cluster, source: str, target: str) -> None:
+    """Put a copy of all that is on the way from ``source`` to ``target`` behind it."""
+    cluster.packets += [packet for packet in cluster.packets if (packet.source, packet.target) == (source, target)]
+
+
+def _deafen(cluster: Cluster, name: str) -> None:
+    for source in cluster.nodes:
+        cluster.cut(source, name)
+
+
+def _partition(cluster: Cluster, *words: str) -> None:
+    cluster.partition(*(group.split() for group in " ".join(words).split("/")))
+
+
+def _propose(cluster: Cluster, name: str, word: str) -> None:
+    entry = cluster.propose(name, word)
+    if entry is None:
+        cluster.say(f"    {name} refuses the write: it does not lead")
+
+
+_VERBS: dict[str, Callable[..., object]] = {
+    "crash": Cluster.crash,
+    "deaf": _deafen,
+    "deliver": Cluster.deliver,
+    "double": _double,
+    "drop": Cluster.drop,
+    "fast": Cluster.fast,
+    "flush": Cluster.flush,
+    "heal": Cluster.heal,
+    "partition": _partition,
+    "propose": _propose,
+    "read": Cluster.read,
+    "restart": Cluster.restart,
+    "run": lambda cluster, ms: cluster.run(int(ms)),
+    "settle": Cluster.settle,
+    "slow": Cluster.slow,
+    "talk": _talk,
+    "timeout": Cluster.timeout,
+    "votes": _votes,
+    "wait": _wait,
+}
+
+
+def _draw_logs(cluster: Cluster) -> list[str]:
+    """Draw every log, one row a node, as Figure 7 does."""
+    rows = [(node, _cells_of(node)) for node in cluster.nodes.values()]
+    width = max([len(cells) for _, cells in rows] + [1])
+    name_width = max(len(node.name) for node, _ in rows)
+    lines = [" " * name_width + " |" + "".join(f"{index:>3} " for index in range(1, width + 1)) + "|"]
+    for node, cells in rows:
+        drawn = "".join(f"{cell:<4}" for cell in cells + [""] * (width - len(cells)))
+        lines.append(f"{node.name:<{name_width}} |{drawn}| {_standing_of(node)}".rstrip())
+    return lines
+
+
+def _cells_of(node: Node) -> list[str]:
+    if node.raft is None:
+        return [f"{term:>3}" for term in node.disk.terms()]
+    log = node.raft.log
+    return [
+        f"{log.term_at(Index(index)):>3}{'*' if index > log.flushed else ''}" for index in range(1, log.last.index + 1)
+    ]
+
+
+def _standing_of(node: Node) -> str:
+    if node.raft is None:
+        return f"down, term {node.disk.hard_state.current_term}"
+    role = "leader" if node.raft.role is Role.LEADER else node.raft.role.value
+    return f"{role}, term {node.raft.current_term}, commit {node.raft.log.commit_index}"
