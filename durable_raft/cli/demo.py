@@ -60,8 +60,7 @@ class Stage:
     def start(self) -> None:
         """Start every node that does not run."""
         for node in self.nodes:
-            process = self._processes.get(node.node_id)
-            if process is None or process.poll() is not None:
+            if node.node_id not in self._processes:
                 with self._log_file(node).open("ab") as log:
                     self._processes[node.node_id] = self._start(node, log)
 
@@ -72,12 +71,22 @@ class Stage:
         return self._directory / f"{node.node_id}.log"
 
     def kill9(self, node_ids: Iterable[str]) -> None:
-        """Kill these nodes as a power cut would, all before the first is waited for."""
-        processes = [self._processes[node_id] for node_id in node_ids]
+        """Kill those of these nodes that run, as a power cut would, all before the first is waited for."""
+        processes = [self._processes.pop(node_id) for node_id in node_ids if node_id in self._processes]
         for process in processes:
             process.send_signal(signal.SIGKILL)
         for process in processes:
             process.wait()
+
+    def check_running(self) -> None:
+        """Check that every node runs that was not killed here.
+
+        Raises:
+            DurableRaftError: one has ended; the message holds the end of the nodes' logs.
+        """
+        for node_id, process in self._processes.items():
+            if process.poll() is not None:
+                raise DurableRaftError(f"{node_id} ended with exit code {process.returncode}\n{self._log_ends()}")
 
     def stop(self) -> None:
         """Stop what still runs."""
@@ -92,6 +101,7 @@ class Stage:
         found: list[NodeStatus] = []
 
         def is_settled() -> bool:
+            self.check_running()
             statuses = cluster_status([node.address for node in self.nodes])
             leader = find_leader(statuses)
             found[:] = [leader] if leader is not None else []
@@ -151,7 +161,14 @@ def _write_through_leader_death(stage: Stage, client: ClusterClient, keys: int) 
     """Write ``keys`` keys and kill the leader at a third of them; return what was acknowledged."""
     writer = Writer(client, keys)
     writer.start()
-    wait_until(lambda: len(writer.acknowledged) >= keys // 3 or not writer.is_alive(), READY_S, pause_s=0.002)
+
+    def is_busy() -> bool:
+        stage.check_running()
+        return len(writer.acknowledged) >= keys // 3 or not writer.is_alive()
+
+    wait_until(is_busy, READY_S, pause_s=0.002)
+    if writer.error is not None:
+        raise writer.error
     victim = stage.wait_for(members=0).id
     killed_at = time.monotonic()
     stage.kill9([str(victim)])

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import OK, ErrorReply, Reply, Verbatim
-from durable_raft.server.arguments import SYNTAX_ERROR, Args, echo, is_printable, parse_integer
+from durable_raft.server.arguments import SYNTAX_ERROR, Args, echo, is_printable
 from durable_raft.server.session import Session
 from durable_raft.server.subcommands import Subcommand, execute_subcommand, table
 
@@ -131,10 +132,10 @@ def _list(context: ClientContext, args: Args) -> Reply:
             return ErrorReply(f"ERR Unknown client type '{echo(args[3])}'")
         chosen = chosen if kind == b"normal" else ()
     elif len(args) > 3 and args[2].lower() == b"id":
-        ids = [parse_integer(text) for text in args[3:]]
+        ids = [parse_int64(text) for text in args[3:]]
         if None in ids:
             return ErrorReply("ERR Invalid client ID")
-        chosen = [context.sessions[number] for number in ids if number in context.sessions]
+        chosen = [context.sessions[number] for number in ids if number is not None and number in context.sessions]
     elif len(args) > 2:
         return SYNTAX_ERROR
     now_us = context.now_us()
@@ -199,7 +200,7 @@ def _filter(option: bytes, value: bytes) -> Filter | ErrorReply:
     text = value.decode("utf-8", "replace")
     match option:
         case b"id":
-            number = parse_integer(value)
+            number = parse_int64(value)
             if number is None or number < 1:
                 return ErrorReply("ERR client-id should be greater than 0")
             return lambda session: session.id == number

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 from durable_raft.kv.commands import COMMANDS, check_arity, unknown_command
-from durable_raft.kv.replies import ErrorReply, Reply
+from durable_raft.kv.replies import ErrorReply
 from durable_raft.server.config import NodeConfig
 from durable_raft.server.connection_commands import CONNECTION_COMMANDS, execute_connection_command
 from durable_raft.server.dispatch import Dispatcher

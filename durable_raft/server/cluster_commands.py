@@ -12,16 +12,14 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import ErrorReply, MapReply, Reply, Verbatim
-from durable_raft.kv.slots import key_slot
+from durable_raft.kv.slots import SLOTS, key_slot
 from durable_raft.raft.types import Member, NodeId
 from durable_raft.server.addresses import Address, parse_address
-from durable_raft.server.arguments import NOT_AN_INTEGER, Args, echo, parse_integer
+from durable_raft.server.arguments import NOT_AN_INTEGER, Args, echo
 from durable_raft.server.status import NodeStatus
 from durable_raft.server.subcommands import Subcommand, execute_subcommand, table
-
-SLOT_COUNT: Final = 16384
-"""Hash slots of a Redis Cluster; all belong to the one group."""
 
 
 def cluster_node_id(cluster_id: bytes, node_id: NodeId) -> str:
@@ -68,7 +66,7 @@ def _slots(status: NodeStatus, args: Args) -> Reply:
     del args
     live = [member for member in replicas(status) if status.is_reachable(member.node_id)]
     nodes: list[Reply] = [_slots_node(status, member) for member in [slot_owner(status), *live]]
-    return [[0, SLOT_COUNT - 1, *nodes]]
+    return [[0, SLOTS - 1, *nodes]]
 
 
 def _slots_node(status: NodeStatus, member: Member) -> list[Reply]:
@@ -79,7 +77,7 @@ def _slots_node(status: NodeStatus, member: Member) -> list[Reply]:
 def _shards(status: NodeStatus, args: Args) -> Reply:
     del args
     nodes: list[Reply] = [_shards_node(status, member) for member in [slot_owner(status), *replicas(status)]]
-    return [MapReply([(b"slots", [0, SLOT_COUNT - 1]), (b"nodes", nodes)])]
+    return [MapReply([(b"slots", [0, SLOTS - 1]), (b"nodes", nodes)])]
 
 
 def _shards_node(status: NodeStatus, member: Member) -> Reply:
@@ -128,7 +126,7 @@ def _node_line(status: NodeStatus, member: Member) -> str:
         "connected" if is_up else "disconnected",
     ]
     if member == owner:
-        fields.append(f"0-{SLOT_COUNT - 1}")
+        fields.append(f"0-{SLOTS - 1}")
     return " ".join(fields)
 
 
@@ -157,8 +155,8 @@ def _info(status: NodeStatus, args: Args) -> Reply:
     lines = [
         "cluster_enabled:1",
         f"cluster_state:{'ok' if status.is_serving() else 'fail'}",
-        f"cluster_slots_assigned:{SLOT_COUNT}",
-        f"cluster_slots_ok:{SLOT_COUNT}",
+        f"cluster_slots_assigned:{SLOTS}",
+        f"cluster_slots_ok:{SLOTS}",
         "cluster_slots_pfail:0",
         "cluster_slots_fail:0",
         f"cluster_known_nodes:{len(status.membership.voters)}",
@@ -180,10 +178,10 @@ def _key_slot(status: NodeStatus, args: Args) -> Reply:
 
 
 def _count_keys_in_slot(status: NodeStatus, args: Args) -> Reply:
-    slot = parse_integer(args[2])
+    slot = parse_int64(args[2])
     if slot is None:
         return NOT_AN_INTEGER
-    return status.count_keys_in_slot(slot) if 0 <= slot < SLOT_COUNT else ErrorReply("ERR Invalid slot")
+    return status.count_keys_in_slot(slot) if 0 <= slot < SLOTS else ErrorReply("ERR Invalid slot")
 
 
 def _replicas_subcommand(name: bytes) -> Subcommand[NodeStatus]:

@@ -34,6 +34,12 @@ COMMAND_DOCS: Final[Mapping[bytes, CommandDoc]] = {
     b"append": CommandDoc("string", "2.0.0", _O1, "key value", "Append a value to a key"),
     b"decr": CommandDoc("string", "1.0.0", _O1, "key", "Decrement the integer value of a key by one"),
     b"decrby": CommandDoc("string", "1.0.0", _O1, "key decrement", "Decrement the integer value of a key by a number"),
+    b"psetex": CommandDoc(
+        "string", "2.6.0", _O1, "key milliseconds value", "Set the value and the time to live in milliseconds of a key"
+    ),
+    b"setex": CommandDoc(
+        "string", "2.0.0", _O1, "key seconds value", "Set the value and the time to live in seconds of a key"
+    ),
     b"get": CommandDoc("string", "1.0.0", _O1, "key", "Get the value of a key"),
     b"getdel": CommandDoc("string", "6.2.0", _O1, "key", "Get the value of a key and delete the key"),
     b"getset": CommandDoc("string", "1.0.0", _O1, "key value", "Set the value of a key and return its old value"),
@@ -48,6 +54,21 @@ COMMAND_DOCS: Final[Mapping[bytes, CommandDoc]] = {
     b"del": CommandDoc("generic", "1.0.0", _ON_KEYS, "key...", "Delete keys"),
     b"exists": CommandDoc("generic", "1.0.0", _ON_KEYS, "key...", "Count how many of the keys exist"),
     b"expire": CommandDoc("generic", "1.0.0", _O1, "key seconds [NX|XX|GT|LT]", "Set a key's time to live in seconds"),
+    b"expireat": CommandDoc(
+        "generic",
+        "1.2.0",
+        _O1,
+        "key unix-time-seconds [NX|XX|GT|LT]",
+        "Set when a key expires, in seconds of Unix time",
+    ),
+    b"pexpireat": CommandDoc(
+        "generic",
+        "2.6.0",
+        _O1,
+        "key unix-time-milliseconds [NX|XX|GT|LT]",
+        "Set when a key expires, in milliseconds of Unix time",
+    ),
+    b"unlink": CommandDoc("generic", "4.0.0", _ON_KEYS, "key...", "Delete keys; here the same as DEL"),
     b"keys": CommandDoc("generic", "1.0.0", _ON_ALL, "pattern", "Find all keys that match a pattern"),
     b"persist": CommandDoc("generic", "2.2.0", _O1, "key", "Remove the expiration from a key"),
     b"pexpire": CommandDoc(

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from durable_raft.kv.commands import COMMANDS, CommandSpec
+from durable_raft.kv.commands import COMMANDS, CommandSpec, check_arity
 from durable_raft.kv.glob import glob_matches
 from durable_raft.kv.replies import ErrorReply, MapReply, Reply, SetReply, Simple
-from durable_raft.server.arguments import SYNTAX_ERROR, Args, is_arity_right
+from durable_raft.server.arguments import SYNTAX_ERROR, Args
 from durable_raft.server.client_commands import CLIENT_SUBCOMMANDS
 from durable_raft.server.cluster_commands import CLUSTER_SUBCOMMANDS
 from durable_raft.server.command_docs import COMMAND_DOCS, CommandDoc
@@ -141,7 +141,7 @@ def _get_keys(commands: Specs, args: Args) -> Reply:
         return ErrorReply("ERR Invalid command specified")
     if not spec.first_key:
         return ErrorReply("ERR The command has no key arguments")
-    if not is_arity_right(spec.arity, command):
+    if check_arity(spec, command) is not None:
         return ErrorReply("ERR Invalid number of arguments specified for command")
     return list(keys_of(spec, command))
 

@@ -5,10 +5,9 @@ Settings are fixed at the start (flags, environment, file), so CONFIG SET always
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from typing import Final
 
+from durable_raft.kv.glob import glob_matches
 from durable_raft.kv.replies import ErrorReply, MapReply, Reply
 from durable_raft.server.arguments import SYNTAX_ERROR, Args, echo
 from durable_raft.server.cluster_commands import client_address
@@ -52,8 +51,7 @@ def _get(status: NodeStatus, args: Args) -> Reply:
     known = settings(status)
     names: dict[str, None] = {}
     for pattern in args[2:]:
-        matches = re.compile(fnmatch.translate(pattern.decode("utf-8", "replace").lower())).match
-        names |= dict.fromkeys(name for name in known if matches(name.lower()))
+        names |= dict.fromkeys(name for name in known if glob_matches(pattern.lower(), name.encode()))
     return MapReply([(name.encode(), known[name].encode()) for name in names])
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from durable_raft.kv.commands import check_arity, wrong_arity
+from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import OK, PONG, ErrorReply, MapReply, Reply, Simple
 from durable_raft.server.arguments import (
     NOT_AN_INTEGER,
     SYNTAX_ERROR,
     Args,
     echo,
-    is_arity_right,
-    parse_integer,
-    wrong_arity,
 )
 from durable_raft.server.client_commands import DEFAULT_USER, ClientContext, execute_client_command, refuse_name
 from durable_raft.server.cluster_commands import execute_cluster_command
@@ -29,9 +28,6 @@ from durable_raft.server.session import RESP2, RESP3, Session
 from durable_raft.server.status import NodeStatus
 
 __all__ = ("CONNECTION_COMMANDS", "execute_connection_command")
-
-NAME_BYTES_SHOWN_MAX: Final = 32
-"""How much of a subcommand's name CLIENT LIST shows; an unknown one may be of any length."""
 
 WRONG_PASSWORD: Final = ErrorReply("WRONGPASS invalid username-password pair or user is disabled.")
 NO_PASSWORD_SET: Final = ErrorReply(
@@ -67,11 +63,9 @@ def execute_connection_command(
     name = args[0].lower()
     spec = CONNECTION_COMMANDS[name]
     session.last_command = name
-    if name in CONTAINERS and len(args) > 1:
-        session.last_command += b"|" + args[1][:NAME_BYTES_SHOWN_MAX].lower()
-    if not is_arity_right(spec.arity, args):
-        return wrong_arity(name.decode())
-    return _HANDLERS[name](_Call(session, args, status, sessions))
+    if len(args) > 1 and args[1].lower() in CONTAINERS.get(name, {}):
+        session.last_command += b"|" + args[1].lower()
+    return check_arity(spec, args) or _HANDLERS[name](_Call(session, args, status, sessions))
 
 
 # -- the connection itself --------------------------------------------------------------------------------------------
@@ -79,7 +73,7 @@ def execute_connection_command(
 
 def _ping(call: _Call) -> Reply:
     if len(call.args) > 2:
-        return wrong_arity("ping")
+        return wrong_arity(b"ping")
     return call.args[1] if len(call.args) == 2 else PONG
 
 
@@ -98,7 +92,7 @@ def _reset(call: _Call) -> Reply:
 
 
 def _select(call: _Call) -> Reply:
-    number = parse_integer(call.args[1])
+    number = parse_int64(call.args[1])
     if number is None:
         return NOT_AN_INTEGER
     return OK if number == 0 else ErrorReply("ERR SELECT is not allowed in cluster mode")
@@ -145,7 +139,7 @@ def _hello(call: _Call) -> Reply:
     """Switch the protocol, all options checked before anything is changed; without arguments only tell about us."""
     session, protocol = call.session, call.session.protocol
     if len(call.args) > 1:
-        asked = parse_integer(call.args[1])
+        asked = parse_int64(call.args[1])
         if asked is None:
             return ErrorReply("ERR Protocol version is not an integer or out of range")
         if asked not in (RESP2, RESP3):
@@ -206,9 +200,9 @@ def _time(call: _Call) -> Reply:
 
 def _wait(call: _Call) -> Reply:
     """Answer at once with how many followers have the whole log: to wait adds nothing to what OK already promised."""
-    if parse_integer(call.args[1]) is None:
+    if parse_int64(call.args[1]) is None:
         return NOT_AN_INTEGER
-    timeout_ms = parse_integer(call.args[2])
+    timeout_ms = parse_int64(call.args[2])
     if timeout_ms is None:
         return ErrorReply("ERR timeout is not an integer or out of range")
     if timeout_ms < 0:

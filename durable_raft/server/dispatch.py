@@ -117,7 +117,7 @@ class Dispatcher:
     def _accept(self, waiting: Waiting) -> None:
         """Queue a command on the leader, refusing what there is no room for."""
         owner = waiting.slot.owner
-        if self.out_of_space is not None and b"denyoom" in waiting.spec.flags:
+        if self.out_of_space is not None and waiting.spec.needs_memory:
             self._fill(waiting, ErrorReply(f"NOSPACE {self.out_of_space}"))
         elif self._forming.size_bytes + waiting.size_bytes > self._limits.pending_bytes_max:
             self._refuse_overload(waiting)
@@ -145,7 +145,7 @@ class Dispatcher:
 
     def _move(self, waiting: Waiting, address: str) -> None:
         self.counters.moved += 1
-        key = first_key(waiting.args)
+        key = first_key(waiting.spec, waiting.args)
         self._fill(waiting, ErrorReply(f"MOVED {key_slot(key) if key is not None else 0} {address}"))
 
     # -- proposing ------------------------------------------------------------------------------------------------

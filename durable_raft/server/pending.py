@@ -17,7 +17,6 @@ from durable_raft.kv.replies import Reply
 from durable_raft.raft.types import Term
 from durable_raft.wire.resp import encode_reply
 
-
 NO_REPLY = 0
 """In place of a RESP version: the client asked for no reply (CLIENT REPLY OFF)."""
 
@@ -27,8 +26,10 @@ class Owner(Protocol):
 
     writes_outstanding: int
     """Writes of this connection that were taken in and have no reply yet."""
-    is_readonly: bool
-    """READONLY was given: reads may be answered from this replica's own, possibly stale, state."""
+
+    @property
+    def is_readonly(self) -> bool:
+        """Whether READONLY was given: reads may be answered from this replica's own, possibly stale, state."""
 
     def became_answered(self) -> None:
         """Note that one of the owed replies is there."""
@@ -71,8 +72,8 @@ class Batch:
     items: list[Waiting] = field(default_factory=list)
     writes: list[Sequence[bytes]] = field(default_factory=list)
     size_bytes: int = 0
-    term: Term = Term(0)
-    """Term in which it was proposed."""
+    term: Term | None = None
+    """Term in which it was proposed; None before."""
     proposed_at: float = 0.0
     """Loop time, seconds."""
     give_up_at: float | None = None

@@ -58,9 +58,7 @@ def open_store(config: NodeConfig) -> LmdbLogStore:
         identity = Identity(cluster_id, config.node_id, secrets.token_bytes(16))
         LmdbLogStore.create(directory, identity, config.membership, map_bytes=config.map_bytes)
         event(_logger, logging.INFO, "directory_created", directory=directory, cluster=cluster_id.hex())
-    store = LmdbLogStore.open(
-        directory, map_bytes=config.map_bytes, allow_network_file_system=config.allow_network_fs
-    )
+    store = LmdbLogStore.open(directory, map_bytes=config.map_bytes, allow_network_file_system=config.allow_network_fs)
     try:
         store.expect(config.cluster_id, config.node_id)
         _expect_membership(config, store.membership)
@@ -81,8 +79,8 @@ def _expect_membership(config: NodeConfig, stored: Membership) -> None:
     if configured != stored and not config.accept_new_addresses:
         moved = [f"{old.node_id} {old.client_address}@{old.peer_address}" for old in stored.voters]
         raise DirectoryRefused(
-            f"{config.directory} belongs to a cluster with the addresses {', '.join(moved)}, but --cluster names others: "
-            "another cluster's directory? If the nodes have moved, say so with --accept-new-addresses"
+            f"{config.directory} belongs to a cluster at {', '.join(moved)}, but --cluster names other addresses:"
+            " another cluster's directory? If the nodes have moved, say so with --accept-new-addresses"
         )
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from durable_raft.kv.commands import wrong_arity
 from durable_raft.kv.replies import ErrorReply, Reply, Simple
-from durable_raft.server.arguments import Args, echo, is_arity_right, wrong_arity
+from durable_raft.server.arguments import Args, echo
 
 Target = TypeVar("Target")
 
@@ -41,12 +42,12 @@ def execute_subcommand(subcommands: Mapping[bytes, Subcommand[Target]], target: 
     name = args[1].lower()
     container = args[0].decode("ascii", "backslashreplace")
     if name == b"help":
-        return _help(subcommands, container.upper()) if len(args) == 2 else wrong_arity(f"{container.lower()}|help")
+        return _help(subcommands, container.upper()) if len(args) == 2 else wrong_arity(b"%b|help" % args[0].lower())
     found = subcommands.get(name)
     if found is None:
         return ErrorReply(f"ERR unknown subcommand '{echo(args[1])}'. Try {container.upper()} HELP.")
-    if not is_arity_right(found.arity, args):
-        return wrong_arity(f"{container.lower()}|{found.name.decode()}")
+    if len(args) < abs(found.arity) or 0 <= found.arity < len(args):
+        return wrong_arity(b"%b|%b" % (args[0].lower(), found.name))
     return found.execute(target, args)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from durable_raft.errors import DirectoryRefused
-from durable_raft.storage.preflight import DATA_FILE
+from durable_raft.storage.preflight import DATA_FILE, sync_path
 
 RAFT: Final = "raft"
 LOCK: Final = "LOCK"
@@ -124,15 +124,6 @@ def _make_directories(directory: Path) -> list[Path]:
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     return [path.parent for path in missing]
-
-
-def sync_path(path: Path) -> None:
-    """Flush a file or a directory to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def refuse_network_file_system(directory: Path, mountinfo: str | None = None) -> None:

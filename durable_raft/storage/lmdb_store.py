@@ -10,7 +10,8 @@ raises it again as ``StoragePoisoned``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,7 @@ from durable_raft.storage.directory import (
     RAFT,
     DirectoryLock,
     create_environment,
+    environment_path,
     holds_environment,
     refuse_network_file_system,
     require_environment,
@@ -41,7 +43,7 @@ from durable_raft.storage.environment import (
 )
 from durable_raft.storage.meta import META_KEY, Base, Meta, pack_meta
 from durable_raft.storage.plan import Plan, Standing, plan_writes
-from durable_raft.storage.preflight import check_data_file
+from durable_raft.storage.preflight import check_data_file, note_failed_transaction
 from durable_raft.storage.records import IDENT, IDENT_KEY, LOG_KEY, pack_entries
 from durable_raft.storage.stored_log import StoredLogBuilder
 from durable_raft.storage.walk import LogWalk
@@ -218,12 +220,8 @@ class LmdbLogStore:
         if not plan.is_empty:
             if plan.hard_state is not None:
                 meta = replace(meta, sequence=meta.sequence + 1, hard_state=plan.hard_state)
-            try:
-                with self._environment.begin(write=True) as transaction:
-                    entry_bytes = self._apply(transaction, plan, meta)
-            except BaseException as error:
-                raise self._poisoned_by(error) from error
-            self._commits += 1
+            with self._transaction() as transaction:
+                entry_bytes = self._apply(transaction, plan, meta)
         self._replace_meta(meta)
         self._tail = plan.tail or tail
         self._number = writes[-1].number if writes else self._number
@@ -244,14 +242,10 @@ class LmdbLogStore:
         if new_base <= base:
             return base
         meta = replace(self._meta, sequence=self._meta.sequence + 1, base=self._point_at(new_base))
-        try:
-            with self._environment.begin(write=True) as transaction:
-                _delete(transaction, self._tables.ident, b"", IDENT_KEY.pack(new_base + 1))
-                _delete(transaction, self._tables.log, b"", LOG_KEY.pack(new_base + 1, 0))
-                _put_meta(transaction, self._tables, meta)
-        except BaseException as error:
-            raise self._poisoned_by(error) from error
-        self._commits += 1
+        with self._transaction() as transaction:
+            _delete(transaction, self._tables.ident, b"", IDENT_KEY.pack(new_base + 1))
+            _delete(transaction, self._tables.log, b"", LOG_KEY.pack(new_base + 1, 0))
+            _put_meta(transaction, self._tables, meta)
         self._replace_meta(meta)
         return new_base
 
@@ -267,9 +261,23 @@ class LmdbLogStore:
             raise InvariantViolation(f"{self._directory}: written before load() verified it")
         return self._tail
 
-    def _poisoned_by(self, error: BaseException) -> StoragePoisoned:
-        self._poison = error
-        return StoragePoisoned(f"{self._directory}: {error}")
+    @contextmanager
+    def _transaction(self) -> Iterator[Transaction[bytes]]:
+        """Run a durable transaction; when the block ends it is flushed.
+
+        Raises:
+            StoragePoisoned: anything failed, the commit included; the first cause is kept.
+        """
+        transaction_id = 0
+        try:
+            with self._environment.begin(write=True) as transaction:
+                transaction_id = transaction.id()
+                yield transaction
+        except BaseException as error:
+            self._poison = error
+            note_failed_transaction(environment_path(self._directory), transaction_id)
+            raise StoragePoisoned(f"{self._directory}: {error}") from error
+        self._commits += 1
 
     def _apply(self, transaction: Transaction[bytes], plan: Plan, meta: Meta) -> int:
         """Make ``plan`` true inside ``transaction``; return the bytes of the records of its entries."""

@@ -27,6 +27,8 @@ class LogStore(Protocol):
     def load(self) -> StoredLog:
         """Return what is stored, every checksum, chain value and order of the whole log verified.
 
+        A life of the store begins with it: nothing may be written before, and write numbers start again at 1.
+
         Raises:
             CorruptRecord: with every wound found, not only the first.
             UnknownFormatVersion: a record of a newer format.
@@ -40,6 +42,7 @@ class LogStore(Protocol):
 
         Raises:
             StoragePoisoned: the transaction or its sync failed; every later call raises it too, with the first cause.
+            InvariantViolation: writes that cannot follow what is stored; nothing is changed.
         """
 
     def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
@@ -66,6 +69,7 @@ class LogStore(Protocol):
 
         Raises:
             StoragePoisoned: as ``persist``.
+            InvariantViolation: ``upto`` lies beyond the last entry.
         """
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ class Overview:
     used_bytes: int
     """Pages in use."""
     file_bytes: int
-    map_bytes: int
+    """Pages ever used: the size of the file."""
 
 
 class LogReader:
@@ -67,11 +67,11 @@ class LogReader:
 
         Raises:
             DirectoryRefused: not a data directory.
-            CorruptRecord: the data file is cut, its meta pages are damaged, or a table is missing.
+            CorruptRecord: the meta pages are damaged, or a table is missing.
             UnknownFormatVersion: a data file of another LMDB format.
         """
         path = require_environment(directory)
-        check_data_file(path)
+        check_data_file(path, is_live=True)
         environment = open_environment(path, map_bytes=MAP_BYTES, readonly=True)
         try:
             return cls(environment, open_tables(environment))
@@ -93,12 +93,12 @@ class LogReader:
         """Return what meta and the tree's own counts say."""
         with self._environment.begin() as transaction:
             meta, wounds = self._meta(transaction)
-            used, file, map_bytes = measure(self._environment, transaction, self._tables)
+            used, file, _ = measure(self._environment, transaction, self._tables)
             entries = transaction.stat(self._tables.ident)["entries"]
             with transaction.cursor(self._tables.ident) as idents:
                 first = int.from_bytes(idents.key(), "big") if idents.first() else 0
                 last = int.from_bytes(idents.key(), "big") if idents.last() else 0
-        return Overview(meta, wounds, first, last, entries, used, file, map_bytes)
+        return Overview(meta, wounds, first, last, entries, used, file)
 
     def walk(self, lo: int = 0, hi: int | None = None) -> Iterator[Walked]:
         """Yield what is known of each index of [lo, hi), ascending, going on past damage.

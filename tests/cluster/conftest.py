@@ -50,7 +50,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Attach the ends of all nodes' logs to the report of a test that failed."""
     report = yield
     clusters: list[Cluster] = item.stash.get(_CLUSTERS, [])
-    if report.failed:
+    if report.failed and "log lines:" not in report.longreprtext:
         for number, cluster in enumerate(clusters, start=1):
             report.sections.append((f"cluster {number} in {cluster.directory}", cluster.explain("")))
     return report

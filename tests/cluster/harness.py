@@ -231,13 +231,29 @@ class Cluster:
         return found[0]
 
     def wait_ready(self, timeout_s: float = WAIT_S) -> str:
-        """Wait until there is a leader and all running nodes follow it and have applied its log; return it."""
-        self.leader(timeout_s)
-        self.wait_converged(timeout_s)
-        return self.leader(timeout_s)
+        """Wait until all running nodes follow one leader and have applied what it had at the time; return it.
+
+        This comes about while clients write, too; ``wait_converged`` needs them to have stopped.
+        """
+        info = self.info(self.leader(timeout_s))
+        target = int(info["raft_last_log_index"]) if info else 0
+        found: list[str] = []
+
+        def is_ready() -> bool:
+            infos = self.infos()
+            leaders = {(info["raft_leader_id"], info["raft_current_term"]) for info in infos.values()}
+            found[:] = [leader_id for leader_id, _ in leaders if leader_id in infos and _leads(infos[leader_id])]
+            applied = [int(info["raft_last_applied"]) for info in infos.values()]
+            return len(infos) == len(self.running()) and len(leaders) == len(found) == 1 and min(applied) >= target
+
+        self.wait(is_ready, f"all running nodes to follow one leader and apply entry {target}", timeout_s)
+        return found[0]
 
     def wait_converged(self, timeout_s: float = WAIT_S) -> None:
-        """Wait until all running nodes have flushed, committed and applied the same log in the same term."""
+        """Wait until all running nodes have flushed, committed and applied the same log in the same term.
+
+        Nobody may be writing: the nodes are not asked at one and the same instant.
+        """
 
         def is_converged() -> bool:
             infos = self.infos()

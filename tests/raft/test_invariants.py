@@ -15,7 +15,7 @@ from durable_raft.raft.ready import ReadReady
 from durable_raft.raft.state import PendingRead
 from durable_raft.raft.types import HardState, Index, NodeId, Role, Term
 from tests.support.raft_checks import BrokenRule
-from tests.support.raft_cluster import Cluster
+from tests.support.raft_cluster import Cluster, OpenRead
 from tests.support.raft_disk import Disk, entries_of
 from tests.support.raft_solo import accepted, append_entries, ask, lead, request_vote, solo, vote
 
@@ -237,6 +237,41 @@ def test_commit_without_a_majority_of_disks_fires() -> None:
 
     with pytest.raises(BrokenRule, match=rf"n1 committed {entry.index}, which only the disks of \[\] hold"):
         cluster.rules.committed_upto(NodeId("n1"), cluster["n1"], before)
+
+
+def test_commit_by_counting_an_entry_of_an_earlier_term_fires() -> None:
+    """A leader whose commit_index rises to an entry of an earlier term is refused, on however many disks it is."""
+    cluster = solo("1 2", term=2)
+    lead(cluster)
+    cluster["n1"].log.commit_index = Index(2)
+
+    with pytest.raises(BrokenRule, match="n1 committed 2/t2 by counting in term 3"):
+        cluster.rules.committed_upto(NodeId("n1"), cluster["n1"], 0)
+
+
+@pytest.mark.parametrize(("floor", "ceiling", "rule"), [(9, 9, "at 1 misses 9"), (0, 0, "at 1 sees a later write")])
+def test_read_that_is_not_linearizable_fires(floor: int, ceiling: int, rule: str) -> None:
+    """A read that misses what was committed before it, or sees what was proposed after it, is refused."""
+    cluster = Cluster()
+    cluster.elect("n1")
+    node = cluster.node("n1")
+    node.open_reads[7] = OpenRead(floor, ceiling)
+    node.core.state.confirmed_reads.append(ReadReady(7, Index(1)))
+
+    with pytest.raises(BrokenRule, match=rule):
+        cluster.propose("n1", "x")
+
+
+def test_read_overtaken_by_a_later_write_fires() -> None:
+    """A read that still waits while what was proposed after it is applied is refused."""
+    cluster = Cluster()
+    cluster.elect("n1")
+    cluster.node("n1").open_reads[7] = OpenRead(0, 1)
+
+    cluster.propose("n1", "x")
+
+    with pytest.raises(BrokenRule, match="read 7 still waits, and 2 was applied after it"):
+        cluster.settle()
 
 
 @pytest.mark.parametrize(

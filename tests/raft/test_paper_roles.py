@@ -254,6 +254,18 @@ def test_leaders_5_4_2_entries_of_earlier_terms_are_not_committed_by_counting() 
     assert cluster["n1"].log.commit_index == 3
 
 
+def test_leaders_timestamps_never_go_back() -> None:
+    """A leader whose clock is behind stamps what the entry before has, after an election as well (design: Time)."""
+    cluster = solo("1 1 1", term=1)
+    lead(cluster)
+    core = cluster["n1"]
+
+    stamped = [core.propose(b"", timestamp_ms) for timestamp_ms in (1, 900, 20)]
+
+    assert cluster.disk("n1").all_entries()[-1].timestamp_ms == 3, "the no-op"
+    assert [entry.timestamp_ms for entry in stamped if entry] == [3, 900, 900]
+
+
 def test_leaders_5_3_log_is_append_only() -> None:
     """Leader Append-Only: a refusal changes what a leader sends, never what it holds."""
     cluster = solo("1 1 2", term=2)

@@ -148,10 +148,10 @@ def _with_proof(data: bytes, at: int, value: int, proof_at: int, covered: Callab
 def test_a_newer_entry_record_is_not_damage(at: int) -> None:
     """An unknown version, algorithm or kind under a right proof is a newer format."""
     ident = _with_proof(RECORDS["ident with key"][1], 8 + at, 9, 40, lambda data: data[:-4])
-    with pytest.raises(NewerFormat, match="expected .* found .*9"):
+    with pytest.raises(NewerFormat, match=r"expected .* found .*9"):
         _unpack_ident(ident)
     log = _with_proof(RECORDS["log with index"][1], 8 + at, 9, 36, lambda data: data[:36])
-    with pytest.raises(NewerFormat, match="expected .* found .*9"):
+    with pytest.raises(NewerFormat, match=r"expected .* found .*9"):
         _unpack_log(log)
 
 

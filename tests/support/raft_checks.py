@@ -86,15 +86,18 @@ class Figure3:
             self.committed_chains.append(chain)
             self.committed.append(None)
             self._commit_terms.append(raft.current_term)
-        if raft.role is Role.LEADER and self._sees_all_disks and raft.log.commit_index > before:
-            self._require_on_majority(name, raft)
+        if raft.role is Role.LEADER and raft.log.commit_index > before:
+            self._require_lawful_commit(name, raft)
 
-    def _require_on_majority(self, name: NodeId, raft: Raft) -> None:
-        """§5.3: an entry is committed once a majority holds it, and only what is flushed is held."""
+    def _require_lawful_commit(self, name: NodeId, raft: Raft) -> None:
+        """A leader commits by an entry of its own term (§5.4.2) that a majority has flushed (§5.3)."""
         index = raft.log.commit_index
+        term = raft.log.term_at(index)
+        require(term == raft.current_term, f"{name} committed {index}/t{term} by counting in term {raft.current_term}")
         chain = raft.log.chain_at(index)
         holders = [node.name for node in self._nodes if node.disk.holds(index, chain)]
-        require(len(holders) >= self._majority, f"{name} committed {index}, which only the disks of {holders} hold")
+        enough = len(holders) >= self._majority or not self._sees_all_disks
+        require(enough, f"{name} committed {index}, which only the disks of {holders} hold")
 
     # -- leaders --------------------------------------------------------------------------------------------------
 

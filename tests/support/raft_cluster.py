@@ -110,6 +110,8 @@ class Cluster:
         self.seed = seed
         self.trace: list[str] = []
         self.keeps_trace = keeps_trace
+        self.defers_work = False
+        """While True events only gather in the cores: several steps before one Ready, as on a busy event loop."""
         self.counts: dict[str, int] = {}
         """How often each event was seen: shows that a random walk reached what it should."""
         self.packets: list[Packet] = []
@@ -329,7 +331,8 @@ class Cluster:
         before = invariants.observe(raft.state)
         result = act(raft)
         self._check(node, raft, before)
-        self._work(node)
+        if not self.defers_work:
+            self._work(node)
         return result
 
     def _check(self, node: Node, raft: Raft, before: invariants.Observed) -> None:

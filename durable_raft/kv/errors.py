@@ -1,0 +1,19 @@
+"""Error replies that several commands share, in Redis 7.0's words."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durable_raft.kv.replies import ErrorReply
+
+SYNTAX_ERROR: Final = ErrorReply("ERR syntax error")
+NOT_AN_INTEGER: Final = ErrorReply("ERR value is not an integer or out of range")
+WOULD_OVERFLOW: Final = ErrorReply("ERR increment or decrement would overflow")
+DECREMENT_WOULD_OVERFLOW: Final = ErrorReply("ERR decrement would overflow")
+VALUE_TOO_LONG: Final = ErrorReply("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
+INVALID_CURSOR: Final = ErrorReply("ERR invalid cursor")
+
+
+def invalid_expire_time(command: bytes) -> ErrorReply:
+    """Return the error for a time to live that is not positive or overflows."""
+    return ErrorReply(f"ERR invalid expire time in '{command.decode()}' command")

@@ -1,0 +1,208 @@
+"""Commands on keys whatever their values (Redis db.c, expire.c); replies and errors are Redis 7.0's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from durable_raft.kv.errors import INVALID_CURSOR, NOT_AN_INTEGER, SYNTAX_ERROR, invalid_expire_time
+from durable_raft.kv.glob import compile_glob
+from durable_raft.kv.keyspace import Keyspace
+from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
+from durable_raft.kv.replies import OK, ErrorReply, Reply, Simple
+from durable_raft.kv.scan import ScanCursors
+
+Args = Sequence[bytes]
+
+TTL_NO_KEY: Final = -2
+TTL_NO_DEADLINE: Final = -1
+SCAN_COUNT_DEFAULT: Final = 10
+
+_CURSOR: Final = re.compile(rb"[0-9]{1,20}")
+_STRING: Final = Simple(b"string")
+_NONE: Final = Simple(b"none")
+
+
+def handlers(keyspace: Keyspace, cursors: ScanCursors) -> dict[bytes, Callable[[Args], Reply]]:
+    """Return the commands of this module, by name."""
+    commands = _KeyspaceCommands(keyspace, cursors)
+    return {
+        b"dbsize": commands.dbsize,
+        b"del": commands.delete,
+        b"exists": commands.exists,
+        b"expire": commands.expire,
+        b"expireat": commands.expireat,
+        b"flushall": commands.flush,
+        b"flushdb": commands.flush,
+        b"keys": commands.keys,
+        b"persist": commands.persist,
+        b"pexpire": commands.pexpire,
+        b"pexpireat": commands.pexpireat,
+        b"pttl": commands.pttl,
+        b"scan": commands.scan,
+        b"ttl": commands.ttl,
+        b"type": commands.type,
+        b"unlink": commands.delete,
+    }
+
+
+class _KeyspaceCommands:
+    def __init__(self, keyspace: Keyspace, cursors: ScanCursors) -> None:
+        self._keyspace = keyspace
+        self._cursors = cursors
+
+    # -- keys -------------------------------------------------------------------------------------------------------
+
+    def dbsize(self, args: Args) -> Reply:
+        del args
+        return len(self._keyspace.values)
+
+    def delete(self, args: Args) -> Reply:
+        return sum(map(self._keyspace.remove, args[1:]))
+
+    def exists(self, args: Args) -> Reply:
+        return sum(key in self._keyspace.values for key in args[1:])
+
+    def type(self, args: Args) -> Reply:
+        return _STRING if args[1] in self._keyspace.values else _NONE
+
+    def flush(self, args: Args) -> Reply:
+        if len(args) > 2 or (len(args) == 2 and args[1].lower() not in (b"sync", b"async")):
+            return SYNTAX_ERROR
+        self._keyspace.clear()
+        return OK
+
+    def keys(self, args: Args) -> Reply:
+        matches = compile_glob(args[1]).fullmatch
+        return [key for key in self._keyspace.values if matches(key)]
+
+    # -- scanning ---------------------------------------------------------------------------------------------------
+
+    def scan(self, args: Args) -> Reply:
+        if _CURSOR.fullmatch(args[1]) is None or int(args[1]) >= 1 << 64:
+            return INVALID_CURSOR
+        options = _parse_scan_options(args[2:])
+        if isinstance(options, ErrorReply):
+            return options
+        cursor = int(args[1])
+        after = self._cursors.look_up(cursor) if cursor else None
+        bounds = (None, None) if after is None else (after, None)
+        page = list(islice(self._keyspace.values.irange(*bounds, inclusive=(False, False)), options.count + 1))
+        following = 0
+        if len(page) > options.count:
+            page.pop()
+            following = self._cursors.give_out(page[-1])
+        found: list[Reply] = [key for key in page if options.wants(key)]
+        return [b"%d" % following, found]
+
+    # -- expiry -----------------------------------------------------------------------------------------------------
+
+    def expire(self, args: Args) -> Reply:
+        return self._expire(args, 1000, self._keyspace.time_ms)
+
+    def pexpire(self, args: Args) -> Reply:
+        return self._expire(args, 1, self._keyspace.time_ms)
+
+    def expireat(self, args: Args) -> Reply:
+        return self._expire(args, 1000, 0)
+
+    def pexpireat(self, args: Args) -> Reply:
+        return self._expire(args, 1, 0)
+
+    def _expire(self, args: Args, unit_ms: int, base_ms: int) -> Reply:
+        conditions = _parse_expire_conditions(args[3:])
+        if isinstance(conditions, ErrorReply):
+            return conditions
+        value = parse_int64(args[2])
+        if value is None:
+            return NOT_AN_INTEGER
+        deadline_ms = value * unit_ms + base_ms
+        if deadline_ms > INT64_MAX or value * unit_ms < INT64_MIN:
+            return invalid_expire_time(args[0])
+        key = args[1]
+        if key not in self._keyspace.values or not _may_expire(
+            conditions, self._keyspace.deadlines.get(key), deadline_ms
+        ):
+            return 0
+        self._keyspace.expire_at(key, deadline_ms)
+        return 1
+
+    def ttl(self, args: Args) -> Reply:
+        left_ms = self._left_ms(args[1])
+        return left_ms if left_ms < 0 else (left_ms + 500) // 1000
+
+    def pttl(self, args: Args) -> Reply:
+        return self._left_ms(args[1])
+
+    def _left_ms(self, key: bytes) -> int:
+        if key not in self._keyspace.values:
+            return TTL_NO_KEY
+        deadline_ms = self._keyspace.deadlines.get(key)
+        return TTL_NO_DEADLINE if deadline_ms is None else deadline_ms - self._keyspace.time_ms
+
+    def persist(self, args: Args) -> Reply:
+        return int(self._keyspace.persist(args[1]))
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _ScanOptions:
+    pattern: bytes | None = None
+    count: int = SCAN_COUNT_DEFAULT
+    type_name: bytes | None = None
+
+    def wants(self, key: bytes) -> bool:
+        if self.type_name is not None and self.type_name != b"string":
+            return False
+        return self.pattern is None or compile_glob(self.pattern).fullmatch(key) is not None
+
+
+def _parse_scan_options(words: Sequence[bytes]) -> _ScanOptions | ErrorReply:
+    options = _ScanOptions()
+    for position in range(0, len(words), 2):
+        if position + 1 == len(words):
+            return SYNTAX_ERROR
+        name, value = words[position].lower(), words[position + 1]
+        if name == b"match":
+            options.pattern = value
+        elif name == b"count":
+            count = parse_int64(value)
+            if count is None:
+                return NOT_AN_INTEGER
+            if count < 1:
+                return SYNTAX_ERROR
+            options.count = count
+        elif name == b"type":
+            options.type_name = value.lower()
+        else:
+            return SYNTAX_ERROR
+    return options
+
+
+def _parse_expire_conditions(words: Sequence[bytes]) -> frozenset[bytes] | ErrorReply:
+    """Return which of NX, XX, GT, LT were given (lower case)."""
+    conditions = frozenset(word.lower() for word in words)
+    for word in words:
+        if word.lower() not in (b"nx", b"xx", b"gt", b"lt"):
+            return ErrorReply(f"ERR Unsupported option {word.decode('utf-8', 'surrogateescape')}")
+    if b"nx" in conditions and len(conditions) > 1:
+        return ErrorReply("ERR NX and XX, GT or LT options at the same time are not compatible")
+    if {b"gt", b"lt"} <= conditions:
+        return ErrorReply("ERR GT and LT options at the same time are not compatible")
+    return conditions
+
+
+def _may_expire(conditions: frozenset[bytes], present_ms: int | None, deadline_ms: int) -> bool:
+    """Return whether the conditions allow a new deadline; for GT and LT, none counts as infinitely far away."""
+    if b"nx" in conditions and present_ms is not None:
+        return False
+    if b"xx" in conditions and present_ms is None:
+        return False
+    if b"gt" in conditions and (present_ms is None or deadline_ms <= present_ms):
+        return False
+    return not (b"lt" in conditions and present_ms is not None and deadline_ms >= present_ms)

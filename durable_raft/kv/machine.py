@@ -1,0 +1,85 @@
+"""The machine: commands in order give replies, the same on every replica.
+
+Nothing here depends on a clock, on chance, on hashing order or on the process: the cluster time comes with the entries
+(``advance_time``), and the only random numbers, SCAN's cursors, are not part of the state. Every command validates
+first and changes then, so an error leaves the state as it was. A client's mistake is an ``ErrorReply``, never an
+exception.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from durable_raft.kv import keyspace_commands, string_commands
+from durable_raft.kv.keyspace import Keyspace
+from durable_raft.kv.replies import Reply
+from durable_raft.kv.scan import ScanCursors
+from durable_raft.kv.slots import key_slot
+
+Args = Sequence[bytes]
+
+VALUE_BYTES_MAX: Final = 512 << 20
+
+
+class Machine:
+    """The key-value state and the commands on it."""
+
+    def __init__(self, rng: random.Random, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
+        """Begin empty, at time 0.
+
+        Args:
+            rng: draws SCAN's cursors.
+            value_bytes_max: longest value a command may make; replicas must agree on it, or their states part.
+        """
+        self._keyspace = Keyspace()
+        self._execute: dict[bytes, Callable[[Args], Reply]] = {
+            **string_commands.handlers(self._keyspace, value_bytes_max),
+            **keyspace_commands.handlers(self._keyspace, ScanCursors(rng)),
+        }
+
+    def execute(self, args: Args) -> Reply:
+        """Execute a command of the table, its name in lower case and its arity right, at the present cluster time.
+
+        Raises:
+            KeyError: the name is not in the table; an entry of a newer version, which must not be skipped.
+        """
+        return self._execute[args[0]](args)
+
+    def advance_time(self, time_ms: int) -> None:
+        """Move the cluster time forward (never back) and drop every key whose time is up."""
+        self._keyspace.advance_time(time_ms)
+
+    @property
+    def time_ms(self) -> int:
+        """The cluster time, ms since the Unix epoch."""
+        return self._keyspace.time_ms
+
+    def next_deadline_ms(self) -> int | None:
+        """Return when the next key expires, or None when none will."""
+        return self._keyspace.next_deadline_ms()
+
+    def key_count(self) -> int:
+        """Return the number of keys."""
+        return len(self._keyspace.values)
+
+    def expires_count(self) -> int:
+        """Return the number of keys with a time to live."""
+        return len(self._keyspace.deadlines)
+
+    def count_keys_in_slot(self, slot: int) -> int:
+        """Return how many keys hash to ``slot``; looks at every key."""
+        return sum(key_slot(key) == slot for key in self._keyspace.values)
+
+    def digest(self) -> bytes:
+        """Return a SHA-256 over the whole state: time, keys, values, deadlines. Equal states give equal digests."""
+        keyspace = self._keyspace
+        digest = hashlib.sha256(b"%d" % keyspace.time_ms)
+        for key in keyspace.values:
+            value, deadline = keyspace.values[key], keyspace.deadlines.get(key, 0)
+            digest.update(b"%d:%d:%d:" % (len(key), len(value), deadline))
+            digest.update(key)
+            digest.update(value)
+        return digest.digest()

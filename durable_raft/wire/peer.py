@@ -1,0 +1,319 @@
+"""Frames between nodes: the messages of raft/messages.py and the handshake of a link, as checked bytes and back.
+
+One frame (big-endian)::
+
+    offset  bytes  field
+         0      4  magic           b"DRpf"
+         4      1  frame version   1; the first five bytes are the same in every version
+         5      1  checksum        algorithm id of checksum.py
+         6      1  kind            FrameKind
+         7      1  flags           0
+         8     16  cluster id
+        24      4  body length     bytes
+        28      4  body crc        of the body
+        32      4  header crc      of the 32 bytes before it
+        36         body
+
+The header has a checksum of its own, because a length must be believed before the body is there: were a damaged length
+noticed only with the body, a link could wait for half a gigabyte that nobody sends, and look alive all the while.
+
+The body is a msgpack array of the message's fields in the order of its class. AppendEntries carries its entries as
+arrays ``[term, kind, timestamp_ms, crc, chain, payload]``; their indexes are ``prev_log_index + 1, + 2, …``, so that no
+bytes can say "not contiguous".
+
+This is the gateway for what comes from other nodes. What ``FrameParser`` returns has these properties, which all others
+may assume: 1. every field is of its type, every number in [0, 2^63), every checksum in [0, 2^32); 2. entries are
+contiguous, their crc and chain are those of their content, following ``prev_log_chain``; 3. the terms of entries do
+not fall, begin at ``prev_log_term`` or above, and end at the message's term or below.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgpack
+
+from durable_raft.checksum import ALGORITHM_CRC32C, crc32c
+from durable_raft.errors import DamagedFrame, ForeignCluster, InvariantViolation, PeerError, UnknownFrameVersion
+from durable_raft.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Message,
+    RequestVote,
+    RequestVoteResponse,
+)
+from durable_raft.raft.types import Entry, EntryKind, Index, NodeId, chain_crc, entry_crc
+
+MAGIC: Final = b"DRpf"
+FRAME_VERSION: Final = 1
+FLAGS: Final = 0
+HEADER_BYTES: Final = 36
+NUMBER_MAX: Final = 2**63 - 1
+UUID_BYTES: Final = 16
+
+_VERSION_AT: Final = len(MAGIC)
+_HEADER: Final = struct.Struct(">4sBBBB16sII")
+_CRC: Final = struct.Struct(">I")
+
+
+class FrameKind(enum.IntEnum):
+    """What a frame's body is; the number is what is sent."""
+
+    HELLO = 1
+    HELLO_REPLY = 2
+    REQUEST_VOTE = 3
+    REQUEST_VOTE_RESPONSE = 4
+    APPEND_ENTRIES = 5
+    APPEND_ENTRIES_RESPONSE = 6
+
+
+class Hello(NamedTuple):
+    """The first frame of the node that dialled: who it is, and whom it wants."""
+
+    node_id: NodeId
+    node_uuid: bytes
+    """16 bytes, minted with the data directory: a wiped disk under an old id is another node."""
+    target_id: NodeId
+    version: str
+    """Of the software, for people; what is spoken is the frame version."""
+
+
+class HelloReply(NamedTuple):
+    """The first frame back: whether the link is accepted, and if not, why."""
+
+    accepted: bool
+    reason: str
+    """Empty when accepted."""
+    node_id: NodeId
+    node_uuid: bytes
+
+
+PeerMessage: TypeAlias = Message | Hello | HelloReply
+
+
+# -- encoding -------------------------------------------------------------------------------------------------------
+
+
+def encode_frame(cluster_id: bytes, message: PeerMessage) -> bytes:
+    """Return ``message`` as one frame of the cluster with the 16-byte id ``cluster_id``.
+
+    Raises:
+        InvariantViolation: the entries of an AppendEntries do not follow its ``prev_log_index``.
+    """
+    kind = _KINDS[type(message)]
+    fields = _append_entries_fields(message) if isinstance(message, AppendEntries) else message
+    body: bytes = msgpack.packb(fields)
+    header = _HEADER.pack(MAGIC, FRAME_VERSION, ALGORITHM_CRC32C, kind, FLAGS, cluster_id, len(body), crc32c(body))
+    return b"".join((header, _CRC.pack(crc32c(header)), body))
+
+
+def _append_entries_fields(message: AppendEntries) -> tuple[object, ...]:
+    entries = message.entries
+    if not entries:
+        return message
+    first, last = message.prev_log_index + 1, message.prev_log_index + len(entries)
+    if entries[0].index != first or entries[-1].index != last:
+        raise InvariantViolation(
+            f"AppendEntries after {message.prev_log_index}: entries {entries[0].index}..{entries[-1].index}, "
+            f"expected {first}..{last}"
+        )
+    rows = [(entry.term, entry.kind, entry.timestamp_ms, entry.crc, entry.chain, entry.payload) for entry in entries]
+    return (*message[:_ENTRIES_AT], rows, *message[_ENTRIES_AT + 1 :])
+
+
+# -- frames ---------------------------------------------------------------------------------------------------------
+
+
+class FrameParser:
+    """The frames of one direction of one link, fed by hand."""
+
+    def __init__(self, cluster_id: bytes, body_bytes_max: int) -> None:
+        """Take frames of ``cluster_id`` (16 bytes) whose body is at most ``body_bytes_max`` bytes long."""
+        self._cluster_id = cluster_id
+        self._body_bytes_max = body_bytes_max
+        self._buffer = bytearray()
+        """The beginning of a frame, when the bytes so far end inside one."""
+        self._wanted = 0
+        """Length of the buffer at which there is something new to look at."""
+        self._error: PeerError | None = None
+
+    def feed(self, data: bytes) -> list[PeerMessage]:
+        """Take the next bytes and return the messages that are now complete, in order.
+
+        Once it raised, it raises the same error for ever. Messages complete before the damage in the same ``data`` are
+        dropped with it: the link is, and Raft is made for lost messages.
+
+        Raises:
+            DamagedFrame: a checksum, length or shape is wrong; an entry's crc or chain is not that of its content.
+            UnknownFrameVersion: a frame version or checksum algorithm this build does not know.
+            ForeignCluster: a frame of another cluster.
+        """
+        if self._error is not None:
+            raise self._error
+        chunk: bytes | bytearray = data
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return []
+            chunk, self._buffer = self._buffer, bytearray()
+        try:
+            return self._take_frames(chunk)
+        except PeerError as error:
+            self._error = error
+            raise
+
+    def _take_frames(self, chunk: bytes | bytearray) -> list[PeerMessage]:
+        messages: list[PeerMessage] = []
+        at = 0
+        while at < len(chunk):
+            body_at = at + HEADER_BYTES
+            if body_at > len(chunk):
+                self._check_beginning(bytes(chunk[at:]))
+                self._wanted = 0  # Every byte may show that this is no frame, so that nobody waits for the rest.
+                break
+            kind, body_bytes, body_crc = self._read_header(bytes(chunk[at:body_at]))
+            end = body_at + body_bytes
+            if end > len(chunk):
+                self._wanted = end - at
+                break
+            body = bytes(chunk[body_at:end])
+            crc = crc32c(body)
+            if crc != body_crc:
+                raise DamagedFrame(f"body of {body_bytes} bytes: crc {crc:08x}, expected {body_crc:08x}")
+            messages.append(decode_body(kind, body))
+            at = end
+        if at < len(chunk):
+            self._buffer += memoryview(chunk)[at:]
+        return messages
+
+    def _check_beginning(self, header: bytes) -> None:
+        """Check what is the same in every version: the magic and the version, as far as they are there."""
+        found = header[:_VERSION_AT]
+        if not MAGIC.startswith(found):
+            raise DamagedFrame(f"a frame begins with {MAGIC!r}, found {found!r}")
+        if len(header) > _VERSION_AT and header[_VERSION_AT] != FRAME_VERSION:
+            raise UnknownFrameVersion(f"frame version {header[_VERSION_AT]}, known {FRAME_VERSION}")
+
+    def _read_header(self, header: bytes) -> tuple[int, int, int]:
+        """Return kind, body length and body crc."""
+        self._check_beginning(header)
+        _, _, algorithm, kind, flags, cluster_id, body_bytes, body_crc = _HEADER.unpack_from(header)
+        if algorithm != ALGORITHM_CRC32C:
+            raise UnknownFrameVersion(f"checksum algorithm {algorithm}, known {ALGORITHM_CRC32C}")
+        crc = crc32c(header[: _HEADER.size])
+        (expected,) = _CRC.unpack_from(header, _HEADER.size)
+        if crc != expected:
+            raise DamagedFrame(f"frame header: crc {crc:08x}, expected {expected:08x}")
+        if cluster_id != self._cluster_id:
+            raise ForeignCluster(f"a frame of cluster {cluster_id.hex()}, this is cluster {self._cluster_id.hex()}")
+        if flags != FLAGS:
+            raise DamagedFrame(f"flags {flags:#04x}, known {FLAGS:#04x}")
+        if body_bytes > self._body_bytes_max:
+            raise DamagedFrame(f"body of {body_bytes} bytes, at most {self._body_bytes_max} are taken")
+        return kind, body_bytes, body_crc
+
+
+# -- bodies ---------------------------------------------------------------------------------------------------------
+
+
+class _Check(NamedTuple):
+    """What one field must be."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+class _Shape(NamedTuple):
+    """What a body must look like: the class of its message and a check for each of its fields."""
+
+    message: type[Any]
+    checks: tuple[_Check, ...]
+
+
+_ENTRY_KINDS: Final = {int(kind): kind for kind in EntryKind}
+
+_NUMBER: Final = _Check("an integer in [0, 2^63)", lambda value: type(value) is int and 0 <= value <= NUMBER_MAX)
+_SUM: Final = _Check("an integer in [0, 2^32)", lambda value: type(value) is int and 0 <= value < 2**32)
+_FLAG: Final = _Check("a boolean", lambda value: type(value) is bool)
+_TEXT: Final = _Check("text", lambda value: type(value) is str)
+_NAME: Final = _Check("text that is not empty", lambda value: type(value) is str and value != "")
+_UUID: Final = _Check("16 bytes", lambda value: type(value) is bytes and len(value) == UUID_BYTES)
+_ARRAY: Final = _Check("an array", lambda value: type(value) is list)
+_PAYLOAD: Final = _Check("bytes", lambda value: type(value) is bytes)
+_ENTRY_KIND: Final = _Check("an entry kind", lambda value: type(value) is int and value in _ENTRY_KINDS)
+
+_SHAPES: Final[dict[int, _Shape]] = {
+    FrameKind.HELLO: _Shape(Hello, (_NAME, _UUID, _NAME, _TEXT)),
+    FrameKind.HELLO_REPLY: _Shape(HelloReply, (_FLAG, _TEXT, _NAME, _UUID)),
+    FrameKind.REQUEST_VOTE: _Shape(RequestVote, (_NUMBER, _NUMBER, _NUMBER, _FLAG)),
+    FrameKind.REQUEST_VOTE_RESPONSE: _Shape(RequestVoteResponse, (_NUMBER, _FLAG, _FLAG)),
+    FrameKind.APPEND_ENTRIES: _Shape(AppendEntries, (_NUMBER, _NUMBER, _NUMBER, _SUM, _ARRAY, _NUMBER, _NUMBER)),
+    FrameKind.APPEND_ENTRIES_RESPONSE: _Shape(
+        AppendEntriesResponse, (_NUMBER, _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
+    ),
+}
+_KINDS: Final[dict[type, FrameKind]] = {shape.message: FrameKind(kind) for kind, shape in _SHAPES.items()}
+
+_ENTRIES_AT: Final = AppendEntries._fields.index("entries")
+_ENTRY_FIELDS: Final = ("term", "kind", "timestamp_ms", "crc", "chain", "payload")
+_ENTRY_CHECKS: Final = (_NUMBER, _ENTRY_KIND, _NUMBER, _SUM, _SUM, _PAYLOAD)
+
+
+def decode_body(kind: int, body: bytes) -> PeerMessage:
+    """Return the message whose frame had ``kind`` and ``body``, everything checked (see the module docstring).
+
+    Raises:
+        DamagedFrame: an unknown kind, a body of another shape, a wrong crc, chain or order of an entry.
+    """
+    shape = _SHAPES.get(kind)
+    if shape is None:
+        raise DamagedFrame(f"frame kind {kind}, known {min(_SHAPES)}..{max(_SHAPES)}")
+    message, checks = shape
+    try:
+        fields = msgpack.unpackb(body)
+    except ValueError as error:
+        raise DamagedFrame(f"{message.__name__}: the body is no msgpack: {type(error).__name__}: {error}") from error
+    _check_fields(message.__name__, message._fields, checks, fields)
+    if message is AppendEntries:
+        fields[_ENTRIES_AT] = _decode_entries(*fields[: _ENTRIES_AT + 1])
+    decoded: PeerMessage = message(*fields)
+    return decoded
+
+
+def _check_fields(where: str, names: Sequence[str], checks: Sequence[_Check], fields: object) -> None:
+    if type(fields) is not list or len(fields) != len(checks):
+        raise DamagedFrame(f"{where}: {_brief(fields)}, expected an array of {len(checks)}: {', '.join(names)}")
+    for name, check, value in zip(names, checks, fields, strict=True):
+        if not check.holds(value):
+            raise DamagedFrame(f"{where}: {name} is {_brief(value)}, expected {check.expected}")
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, list):
+        return f"an array of {len(value)}"
+    return f"{value!r:.60}"
+
+
+def _decode_entries(term: int, prev_index: int, prev_term: int, chain: int, rows: list[Any]) -> tuple[Entry, ...]:
+    entries: list[Entry] = []
+    index = prev_index
+    if index + len(rows) > NUMBER_MAX:
+        raise DamagedFrame(f"AppendEntries: {len(rows)} entries after {index} go beyond {NUMBER_MAX}")
+    for row in rows:
+        index += 1
+        _check_fields(f"entry {index}", _ENTRY_FIELDS, _ENTRY_CHECKS, row)
+        entry_term, kind, timestamp_ms, crc, entry_chain, payload = row
+        found = entry_crc(index, entry_term, kind, timestamp_ms, payload)
+        if found != crc:
+            raise DamagedFrame(f"entry {index}: crc of its content {found:08x}, expected {crc:08x}")
+        chain = chain_crc(chain, crc)
+        if chain != entry_chain:
+            raise DamagedFrame(f"entry {index}: chain after the entry before {chain:08x}, expected {entry_chain:08x}")
+        if not prev_term <= entry_term <= term:
+            raise DamagedFrame(f"entry {index}: term {entry_term}, expected [{prev_term}, {term}]")
+        prev_term = entry_term
+        entries.append(Entry(Index(index), entry_term, _ENTRY_KINDS[kind], timestamp_ms, payload, crc=crc, chain=chain))
+    return tuple(entries)

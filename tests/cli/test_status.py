@@ -1,0 +1,66 @@
+"""cli/status.py without a cluster: the table, the choice of the leader, and nodes that do not answer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from durable_raft.cli.local_cluster import HOST, free_ports
+from durable_raft.cli.main import main
+from durable_raft.cli.status import NodeStatus, _redis_address, ask, cluster_status, find_leader, table
+from durable_raft.server.addresses import Address
+
+
+def test_table_lines_up_and_marks_what_is_unknown() -> None:
+    """Texts are aligned left, numbers right, and a dash stands where a node could not be asked."""
+    statuses = [
+        NodeStatus("n1", "127.0.0.1:7001", "leader", 12, 1000, 1000, 999, 998, 0),
+        NodeStatus(None, "127.0.0.1:7002", "unreachable", error="refused"),
+    ]
+    assert table(statuses).splitlines() == [
+        "NODE  ADDRESS         ROLE         TERM  LAST  FLUSHED  COMMIT  APPLIED  LAG",
+        "n1    127.0.0.1:7001  leader         12  1000     1000     999      998    0",
+        "-     127.0.0.1:7002  unreachable     -     -        -       -        -    -",
+    ]
+
+
+def test_leader_is_the_one_of_the_newest_term() -> None:
+    """A deposed leader that does not know it yet is not the leader; without any there is none."""
+    old, new = NodeStatus("n1", "a:1", "leader", 3), NodeStatus("n2", "b:1", "leader", 4)
+    assert find_leader([old, new, NodeStatus("n3", "c:1", "follower", 5)]) is new
+    assert find_leader([NodeStatus("n3", "c:1", "candidate", 5)]) is None
+
+
+def test_dead_nodes_are_shown_as_unreachable() -> None:
+    """A node that does not answer is a row with the reason, not an error."""
+    addresses = [Address(HOST, port) for port in free_ports(2)]
+    statuses = cluster_status(addresses)
+    assert [status.address for status in statuses] == [str(address) for address in addresses]
+    assert {status.role for status in statuses} == {"unreachable"}
+    assert "does not answer" in str(ask(addresses[0]).error)
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_status_of_nobody_exits_with_4(flags: list[str]) -> None:
+    """When the node that is asked does not answer, the exit code is 4 and stderr names it."""
+    (port,) = free_ports(1)
+    result = CliRunner().invoke(main, ["status", "--at", f"{HOST}:{port}", *flags])
+    assert result.exit_code == 4
+    assert f"{HOST}:{port} does not answer" in result.stderr
+    assert result.stdout == ""
+
+
+def test_addresses_of_cluster_nodes_are_understood() -> None:
+    """CLUSTER NODES writes IPv6 hosts without brackets, as Redis does; both forms are read."""
+    assert _redis_address("127.0.0.1:7001") == Address("127.0.0.1", 7001)
+    assert _redis_address("::1:7001") == Address("::1", 7001)
+    assert _redis_address("[::1]:7001") == Address("::1", 7001)
+
+
+def test_statuses_can_be_written_as_json() -> None:
+    """A status holds nothing that JSON does not know."""
+    from dataclasses import asdict
+
+    assert json.loads(json.dumps(asdict(NodeStatus("n1", "a:1", "leader", 1))))["role"] == "leader"

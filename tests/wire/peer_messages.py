@@ -1,0 +1,85 @@
+"""Messages between nodes: one example of each kind, and strategies for any."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, RequestVote, RequestVoteResponse
+from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Term, make_entry
+from durable_raft.wire.peer import Hello, HelloReply, PeerMessage
+
+CLUSTER = bytes(range(16))
+OTHER_CLUSTER = bytes(range(16, 32))
+BODY_BYTES_MAX = 1 << 20
+NUMBER_MAX = 2**63 - 1
+
+
+def make_entries(
+    previous: LogPoint, payloads: list[tuple[int, bytes]], kind: EntryKind = EntryKind.COMMANDS
+) -> tuple[Entry, ...]:
+    """Return the entries after ``previous`` from (term, payload) of each."""
+    entries: list[Entry] = []
+    for term, payload in payloads:
+        entry = make_entry(
+            previous=previous, term=Term(term), kind=kind, timestamp_ms=1_700_000_000_000, payload=payload
+        )
+        entries.append(entry)
+        previous = LogPoint(entry.index, entry.term, entry.chain)
+    return tuple(entries)
+
+
+def append_entries(term: int, previous: LogPoint, entries: tuple[Entry, ...]) -> AppendEntries:
+    """Return an AppendEntries of ``entries`` after ``previous``."""
+    return AppendEntries(Term(term), previous.index, previous.term, previous.chain, entries, Index(4), 9)
+
+
+PREVIOUS = LogPoint(Index(6), Term(3), 0x01020304)
+
+EXAMPLES: dict[str, PeerMessage] = {
+    "hello": Hello(NodeId("n1"), b"u" * 16, NodeId("n2"), "0.1.0"),
+    "hello_reply": HelloReply(False, "n1 is not a member", NodeId("n2"), b"v" * 16),
+    "request_vote": RequestVote(Term(7), Index(300), Term(6), True),
+    "request_vote_response": RequestVoteResponse(Term(7), True, False),
+    "heartbeat": append_entries(7, PREVIOUS, ()),
+    "append_entries": append_entries(7, PREVIOUS, make_entries(PREVIOUS, [(3, b"one"), (7, b"\x00two")])),
+    "append_entries_response": AppendEntriesResponse(
+        Term(7), False, Index(0), Index(5), Term(2), Index(300), NUMBER_MAX
+    ),
+}
+
+NUMBERS = st.integers(0, NUMBER_MAX) | st.integers(0, 300)
+SUMS = st.integers(0, 2**32 - 1)
+NAMES = st.text(min_size=1, max_size=12).map(NodeId)
+UUIDS = st.binary(min_size=16, max_size=16)
+
+
+@st.composite
+def any_append_entries(draw: st.DrawFn) -> AppendEntries:
+    """Return any AppendEntries that a leader might send, and many that none would."""
+    terms = sorted(draw(st.lists(NUMBERS, min_size=2, max_size=5)))
+    previous = LogPoint(Index(draw(st.integers(0, NUMBER_MAX - 8))), Term(terms[0]), draw(SUMS))
+    entries: list[Entry] = []
+    point = previous
+    for term in terms[1:-1]:
+        entry = make_entry(
+            previous=point,
+            term=Term(term),
+            kind=draw(st.sampled_from(EntryKind)),
+            timestamp_ms=draw(NUMBERS),
+            payload=draw(st.binary(max_size=40)),
+        )
+        entries.append(entry)
+        point = LogPoint(entry.index, entry.term, entry.chain)
+    commit, read_round = Index(draw(NUMBERS)), draw(NUMBERS)
+    last_term = Term(terms[-1])
+    return AppendEntries(last_term, previous.index, previous.term, previous.chain, tuple(entries), commit, read_round)
+
+
+MESSAGES: st.SearchStrategy[PeerMessage] = st.one_of(
+    st.builds(Hello, NAMES, UUIDS, NAMES, st.text(max_size=12)),
+    st.builds(HelloReply, st.booleans(), st.text(max_size=40), NAMES, UUIDS),
+    st.builds(RequestVote, NUMBERS, NUMBERS, NUMBERS, st.booleans()),
+    st.builds(RequestVoteResponse, NUMBERS, st.booleans(), st.booleans()),
+    st.builds(AppendEntriesResponse, NUMBERS, st.booleans(), NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    any_append_entries(),
+)

@@ -1,0 +1,366 @@
+"""Frames between nodes: golden bytes, round trips, and the gateway's refusals with what was found and expected."""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from durable_raft.checksum import crc32c
+from durable_raft.errors import DamagedFrame, ForeignCluster, InvariantViolation, PeerError, UnknownFrameVersion
+from durable_raft.raft.types import EntryKind, Index, LogPoint, Term, chain_crc, entry_crc
+from durable_raft.wire.peer import FrameKind, FrameParser, PeerMessage, encode_frame
+from tests.wire.peer_messages import (
+    BODY_BYTES_MAX,
+    CLUSTER,
+    EXAMPLES,
+    MESSAGES,
+    NUMBER_MAX,
+    OTHER_CLUSTER,
+    PREVIOUS,
+    append_entries,
+    make_entries,
+)
+from tests.wire.resp_inputs import CUTS, cut
+
+GOLDEN = {
+    "hello": (
+        "4452706601010100000102030405060708090a0b0c0d0e0f0000001fb757249ede0846a5"
+        "94a26e31c41075757575757575757575757575757575a26e32a5302e312e30"
+    ),
+    "hello_reply": (
+        "4452706601010200000102030405060708090a0b0c0d0e0f0000002aefd65edb0f478"
+        "95c94c2b26e31206973206e6f742061206d656d626572a26e32c41076767676767676767676767676767676"
+    ),
+    "request_vote": (
+        "4452706601010300000102030405060708090a0b0c0d0e0f0000000796fe8d4df87eea4d"  # Header.
+        "9407cd012c06c3"
+    ),
+    "request_vote_response": (
+        "4452706601010400000102030405060708090a0b0c0d0e0f00000004f7f41cc2adbddfdb"  # Header.
+        "9307c3c2"
+    ),
+    "heartbeat": (
+        "4452706601010500000102030405060708090a0b0c0d0e0f0000000cbccdb97d432461e5"  # Header.
+        "97070603ce01020304900409"
+    ),
+    "append_entries": (
+        "4452706601010500000102030405060708090a0b0c0d0e0f00000043c4712faeabc3b43e"  # Header.
+        "97070603ce0102030492"
+        "960301cf0000018bcfe56800cedc2baf45ceb5c1635ec4036f6e65"
+        "960701cf0000018bcfe56800ceba26da23cec3a3cf85c4040074776f"
+        "0409"
+    ),
+    "append_entries_response": (
+        "4452706601010600000102030405060708090a0b0c0d0e0f000000128f7874045f0a8447"  # Header.
+        "9707c2000502cd012ccf7fffffffffffffff"
+    ),
+}
+"""Frames of version 1, as written by the first release; only ever added to."""
+
+
+def frame(kind: int, body: bytes, *, flags: int = 0, algorithm: int = 1) -> bytes:
+    """Return a frame with good checksums around any body, built from the drawing in the docstring of peer.py."""
+    header = b"DRpf" + bytes([1, algorithm, kind, flags]) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
+    return header + struct.pack(">I", crc32c(header)) + body
+
+
+def packed(kind: int, fields: object) -> bytes:
+    """Return a frame with good checksums whose body is ``fields``."""
+    return frame(kind, msgpack.packb(fields))
+
+
+def decode(*chunks: bytes) -> list[PeerMessage]:
+    """Return what a fresh parser makes of ``chunks``."""
+    parser = FrameParser(CLUSTER, BODY_BYTES_MAX)
+    return [message for chunk in chunks for message in parser.feed(chunk)]
+
+
+# -- good frames ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_golden_bytes(name: str) -> None:
+    """The bytes of each kind of frame never change, and old bytes are still read."""
+    assert encode_frame(CLUSTER, EXAMPLES[name]).hex() == GOLDEN[name]
+    assert decode(bytes.fromhex(GOLDEN[name])) == [EXAMPLES[name]]
+
+
+def test_every_kind_has_golden_bytes() -> None:
+    """No kind of frame is forgotten."""
+    assert {bytes.fromhex(golden)[6] for golden in GOLDEN.values()} == set(FrameKind)
+
+
+def test_numbers_of_kinds_never_change() -> None:
+    """The numbers are what is sent."""
+    names = "HELLO HELLO_REPLY REQUEST_VOTE REQUEST_VOTE_RESPONSE APPEND_ENTRIES APPEND_ENTRIES_RESPONSE"
+    assert [kind.name for kind in sorted(FrameKind)] == names.split()
+    assert sorted(FrameKind) == [1, 2, 3, 4, 5, 6]
+
+
+@given(messages=st.lists(MESSAGES, max_size=6), cuts=CUTS)
+@settings(deadline=None, max_examples=300)
+def test_round_trip_at_every_cut(messages: list[PeerMessage], cuts: list[int]) -> None:
+    """Messages come back as they were sent, with their types, however the bytes are cut."""
+    data = b"".join(encode_frame(CLUSTER, message) for message in messages)
+    found = decode(*cut(data, cuts))
+    assert found == messages
+    assert list(map(type, found)) == list(map(type, messages))
+
+
+def test_byte_by_byte() -> None:
+    """Each message is returned with its last byte, no earlier and no later."""
+    parser = FrameParser(CLUSTER, BODY_BYTES_MAX)
+    for message in EXAMPLES.values():
+        data = encode_frame(CLUSTER, message)
+        for byte in data[:-1]:
+            assert parser.feed(bytes([byte])) == []
+        assert parser.feed(data[-1:]) == [message]
+
+
+def test_entries_come_back_whole() -> None:
+    """Decoded entries have their index, the enum of their kind, and both checksums."""
+    (message,) = decode(encode_frame(CLUSTER, EXAMPLES["append_entries"]))
+    assert message == EXAMPLES["append_entries"]
+    entry = message.entries[1]  # type: ignore[union-attr]
+    assert (entry.index, entry.kind) == (8, EntryKind.COMMANDS)
+    assert type(entry.kind) is EntryKind
+
+
+# -- frames that are not believed -------------------------------------------------------------------------------------
+
+
+def test_foreign_cluster() -> None:
+    """A frame of another cluster is refused, with both ids, before its body is there."""
+    data = encode_frame(OTHER_CLUSTER, EXAMPLES["hello"])
+    with pytest.raises(ForeignCluster, match=f"{OTHER_CLUSTER.hex()}.*{CLUSTER.hex()}"):
+        decode(data[:36])
+
+
+def test_unknown_version_is_not_damage() -> None:
+    """Another frame version is named as such as soon as it is seen: its layout is not ours to judge."""
+    with pytest.raises(UnknownFrameVersion, match="frame version 2, known 1"):
+        decode(b"DRpf\x02")
+
+
+def test_unknown_checksum_algorithm_is_not_damage() -> None:
+    """A checksum that this build cannot compute is a newer format."""
+    with pytest.raises(UnknownFrameVersion, match="checksum algorithm 2, known 1"):
+        decode(frame(1, b"", algorithm=2))
+
+
+@pytest.mark.parametrize("data", [b"P", b"PING\r\n", b"DRpg", b"\x16\x03\x01\x02", b"DR" + b"\x00"])
+def test_what_is_no_frame_is_refused_at_once(data: bytes) -> None:
+    """Whoever else dials the peer port is not left waiting for the rest of a header."""
+    with pytest.raises(DamagedFrame, match="begins with b'DRpf'"):
+        decode(data)
+    with pytest.raises(DamagedFrame, match="begins with b'DRpf'"):
+        decode(*[bytes([byte]) for byte in data])
+
+
+def test_body_over_the_limit_is_refused_with_its_header() -> None:
+    """A length is checked before the body is waited for."""
+    data = frame(1, b"x" * (BODY_BYTES_MAX + 1))
+    with pytest.raises(DamagedFrame, match="body of 1048577 bytes, at most 1048576"):
+        decode(data[:36])
+    assert decode(frame(1, b"x" * BODY_BYTES_MAX)[:36]) == []
+
+
+def test_damaged_length_is_noticed_with_the_header() -> None:
+    """A flipped bit in a length does not make the link wait for bytes that nobody sends."""
+    data = bytearray(encode_frame(CLUSTER, EXAMPLES["heartbeat"]))
+    data[25] ^= 1
+    with pytest.raises(DamagedFrame, match="frame header: crc"):
+        decode(bytes(data[:36]))
+
+
+def test_damaged_body_names_both_checksums() -> None:
+    """The checksum of the body is told as found and as expected."""
+    data = encode_frame(CLUSTER, EXAMPLES["heartbeat"])
+    found = crc32c(data[36:-1] + b"\x08")
+    with pytest.raises(DamagedFrame, match=f"body of 12 bytes: crc {found:08x}, expected bccdb97d"):
+        decode(data[:-1] + b"\x08")
+
+
+def test_error_is_final() -> None:
+    """After an error every call raises it again: nothing behind the damage is believed."""
+    parser = FrameParser(CLUSTER, BODY_BYTES_MAX)
+    good = encode_frame(CLUSTER, EXAMPLES["heartbeat"])
+    with pytest.raises(DamagedFrame) as first:
+        parser.feed(good + b"rubbish")
+    with pytest.raises(PeerError) as second:
+        parser.feed(good)
+    assert second.value is first.value
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (frame(0, b"\x90"), "frame kind 0, known 1..6"),
+        (frame(7, b"\x90"), "frame kind 7, known 1..6"),
+        (frame(4, b"\x93\x07\xc3\xc2", flags=1), "flags 0x01, known 0x00"),
+        (frame(4, b""), "RequestVoteResponse: the body is no msgpack"),
+        (frame(4, b"\x93\x07\xc3"), "RequestVoteResponse: the body is no msgpack"),
+        (frame(4, b"\x93\x07\xc3\xc2\x00"), "RequestVoteResponse: the body is no msgpack: ExtraData"),
+        (frame(4, b"\xc1"), "RequestVoteResponse: the body is no msgpack: FormatError"),
+        (frame(4, b"\x81\x90\x00"), "RequestVoteResponse: the body is no msgpack"),
+        (frame(4, b"\x91" * 100_000 + b"\x00"), "RequestVoteResponse: the body is no msgpack"),
+        (frame(4, b"\xdd\xff\xff\xff\xff"), "RequestVoteResponse: the body is no msgpack"),
+        (frame(4, b"\xa1\xff"), "RequestVoteResponse: the body is no msgpack: UnicodeDecodeError"),
+        (packed(4, 5), "RequestVoteResponse: 5, expected an array of 3: term, vote_granted, pre_vote"),
+        (packed(4, {"term": 5}), "RequestVoteResponse: {'term': 5}, expected an array of 3"),
+        (packed(4, [7, True]), "RequestVoteResponse: an array of 2, expected an array of 3"),
+        (packed(4, [7, True, False, 0]), "RequestVoteResponse: an array of 4, expected an array of 3"),
+        (packed(4, [-1, True, False]), r"RequestVoteResponse: term is -1, expected an integer in \[0, 2\^63\)"),
+        (packed(4, [2**63, True, False]), "RequestVoteResponse: term is 9223372036854775808"),
+        (packed(4, [1.0, True, False]), "term is 1.0, expected an integer"),
+        (packed(4, [True, True, False]), "term is True, expected an integer"),
+        (packed(4, [None, True, False]), "term is None, expected an integer"),
+        (packed(4, [7, 1, False]), "vote_granted is 1, expected a boolean"),
+        (packed(4, [7, True, None]), "pre_vote is None, expected a boolean"),
+        (packed(1, ["", b"u" * 16, "n2", "1"]), "Hello: node_id is '', expected text that is not empty"),
+        (packed(1, [b"n1", b"u" * 16, "n2", "1"]), "Hello: node_id is b'n1', expected text"),
+        (packed(1, ["n1", b"u" * 15, "n2", "1"]), "Hello: node_uuid is b'uuuuuuuuuuuuuuu', expected 16 bytes"),
+        (packed(1, ["n1", "u" * 16, "n2", "1"]), "Hello: node_uuid is 'uuuuuuuuuuuuuuuu', expected 16 bytes"),
+        (packed(1, ["n1", b"u" * 16, "n2", b"1"]), "Hello: version is b'1', expected text"),
+        (packed(5, [7, 6, 3, 2**32, [], 4, 9]), r"prev_log_chain is 4294967296, expected an integer in \[0, 2\^32\)"),
+        (packed(5, [7, 6, 3, 0, None, 4, 9]), "AppendEntries: entries is None, expected an array"),
+        (packed(5, [7, NUMBER_MAX, 3, 0, [[]], 4, 9]), "1 entries after 9223372036854775807 go beyond"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "frame",
+)
+def test_wrong_shape(data: bytes, complaint: str) -> None:
+    """A frame with good checksums and a wrong shape is refused; the error says which field, and what was found."""
+    with pytest.raises(DamagedFrame, match=complaint):
+        decode(data)
+
+
+# -- entries that are not believed -----------------------------------------------------------------------------------
+
+
+def row(index: int, chain_before: int, /, **changes: Any) -> list[Any]:
+    """Return a good entry as it is sent, its checksums those of ``changes``; crc and chain can be changed too."""
+    fields = {"term": 3, "kind": 1, "timestamp_ms": 5, "payload": b"payload", **changes}
+    if "crc" not in fields:
+        fields["crc"] = entry_crc(index, fields["term"], fields["kind"], fields["timestamp_ms"], fields["payload"])
+    if "chain" not in fields:
+        fields["chain"] = chain_crc(chain_before, fields["crc"])
+    return [fields[name] for name in ("term", "kind", "timestamp_ms", "crc", "chain", "payload")]
+
+
+def with_rows(*rows: object, prev_index: int = 6, prev_chain: int = 77) -> bytes:
+    """Return a frame with an AppendEntries of term 7 whose entries are ``rows``."""
+    return packed(5, [7, prev_index, 3, prev_chain, list(rows), 4, 9])
+
+
+def test_row_is_good() -> None:
+    """What the tests below damage is accepted as it is."""
+    first = row(7, 77)
+    assert decode(with_rows(first, row(8, first[4], term=7)))
+
+
+def test_damaged_payload_names_index_and_checksums() -> None:
+    """A payload that is not what its crc was computed over is refused, wherever on the way it was damaged."""
+    good = row(7, 77)
+    found = entry_crc(7, 3, 1, 5, b"damaged")
+    with pytest.raises(DamagedFrame, match=f"entry 7: crc of its content {found:08x}, expected {good[3]:08x}"):
+        decode(with_rows([*good[:5], b"damaged"]))
+
+
+@pytest.mark.parametrize(("name", "value"), [("term", 4), ("kind", 0), ("timestamp_ms", 6), ("crc", 1)])
+def test_damaged_field_is_refused(name: str, value: int) -> None:
+    """The crc covers an entry's term, kind and timestamp as well."""
+    good = row(7, 77)
+    at = ["term", "kind", "timestamp_ms", "crc"].index(name)
+    with pytest.raises(DamagedFrame, match="entry 7: crc of its content"):
+        decode(with_rows([*good[:at], value, *good[at + 1 :]]))
+
+
+def test_entry_at_another_index_is_refused() -> None:
+    """The crc covers the index: an entry cannot be taken for one elsewhere in the log."""
+    with pytest.raises(DamagedFrame, match="entry 8: crc of its content"):
+        decode(with_rows(row(7, 77), prev_index=7))
+
+
+def test_broken_chain_names_index_and_values() -> None:
+    """An entry whose chain does not continue the chain before it is refused."""
+    first, second = row(7, 77), row(8, 78)
+    expected = chain_crc(first[4], second[3])
+    with pytest.raises(
+        DamagedFrame, match=f"entry 8: chain after the entry before {expected:08x}, expected {second[4]:08x}"
+    ):
+        decode(with_rows(first, second))
+    with pytest.raises(DamagedFrame, match="entry 7: chain"):
+        decode(with_rows(first, prev_chain=76))
+
+
+@pytest.mark.parametrize(
+    ("terms", "complaint"),
+    [
+        ([2], r"entry 7: term 2, expected \[3, 7\]"),
+        ([8], r"entry 7: term 8, expected \[3, 7\]"),
+        ([5, 4], r"entry 8: term 4, expected \[5, 7\]"),
+    ],
+)
+def test_terms_out_of_order(terms: list[int], complaint: str) -> None:
+    """Terms of entries never fall, and none is above the leader's."""
+    rows, chain = [], 77
+    for index, term in enumerate(terms, start=7):
+        rows.append(row(index, chain, term=term))
+        chain = rows[-1][4]
+    with pytest.raises(DamagedFrame, match=complaint):
+        decode(with_rows(*rows))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"kind": 2}, "entry 7: kind is 2, expected an entry kind"),
+        ({"kind": 300, "crc": 0}, "entry 7: kind is 300, expected an entry kind"),
+        ({"kind": True}, "entry 7: kind is True, expected an entry kind"),
+        ({"timestamp_ms": -1, "crc": 0}, "entry 7: timestamp_ms is -1, expected an integer"),
+        ({"payload": "text", "crc": 0}, "entry 7: payload is 'text', expected bytes"),
+        ({"crc": -1, "chain": 0}, "entry 7: crc is -1, expected an integer"),
+        ({"chain": 2**32}, "entry 7: chain is 4294967296, expected an integer"),
+    ],
+)
+def test_wrong_entry_field(changes: dict[str, Any], complaint: str) -> None:
+    """Each field of an entry is of its type and in its range."""
+    with pytest.raises(DamagedFrame, match=complaint):
+        decode(with_rows(row(7, 77, **changes)))
+
+
+@pytest.mark.parametrize("value", [5, None, [], [3, 1, 5, 0, 0], [3, 1, 5, 0, 0, b"", 0], {"term": 3}])
+def test_wrong_entry_shape(value: object) -> None:
+    """An entry is an array of six."""
+    with pytest.raises(DamagedFrame, match=r"entry 7: .*expected an array of 6"):
+        decode(with_rows(value))
+
+
+def test_entries_with_a_gap_are_not_sent() -> None:
+    """Indexes are not sent, so entries that do not follow prev_log_index are our own bug."""
+    entries = make_entries(PREVIOUS, [(3, b"one"), (3, b"two"), (3, b"three")])
+    for wrong in (entries[1:], entries[::2], (entries[1], *entries[1:])):
+        with pytest.raises(InvariantViolation, match="AppendEntries after 6"):
+            encode_frame(CLUSTER, append_entries(7, PREVIOUS, wrong))
+
+
+# -- time and memory ------------------------------------------------------------------------------------------------
+
+
+def test_large_frame_in_small_chunks_is_linear() -> None:
+    """A 16 MiB frame in chunks of 512 bytes takes a fraction of a second, and nothing of it is kept."""
+    previous = LogPoint(Index(0), Term(0), 0)
+    message = append_entries(3, previous, make_entries(previous, [(3, b"v" * (16 << 20))]))
+    data = encode_frame(CLUSTER, message)
+    parser = FrameParser(CLUSTER, 32 << 20)
+    started = time.process_time()
+    found = [got for at in range(0, len(data), 512) for got in parser.feed(data[at : at + 512])]
+    assert time.process_time() - started < 3
+    assert found == [message]
+    assert len(parser._buffer) == 0

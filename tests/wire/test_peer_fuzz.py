@@ -1,0 +1,108 @@
+"""Frames against damage: rubbish raises only what it may, and no flipped bit goes unseen."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from durable_raft.errors import DamagedFrame, PeerError
+from durable_raft.raft.messages import AppendEntries
+from durable_raft.raft.types import chain_crc, entry_crc
+from durable_raft.wire.peer import FrameKind, FrameParser, PeerMessage, decode_body, encode_frame
+from tests.wire.peer_messages import BODY_BYTES_MAX, CLUSTER, EXAMPLES, MESSAGES
+from tests.wire.resp_inputs import CUTS, cut
+
+
+def feed_all(chunks: list[bytes]) -> list[PeerMessage] | PeerError:
+    """Return the messages in ``chunks``, or the error they end with; any other exception is a failure."""
+    parser = FrameParser(CLUSTER, BODY_BYTES_MAX)
+    try:
+        return [message for chunk in chunks for message in parser.feed(chunk)]
+    except PeerError as error:
+        return error
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_flipped_bit_is_detected(name: str) -> None:
+    """With any one bit flipped, a frame followed by a good one raises; no message of it is believed."""
+    good = encode_frame(CLUSTER, EXAMPLES[name])
+    for bit in range(len(good) * 8):
+        damaged = bytearray(good)
+        damaged[bit // 8] ^= 1 << bit % 8
+        assert isinstance(feed_all([bytes(damaged)]), PeerError), f"bit {bit} of {name}"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_cut_off_frame_is_waited_for(name: str) -> None:
+    """A frame that ends early gives nothing, and no error: the rest may come."""
+    good = encode_frame(CLUSTER, EXAMPLES[name])
+    for length in range(len(good)):
+        assert feed_all([good[:length]]) == []
+
+
+@given(data=st.binary(max_size=100), cuts=CUTS)
+@settings(deadline=None)
+def test_rubbish(data: bytes, cuts: list[int]) -> None:
+    """Random bytes raise a PeerError, unless they are the beginning of a frame."""
+    found = feed_all(cut(data, cuts))
+    assert isinstance(found, PeerError) or (found == [] and b"DRpf".startswith(data[:4]))
+
+
+@given(
+    messages=st.lists(MESSAGES, min_size=1, max_size=3),
+    at=st.integers(0, 10_000),
+    piece=st.binary(max_size=4),
+    removed=st.integers(0, 4),
+    cuts=CUTS,
+)
+@settings(deadline=None, max_examples=500)
+def test_damaged_frames(messages: list[PeerMessage], at: int, piece: bytes, removed: int, cuts: list[int]) -> None:
+    """Bytes replaced, removed or added give the messages before the damage at most, and no other error."""
+    good = b"".join(encode_frame(CLUSTER, message) for message in messages)
+    at %= len(good)
+    damaged = good[:at] + piece + good[at + removed :]
+    found = feed_all(cut(damaged, cuts))
+    if isinstance(found, list):
+        assert found == messages[: len(found)]
+        assert damaged == good or len(found) < len(messages)
+
+
+_VALUES: st.SearchStrategy[object] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=3)
+    | st.binary(max_size=17),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=20,
+)  # fmt: skip
+_ENTRIES = st.lists(st.lists(st.integers(0, 8) | st.binary(max_size=2), min_size=6, max_size=6) | _VALUES, max_size=3)
+_BODIES = st.one_of(
+    st.binary(max_size=40),
+    _VALUES.map(msgpack.packb),
+    st.tuples(*[st.integers(0, 8)] * 4, _ENTRIES, *[st.integers(0, 8)] * 2).map(msgpack.packb),
+)
+
+
+@given(kind=st.sampled_from(FrameKind), body=_BODIES)
+@settings(deadline=None, max_examples=1000)
+def test_bodies(kind: FrameKind, body: bytes) -> None:
+    """A body of any shape, under good checksums of the frame, is refused as damage or holds what the docstring says."""
+    try:
+        message = decode_body(kind, body)
+    except DamagedFrame:
+        return
+    assert type(message).__name__.upper() == kind.name.replace("_", "")
+    if isinstance(message, AppendEntries):
+        _check_entries(message)
+
+
+def _check_entries(message: AppendEntries) -> None:
+    """Check the numbered properties of peer.py anew, in other words."""
+    index, chain = message.prev_log_index, message.prev_log_chain
+    for at, entry in enumerate(message.entries, start=1):
+        assert entry.index == index + at
+        assert entry.crc == entry_crc(entry.index, entry.term, entry.kind, entry.timestamp_ms, entry.payload)
+        chain = chain_crc(chain, entry.crc)
+        assert entry.chain == chain
+    terms = [message.prev_log_term, *(entry.term for entry in message.entries), message.term]
+    assert not message.entries or terms == sorted(terms)

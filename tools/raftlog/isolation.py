@@ -1,0 +1,51 @@
+"""Running a reader in a child process: a damaged page can kill whoever maps it (SIGBUS, SIGABRT, SIGSEGV)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+
+class KilledBySignal(Exception):
+    """The child was ended by a signal."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__(f"signal {signal_number}")
+
+
+def run_in_child(function: Callable[[], int]) -> int:
+    """Return what ``function`` returns, run in a forked process that shares this one's standard streams.
+
+    Raises:
+        KilledBySignal: the child did not end by itself.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _end_with(function)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        raise KilledBySignal(os.WTERMSIG(status))
+    return os.WEXITSTATUS(status)
+
+
+def _end_with(function: Callable[[], int]) -> None:
+    """Run ``function`` in the child and end it, without what the parent registered to run at exit."""
+    status = 70
+    try:
+        status = function()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has seen enough.
+        status = 0
+    except KeyboardInterrupt:
+        status = 130
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
