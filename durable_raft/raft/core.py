@@ -113,8 +113,8 @@ class Raft:
                 replication.check_quorum(state, now)
                 if state.role is Role.LEADER:
                     replication.heartbeat(state, now)
-        elif now >= state.election_deadline and election.election_timeout(state, now):
-            replication.begin_term(state, now)
+        elif now >= state.election_deadline:
+            election.election_timeout(state, now)
 
     def step(self, now: int, source: NodeId, message: Message) -> None:
         """Take a message from ``source`` (Figure 2, Rules for Servers)."""

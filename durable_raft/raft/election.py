@@ -11,20 +11,18 @@ from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import NodeId, Role, Term
 
 
-def election_timeout(state: RaftState, now: int) -> bool:
+def election_timeout(state: RaftState, now: int) -> None:
     """Start a campaign: the election timeout elapsed without hearing from a leader (Figure 2, Followers).
 
     A node whose own disk hangs waits instead: it could not make its vote durable (hashicorp/raft #614).
-
-    Returns:
-        Whether the election is won already: only a cluster of one wins its pre-vote here, and never its election.
     """
     if state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state:
         state.reset_election_deadline(now)
-        return False
+        return
     state.become_pre_candidate(now)
     _ask_for_votes(state, Term(state.current_term + 1), pre_vote=True)
-    return _count_votes(state, now)
+    # A cluster of one has its majority already, for the pre-vote: its own vote counts when it is flushed.
+    _count_votes(state, now)
 
 
 def own_vote_flushed(state: RaftState, now: int) -> bool:
@@ -45,6 +43,9 @@ def handle_request_vote(state: RaftState, now: int, source: NodeId, message: Req
         return
     granted = up_to_date and message.term == state.current_term and state.voted_for in (None, source)
     if granted:
+        if state.role is Role.PRE_CANDIDATE:
+            # It has helped another to this term: late answers to its own pre-vote must not start the next one.
+            state.become_follower(now, state.current_term, None)
         state.grant_vote(now, source)
     state.send(source, RequestVoteResponse(state.current_term, granted, pre_vote=False))
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from durable_raft.errors import EntryUnavailable, InvariantViolation
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import ORIGIN, Entry, HardState, Index, LogPoint, StoredLog, Term
+from durable_raft.raft.types import ORIGIN, Entry, HardState, Index, LogPoint, StoredLog, Term, chain_crc
 
 
 class LogView(Protocol):
@@ -145,12 +145,15 @@ class RaftLog:
         """Accept the entry that follows the last one.
 
         Raises:
-            InvariantViolation: the entry does not follow, or its term is below the last one's.
+            InvariantViolation: the entry does not follow: its index, term or chain is not what comes next.
         """
         if entry.index != self.last.index + 1 or entry.term < self.last.term:
             raise InvariantViolation(
                 f"entry {entry.index} of term {entry.term} does not follow {self.last.index} of term {self.last.term}"
             )
+        expected = chain_crc(self.last.chain, entry.crc)
+        if entry.chain != expected:
+            raise InvariantViolation(f"entry {entry.index}: chain expected {expected:#010x}, found {entry.chain:#010x}")
         if not self._run_terms or entry.term != self._run_terms[-1]:
             self._run_starts.append(entry.index)
             self._run_terms.append(entry.term)

@@ -145,8 +145,8 @@ def _send_append(state: RaftState, peer: NodeId, progress: Progress, *, even_if_
 
 def handle_append_entries(state: RaftState, now: int, source: NodeId, message: AppendEntries) -> None:
     """Check, append, commit, answer (Figure 2, AppendEntries RPC, receiver 2-5); the term is the current one."""
-    if state.role is Role.LEADER:
-        raise InvariantViolation(f"two leaders in term {state.current_term}: this node and {source}")
+    if state.leader_id not in (None, source):
+        raise InvariantViolation(f"two leaders in term {state.current_term}: {state.leader_id} and {source}")
     if state.role is not Role.FOLLOWER or state.leader_id != source:
         state.become_follower(now, message.term, source)
     state.heard_from_leader_at = now

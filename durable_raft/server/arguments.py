@@ -1,20 +1,15 @@
-"""Arguments as clients send them, and the refusals that are worded alike everywhere (wording: redis 7.0)."""
+"""Arguments as clients send them: how much of them an error repeats, and which may be shown in a list."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from durable_raft.kv.replies import ErrorReply
-
 Args = Sequence[bytes]
 """A whole request, its name first."""
 
 ECHOED_BYTES_MAX: Final = 128
 """How much of a client's own text an error repeats (Redis: ``%.128s``)."""
-
-SYNTAX_ERROR: Final = ErrorReply("ERR syntax error")
-NOT_AN_INTEGER: Final = ErrorReply("ERR value is not an integer or out of range")
 
 
 def echo(text: bytes) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from durable_raft.kv.errors import SYNTAX_ERROR
 from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import OK, ErrorReply, Reply, Verbatim
-from durable_raft.server.arguments import SYNTAX_ERROR, Args, echo, is_printable
+from durable_raft.server.arguments import Args, echo, is_printable
 from durable_raft.server.session import Session
 from durable_raft.server.subcommands import Subcommand, execute_subcommand, table
 

@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
     # -- the transport's events -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the client in, or turn it away when there are too many."""
         self._transport = transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -61,12 +62,14 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the client; what it still waits for is answered to nobody."""
         del exc
         self._is_closing = True
         self._transport = None
         self._clients.forget(self)
 
     def data_received(self, data: bytes) -> None:
+        """Execute the commands that are complete, in order."""
         if self._is_closing:
             return
         for args in self._parser.feed(data):
@@ -133,12 +136,12 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         if out:
-            transport.write(b"".join(out))
+            # Only what already waits counts: a single reply may be larger than the limit.
             if transport.get_write_buffer_size() > self._clients.config.output_bytes_max:
                 event(_logger, logging.WARNING, "client_too_slow", client=self.session.address)
-                self._is_closing = True
-                transport.abort()
+                self.abort()
                 return
+            transport.write(b"".join(out))
         if self.session.closing and not slots:
             self._is_closing = True
             transport.close()

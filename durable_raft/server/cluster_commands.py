@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+from durable_raft.kv.errors import NOT_AN_INTEGER
 from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import ErrorReply, MapReply, Reply, Verbatim
 from durable_raft.kv.slots import SLOTS, key_slot
 from durable_raft.raft.types import Member, NodeId
 from durable_raft.server.addresses import Address, parse_address
-from durable_raft.server.arguments import NOT_AN_INTEGER, Args, echo
+from durable_raft.server.arguments import Args, echo
 from durable_raft.server.status import NodeStatus
 from durable_raft.server.subcommands import Subcommand, execute_subcommand, table
 

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from durable_raft.kv.commands import COMMANDS, CommandSpec, check_arity
+from durable_raft.kv.errors import SYNTAX_ERROR
 from durable_raft.kv.glob import glob_matches
 from durable_raft.kv.replies import ErrorReply, MapReply, Reply, SetReply, Simple
-from durable_raft.server.arguments import SYNTAX_ERROR, Args
+from durable_raft.server.arguments import Args
 from durable_raft.server.client_commands import CLIENT_SUBCOMMANDS
 from durable_raft.server.cluster_commands import CLUSTER_SUBCOMMANDS
 from durable_raft.server.command_docs import COMMAND_DOCS, CommandDoc

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from durable_raft.kv.errors import SYNTAX_ERROR
 from durable_raft.kv.glob import glob_matches
 from durable_raft.kv.replies import ErrorReply, MapReply, Reply
-from durable_raft.server.arguments import SYNTAX_ERROR, Args, echo
+from durable_raft.server.arguments import Args, echo
 from durable_raft.server.cluster_commands import client_address
 from durable_raft.server.status import NodeStatus
 from durable_raft.server.subcommands import Subcommand, execute_subcommand, table

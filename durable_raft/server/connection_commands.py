@@ -10,14 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from durable_raft.kv.commands import check_arity, wrong_arity
+from durable_raft.kv.errors import NOT_AN_INTEGER, SYNTAX_ERROR
 from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import OK, PONG, ErrorReply, MapReply, Reply, Simple
-from durable_raft.server.arguments import (
-    NOT_AN_INTEGER,
-    SYNTAX_ERROR,
-    Args,
-    echo,
-)
+from durable_raft.server.arguments import Args, echo
 from durable_raft.server.client_commands import DEFAULT_USER, ClientContext, execute_client_command, refuse_name
 from durable_raft.server.cluster_commands import execute_cluster_command
 from durable_raft.server.command_table import CONTAINERS, execute_command_command

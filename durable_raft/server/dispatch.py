@@ -72,7 +72,10 @@ class Dispatcher:
         """
         self._raft = raft
         self._machine = machine
-        self._addresses: dict[NodeId, str] = {member.node_id: member.client_address for member in members}
+        # Redis writes an IPv6 address without brackets in its redirections.
+        self._addresses: dict[NodeId, str] = {
+            member.node_id: member.client_address.replace("[", "").replace("]", "") for member in members
+        }
         self._limits = limits
         self._monotonic, self._time_of_day_ms = clocks
         self._wake = wake

@@ -31,6 +31,15 @@ from durable_raft.storage.lmdb_store import LmdbLogStore
 
 _logger = logging.getLogger(__name__)
 
+_EVENT_LEVELS = {
+    "granted_vote": logging.DEBUG,
+    "became_pre_candidate": logging.DEBUG,
+    "needs_snapshot": logging.DEBUG,
+    "heartbeat_withheld": logging.WARNING,
+    "chain_mismatch": logging.ERROR,
+}
+"""Levels of the core's events; the others are INFO."""
+
 HOUSEKEEPING_S = 0.25
 """How often held commands, open fates and the room on the disk are looked at."""
 
@@ -68,13 +77,15 @@ class Node:
         self._is_stopped = False
         self._is_wake_scheduled = False
         rng = random.Random(seed)  # noqa: S311 - timeouts and cursors, not secrets
-        self.started_at = self._loop.time()
+        self.started_at = self.now_s()
         self.fsync_latency = LatencyRing()
         self.flushes = 0
         self.log_bytes = 0
         self.elections = 0
+        self.chain_mismatches = 0
+        """AppendEntries whose chain contradicted this log: one of the two logs is wounded."""
         self.leaderless_since: float | None = self.started_at
-        """Loop time since when no leader is known; None while one is."""
+        """Monotonic time since when no leader is known; None while one is."""
 
         members = config.membership.voters
         raft_config = RaftConfig(
@@ -94,7 +105,7 @@ class Node:
             self.machine,
             members,
             DispatchLimits(config.client_hold_ms / 1000, config.pending_bytes_max),
-            (self._loop.time, time_of_day_ms),
+            (time.monotonic, time_of_day_ms),
             self.wake,
         )
         self.peers = Peers(store.identity, members, random.Random(rng.getrandbits(64)), self._receive)  # noqa: S311
@@ -125,8 +136,8 @@ class Node:
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until nothing that was taken in is unanswered, at most ``timeout_s``."""
-        deadline = self._loop.time() + timeout_s
-        while not self.dispatcher.is_idle() and self._loop.time() < deadline and not self._is_stopped:
+        deadline = self.now_s() + timeout_s
+        while not self.dispatcher.is_idle() and self.now_s() < deadline and not self._is_stopped:
             await asyncio.sleep(0.005)
 
     def stop(self) -> None:
@@ -242,20 +253,20 @@ class Node:
         known = (self.raft.role, self.raft.leader_id, self.raft.current_term)
         if known != self._known:
             if known[1] is None:
-                self.leaderless_since = self.leaderless_since or self._loop.time()
+                self.leaderless_since = self.leaderless_since or self.now_s()
             else:
                 self.leaderless_since = None
             self._known = known
             self.dispatcher.leadership_changed()
 
     def now_s(self) -> float:
-        """Return the loop's monotonic time in seconds."""
-        return self._loop.time()
+        """Return the monotonic time in seconds; uvloop's own clock stands still during a turn of the loop."""
+        return time.monotonic()
 
     # -- timers ---------------------------------------------------------------------------------------------------
 
     def _now_ms(self) -> int:
-        return int(self._loop.time() * 1000)
+        return int(self.now_s() * 1000)
 
     def _arm_timers(self) -> None:
         deadline = self.raft.deadline()
@@ -301,8 +312,9 @@ class Node:
     def _observe(self, name: str, /, **fields: object) -> None:
         if name == "became_candidate":
             self.elections += 1
-        rare = name not in ("granted_vote", "became_pre_candidate", "heartbeat_withheld", "needs_snapshot")
-        event(_logger, logging.INFO if rare else logging.DEBUG, name, **fields)
+        elif name == "chain_mismatch":
+            self.chain_mismatches += 1
+        event(_logger, _EVENT_LEVELS.get(name, logging.INFO), name, **fields)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

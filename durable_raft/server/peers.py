@@ -55,18 +55,20 @@ class _Dialled(asyncio.Protocol):
         self._identity = identity
         self._target = target
         self._parser = FrameParser(identity.cluster_id, 1 << 16)
-        self.transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport
+        """There from ``connection_made`` on."""
         self.answer: asyncio.Future[HelloReply] = asyncio.get_running_loop().create_future()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say who dials, and whom."""
         self.transport = transport = cast("asyncio.Transport", transport)
         _tune(transport)
         hello = Hello(self._identity.node_id, self._identity.node_uuid, self._target, __version__)
         transport.write(encode_frame(self._identity.cluster_id, hello))
 
     def data_received(self, data: bytes) -> None:
-        assert self.transport is not None
+        """Take the answer to the handshake."""
         try:
             for message in self._parser.feed(data):
                 if isinstance(message, HelloReply) and not self.answer.done():
@@ -77,6 +79,7 @@ class _Dialled(asyncio.Protocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End the handshake, if it is still under way, and the link."""
         if not self.answer.done():
             self.answer.set_exception(ConnectionError(str(exc) if exc else "closed before the handshake"))
         if not self.closed.done():
@@ -125,8 +128,7 @@ class PeerLink:
                     await protocol.closed
                 finally:
                     self._transport = None
-                    if protocol.transport is not None:
-                        protocol.transport.abort()
+                    protocol.transport.abort()
                 event(_logger, logging.INFO, "peer_disconnected", peer=self._member.node_id)
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
             pause = min(pause * 2, REDIAL_MAX_S)
@@ -163,20 +165,22 @@ class _Accepted(asyncio.Protocol):
         self._peers = peers
         self._parser = FrameParser(peers.identity.cluster_id, FRAME_BODY_BYTES_MAX)
         self._source: NodeId | None = None
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
+        """There from ``connection_made`` on."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the handshake."""
         self._transport = transport = cast("asyncio.Transport", transport)
         _tune(transport)
         self._peers.accepted.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the link."""
         del exc
-        assert self._transport is not None
         self._peers.accepted.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        assert self._transport is not None
+        """Hand messages of an accepted peer on; refuse the link at the first bytes that cannot be believed."""
         try:
             for message in self._parser.feed(data):
                 if isinstance(message, (Hello, HelloReply)) or self._source is None:
@@ -201,13 +205,11 @@ class _Accepted(asyncio.Protocol):
         self._answer(accepted=True, reason="")
 
     def _refuse(self, reason: str) -> None:
-        assert self._transport is not None
         if self._source is None:
             self._answer(accepted=False, reason=reason)
         self._transport.close()
 
     def _answer(self, *, accepted: bool, reason: str) -> None:
-        assert self._transport is not None
         identity = self._peers.identity
         answer = HelloReply(accepted, reason, identity.node_id, identity.node_uuid)
         self._transport.write(encode_frame(identity.cluster_id, answer))
@@ -224,7 +226,7 @@ class Peers:
         self.links: dict[NodeId, PeerLink] = {member.node_id: PeerLink(identity, member, rng) for member in others}
         self.accepted: set[asyncio.Transport] = set()
         self.heard_at: dict[NodeId, int] = {}
-        """When each peer last sent a message (loop time, ms); written by the receiver."""
+        """When each peer last sent a message (monotonic, ms); written by the receiver."""
         self.refused = 0
         """Links and frames that were not believed."""
         self._complaints: set[str] = set()

@@ -62,7 +62,7 @@ class Waiting:
     args: Sequence[bytes]
     size_bytes: int
     deadline: float = 0.0
-    """While held for want of a leader: when to give up (loop time, seconds)."""
+    """While held for want of a leader: when to give up (monotonic, seconds)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,9 +75,9 @@ class Batch:
     term: Term | None = None
     """Term in which it was proposed; None before."""
     proposed_at: float = 0.0
-    """Loop time, seconds."""
+    """Monotonic, seconds."""
     give_up_at: float | None = None
-    """After leadership was lost: when to answer "unknown" (loop time, seconds)."""
+    """After leadership was lost: when to answer "unknown" (monotonic, seconds)."""
 
     def add(self, waiting: Waiting) -> None:
         """Take one more command along."""

@@ -98,6 +98,7 @@ class Reporter:
             "reads": dispatched.reads,
             "log_bytes": node.log_bytes,
             "elections": node.elections,
+            "chain_mismatches": node.chain_mismatches,
             "held": dispatched.held,
             "moved": dispatched.moved,
             "unknown": dispatched.unknown,
