@@ -48,6 +48,7 @@ class RaftLog:
         self._view = view
         self.base: LogPoint = stored.base
         """The point before the first entry."""
+        self._base_timestamp_ms = stored.base_timestamp_ms
         self.last: LogPoint = stored.last
         """The last accepted entry's point."""
         self.last_timestamp_ms: int = stored.last_timestamp_ms
@@ -189,10 +190,9 @@ class RaftLog:
                 write.last_index = min(write.last_index, previous)
 
     def _timestamp_at(self, index: Index) -> int:
-        """Return the timestamp of the entry at ``index``; 0 at the origin."""
+        """Return the timestamp of the entry at ``index`` (or of the base)."""
         if index == self.base.index:
-            # The base's own timestamp is not kept: entries after it are stamped by a leader that has them all.
-            return 0
+            return self._base_timestamp_ms
         return self.entries(index, Index(index + 1), 0)[0].timestamp_ms
 
     def commit_to(self, index: Index) -> bool:

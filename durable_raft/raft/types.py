@@ -142,6 +142,8 @@ class StoredLog:
     """Timestamp of the last stored entry; 0 when there never was one."""
     term_starts: tuple[tuple[Index, Term], ...]
     """(first index, term) of each run of entries with one term, after ``base``, ascending."""
+    base_timestamp_ms: int = 0
+    """Timestamp of the entry at ``base``; 0 at the origin."""
 
 
 class Role(enum.Enum):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import cast
 
 from durable_raft.kv.commands import COMMANDS, check_arity, unknown_command
-from durable_raft.kv.replies import ErrorReply
+from durable_raft.kv.replies import ErrorReply, Reply
 from durable_raft.server.config import NodeConfig
 from durable_raft.server.connection_commands import CONNECTION_COMMANDS, execute_connection_command
 from durable_raft.server.dispatch import Dispatcher
@@ -27,6 +28,11 @@ OWED_MAX = 16384
 without limit: what it sends beyond this waits in its socket, where it costs the node nothing."""
 
 
+def _address(name: tuple[object, ...] | None) -> str:
+    """Return HOST:PORT of a socket name; empty when there is none."""
+    return f"{name[0]}:{name[1]}" if name else ""
+
+
 class Connection(asyncio.Protocol):
     """One client."""
 
@@ -35,6 +41,8 @@ class Connection(asyncio.Protocol):
         self._parser = RequestParser(clients.parser_limits)
         self._transport: asyncio.Transport | None = None
         self._slots: deque[Slot] = deque()
+        self._waits: deque[tuple[Slot, list[bytes]]] = deque()
+        """WAITs of this connection, to be answered once its writes before them are."""
         self._is_paused = False
         self._is_closing = False
         self._is_flush_due = False
@@ -53,9 +61,9 @@ class Connection(asyncio.Protocol):
         self._transport = transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        peername = transport.get_extra_info("peername")
-        if peername:
-            self.session.address = f"{peername[0]}:{peername[1]}"
+        self.session.address = _address(transport.get_extra_info("peername"))
+        self.session.local_address = _address(transport.get_extra_info("sockname"))
+        self.session.created_us = time.time_ns() // 1000
         if not self._clients.admit(self):
             transport.write(encode_reply(ErrorReply("ERR max number of clients reached"), 2))
             self._is_closing = True
@@ -106,7 +114,10 @@ class Connection(asyncio.Protocol):
         if name not in CONNECTION_COMMANDS:
             slot.fill(unknown_command(args))
             return
-        reply = execute_connection_command(session, args, self._clients.status, self._clients.sessions)
+        if name == b"wait" and self.writes_outstanding:
+            self._waits.append((slot, args))
+            return
+        reply = self._clients.execute(session, args)
         # HELLO's own reply already speaks the protocol it switched to; CLIENT REPLY OFF has none.
         slot.protocol = NO_REPLY if session.drops_reply else session.protocol
         slot.fill(reply)
@@ -128,6 +139,9 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Send the replies at the head of the queue that are there."""
         self._is_flush_due = False
+        while self._waits and not self.writes_outstanding:
+            slot, args = self._waits.popleft()
+            slot.fill(self._clients.execute(self.session, args))
         slots = self._slots
         out: list[bytes] = []
         while slots and slots[0].reply is not None:
@@ -189,6 +203,15 @@ class Clients:
         """Take no new connection."""
         if self._server is not None:
             self._server.close()
+
+    def execute(self, session: Session, args: list[bytes]) -> Reply:
+        """Execute a command of the connection's, and end the connections that it killed."""
+        reply = execute_connection_command(session, args, self.status, self.sessions)
+        if args[0].lower() == b"client":
+            for connection in list(self.connections.values()):
+                if connection.session.closing and connection.session is not session:
+                    connection.abort()
+        return reply
 
     def new_session(self) -> Session:
         """Return the session of a connection that is being made."""

@@ -62,6 +62,7 @@ class Dispatcher:
         limits: DispatchLimits,
         clocks: tuple[Callable[[], float], Callable[[], int]],
         wake: Callable[[], None],
+        is_reachable: Callable[[NodeId], bool],
     ) -> None:
         """Bind the parts.
 
@@ -69,6 +70,7 @@ class Dispatcher:
             members: where a client is sent when another node leads.
             clocks: monotonic seconds, and the time of day in ms since the Unix epoch.
             wake: has ``propose_due`` called soon.
+            is_reachable: whether the link to a node is up; a client is not sent to a leader that has just died.
         """
         self._raft = raft
         self._machine = machine
@@ -79,6 +81,7 @@ class Dispatcher:
         self._limits = limits
         self._monotonic, self._time_of_day_ms = clocks
         self._wake = wake
+        self._is_reachable = is_reachable
         self._forming = Forming(BATCH_BYTES_MAX)
         self._free_reads: list[Waiting] = []
         """Reads to be registered with ReadIndex at the next ``propose_due``."""
@@ -112,8 +115,8 @@ class Dispatcher:
         elif not waiting.spec.is_write and waiting.slot.owner.is_readonly:
             self.counters.reads += 1
             self._answer(waiting)
-        elif self._raft.leader_id is not None:
-            self._move(waiting, self._addresses[self._raft.leader_id])
+        elif (leader_id := self._raft.leader_id) is not None and self._is_reachable(leader_id):
+            self._move(waiting, self._addresses[leader_id])
         else:
             self._hold(waiting)
 
@@ -269,7 +272,7 @@ class Dispatcher:
     # -- changes of leadership and the passing of time ------------------------------------------------------------
 
     def leadership_changed(self) -> None:
-        """Route what waits anew: this node's role, or the leader it knows, is another than before."""
+        """Route what waits anew: this node's role, the leader it knows, or the link to that leader has changed."""
         self._last_proposed, self._last_proposed_ms = Index(0), 0
         if self._raft.role is not Role.LEADER:
             give_up_at = self._monotonic() + self._limits.hold_s

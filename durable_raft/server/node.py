@@ -107,14 +107,15 @@ class Node:
             DispatchLimits(config.client_hold_ms / 1000, config.pending_bytes_max),
             (time.monotonic, time_of_day_ms),
             self.wake,
+            self._is_reachable,
         )
-        self.peers = Peers(store.identity, members, random.Random(rng.getrandbits(64)), self._receive)  # noqa: S311
+        self.peers = Peers(store.identity, members, random.Random(rng.getrandbits(64)), self._receive, self.wake)  # noqa: S311
         self._writer = LogWriter(store, crash_points, self._flushed_on_thread, self._failed_on_thread)
         self._submitted = 0
         self._flushed = 0
         self._after_write: deque[tuple[int, list[Envelope]]] = deque()
         """(write number, messages that wait for it and all before it), ascending."""
-        self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term)
+        self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term, False)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         """When ``_timer`` runs; uvloop gives a handle that cannot tell when it is due at once."""
@@ -248,11 +249,18 @@ class Node:
         for ready in reads[position:]:
             self.dispatcher.answer_reads(ready.read_id)
 
+    def _is_reachable(self, node_id: NodeId) -> bool:
+        """Return whether ``node_id`` is this node or its link is up."""
+        link = self.peers.links.get(node_id)
+        return link is None or link.is_up
+
     def _note_leadership(self) -> None:
         """Tell the dispatcher when the role or the known leader changed."""
-        known = (self.raft.role, self.raft.leader_id, self.raft.current_term)
+        leader_id = self.raft.leader_id
+        is_led = leader_id is not None and self._is_reachable(leader_id)
+        known = (self.raft.role, leader_id, self.raft.current_term, is_led)
         if known != self._known:
-            if known[1] is None:
+            if leader_id is None:
                 self.leaderless_since = self.leaderless_since or self.now_s()
             else:
                 self.leaderless_since = None

@@ -89,10 +89,11 @@ class _Dialled(asyncio.Protocol):
 class PeerLink:
     """The link this node dials to one peer."""
 
-    def __init__(self, identity: Identity, member: Member, rng: random.Random) -> None:
+    def __init__(self, identity: Identity, member: Member, rng: random.Random, on_change: Callable[[], None]) -> None:
         self._identity = identity
         self._member = member
         self._rng = rng
+        self._on_change = on_change
         self._transport: asyncio.Transport | None = None
         self._last_complaint = ""
         self.dropped = 0
@@ -123,11 +124,13 @@ class PeerLink:
                 pause = REDIAL_MIN_S
                 self._last_complaint = ""
                 self._transport = protocol.transport
+                self._on_change()
                 event(_logger, logging.INFO, "peer_connected", peer=self._member.node_id)
                 try:
                     await protocol.closed
                 finally:
                     self._transport = None
+                    self._on_change()
                     protocol.transport.abort()
                 event(_logger, logging.INFO, "peer_disconnected", peer=self._member.node_id)
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
@@ -218,12 +221,22 @@ class _Accepted(asyncio.Protocol):
 class Peers:
     """All links of one node."""
 
-    def __init__(self, identity: Identity, members: Sequence[Member], rng: random.Random, receive: Receive) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        members: Sequence[Member],
+        rng: random.Random,
+        receive: Receive,
+        on_change: Callable[[], None],
+    ) -> None:
+        """Bind the parts; ``on_change`` is called when a link has come up or gone down."""
         self.identity = identity
         self.receive = receive
         others = [member for member in members if member.node_id != identity.node_id]
         self.ids = frozenset(member.node_id for member in others)
-        self.links: dict[NodeId, PeerLink] = {member.node_id: PeerLink(identity, member, rng) for member in others}
+        self.links: dict[NodeId, PeerLink] = {
+            member.node_id: PeerLink(identity, member, rng, on_change) for member in others
+        }
         self.accepted: set[asyncio.Transport] = set()
         self.heard_at: dict[NodeId, int] = {}
         """When each peer last sent a message (monotonic, ms); written by the receiver."""

@@ -50,6 +50,11 @@ class StoredLogBuilder:
             raise_wounds(self.wounds)
         point = self._last.point
         stored = StoredLog(
-            self._meta.hard_state, self._meta.base.point, point, self._last.timestamp_ms, tuple(self._term_starts)
+            self._meta.hard_state,
+            self._meta.base.point,
+            point,
+            self._last.timestamp_ms,
+            tuple(self._term_starts),
+            self._meta.base.timestamp_ms,
         )
         return stored, self._last

@@ -2,56 +2,70 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, cast
 
 import redis
-from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import RedisClusterException
 
-Addresses = list[tuple[str, int]]
+from tests.cluster.harness import WAIT_S, Cluster
 
+if TYPE_CHECKING:
+    from redis import RedisCluster
 
-def cluster_client(addresses: Addresses) -> RedisCluster:
-    """Return a cluster client that knows all nodes; it follows -MOVED and retries while there is no leader."""
-    nodes = [ClusterNode(host, port) for host, port in addresses]
-    return RedisCluster(startup_nodes=nodes, socket_timeout=5.0)
+CLIENT_ERRORS: Final = (redis.RedisError, RedisClusterException, OSError)
+"""Everything with which redis-py says "no answer": its cluster exception is no RedisError."""
+
+MGET_KEYS: Final = 500
+SOCKET_TIMEOUT_S: Final = 5.0
 
 
 class Workload:
     """Threads that write unique keys until told to stop; only what was answered OK counts as acknowledged."""
 
-    def __init__(self, addresses: Addresses, writers: int = 4) -> None:
-        self._addresses = addresses
+    def __init__(self, cluster: Cluster, writers: int = 4) -> None:
+        self._cluster = cluster
         self._writers = writers
         self._stop = threading.Event()
         self._lock = threading.Lock()
+        self._faults: list[BaseException] = []
         self.acknowledged: dict[str, str] = {}
         self.unknown = 0
         """Writes whose fate the client does not know: an error reply or a lost connection."""
-        self._threads: list[threading.Thread] = []
 
-    @contextlib.contextmanager
+    @contextmanager
     def running(self) -> Iterator[Workload]:
-        """Write while the block runs."""
-        self._threads = [threading.Thread(target=self._write, args=(i,), daemon=True) for i in range(self._writers)]
-        for thread in self._threads:
+        """Write while the block runs; raises AssertionError when a writer ended by anything but a client's error."""
+        threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(self._writers)]
+        for thread in threads:
             thread.start()
         try:
             yield self
         finally:
             self._stop.set()
-            for thread in self._threads:
-                thread.join(30.0)
+            for thread in threads:
+                thread.join(WAIT_S)
+        assert not any(thread.is_alive() for thread in threads), "a writer did not end"
+        assert not self._faults, f"a writer failed: {self._faults}"
 
-    def wait_for(self, more: int, timeout_s: float = 30.0) -> None:
+    def wait_for(self, more: int, timeout_s: float = WAIT_S) -> None:
         """Wait until ``more`` further writes were acknowledged; raises AssertionError when they are not in time."""
         target = len(self.acknowledged) + more
-        deadline = time.monotonic() + timeout_s
-        while len(self.acknowledged) < target:
-            assert time.monotonic() < deadline, f"{len(self.acknowledged)} of {target} writes after {timeout_s} s"
-            self._stop.wait(0.005)
+        self._cluster.wait(
+            lambda: len(self.acknowledged) >= target or bool(self._faults),
+            f"{more} more acknowledged writes",
+            timeout_s,
+        )
+
+    def _run(self, writer: int) -> None:
+        try:
+            self._write(writer)
+        except BaseException as error:
+            self._faults.append(error)
+            raise
 
     def _write(self, writer: int) -> None:
         client: RedisCluster | None = None
@@ -60,25 +74,45 @@ class Workload:
             number += 1
             key, value = f"w{writer}:{number}", f"v{writer}:{number}"
             try:
-                if client is None:
-                    client = cluster_client(self._addresses)
+                client = client or self._cluster.cluster_client(socket_timeout=SOCKET_TIMEOUT_S)
                 if client.set(key, value):
                     with self._lock:
                         self.acknowledged[key] = value
-            except redis.RedisError:
-                self.unknown += 1
+            except CLIENT_ERRORS:
+                with self._lock:
+                    self.unknown += 1
                 if client is not None:
-                    client.close()
+                    with suppress(*CLIENT_ERRORS):
+                        client.close()
                 client = None
+                # No busy loop while nobody can be connected to.
+                time.sleep(0.01)
 
 
-def missing(client: redis.Redis, acknowledged: dict[str, str]) -> list[str]:
-    """Return the acknowledged keys whose value is not what was acknowledged, asked of one node by linearizable reads."""
+def missing(client: redis.Redis, acknowledged: Mapping[str, str]) -> list[str]:
+    """Return the acknowledged keys whose value is not what was acknowledged, as the node asked has it."""
     keys = sorted(acknowledged)
     lost: list[str] = []
-    for start in range(0, len(keys), 500):
-        part = keys[start : start + 500]
-        for key, value in zip(part, client.mget(part), strict=True):
-            if value is None or value.decode() != acknowledged[key]:
-                lost.append(key)
+    for start in range(0, len(keys), MGET_KEYS):
+        part = keys[start : start + MGET_KEYS]
+        values = cast("list[bytes | None]", client.mget(part))
+        lost += [
+            key for key, value in zip(part, values, strict=True) if value is None or value.decode() != acknowledged[key]
+        ]
     return lost
+
+
+def assert_on_all_nodes(cluster: Cluster, acknowledged: Mapping[str, str]) -> None:
+    """Assert that every node, once all agree, has every acknowledged write in its own state; nobody may be writing."""
+    assert cluster.running() == cluster.node_ids, cluster.explain("not all nodes run")
+    cluster.wait_converged()
+    for node_id in cluster.node_ids:
+        lost = missing(replica(cluster, node_id), acknowledged)
+        assert lost == [], cluster.explain(f"{node_id} lost {len(lost)} of {len(acknowledged)} acknowledged writes")
+
+
+def replica(cluster: Cluster, node_id: str) -> redis.Redis:
+    """Return a client that reads a node's own, possibly stale, state (READONLY)."""
+    client = cluster.client(node_id, single_connection_client=True)
+    client.execute_command("READONLY")  # type: ignore[no-untyped-call]
+    return client
