@@ -13,6 +13,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from durable_raft.errors import DurableRaftError
 from durable_raft.kv.machine import Machine
@@ -49,6 +50,31 @@ def time_of_day_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _raft_config(config: NodeConfig) -> RaftConfig:
+    return RaftConfig(
+        node_id=config.node_id,
+        voters=config.membership.ids(),
+        election_timeout_min_ms=config.election_timeout_min_ms,
+        election_timeout_max_ms=config.election_timeout_max_ms,
+        heartbeat_ms=config.heartbeat_ms,
+        append_bytes_max=config.append_bytes_max,
+        append_inflight_max=config.append_inflight_max,
+    )
+
+
+@dataclass(slots=True)
+class NodeCounters:
+    """Counted since the start, for INFO."""
+
+    flushes: int = 0
+    log_bytes: int = 0
+    """Payload bytes handed to the log."""
+    elections: int = 0
+    """Elections this node stood for."""
+    chain_mismatches: int = 0
+    """AppendEntries whose chain contradicted this log: one of the two logs is wounded."""
+
+
 class Node:
     """Runs one node on a running event loop."""
 
@@ -79,26 +105,12 @@ class Node:
         rng = random.Random(seed)  # noqa: S311 - timeouts and cursors, not secrets
         self.started_at = self.now_s()
         self.fsync_latency = LatencyRing()
-        self.flushes = 0
-        self.log_bytes = 0
-        self.elections = 0
-        self.chain_mismatches = 0
-        """AppendEntries whose chain contradicted this log: one of the two logs is wounded."""
+        self.counters = NodeCounters()
         self.leaderless_since: float | None = self.started_at
         """Monotonic time since when no leader is known; None while one is."""
 
         members = config.membership.voters
-        raft_config = RaftConfig(
-            node_id=config.node_id,
-            voters=config.membership.ids(),
-            election_timeout_min_ms=config.election_timeout_min_ms,
-            election_timeout_max_ms=config.election_timeout_max_ms,
-            heartbeat_ms=config.heartbeat_ms,
-            append_bytes_max=config.append_bytes_max,
-            append_inflight_max=config.append_inflight_max,
-        )
-        stored = store.load()
-        self.raft = Raft(raft_config, stored, store, rng, self._now_ms(), self._observe)
+        self.raft = Raft(_raft_config(config), store.load(), store, rng, self._now_ms(), self._observe)
         self.machine = Machine(random.Random(rng.getrandbits(64)), value_bytes_max=config.value_bytes_max)  # noqa: S311
         self.dispatcher = Dispatcher(
             self.raft,
@@ -180,7 +192,7 @@ class Node:
     def _note_flushed(self, flushed: Flushed) -> None:
         if self._is_stopped:
             return
-        self.flushes += 1
+        self.counters.flushes += 1
         self.fsync_latency.add(flushed.seconds)
         for number in flushed.numbers:
             self.raft.persisted(self._now_ms(), number)
@@ -210,7 +222,7 @@ class Node:
         if ready.write is not None:
             reach("before_submit")
             self._submitted = ready.write.number
-            self.log_bytes += sum(len(entry.payload) for entry in ready.write.entries)
+            self.counters.log_bytes += sum(len(entry.payload) for entry in ready.write.entries)
             self._writer.submit(ready.write)
         if ready.messages:
             reach("before_send")
@@ -319,9 +331,9 @@ class Node:
 
     def _observe(self, name: str, /, **fields: object) -> None:
         if name == "became_candidate":
-            self.elections += 1
+            self.counters.elections += 1
         elif name == "chain_mismatch":
-            self.chain_mismatches += 1
+            self.counters.chain_mismatches += 1
         event(_logger, _EVENT_LEVELS.get(name, logging.INFO), name, **fields)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:

@@ -102,12 +102,13 @@ class PeerLink:
     @property
     def is_up(self) -> bool:
         """Whether the peer accepted the link and it has not failed since."""
-        return self._transport is not None
+        return self._transport is not None and not self._transport.is_closing()
 
     def send(self, message: Message) -> None:
         """Send or, when the link is down or choked, drop ``message``."""
         transport = self._transport
-        if transport is None or transport.get_write_buffer_size() > BACKLOG_BYTES_MAX:
+        # Between a link's end and the task that learns of it other events run; uvloop raises on a closed transport.
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size() > BACKLOG_BYTES_MAX:
             self.dropped += 1
             return
         transport.write(encode_frame(self._identity.cluster_id, message))

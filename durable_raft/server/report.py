@@ -92,13 +92,13 @@ class Reporter:
     def _counters(self) -> dict[str, int]:
         node, dispatched = self._node, self._node.dispatcher.counters
         return {
-            "flushes": node.flushes,
+            "flushes": node.counters.flushes,
             "entries": dispatched.entries,
             "commands": dispatched.commands,
             "reads": dispatched.reads,
-            "log_bytes": node.log_bytes,
-            "elections": node.elections,
-            "chain_mismatches": node.chain_mismatches,
+            "log_bytes": node.counters.log_bytes,
+            "elections": node.counters.elections,
+            "chain_mismatches": node.counters.chain_mismatches,
             "held": dispatched.held,
             "moved": dispatched.moved,
             "unknown": dispatched.unknown,
