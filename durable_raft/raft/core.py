@@ -23,7 +23,7 @@ from durable_raft.raft.ready import Ready
 from durable_raft.raft.state import Observer, RaftState
 from durable_raft.raft.types import Entry, EntryKind, Index, NodeId, RaftConfig, Role, StoredLog, Term
 
-APPLY_BYTES_MAX = 4 << 20
+APPLY_BYTES_MAX = 1 << 20
 """Payload bytes of committed entries in one Ready: bounds how long a replaying node keeps its loop busy."""
 
 

@@ -43,6 +43,8 @@ class Connection(asyncio.Protocol):
         self._slots: deque[Slot] = deque()
         self._waits: deque[tuple[Slot, list[bytes]]] = deque()
         """WAITs of this connection, to be answered once its writes before them are."""
+        self._answered_bytes = 0
+        """Bytes of replies that are there and wait for their turn."""
         self._is_paused = False
         self._is_closing = False
         self._is_flush_due = False
@@ -130,11 +132,19 @@ class Connection(asyncio.Protocol):
 
     # -- replies --------------------------------------------------------------------------------------------------
 
-    def became_answered(self) -> None:
-        """Have ``flush`` called when the node sends the replies of this turn."""
+    def became_answered(self, reply_bytes: int) -> None:
+        """Have ``flush`` called when the node sends the replies of this turn; cut off a client that does not read."""
         if not self._is_flush_due:
             self._is_flush_due = True
             self._clients.answered.append(self)
+        if self._transport is None:
+            return
+        # Only what already waits counts: a single reply may be larger than the limit.
+        waiting = self._answered_bytes + self._transport.get_write_buffer_size()
+        self._answered_bytes += reply_bytes
+        if waiting > self._clients.config.output_bytes_max:
+            event(_logger, logging.WARNING, "client_too_slow", client=self.session.address, waiting_bytes=waiting)
+            self.abort()
 
     def flush(self) -> None:
         """Send the replies at the head of the queue that are there."""
@@ -150,12 +160,9 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         if out:
-            # Only what already waits counts: a single reply may be larger than the limit.
-            if transport.get_write_buffer_size() > self._clients.config.output_bytes_max:
-                event(_logger, logging.WARNING, "client_too_slow", client=self.session.address)
-                self.abort()
-                return
-            transport.write(b"".join(out))
+            replies = b"".join(out)
+            self._answered_bytes -= len(replies)
+            transport.write(replies)
         if self.session.closing and not slots:
             self._is_closing = True
             transport.close()
@@ -173,8 +180,10 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Drop the connection with nothing more said."""
         self._is_closing = True
+        self._slots.clear()
         if self._transport is not None:
             self._transport.abort()
+            self._transport = None
 
 
 class Clients:

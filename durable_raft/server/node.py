@@ -41,6 +41,9 @@ _EVENT_LEVELS = {
 }
 """Levels of the core's events; the others are INFO."""
 
+WRITER_STOP_S = 10.0
+"""How long a stop waits for the disk."""
+
 HOUSEKEEPING_S = 0.25
 """How often held commands, open fates and the room on the disk are looked at."""
 
@@ -153,15 +156,21 @@ class Node:
         while not self.dispatcher.is_idle() and self.now_s() < deadline and not self._is_stopped:
             await asyncio.sleep(0.005)
 
-    def stop(self) -> None:
-        """Take part no longer; what was submitted to the log is still flushed."""
+    def stop(self) -> bool:
+        """Take part no longer; what was submitted to the log is still flushed.
+
+        Returns:
+            Whether the log writer ended; when its disk hangs, the store must not be closed under it.
+        """
         self._is_stopped = True
         for timer in (self._timer, self._expiry_timer, self._housekeeping_timer):
             if timer is not None:
                 timer.cancel()
         self.peers.close()
-        if not self._writer.stop(timeout_s=10.0):
-            event(_logger, logging.ERROR, "log_writer_stuck", reason="its last write did not end within 10 s")
+        if self._writer.stop(WRITER_STOP_S):
+            return True
+        event(_logger, logging.ERROR, "log_writer_stuck", reason=f"its last write did not end within {WRITER_STOP_S} s")
+        return False
 
     def fail(self, error: BaseException) -> None:
         """Stop for good: from here on nothing is promised or answered."""

@@ -31,8 +31,8 @@ class Owner(Protocol):
     def is_readonly(self) -> bool:
         """Whether READONLY was given: reads may be answered from this replica's own, possibly stale, state."""
 
-    def became_answered(self) -> None:
-        """Note that one of the owed replies is there."""
+    def became_answered(self, reply_bytes: int) -> None:
+        """Note that one of the owed replies is there, and how long it is."""
 
 
 class Slot:
@@ -50,7 +50,7 @@ class Slot:
     def fill(self, reply: Reply) -> None:
         """Give the reply that is owed."""
         self.reply = encode_reply(reply, self.protocol) if self.protocol != NO_REPLY else b""
-        self.owner.became_answered()
+        self.owner.became_answered(len(self.reply))
 
 
 @dataclass(slots=True, eq=False)

@@ -38,11 +38,13 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     """
     crash_points = CrashPoints.from_environment(environment)
     store = open_store(config)
+    process = _Process(config, store, crash_points)
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            return runner.run(_Process(config, store, crash_points).main())
+            return runner.run(process.main())
     finally:
-        store.close()
+        if process.is_store_free:
+            store.close()
 
 
 def open_store(config: NodeConfig) -> LmdbLogStore:
@@ -101,6 +103,8 @@ class _Process:
         self._store = store
         self._crash_points = crash_points
         self._ended: asyncio.Event = asyncio.Event()
+        self.is_store_free = True
+        """Whether no thread uses the store any more."""
         self._fatal: BaseException | None = None
 
     async def main(self) -> int:
@@ -133,7 +137,7 @@ class _Process:
             return await self._stop(node, clients)
         finally:
             clients.abort()
-            node.stop()
+            self.is_store_free = node.stop()
 
     async def _listen(self, node: Node, clients: Clients) -> None:
         try:

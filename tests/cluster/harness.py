@@ -59,6 +59,7 @@ class Cluster:
         *,
         proxied: bool = False,
         crash_at: Mapping[str, str] | None = None,
+        settings_of: Mapping[str, Mapping[str, object]] | None = None,
         **settings: object,
     ) -> None:
         """Choose ports and start every node.
@@ -66,6 +67,7 @@ class Cluster:
         Args:
             proxied: put a proxy into every link between nodes (``network``).
             crash_at: node id -> ``POINT:COUNT``, in force for the first start of that node only.
+            settings_of: node id -> settings over the cluster's, for the first start of that node only.
             settings: of ``serve``, by their names in the TOML file.
         """
         self.directory = directory
@@ -83,7 +85,7 @@ class Cluster:
         if proxied:
             self._add_proxies()
         for node_id in self.node_ids:
-            self.start(node_id, crash_at=(crash_at or {}).get(node_id))
+            self.start(node_id, crash_at=(crash_at or {}).get(node_id), settings=(settings_of or {}).get(node_id))
 
     # -- the nodes --------------------------------------------------------------------------------------------------
 

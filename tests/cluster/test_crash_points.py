@@ -1,0 +1,61 @@
+"""Every crash point, on a leader and on a follower, under load: the node dies there, no acknowledged write is lost."""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+import pytest
+
+from durable_raft.server.crash_points import CRASH_POINTS
+from tests.cluster.conftest import ClusterFactory
+from tests.cluster.workload import Workload, assert_on_all_nodes
+
+pytestmark = pytest.mark.cluster
+
+LEADER: Final = "n1"
+"""Stands for election long before the others, so that the node that is to die leads from the first start on."""
+FOLLOWER: Final = "n2"
+
+PATIENT: Final = {"election_timeout_min_ms": 400, "election_timeout_max_ms": 600}
+EAGER: Final = {"election_timeout_min_ms": 100, "election_timeout_max_ms": 150}
+
+COUNT: Final = 60
+"""How often a point is passed before the node dies there, where only elections, writes and reads pass it."""
+COUNTS: Final = {
+    (LEADER, "before_send"): 300,
+    (LEADER, "before_reply"): 600,
+    (LEADER, "after_reply"): 600,
+    (FOLLOWER, "before_reply"): 300,
+    (FOLLOWER, "after_reply"): 300,
+}
+"""Points that an idle node passes dozens of times a second. A follower's ``before_send`` is passed by answers to
+heartbeats only, as answers to entries wait for the disk."""
+
+
+def test_every_count_is_of_a_point() -> None:
+    """The counts name points that exist: a renamed one would be tested with the wrong count."""
+    assert {point for _, point in COUNTS} <= set(CRASH_POINTS)
+
+
+@pytest.mark.parametrize("victim", [pytest.param(LEADER, id="leader"), pytest.param(FOLLOWER, id="follower")])
+@pytest.mark.parametrize("point", CRASH_POINTS)
+def test_death_at_a_crash_point_loses_nothing(cluster_of: ClusterFactory, point: str, victim: str) -> None:
+    """A node that dies at the point amid writes is survived; when it is back, every node has every acknowledged write.
+
+    Followers pass every point, those of replies included: these stand in the order of the node, not of a command.
+    """
+    count = COUNTS.get((victim, point), COUNT)
+    cluster = cluster_of(3, crash_at={victim: f"{point}:{count}"}, settings_of={LEADER: EAGER}, **PATIENT)
+    assert cluster.wait_ready() == LEADER
+    workload = Workload(cluster)
+    with workload.running():
+        assert cluster.wait_exit(victim) == -signal.SIGKILL, cluster.explain(f"{victim} did not die at {point}")
+        before = len(workload.acknowledged)
+        assert before, "it died before the writers got going"
+        workload.wait_for(30)
+        assert sorted(cluster.running()) == sorted({*cluster.node_ids} - {victim})
+        cluster.start(victim)
+        cluster.wait_ready()
+        workload.wait_for(30)
+    assert_on_all_nodes(cluster, workload.acknowledged)
