@@ -93,12 +93,13 @@ def wrong_arity(name: bytes) -> ErrorReply:
 
 def unknown_command(args: Sequence[bytes]) -> ErrorReply:
     """Return the error for a request whose name is no command; arguments are shown up to 128 bytes in all."""
-    shown = ""
+    shown = b""
     for arg in args[1:]:
         if len(shown) >= SHOWN_BYTES_MAX:
             break
-        shown += f"'{_shown(arg[: SHOWN_BYTES_MAX - len(shown)])}' "
-    return ErrorReply(f"ERR unknown command '{_shown(args[0][:SHOWN_BYTES_MAX])}', with args beginning with: {shown}")
+        shown += b"'%b' " % arg[: SHOWN_BYTES_MAX - len(shown)]
+    name = _shown(args[0][:SHOWN_BYTES_MAX])
+    return ErrorReply(f"ERR unknown command '{name}', with args beginning with: {_shown(shown)}")
 
 
 def first_key(spec: CommandSpec, args: Sequence[bytes]) -> bytes | None:

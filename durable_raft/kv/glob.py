@@ -28,29 +28,30 @@ def glob_matches(pattern: bytes, text: bytes) -> bool:
 def compile_glob(pattern: bytes) -> re.Pattern[bytes]:
     """Return a regular expression whose ``fullmatch`` decides what ``pattern`` matches."""
     # Pieces between stars; each is a sequence of single-byte expressions.
-    pieces: list[bytes] = [b""]
+    pieces: list[list[bytes]] = [[]]
     at = 0
     while at < len(pattern):
         byte = pattern[at]
         if byte == _STAR:
             if pieces[-1] or len(pieces) == 1:
-                pieces.append(b"")
+                pieces.append([])
             at += 1
         elif byte == _QUESTION:
-            pieces[-1] += b"."
+            pieces[-1].append(b".")
             at += 1
         elif byte == _OPEN:
             expression, at = _bracket(pattern, at + 1)
-            pieces[-1] += expression
+            pieces[-1].append(expression)
         else:
             if byte == _BACKSLASH and at + 1 < len(pattern):
                 at += 1
-            pieces[-1] += re.escape(pattern[at : at + 1])
+            pieces[-1].append(re.escape(pattern[at : at + 1]))
             at += 1
     # The first fit of each middle piece is final; only the last piece has to reach the end.
-    middle = b"".join(b"(?>.*?%b)" % piece for piece in pieces[1:-1])
-    last = b".*%b" % pieces[-1] if len(pieces) > 1 else b""
-    return re.compile(pieces[0] + middle + last, re.DOTALL)
+    first, *others = map(b"".join, pieces)
+    middle = b"".join(b"(?>.*?%b)" % piece for piece in others[:-1])
+    last = b".*%b" % others[-1] if others else b""
+    return re.compile(first + middle + last, re.DOTALL)
 
 
 def _bracket(pattern: bytes, at: int) -> tuple[bytes, int]:

@@ -20,6 +20,8 @@ Args = Sequence[bytes]
 TTL_NO_KEY: Final = -2
 TTL_NO_DEADLINE: Final = -1
 SCAN_COUNT_DEFAULT: Final = 10
+SCAN_COUNT_MAX: Final = 1 << 32
+"""More keys than memory holds, and a number that can still be counted on from."""
 
 _CURSOR: Final = re.compile(rb"[0-9]{1,20}")
 _STRING: Final = Simple(b"string")
@@ -176,7 +178,7 @@ def _parse_scan_options(words: Sequence[bytes]) -> _ScanOptions | ErrorReply:
                 return NOT_AN_INTEGER
             if count < 1:
                 return SYNTAX_ERROR
-            options.count = count
+            options.count = min(count, SCAN_COUNT_MAX)
         elif name == b"type":
             options.type_name = value.lower()
         else:

@@ -76,7 +76,7 @@ class Machine:
     def digest(self) -> bytes:
         """Return a SHA-256 over the whole state: time, keys, values, deadlines. Equal states give equal digests."""
         keyspace = self._keyspace
-        digest = hashlib.sha256(b"%d" % keyspace.time_ms)
+        digest = hashlib.sha256(b"%d:" % keyspace.time_ms)
         for key in keyspace.values:
             value, deadline = keyspace.values[key], keyspace.deadlines.get(key, 0)
             digest.update(b"%d:%d:%d:" % (len(key), len(value), deadline))

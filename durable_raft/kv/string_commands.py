@@ -71,7 +71,7 @@ def _parse_set_options(words: Sequence[bytes]) -> _SetOptions | None:
             options.keeps_ttl = True
         elif (
             word in (b"ex", b"px", b"exat", b"pxat")
-            and options.expiry is None
+            and (options.expiry is None or options.expiry[0] == word)  # The same one twice: the last counts.
             and not options.keeps_ttl
             and position + 1 < len(words)
         ):

@@ -274,12 +274,8 @@ class Dispatcher:
     def leadership_changed(self) -> None:
         """Route what waits anew: this node's role, the leader it knows, or the link to that leader has changed."""
         self._last_proposed, self._last_proposed_ms = Index(0), 0
+        self._orphan_batches()
         if self._raft.role is not Role.LEADER:
-            give_up_at = self._monotonic() + self._limits.hold_s
-            for index, batch in self._inflight.items():
-                batch.give_up_at = give_up_at
-                self._orphans[index] = batch
-            self._inflight.clear()
             unproposed = [*self._free_reads, *self._forming.take_all()]
             self._free_reads = []
             for waiting in unproposed:
@@ -288,6 +284,15 @@ class Dispatcher:
             held, self._held, self._held_bytes = self._held, deque(), 0
             for waiting in held:
                 self._route(waiting)
+
+    def _orphan_batches(self) -> None:
+        """Set aside the batches of a leadership that was lost, even if it was won again since."""
+        is_leader, term = self._raft.role is Role.LEADER, self._raft.current_term
+        lost = [index for index, batch in self._inflight.items() if not is_leader or batch.term != term]
+        for index in lost:
+            batch = self._inflight.pop(index)
+            batch.give_up_at = self._monotonic() + self._limits.hold_s
+            self._orphans[index] = batch
 
     def expire(self) -> None:
         """Answer what has been held, or has been of unknown fate, for too long."""

@@ -1,0 +1,179 @@
+"""A disk that is watched, fails, hangs or is full, under real nodes: what was acknowledged was flushed before.
+
+System calls are traced and made to fail by strace; every test asserts that its fault really came.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from durable_raft.server.exit_codes import ExitCode
+from tests.cluster.conftest import ClusterFactory
+from tests.cluster.harness import Cluster
+from tests.cluster.raw import Conversation
+from tests.cluster.workload import Workload, assert_on_all_nodes
+
+pytestmark = pytest.mark.cluster
+
+LEADER: Final = "n1"
+"""Stands for election long before the others, so that it is the leader whose disk fails."""
+PATIENT: Final = {"election_timeout_min_ms": 400, "election_timeout_max_ms": 600}
+EAGER: Final = {"election_timeout_min_ms": 100, "election_timeout_max_ms": 150}
+
+REPLIES: Final = "write,writev,sendto,sendmsg"
+"""The calls with which replies may leave."""
+FLUSHES: Final = "fdatasync,pwrite64,open,openat"
+FLUSHED: Final = re.compile(r"fdatasync\b.*= 0$", re.MULTILINE)
+META_WRITTEN: Final = re.compile(r"pwrite64\((\d+), .*, 120, (?:32|4128)(?:\)| <unfinished)")
+"""LMDB commits by writing the 120 bytes of a meta page on a descriptor that syncs by itself (``SYNCED``)."""
+SYNCED: Final = re.compile(r"data\.mdb\", [^)]*O_DSYNC.* = (\d+)$", re.MULTILINE)
+
+Strace = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def strace() -> Strace:
+    """Return a maker of strace command lines; skip where there is no strace, or no permission to trace."""
+    program = shutil.which("strace")
+    if program is None:
+        pytest.skip("strace is not installed")
+    trial = subprocess.run([program, "-f", "true"], capture_output=True, text=True, check=False)
+    if trial.returncode != 0:
+        pytest.skip(f"strace may not trace here: {trial.stderr.strip()[-200:]}")
+
+    def command(trace: Path, calls: str, inject: str | None = None) -> list[str]:
+        injection = [] if inject is None else ["-e", f"inject={inject}"]
+        return [program, "-f", "-s", "16", "-o", str(trace), "-e", f"trace={calls}", *injection]
+
+    return command
+
+
+def _trace(cluster: Cluster, node_id: str) -> Path:
+    return cluster.directory / f"{node_id}.trace"
+
+
+def _start_traced(cluster: Cluster, node_ids: list[str], strace: Strace, calls: str, inject: str | None = None) -> None:
+    """Start all nodes anew, the given ones under strace, with n1 the leader."""
+    cluster.kill9()
+    for node_id in cluster.node_ids:
+        eager = EAGER if node_id == LEADER else {}
+        if node_id in node_ids:
+            cluster.run_under(node_id, strace(_trace(cluster, node_id), calls, inject), **eager)
+        else:
+            cluster.start(node_id, settings=eager)
+    assert cluster.wait_ready() == LEADER
+
+
+def _assert_each_write_flushed(cluster: Cluster, node_ids: list[str]) -> None:
+    """Assert that each of a sequence of writes is acknowledged after flushes of its own on all of the nodes."""
+
+    def flushes() -> list[tuple[int, int]]:
+        counts = []
+        for node_id in node_ids:
+            text = _trace(cluster, node_id).read_text()
+            synced = set(SYNCED.findall(text))
+            counts.append((len(FLUSHED.findall(text)), sum(fd in synced for fd in META_WRITTEN.findall(text))))
+        return counts
+
+    with Conversation(cluster, LEADER) as client:
+        before = flushes()
+        for number in range(40):
+            assert client.ask("SET", f"key{number}", "x") == "OK"
+            after = flushes()
+            for (data_before, meta_before), (data, meta) in zip(before, after, strict=True):
+                assert data > data_before, f"write {number} was acknowledged without an fdatasync"
+                assert meta > meta_before, f"write {number} was acknowledged without a synced meta page"
+            before = after
+
+
+def test_every_acknowledged_write_is_flushed_first_on_a_single_node(cluster_of: ClusterFactory, strace: Strace) -> None:
+    """Writes one after the other each have an fdatasync and a synced meta page before their reply."""
+    cluster = cluster_of(1)
+    _start_traced(cluster, [LEADER], strace, FLUSHES)
+    _assert_each_write_flushed(cluster, [LEADER])
+
+
+def test_every_acknowledged_write_is_flushed_first_on_a_majority(cluster_of: ClusterFactory, strace: Strace) -> None:
+    """With one of three nodes dead, both the leader and the follower that is left flush each write before its reply."""
+    cluster = cluster_of(3, **PATIENT)
+    _start_traced(cluster, ["n1", "n2"], strace, FLUSHES)
+    cluster.kill9("n3")
+    _assert_each_write_flushed(cluster, ["n1", "n2"])
+
+
+@pytest.mark.parametrize("fault", ["fdatasync:error=EIO:when=40+", "fdatasync:error=EIO:when=40"])
+def test_failed_flush_ends_the_node(cluster_of: ClusterFactory, strace: Strace, fault: str) -> None:
+    """A node whose fdatasync fails, if only once, exits with 6 and acknowledges nothing more; what it had is there."""
+    _check_failing_disk(cluster_of, strace, fault)
+
+
+@pytest.mark.parametrize(
+    "fault", ["pwrite64:error=EIO:when=40+", "pwrite64:error=EIO:when=40", "pwrite64:error=EIO:when=41"]
+)
+def test_failed_write_ends_the_node(cluster_of: ClusterFactory, strace: Strace, fault: str) -> None:
+    """The same when a page, of data or the meta page behind it, cannot be written."""
+    _check_failing_disk(cluster_of, strace, fault)
+
+
+def _check_failing_disk(cluster_of: ClusterFactory, strace: Strace, fault: str) -> None:
+    cluster = cluster_of(1)
+    _start_traced(cluster, [LEADER], strace, f"fdatasync,pwrite64,{REPLIES}", fault)
+    acknowledged: list[str] = []
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Conversation(cluster, LEADER)) for _ in range(3)]
+        while not any(client.is_closed for client in clients):
+            assert len(acknowledged) < 3000, "the fault did not come"
+            key = f"key{len(acknowledged)}"
+            for number, client in enumerate(clients):
+                client.send("SET", f"{key}:{number}", "x")
+            acknowledged += [f"{key}:{n}" for n, client in enumerate(clients) if client.reply() == "OK"]
+    assert cluster.wait_exit(LEADER) == ExitCode.DISK_FAILED, cluster.explain("not the exit code of a failed disk")
+    assert "event=stopping" in cluster.log(LEADER)
+    assert "Input/output error" in cluster.log(LEADER)
+    before, injected, after = _trace(cluster, LEADER).read_text().partition("(INJECTED)")
+    assert injected
+    assert len(acknowledged) == before.count('"+OK\\r\\n"') > 0
+    assert "+OK" not in after
+    cluster.start(LEADER)
+    cluster.wait_ready()
+    with Conversation(cluster, LEADER) as client:
+        assert [key for key in acknowledged if client.ask("GET", key) != "x"] == []
+        assert client.ask("SET", "afterwards", "x") == "OK"
+
+
+def test_leader_with_a_failed_disk_is_replaced(cluster_of: ClusterFactory, strace: Strace) -> None:
+    """A leader whose disk fails under load exits with 6, the others go on, and nothing acknowledged is lost."""
+    cluster = cluster_of(3, **PATIENT)
+    _start_traced(cluster, [LEADER], strace, "fdatasync", "fdatasync:error=EIO:when=100+")
+    workload = Workload(cluster)
+    with workload.running():
+        assert cluster.wait_exit(LEADER) == ExitCode.DISK_FAILED, cluster.explain("not the exit code of a failed disk")
+        assert "(INJECTED)" in _trace(cluster, LEADER).read_text()
+        workload.wait_for(50)
+        cluster.start(LEADER)
+        cluster.wait_ready()
+    assert_on_all_nodes(cluster, workload.acknowledged)
+
+
+def test_leader_with_a_hung_disk_is_replaced(cluster_of: ClusterFactory, strace: Strace) -> None:
+    """A leader whose fdatasync takes seconds stops its heartbeats, loses its place, lives on and catches up."""
+    cluster = cluster_of(3, **PATIENT)
+    _start_traced(cluster, [LEADER], strace, "fdatasync", "fdatasync:delay_enter=3000000:when=100")
+    workload = Workload(cluster)
+    with workload.running():
+        cluster.leader(other_than=LEADER)
+        stuck = cluster.info(LEADER)
+        assert stuck is not None, cluster.explain("the node with the hung disk does not answer")
+        assert int(stuck["raft_flushed_index"]) < int(stuck["raft_last_log_index"])
+        workload.wait_for(50)
+        assert "event=heartbeat_withheld" in cluster.log(LEADER)
+    assert_on_all_nodes(cluster, workload.acknowledged)
+    assert "(DELAYED)" in _trace(cluster, LEADER).read_text()

@@ -1,0 +1,402 @@
+"""Where a command goes and what it is answered, on a real core and a real machine whose peers the test plays."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from durable_raft.kv.batch import decode_batch, encode_batch
+from durable_raft.kv.commands import COMMANDS
+from durable_raft.kv.machine import Machine
+from durable_raft.raft.core import Raft
+from durable_raft.raft.messages import AppendEntries
+from durable_raft.raft.types import (
+    Entry,
+    EntryKind,
+    Index,
+    LogPoint,
+    Member,
+    NodeId,
+    RaftConfig,
+    Role,
+    Term,
+    make_entry,
+)
+from durable_raft.server.dispatch import INFLIGHT_BATCHES_MAX, Dispatcher, DispatchLimits
+from durable_raft.server.pending import Slot
+from tests.support.raft_disk import Disk
+from tests.support.raft_solo import accepted, vote
+
+N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
+MEMBERS = [Member(node, f"127.0.0.1:700{node[1]}", f"127.0.0.1:1700{node[1]}") for node in (N1, N2, N3)]
+HOLD_S = 2.0
+
+
+class Client:
+    """A connection: sends commands, collects replies."""
+
+    def __init__(self, desk: Desk, *, is_readonly: bool = False) -> None:
+        self._desk = desk
+        self.writes_outstanding = 0
+        self.is_readonly = is_readonly
+        self.slots: list[Slot] = []
+
+    def became_answered(self, reply_bytes: int) -> None:
+        """Replies are read from the slots."""
+
+    def send(self, *commands: str) -> None:
+        """Send commands, all in one turn of the loop."""
+        for command in commands:
+            args = [word.encode() for word in command.split()]
+            slot = Slot(self, 2)
+            self.slots.append(slot)
+            self._desk.dispatcher.take(self, slot, COMMANDS[args[0]], args)
+        self._desk.turn()
+
+    @property
+    def replies(self) -> list[bytes | None]:
+        """The replies so far, None for those still owed."""
+        return [slot.reply for slot in self.slots]
+
+
+class Desk:
+    """Node n1 without its process: core, machine, dispatcher, and the order of one turn as server/node.py has it."""
+
+    def __init__(self, *, pending_bytes_max: int = 1 << 20) -> None:
+        self.now = 10.0
+        self.time_of_day_ms = 1_000_000
+        self.disk = Disk("")
+        config = RaftConfig(N1, (N1, N2, N3))
+        self.raft = Raft(config, self.disk.load(), self.disk, random.Random(7), self.now_ms)
+        self.machine = Machine(random.Random(8))
+        self.unreachable: set[NodeId] = set()
+        self.proposed: list[Entry] = []
+        self.dispatcher = Dispatcher(
+            self.raft,
+            self.machine,
+            MEMBERS,
+            DispatchLimits(HOLD_S, pending_bytes_max),
+            (lambda: self.now, lambda: self.time_of_day_ms),
+            lambda: None,
+            lambda node: node not in self.unreachable,
+        )
+
+    @property
+    def now_ms(self) -> int:
+        """Monotonic time as the core takes it."""
+        return int(self.now * 1000)
+
+    def turn(self) -> None:
+        """One turn: propose, persist at once, apply with the reads in their places."""
+        for _ in range(4):
+            self.dispatcher.propose_due()
+            ready = self.raft.ready(self.now_ms)
+            if ready.write is not None:
+                self.proposed += [e for e in ready.write.entries if e.kind is EntryKind.COMMANDS]
+                self.disk.persist(ready.write)
+                self.raft.persisted(self.now_ms, ready.write.number)
+            reads = list(ready.reads)
+            for entry in ready.committed:
+                while reads and reads[0].read_index < entry.index:
+                    self.dispatcher.answer_reads(reads.pop(0).read_id)
+                self.dispatcher.apply(entry)
+            for read in reads:
+                self.dispatcher.answer_reads(read.read_id)
+            self.dispatcher.give_back_reads(ready.lost_reads)
+
+    def lead(self) -> None:
+        """Have n1 elected by n2, and its no-op committed."""
+        self.now += 1.0
+        self.raft.timeout(self.now_ms)
+        self.raft.step(self.now_ms, N2, vote(self.raft.current_term + 1, pre_vote=True))
+        self.turn()
+        self.raft.step(self.now_ms, N2, vote(self.raft.current_term))
+        assert self.raft.role is Role.LEADER
+        self.dispatcher.leadership_changed()
+        self.turn()
+        self.acknowledge()
+
+    def acknowledge(self) -> None:
+        """n2 has flushed all that n1 has, and has heard its newest round."""
+        last, read_round = self.raft.log.last.index, self.raft.state.read_round
+        self.raft.step(self.now_ms, N2, accepted(self.raft.current_term, last, read_round))
+        self.turn()
+
+    def follow(self, leader: NodeId, *entries: Entry, term: int | None = None, after: int | None = None) -> None:
+        """n1 hears ``leader``, of the next term unless given, which sends ``entries`` and has committed them."""
+        log = self.raft.log
+        term = self.raft.current_term + 1 if term is None else term
+        previous = Index(log.last.index if after is None else after)
+        message = AppendEntries(
+            Term(term),
+            previous,
+            log.term_at(previous),
+            log.chain_at(previous),
+            entries,
+            entries[-1].index if entries else Index(0),
+            0,
+        )
+        self.raft.step(self.now_ms, leader, message)
+        self.dispatcher.leadership_changed()
+        self.turn()
+
+    def client(self, *, is_readonly: bool = False) -> Client:
+        """Return a new connection."""
+        return Client(self, is_readonly=is_readonly)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and have the dispatcher look at its deadlines."""
+        self.now += seconds
+        self.time_of_day_ms += int(seconds * 1000)
+        self.dispatcher.expire()
+        self.turn()
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """Node n1, a follower that knows no leader."""
+    return Desk()
+
+
+@pytest.fixture
+def leading(desk: Desk) -> Desk:
+    """Node n1, leading."""
+    desk.lead()
+    return desk
+
+
+def other_leaders_entry(desk: Desk, index: int, term: int) -> Entry:
+    """Return an entry that another leader has at ``index``."""
+    log = desk.raft.log
+    previous = Index(index - 1)
+    point = LogPoint(previous, log.term_at(previous), log.chain_at(previous))
+    payload = encode_batch([[b"set", b"other", b"1"]])
+    return make_entry(previous=point, term=Term(term), kind=EntryKind.COMMANDS, timestamp_ms=2_000_000, payload=payload)
+
+
+def test_write_is_answered_when_a_majority_has_flushed_it(leading: Desk) -> None:
+    """The leader's own flush is not enough; with one follower's it is."""
+    client = leading.client()
+    client.send("set a 1")
+    assert client.replies == [None]
+    leading.acknowledge()
+    assert client.replies == [b"+OK\r\n"]
+
+
+def test_commands_of_one_turn_share_an_entry(leading: Desk) -> None:
+    """What several connections send in one turn becomes one entry."""
+    clients = [leading.client() for _ in range(3)]
+    for number, client in enumerate(clients):
+        slot = Slot(client, 2)
+        client.slots.append(slot)
+        leading.dispatcher.take(client, slot, COMMANDS[b"set"], [b"set", b"k%d" % number, b"v"])
+    leading.turn()
+    assert [len(decode_batch(entry.payload)) for entry in leading.proposed] == [3]
+
+
+def test_reads_of_a_connection_stand_between_its_writes(leading: Desk) -> None:
+    """Each read sees the writes pipelined before it and none after it, whatever batch they travel in."""
+    client = leading.client()
+    client.send("get a", "set a 1", "get a", "set a 2", "get a")
+    client.send("get a", "set a 3")
+    client.send("get a")
+    leading.acknowledge()
+    leading.acknowledge()
+    values = [reply for reply in client.replies if reply != b"+OK\r\n"]
+    assert values == [b"$-1\r\n", *(b"$1\r\n%d\r\n" % value for value in (1, 2, 2, 3))]
+
+
+def test_read_of_an_idle_connection_waits_for_a_majority_not_for_the_disk(leading: Desk) -> None:
+    """A read that no write of its connection precedes needs a confirmed round and writes nothing."""
+    client = leading.client()
+    client.send("get a")
+    assert client.replies == [None]
+    leading.acknowledge()
+    assert client.replies == [b"$-1\r\n"]
+    assert leading.proposed == []
+
+
+def test_window_bounds_the_batches_in_flight(leading: Desk) -> None:
+    """Beyond the window commands wait and grow into one batch."""
+    client = leading.client()
+    for number in range(10):
+        client.send(f"set k{number} v")
+    assert len(leading.proposed) == INFLIGHT_BATCHES_MAX
+    leading.acknowledge()
+    leading.acknowledge()
+    assert client.replies == [b"+OK\r\n"] * 10
+    assert len(leading.proposed) == INFLIGHT_BATCHES_MAX + 1
+
+
+def test_follower_moves_commands_to_the_leader(desk: Desk) -> None:
+    """-MOVED names the slot of the first key and the leader's address; a command without keys has slot 0."""
+    desk.follow(N2)
+    client = desk.client()
+    client.send("set foo 1", "get foo", "dbsize")
+    moved = b"-MOVED 12182 127.0.0.1:7002\r\n"
+    assert client.replies == [moved, moved, b"-MOVED 0 127.0.0.1:7002\r\n"]
+
+
+def test_readonly_connection_reads_the_replicas_own_state(desk: Desk) -> None:
+    """READONLY reads are answered at once where they arrive; writes still move."""
+    desk.follow(N2)
+    client = desk.client(is_readonly=True)
+    client.send("get foo", "set foo 1")
+    assert client.replies == [b"$-1\r\n", b"-MOVED 12182 127.0.0.1:7002\r\n"]
+
+
+def test_command_is_held_until_a_leader_is_known(desk: Desk) -> None:
+    """Without a leader nothing is answered; when another node leads it is moved."""
+    client = desk.client()
+    client.send("set foo 1")
+    assert client.replies == [None]
+    desk.follow(N3)
+    assert client.replies == [b"-MOVED 12182 127.0.0.1:7003\r\n"]
+
+
+def test_held_commands_are_executed_in_order_when_this_node_leads(desk: Desk) -> None:
+    """What was held goes into the log of the node that held it, in the order it came."""
+    client = desk.client()
+    client.send("set a 1", "incr a", "get a")
+    desk.lead()
+    desk.acknowledge()
+    assert client.replies == [b"+OK\r\n", b":2\r\n", b"$1\r\n2\r\n"]
+
+
+def test_command_is_held_while_the_link_to_the_leader_is_down(desk: Desk) -> None:
+    """A client is not sent to a leader that has just died, though no election has been held yet."""
+    desk.follow(N2)
+    desk.unreachable.add(N2)
+    client = desk.client()
+    client.send("get foo")
+    assert client.replies == [None]
+    desk.unreachable.clear()
+    desk.dispatcher.leadership_changed()
+    assert client.replies == [b"-MOVED 12182 127.0.0.1:7002\r\n"]
+
+
+def test_held_command_is_given_up_after_the_hold_time_without_effect(desk: Desk) -> None:
+    """-CLUSTERDOWN means: certainly not done; it is not executed later either."""
+    client = desk.client()
+    client.send("set a 1")
+    desk.wait(HOLD_S - 0.1)
+    assert client.replies == [None]
+    desk.wait(0.2)
+    assert client.replies == [b"-CLUSTERDOWN no leader; the command had no effect\r\n"]
+    desk.lead()
+    desk.acknowledge()
+    assert desk.machine.key_count() == 0
+
+
+def test_write_is_answered_if_the_next_leader_commits_it(leading: Desk) -> None:
+    """Leadership is lost with the write in flight; the new leader has it and commits it: the normal reply."""
+    client = leading.client()
+    client.send("set a 1")
+    index = leading.raft.log.last.index
+    log = leading.raft.log
+    later = other_leaders_entry(leading, index + 1, leading.raft.current_term + 1)
+    leading.follow(N2, later)
+    assert log.commit_index == index + 1
+    assert client.replies == [b"+OK\r\n"]
+
+
+def test_write_whose_place_another_entry_took_certainly_had_no_effect(leading: Desk) -> None:
+    """-TRYAGAIN, and the write is not proposed again; a read that went along is moved."""
+    client = leading.client()
+    client.send("set a 1", "get a")
+    index = leading.raft.log.last.index
+    rival = other_leaders_entry(leading, index, leading.raft.current_term + 1)
+    leading.follow(N2, rival, after=index - 1)
+    reply, moved = client.replies
+    assert reply is not None
+    assert reply.startswith(b"-TRYAGAIN")
+    assert moved is not None
+    assert moved.startswith(b"-MOVED")
+    leading.lead()
+    leading.acknowledge()
+    assert leading.machine.execute([b"get", b"a"]) is None
+    assert client.writes_outstanding == 0
+
+
+def test_write_of_unknown_fate_is_called_unknown_after_the_hold_time(leading: Desk) -> None:
+    """-UNKNOWN once, never repeated by the server, even if the write is committed later after all."""
+    client = leading.client()
+    client.send("incr a")
+    index = leading.raft.log.last.index
+    leading.follow(N2, term=leading.raft.current_term + 1, after=0)
+    leading.wait(HOLD_S - 0.1)
+    assert client.replies == [None]
+    leading.wait(0.2)
+    (reply,) = client.replies
+    assert reply is not None
+    assert reply.startswith(b"-UNKNOWN")
+    leading.follow(
+        N2, other_leaders_entry(leading, index + 1, leading.raft.current_term), term=leading.raft.current_term
+    )
+    assert client.replies == [reply]
+    assert leading.machine.execute([b"get", b"a"]) == b"1"
+
+
+def test_unproposed_commands_are_moved_when_leadership_is_lost(leading: Desk) -> None:
+    """What waited for the window was never proposed: it goes to the new leader."""
+    client = leading.client()
+    for number in range(INFLIGHT_BATCHES_MAX + 3):
+        client.send(f"set k{number} v")
+    leading.follow(N2, term=leading.raft.current_term + 1, after=0)
+    replies = client.replies
+    assert replies[:INFLIGHT_BATCHES_MAX] == [None] * INFLIGHT_BATCHES_MAX
+    assert all(reply is not None and reply.startswith(b"-MOVED") for reply in replies[INFLIGHT_BATCHES_MAX:])
+
+
+def test_unconfirmed_read_is_moved_when_leadership_is_lost(leading: Desk) -> None:
+    """A read that no majority confirmed is never answered from this node's state."""
+    client = leading.client()
+    client.send("get a")
+    leading.follow(N2, term=leading.raft.current_term + 1, after=0)
+    (reply,) = client.replies
+    assert reply is not None
+    assert reply.startswith(b"-MOVED")
+
+
+def test_commands_beyond_the_queue_are_refused_and_not_done() -> None:
+    """-OVERLOADED before memory is at risk; what was taken in is done."""
+    desk = Desk(pending_bytes_max=400)
+    desk.lead()
+    client = desk.client()
+    client.send(*(f"set k{number} {'v' * 50}" for number in range(20)))
+    for _ in range(4):
+        desk.acknowledge()
+    refused = [reply for reply in client.replies if reply is not None and reply.startswith(b"-OVERLOADED")]
+    done = [reply for reply in client.replies if reply == b"+OK\r\n"]
+    assert refused
+    assert len(refused) + len(done) == 20
+    assert desk.machine.key_count() == len(done)
+
+
+def test_out_of_space_refuses_what_needs_memory_only(leading: Desk) -> None:
+    """Writes that grow are refused with the reason; reads and deletes go on."""
+    client = leading.client()
+    client.send("set a 1")
+    leading.acknowledge()
+    leading.dispatcher.out_of_space = "1 byte is free"
+    client.send("set b 2", "get a", "del a")
+    leading.acknowledge()
+    assert client.replies[1:] == [b"-NOSPACE 1 byte is free\r\n", b"$1\r\n1\r\n", b":1\r\n"]
+
+
+def test_key_expires_by_an_entry_and_a_read_in_between_waits_for_it(leading: Desk) -> None:
+    """When a key's time is up and nothing is written, one empty entry says so; no read sees the key after that time."""
+    client = leading.client()
+    client.send("set a 1 px 500")
+    leading.acknowledge()
+    written = len(leading.proposed)
+    leading.now += 0.5
+    leading.time_of_day_ms += 500
+    client.send("get a")
+    assert client.replies[-1] is None
+    client.send("get a")
+    leading.acknowledge()
+    leading.acknowledge()
+    assert client.replies[1:] == [b"$-1\r\n", b"$-1\r\n"]
+    assert [decode_batch(entry.payload) for entry in leading.proposed[written:]] == [[]]
