@@ -59,7 +59,7 @@ COMMANDS: Final[Mapping[bytes, CommandSpec]] = {
         CommandSpec(b"getset", 3, _GROW, 1, 1, 1),
         CommandSpec(b"incr", 2, _GROW, 1, 1, 1),
         CommandSpec(b"incrby", 3, _GROW, 1, 1, 1),
-        CommandSpec(b"keys", 2, (b"readonly", b"sort_for_script")),
+        CommandSpec(b"keys", 2, _READ_SLOWLY),
         CommandSpec(b"mget", -2, _READ, 1, -1, 1),
         CommandSpec(b"mset", -3, _GROW_SLOWLY, 1, -1, 2),
         CommandSpec(b"persist", 2, _WRITE, 1, 1, 1),

@@ -28,6 +28,11 @@ BATCH_BYTES_MAX = 1 << 20
 """Size after which a batch is closed and the next one begun; a single larger command travels alone."""
 
 
+def _stored_bytes(size_bytes: int) -> int:
+    """Return a bound of what a command of this size takes on the disk: the pages around its pieces are not all full."""
+    return size_bytes * 5 // 4
+
+
 @dataclass(frozen=True, slots=True)
 class DispatchLimits:
     """What the dispatcher may hold, and for how long."""
@@ -97,6 +102,8 @@ class Dispatcher:
         self._last_proposed_ms = 0
         self.out_of_space: str | None = None
         """Why commands that need memory are refused; None while there is room."""
+        self._room_bytes: int | None = None
+        """What may still be taken in before the disk is looked at again; None until it was looked at."""
         self.counters = DispatchCounters()
         self.commit_latency = LatencyRing()
 
@@ -123,16 +130,36 @@ class Dispatcher:
     def _accept(self, waiting: Waiting) -> None:
         """Queue a command on the leader, refusing what there is no room for."""
         owner = waiting.slot.owner
-        if self.out_of_space is not None and waiting.spec.needs_memory:
-            self._fill(waiting, ErrorReply(f"NOSPACE {self.out_of_space}"))
+        if waiting.spec.needs_memory and (refusal := self._space_refusal(waiting)) is not None:
+            self._fill(waiting, ErrorReply(f"NOSPACE {refusal}"))
         elif self._forming.size_bytes + waiting.size_bytes > self._limits.pending_bytes_max:
             self._refuse_overload(waiting)
         else:
             if waiting.spec.is_write or owner.writes_outstanding:
                 self._forming.add(waiting)
+                if self._room_bytes is not None and waiting.spec.is_write:
+                    self._room_bytes -= _stored_bytes(waiting.size_bytes)
             else:
                 self._free_reads.append(waiting)
             self._wake()
+
+    def note_space(self, free_bytes: int, reserve_bytes: int) -> None:
+        """Note how much can be written; what was taken in and may not be written yet has a claim on it already."""
+        claimed = self._forming.size_bytes + sum(batch.size_bytes for batch in self._inflight.values())
+        self._room_bytes = free_bytes - reserve_bytes - _stored_bytes(claimed)
+        self.out_of_space = None
+        if free_bytes < reserve_bytes:
+            self.out_of_space = (
+                f"{free_bytes} bytes are free for the log and {reserve_bytes} are held in reserve: writes are refused"
+            )
+
+    def _space_refusal(self, waiting: Waiting) -> str | None:
+        """Return why there is no room for a command; a fast client fills a disk between two looks at it."""
+        if self.out_of_space is None and self._room_bytes is not None:
+            needed = _stored_bytes(waiting.size_bytes)
+            if needed > self._room_bytes:
+                return f"{max(0, self._room_bytes)} bytes are free above the reserve and {needed} are needed"
+        return self.out_of_space
 
     def _hold(self, waiting: Waiting) -> None:
         if self._held_bytes + waiting.size_bytes > self._limits.pending_bytes_max:

@@ -325,16 +325,9 @@ class Node:
         if self.dispatcher.has_deadlines():
             self.dispatcher.expire()
             self.reply()
-        self.dispatcher.out_of_space = self._space_problem()
+        # The node must still be able to vote, delete and read (design contract 11).
+        self.dispatcher.note_space(self._store.space().writable_bytes, self._config.disk_reserve_bytes)
         self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)
-
-    def _space_problem(self) -> str | None:
-        """Return why no more may be written, while the node still can vote, delete and read (design contract 11)."""
-        reserve = self._config.disk_reserve_bytes
-        free = self._store.space().writable_bytes
-        if free >= reserve:
-            return None
-        return f"{free} bytes are free for the log and {reserve} are held in reserve: writes are refused"
 
     # -- reports --------------------------------------------------------------------------------------------------
 

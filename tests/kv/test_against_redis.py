@@ -1,7 +1,7 @@
 """The machine beside a real redis-server: random commands over few keys must get the same replies, byte for byte.
 
 Meant differences, which the commands here avoid: a key set with a past deadline is gone at once (Redis 7.0 counts it in
-DBSIZE until it is looked at); a cursor of SCAN is digits and nothing else (Redis also takes signs and the empty string);
+DBSIZE until it is looked at); a cursor of SCAN is digits and nothing else (Redis takes signs and the empty string too);
 a zero byte does not end the text that an error shows.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN
-from durable_raft.kv.replies import OK
+from durable_raft.kv.replies import OK, Reply
 from tests.kv.machines import NOW_MS, error_of, new_machine, run, run_at
 
 NOW_S = NOW_MS // 1000
@@ -61,7 +61,7 @@ def test_a_key_made_again_has_no_deadline_left_from_before() -> None:
 
 def test_key_is_gone_when_the_time_reaches_the_deadline() -> None:
     """A key lives while the time is before its deadline, not at it; every command then takes it for absent."""
-    for command, there, gone in [
+    cases: list[tuple[str, Reply, Reply]] = [
         ("GET k", b"v", None),
         ("EXISTS k", 1, 0),
         ("PTTL k", 1, -2),
@@ -74,7 +74,8 @@ def test_key_is_gone_when_the_time_reaches_the_deadline() -> None:
         ("GETDEL k", b"v", None),
         ("APPEND k v", 2, 1),
         ("EXPIRE k 100", 1, 0),
-    ]:
+    ]
+    for command, there, gone in cases:
         assert run_at(new_machine("SET k v PX 1000"), 999, command) == there, command
         assert run_at(new_machine("SET k v PX 1000"), 1000, command) == gone, command
 

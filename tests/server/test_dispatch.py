@@ -385,6 +385,25 @@ def test_out_of_space_refuses_what_needs_memory_only(leading: Desk) -> None:
     assert client.replies[1:] == [b"-NOSPACE 1 byte is free\r\n", b"$1\r\n1\r\n", b":1\r\n"]
 
 
+def test_writes_taken_in_since_the_disk_was_looked_at_count_against_its_room(leading: Desk) -> None:
+    """Room for one write is not promised to two, nor promised again while the first is not written yet."""
+    client = leading.client()
+    leading.dispatcher.note_space(free_bytes=1000 + 200, reserve_bytes=1000)
+    value = "x" * 60
+    client.send(f"set a {value}", f"set b {value}")
+    assert client.replies[0] is None
+    assert (client.replies[1] or b"").startswith(b"-NOSPACE ")
+    leading.dispatcher.note_space(free_bytes=1000 + 200, reserve_bytes=1000)
+    client.send(f"set c {value}")
+    assert (client.replies[2] or b"").startswith(b"-NOSPACE ")
+    leading.acknowledge()
+    leading.dispatcher.note_space(free_bytes=1000 + 200, reserve_bytes=1000)
+    client.send(f"set d {value}")
+    leading.acknowledge()
+    assert client.replies[0] == client.replies[3] == b"+OK\r\n"
+    assert leading.machine.key_count() == 2
+
+
 def test_key_expires_by_an_entry_and_a_read_in_between_waits_for_it(leading: Desk) -> None:
     """When a key's time is up and nothing is written, one empty entry says so; no read sees the key after that time."""
     client = leading.client()
