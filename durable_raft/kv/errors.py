@@ -1,9 +1,10 @@
-"""Error replies that several commands share, in Redis 7.0's words."""
+"""Error replies that several commands share, in Redis 7.0's words where it has any."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from durable_raft.kv.glob import PATTERN_BYTES_MAX
 from durable_raft.kv.replies import ErrorReply
 
 SYNTAX_ERROR: Final = ErrorReply("ERR syntax error")
@@ -11,6 +12,7 @@ NOT_AN_INTEGER: Final = ErrorReply("ERR value is not an integer or out of range"
 WOULD_OVERFLOW: Final = ErrorReply("ERR increment or decrement would overflow")
 DECREMENT_WOULD_OVERFLOW: Final = ErrorReply("ERR decrement would overflow")
 VALUE_TOO_LONG: Final = ErrorReply("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
+PATTERN_TOO_LONG: Final = ErrorReply(f"ERR pattern is longer than {PATTERN_BYTES_MAX} bytes")
 INVALID_CURSOR: Final = ErrorReply("ERR invalid cursor")
 
 

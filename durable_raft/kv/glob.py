@@ -10,6 +10,9 @@ import re
 from functools import lru_cache
 from typing import Final
 
+PATTERN_BYTES_MAX: Final = 16 << 10
+"""Longest pattern that is compiled, about 20 ms; a longer one would keep every other client waiting."""
+
 _STAR: Final = 0x2A
 _QUESTION: Final = 0x3F
 _OPEN: Final = 0x5B

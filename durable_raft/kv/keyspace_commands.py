@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from durable_raft.kv.errors import INVALID_CURSOR, NOT_AN_INTEGER, SYNTAX_ERROR, invalid_expire_time
-from durable_raft.kv.glob import compile_glob
+from durable_raft.kv.errors import (
+    INVALID_CURSOR,
+    NOT_AN_INTEGER,
+    PATTERN_TOO_LONG,
+    SYNTAX_ERROR,
+    invalid_expire_time,
+)
+from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
 from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
 from durable_raft.kv.replies import OK, ErrorReply, Reply, Simple
@@ -78,6 +84,8 @@ class _KeyspaceCommands:
         return OK
 
     def keys(self, args: Args) -> Reply:
+        if len(args[1]) > PATTERN_BYTES_MAX:
+            return PATTERN_TOO_LONG
         matches = compile_glob(args[1]).fullmatch
         return [key for key in self._keyspace.values if matches(key)]
 
@@ -171,6 +179,8 @@ def _parse_scan_options(words: Sequence[bytes]) -> _ScanOptions | ErrorReply:
             return SYNTAX_ERROR
         name, value = words[position].lower(), words[position + 1]
         if name == b"match":
+            if len(value) > PATTERN_BYTES_MAX:
+                return PATTERN_TOO_LONG
             options.pattern = value
         elif name == b"count":
             count = parse_int64(value)

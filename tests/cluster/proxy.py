@@ -89,8 +89,9 @@ class Link:
             await self._open.wait()
             if not data:
                 raise EOFError
-            writer.write(data)
+            # Counted first: whoever has received the bytes may ask how many there were.
             self.bytes_forwarded += len(data)
+            writer.write(data)
             await writer.drain()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from durable_raft.kv.errors import PATTERN_TOO_LONG
+from durable_raft.kv.glob import PATTERN_BYTES_MAX
 from durable_raft.kv.replies import OK, Reply, Simple
 from tests.kv.machines import error_of, new_machine, run
 
@@ -72,3 +74,12 @@ def test_counts() -> None:
     assert (machine.key_count(), machine.expires_count()) == (3, 1)
     assert machine.count_keys_in_slot(12182) == 2
     assert machine.count_keys_in_slot(0) == 0
+
+
+def test_pattern_that_would_take_long_to_compile_is_refused() -> None:
+    """KEYS and SCAN MATCH take patterns up to a bound that keeps the loop responsive."""
+    machine = new_machine("set a 1")
+    longest, too_long = b"*" + b"a" * (PATTERN_BYTES_MAX - 1), b"*" + b"a" * PATTERN_BYTES_MAX
+    assert machine.execute([b"keys", longest]) == []
+    for command in ([b"keys", too_long], [b"scan", b"0", b"match", too_long]):
+        assert machine.execute(command) == PATTERN_TOO_LONG

@@ -206,3 +206,13 @@ def test_error_never_changes_the_state() -> None:
             errors += 1
             assert machine.digest() == before, args
     assert errors > 500
+
+
+def test_cursors_come_from_the_generator_that_was_handed_in() -> None:
+    """Two machines with generators of one seed give out the same cursors, and with another seed others."""
+    replies = []
+    for seed in (1, 1, 2):
+        machine = Machine(random.Random(seed))
+        run(machine, "MSET a 1 b 2")
+        replies.append(run(machine, "SCAN 0 COUNT 1"))
+    assert replies[0] == replies[1] != replies[2]
