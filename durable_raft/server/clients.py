@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         if not self._is_flush_due:
             self._is_flush_due = True
             self._clients.answered.append(self)
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             return
         # Only what already waits counts: a single reply may be larger than the limit.
         waiting = self._answered_bytes + self._transport.get_write_buffer_size()
@@ -157,7 +157,8 @@ class Connection(asyncio.Protocol):
         while slots and slots[0].reply is not None:
             out.append(slots.popleft().reply or b"")
         transport = self._transport
-        if transport is None:
+        if transport is None or transport.is_closing():
+            # uvloop refuses writes from the moment the other end is gone, before it says so to ``connection_lost``.
             return
         if out:
             replies = b"".join(out)
