@@ -124,7 +124,9 @@ class Cluster:
         """Start a node that does not run; ``crash_at`` is ``POINT:COUNT``, ``settings`` go over the cluster's."""
         process = self._processes.get(node_id)
         assert process is None or process.poll() is not None, f"{node_id} runs already"
-        environment = _environment() if crash_at is None else _environment() | {"DURABLE_RAFT_CRASH_AT": crash_at}
+        environment = (
+            checkout_environment() if crash_at is None else checkout_environment() | {"DURABLE_RAFT_CRASH_AT": crash_at}
+        )
         with self.log_path(node_id).open("ab") as log:
             self._processes[node_id] = start_node(self.command(node_id, **(settings or {})), log, environment)
 
@@ -136,7 +138,9 @@ class Cluster:
     def run_under(self, node_id: str, wrapper: Sequence[str], **settings: object) -> None:
         """Start a node as the child of another program, ``[*wrapper, node command]`` (strace, prlimit)."""
         with self.log_path(node_id).open("ab") as log:
-            self._processes[node_id] = start_node([*wrapper, *self.command(node_id, **settings)], log, _environment())
+            self._processes[node_id] = start_node(
+                [*wrapper, *self.command(node_id, **settings)], log, checkout_environment()
+            )
 
     def kill9(self, *node_ids: str) -> None:
         """Kill nodes (all when none is named) with SIGKILL, all before the first is waited for."""
@@ -345,7 +349,7 @@ class Cluster:
         ]
 
 
-def _environment() -> dict[str, str]:
+def checkout_environment() -> dict[str, str]:
     """Return the environment of a node: this checkout's code, and no setting that the test did not give."""
     return node_environment() | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tools")))}
 

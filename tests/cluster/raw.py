@@ -34,6 +34,37 @@ class Conversation:
         """Send one command and return at once."""
         self._socket.sendall(hiredis.pack_command(args))  # type: ignore[arg-type]
 
+    def send_bytes(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._socket.sendall(data)
+
+    def read_until(self, end: bytes, timeout_s: float = WAIT_S) -> bytes:
+        """Return everything that comes, up to and with ``end`` or the end of the connection.
+
+        Raises:
+            TimeoutError: neither came in time.
+        """
+        self._socket.settimeout(timeout_s)
+        data = b""
+        while not data.endswith(end):
+            try:
+                chunk = self._socket.recv(READ_BYTES)
+            except ConnectionError:
+                chunk = b""
+            if not chunk:
+                self.is_closed = True
+                break
+            data += chunk
+        return data
+
+    def read_bytes(self, count: int, timeout_s: float = WAIT_S) -> bytes:
+        """Return the next ``count`` bytes, fewer if the connection ends before; raises as ``read_until``."""
+        self._socket.settimeout(timeout_s)
+        data = bytearray()
+        while len(data) < count and (chunk := self._socket.recv(min(READ_BYTES, count - len(data)))):
+            data += chunk
+        return bytes(data)
+
     def reply(self, timeout_s: float = WAIT_S) -> str | None:
         """Wait for the next reply and return it as text: ``nil``, ``-CODE ...`` for an error; None: closed instead.
 

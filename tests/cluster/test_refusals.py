@@ -1,0 +1,169 @@
+"""What a node refuses: settings that cannot work, directories that are not its own, peers that are strangers."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+
+import lmdb
+import pytest
+
+from durable_raft.cli.local_cluster import HOST, free_ports
+from durable_raft.server.exit_codes import ExitCode
+from durable_raft.storage.records import IDENT
+from tests.cluster.conftest import ClusterFactory
+from tests.cluster.harness import Cluster, checkout_environment
+
+pytestmark = pytest.mark.cluster
+
+
+def run_node(cluster: Cluster, node_id: str, *changes: tuple[str, str], **settings: object) -> tuple[int, str]:
+    """Run a node that is to refuse; return its exit code and what it said. ``changes`` replace flags' values."""
+    command = cluster.command(node_id, **settings)
+    for flag, value in changes:
+        command[command.index(flag) + 1] = value
+    log = cluster.directory / "refused.log"
+    with log.open("wb") as output:
+        code = subprocess.run(
+            command, stdout=output, stderr=output, env=checkout_environment(), timeout=30, check=False
+        ).returncode
+    return code, log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "said"),
+    [
+        ((("--id", "n9"),), {}, "expected one of the ids in --cluster"),
+        ((), {"heartbeat_ms": 100}, "at most half of election_timeout_min_ms=150"),
+        ((), {"election_timeout_max_ms": 150}, "more than election_timeout_min_ms=150"),
+        ((("--cluster", "n1=127.0.0.1:7001,n2=127.0.0.1:7001"),), {}, "127.0.0.1:7001"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    cluster_of: ClusterFactory, changes: tuple[tuple[str, str], ...], settings: dict[str, object], said: str
+) -> None:
+    """Exit code 2 and one line: which setting, its value, what was expected."""
+    cluster = cluster_of(1)
+    cluster.stop("n1")
+    code, output = run_node(cluster, "n1", *changes, **settings)
+    assert code == ExitCode.USAGE, output
+    assert said in output
+
+
+def test_directory_of_another_node_or_cluster_is_refused(cluster_of: ClusterFactory) -> None:
+    """Exit code 5, naming whose directory it is and what was expected."""
+    cluster = cluster_of(3)
+    cluster.wait_ready()
+    for node_id in cluster.node_ids:
+        cluster.stop(node_id)
+    code, output = run_node(cluster, "n1", ("--dir", str(cluster.nodes["n2"].directory)))
+    assert code == ExitCode.REFUSED, output
+    assert "belongs to node 'n2', expected 'n1'" in output
+    code, output = run_node(cluster, "n1", cluster_id="ab" * 16)
+    assert code == ExitCode.REFUSED, output
+    assert "belongs to cluster" in output
+    smaller = ",".join(cluster.nodes[node_id].entry for node_id in ("n1", "n2"))
+    code, output = run_node(cluster, "n1", ("--cluster", smaller))
+    assert code == ExitCode.REFUSED, output
+    assert "belongs to a cluster of n1, n2, n3" in output
+
+
+def test_changed_addresses_must_be_said(cluster_of: ClusterFactory) -> None:
+    """Other addresses for the same ids are refused, unless the operator says that the nodes have moved."""
+    cluster = cluster_of(1)
+    cluster.wait_ready()
+    cluster.client("n1").set("city", "Paris")
+    cluster.stop("n1")
+    client_port, peer_port = free_ports(2)
+    moved = f"n1={HOST}:{client_port}@{peer_port}"
+    code, output = run_node(cluster, "n1", ("--cluster", moved))
+    assert code == ExitCode.REFUSED, output
+    assert "--accept-new-addresses" in output
+    cluster.start("n1", settings={"cluster": moved, "accept_new_addresses": True})
+    cluster.wait(lambda: is_served(client_port), "the node at its new address")
+
+
+def is_served(port: int) -> bool:
+    """Return whether somebody listens."""
+    try:
+        socket.create_connection((HOST, port), 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_directory_in_use_is_refused(cluster: Cluster) -> None:
+    """A second process on one directory is refused, naming the first; the first goes on."""
+    client_port, peer_port = free_ports(2)
+    code, output = run_node(cluster, "n1", listen=f"{HOST}:{client_port}", peer_listen=f"{HOST}:{peer_port}")
+    assert code == ExitCode.REFUSED, output
+    assert f"pid {cluster.pid('n1')}" in output
+    assert cluster.info("n1") is not None
+
+
+def test_wounded_log_is_refused_and_left_as_it_is(cluster_of: ClusterFactory) -> None:
+    """A record that fails its checksum: exit code 3, the wound is listed, nothing is cut away."""
+    cluster = cluster_of(1)
+    cluster.wait_ready()
+    for number in range(10):
+        cluster.client("n1").set(f"key:{number}", number)
+    cluster.stop("n1")
+    environment = lmdb.open(str(cluster.nodes["n1"].directory / "raft"), max_dbs=8, map_size=1 << 30, lib_version=0)
+    table = environment.open_db(IDENT.encode())
+    with environment.begin(write=True) as transaction:
+        key = (5).to_bytes(8, "big")
+        record = bytearray(transaction.get(key, db=table) or b"")
+        record[6] ^= 1
+        transaction.put(key, bytes(record), db=table)
+        before = transaction.stat(table)["entries"]
+    environment.close()
+    code, output = run_node(cluster, "n1")
+    assert code == ExitCode.DAMAGED, output
+    assert "ident index 5" in output
+    assert "checksum" in output
+    environment = lmdb.open(str(cluster.nodes["n1"].directory / "raft"), max_dbs=8, map_size=1 << 30, lib_version=0)
+    with environment.begin() as transaction:
+        assert transaction.stat(environment.open_db(IDENT.encode(), txn=transaction))["entries"] == before
+    environment.close()
+
+
+def test_peer_of_another_cluster_is_rejected_and_never_followed(cluster_of: ClusterFactory) -> None:
+    """A node with another cluster id gets no entry, no vote and no leadership; the others say so once."""
+    cluster = cluster_of(3, settings_of={"n3": {"cluster_id": "ab" * 16}})
+    leader = cluster.leader()
+    assert leader in ("n1", "n2")
+    cluster.client(leader).set("city", "Paris")
+    cluster.wait(lambda: "event=peer_refused" in cluster.log(leader), "the stranger to be refused")
+    cluster.wait(lambda: cluster.log("n3").count("ForeignCluster") >= 1, "the stranger to be told")
+    info = cluster.info("n3")
+    assert info is not None
+    assert info["raft_role"] != "leader"
+    assert info["raft_last_log_index"] == "0"
+    assert cluster.log(leader).count("event=peer_refused") == 1
+    assert "ab" * 16 in cluster.log(leader)
+
+
+def test_rubbish_on_the_peer_port_is_dropped(cluster: Cluster) -> None:
+    """Bytes that are no frame end their link and are counted; the node does not notice otherwise."""
+    node = cluster.nodes["n1"]
+    for rubbish in (b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 200, b"DRpf" + b"\xff" * 100):
+        with socket.create_connection((HOST, node.peer_port), 5.0) as link:
+            link.settimeout(10.0)
+            link.sendall(rubbish)
+            while link.recv(4096):
+                pass
+    info = cluster.info("n1")
+    assert info is not None
+    assert int(info["raft_peer_refused"]) >= 3
+    assert cluster.wait_ready()
+
+
+def test_clean_stop_answers_what_is_in_flight(cluster: Cluster) -> None:
+    """SIGTERM: exit code 0; every write that was answered OK is there afterwards."""
+    leader = cluster.leader()
+    client = cluster.client(leader)
+    for number in range(50):
+        client.set(f"key:{number}", number)
+    assert cluster.stop(leader) == ExitCode.OK
+    successor = cluster.leader(other_than=leader)
+    assert cluster.client(successor).mget([f"key:{n}" for n in range(50)]) == [b"%d" % n for n in range(50)]
