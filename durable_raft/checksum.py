@@ -10,6 +10,7 @@ without making old bytes look damaged (rqlite #2647).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -56,7 +57,6 @@ def implementation() -> str:
     """Name what computes the checksum: ``google-crc32c``, ``crcmod`` (C) or ``crcmod-pure`` (slow, 10 MB/s)."""
     if _fast is not None:
         return "google-crc32c"
-    import crcmod.crcmod
-
-    uses_c: bool = crcmod.crcmod._usingExtension  # noqa: SLF001 - crcmod says it nowhere else
+    # crcmod's package binds its own name over its submodule's, so only sys.modules leads there.
+    uses_c: bool = sys.modules["crcmod.crcmod"]._usingExtension  # noqa: SLF001 - crcmod says it nowhere else
     return "crcmod" if uses_c else "crcmod-pure"

@@ -61,3 +61,10 @@ def test_implementation_names_what_is_used() -> None:
     """The name tells the fast implementation from the slow ones."""
     expected = {"google-crc32c"} if google_extend() is not None else {"crcmod", "crcmod-pure"}
     assert checksum.implementation() in expected
+
+
+def test_implementation_is_named_without_google_crc32c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only crcmod is there, it is said whether it runs in C or in slow Python."""
+    assert checksum.implementation() in ("google-crc32c", "crcmod", "crcmod-pure")
+    monkeypatch.setattr(checksum, "_fast", None)
+    assert checksum.implementation() in ("crcmod", "crcmod-pure")
