@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Execute the commands that are complete, in order."""
-        if self._is_closing:
+        if self._is_closing or self.session.closing:
             return
         for args in self._parser.feed(data):
             self._execute(args)
@@ -90,9 +90,10 @@ class Connection(asyncio.Protocol):
             self.session.closing = True
             if not self._parser.error.close_silently:
                 self._owe().fill(ErrorReply(str(self._parser.error)))
-        if len(self._slots) > OWED_MAX and not self._is_paused and self._transport is not None:
+        transport = self._transport
+        if len(self._slots) > OWED_MAX and not self._is_paused and transport is not None and not transport.is_closing():
             self._is_paused = True
-            self._transport.pause_reading()
+            transport.pause_reading()
         self.flush()
 
     # -- commands -------------------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drop the connection with nothing more said."""
-        self._is_closing = True
+        self._is_closing = self.session.closing = True
         self._slots.clear()
         if self._transport is not None:
             self._transport.abort()
