@@ -1,6 +1,8 @@
 """Keys in order, their values, and when they expire.
 
-A key is gone as soon as the cluster time reaches its deadline, as in Redis, where a key lives while now < deadline.
+A key is gone as soon as the cluster time reaches its deadline. Redis keeps it for that millisecond (``PTTL`` is 0 then;
+db.c keyIsExpired, ``now > when``), but takes a deadline set to the present as past (expire.c checkAlreadyExpired). Here
+one rule serves both, so ``PTTL`` is never 0.
 """
 
 from __future__ import annotations

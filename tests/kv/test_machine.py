@@ -128,6 +128,15 @@ def test_heap_of_deadlines_stays_bounded() -> None:
     assert keyspace.values == {}
 
 
+def test_clearing_lets_go_of_the_deadlines() -> None:
+    """After FLUSHALL nothing of the keys' deadlines stays in memory, and none of them is due."""
+    keyspace = Keyspace()
+    for number in range(10):
+        keyspace.put(b"%d" % number, b"v", 100 + number)
+    keyspace.clear()
+    assert (len(keyspace._heap), keyspace.next_deadline_ms()) == (0, None)
+
+
 def test_time_never_goes_back() -> None:
     """An entry with an earlier time leaves the time, and every deadline, where it is."""
     machine = new_machine("SET k v PX 100")
@@ -179,6 +188,13 @@ def test_digest_tells_the_time_from_the_keys() -> None:
     one.execute([b"set", b"a1:3:0:zxyz", b""])
     other.advance_time(11)
     other.execute([b"mset", b"a", b"", b"z", b"xyz"])
+    assert one.digest() != other.digest()
+
+
+def test_digest_tells_times_apart() -> None:
+    """Replicas with the same keys at different cluster times are not in the same state."""
+    one, other = new_machine("SET a 1"), new_machine("SET a 1")
+    other.advance_time(NOW_MS + 1)
     assert one.digest() != other.digest()
 
 
