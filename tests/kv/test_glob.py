@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from durable_raft.kv.glob import glob_matches
+from durable_raft.kv.glob import compile_glob, glob_matches
 from tests.support.redis_oracle import RedisOracle, running_redis
 
 ALPHABET = b"ab[]^-\\*?"
@@ -110,6 +110,34 @@ def test_pattern_matches_as_in_redis(oracle: RedisOracle, keys: list[bytes], pat
 def test_match(pattern: bytes, text: bytes, matches: bool) -> None:
     """The examples of Redis's documentation; bytes are unsigned on every machine."""
     assert glob_matches(pattern, text) == matches
+
+
+@pytest.mark.parametrize(
+    "unit", [b"[\x00-\xff]", b"[\x01-\xff]", b"[^\x01-\xfe]", b"*[\x00-\x7f]", b"[a-b]", b"*a", b"(", b"[a]", b"[ac]"]
+)
+def test_expression_grows_with_its_pattern_only(unit: bytes) -> None:
+    """What is compiled is at most ten times as long as the pattern: a wide range costs no more than a narrow one."""
+    pattern = unit * 100
+    assert len(compile_glob(pattern).pattern) <= 10 * len(pattern)
+
+
+@pytest.mark.parametrize("negation", [b"", b"^"])
+@pytest.mark.parametrize(
+    ("members", "listed"),
+    [
+        (b"ac", {97, 99}),
+        (b"a-cx-z", {97, 98, 99, 120, 121, 122}),
+        (b"\x00-\xff", set(range(256))),
+        (b"\x01-\xfe", set(range(1, 255))),
+        (b"a-bc-d", {97, 98, 99, 100}),
+        (b"\x00", {0}),
+        (b"\xff\xfd", {253, 255}),
+    ],
+)
+def test_class_holds_just_its_members(negation: bytes, members: bytes, listed: set[int]) -> None:
+    """Each of the 256 bytes is in a class, or outside a negated one, only if it or a range with it is listed."""
+    found = {byte for byte in range(256) if glob_matches(b"[%b%b]" % (negation, members), bytes([byte]))}
+    assert found == (set(range(256)) - listed if negation else listed)
 
 
 NASTY = """
