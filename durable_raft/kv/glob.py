@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Final
 
 PATTERN_BYTES_MAX: Final = 1 << 10
-"""Longest pattern that is compiled, in some 10 ms at worst. Matching takes time in proportion to pattern times text, and
-a longer one against long keys would keep every other client waiting, and the followers: the shortest election timeout is
-150 ms."""
+"""Longest pattern that is compiled, in some 10 ms at worst. Matching takes time in proportion to pattern times text:
+a longer one against long keys would keep every other client waiting, and the followers, whose shortest election timeout
+is 150 ms."""
 
 _STAR: Final = 0x2A
 _QUESTION: Final = 0x3F
