@@ -23,6 +23,8 @@ class Keyspace:
         self.deadlines: dict[bytes, int] = {}
         """Deadline of each key that has one, ms since the Unix epoch. Invariant: its keys are keys of ``values``."""
         self.time_ms = 0
+        self.shown_ms = 0
+        """Time of day as far as TTL and PTTL show it: no part of the state, and nothing is decided by it."""
         self._heap: list[tuple[int, bytes]] = []
         """(deadline, key), smallest first; an item counts only while ``deadlines`` says the same."""
 

@@ -151,7 +151,10 @@ class _KeyspaceCommands:
         if key not in self._keyspace.values:
             return TTL_NO_KEY
         deadline_ms = self._keyspace.deadlines.get(key)
-        return TTL_NO_DEADLINE if deadline_ms is None else deadline_ms - self._keyspace.time_ms
+        if deadline_ms is None:
+            return TTL_NO_DEADLINE
+        # The key is still there, so it has time left: it goes when an entry says so.
+        return max(1, deadline_ms - max(self._keyspace.time_ms, self._keyspace.shown_ms))
 
     def persist(self, args: Args) -> Reply:
         return int(self._keyspace.persist(args[1]))

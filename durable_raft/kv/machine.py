@@ -52,6 +52,10 @@ class Machine:
         """Move the cluster time forward (never back) and drop every key whose time is up."""
         self._keyspace.advance_time(time_ms)
 
+    def show_time(self, time_ms: int) -> None:
+        """Let TTL and PTTL, which are never in the log, count from ``time_ms`` when that is past the cluster time."""
+        self._keyspace.shown_ms = time_ms
+
     @property
     def time_ms(self) -> int:
         """The cluster time, ms since the Unix epoch."""

@@ -50,6 +50,7 @@ class Connection(asyncio.Protocol):
         self._is_flush_due = False
         self.session: Session = clients.new_session()
         self.writes_outstanding = 0
+        self.batched = 0
 
     @property
     def is_readonly(self) -> bool:
@@ -63,6 +64,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.session.address = _address(transport.get_extra_info("peername"))
         self.session.local_address = _address(transport.get_extra_info("sockname"))
         self.session.created_us = time.time_ns() // 1000
@@ -77,6 +79,12 @@ class Connection(asyncio.Protocol):
         self._is_closing = True
         self._transport = None
         self._clients.forget(self)
+
+    def eof_received(self) -> bool:
+        """Answer what is owed, then close: a client may close its half and still wait for replies."""
+        self.session.closing = True
+        self.flush()
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Execute the commands that are complete, in order."""
@@ -218,7 +226,7 @@ class Clients:
     def execute(self, session: Session, args: list[bytes]) -> Reply:
         """Execute a command of the connection's, and end the connections that it killed."""
         reply = execute_connection_command(session, args, self.status, self.sessions)
-        if args[0].lower() == b"client":
+        if args[0].lower() == b"client" and len(args) > 1 and args[1].lower() == b"kill":
             for connection in list(self.connections.values()):
                 if connection.session.closing and connection.session is not session:
                     connection.abort()

@@ -28,6 +28,10 @@ BATCH_BYTES_MAX = 1 << 20
 """Size after which a batch is closed and the next one begun; a single larger command travels alone."""
 
 
+_SHOWS_TIME_LEFT = frozenset({b"ttl", b"pttl"})
+"""Reads whose reply moves with the time of day; what they decide does not."""
+
+
 def _stored_bytes(size_bytes: int) -> int:
     """Return a bound of what a command of this size takes on the disk: the pages around its pieces are not all full."""
     return size_bytes * 5 // 4
@@ -104,6 +108,9 @@ class Dispatcher:
         """Why commands that need memory are refused; None while there is room."""
         self._room_bytes: int | None = None
         """What may still be taken in before the disk is looked at again; None until it was looked at."""
+        self.is_caught_up = False
+        """Whether the machine has been brought up to what a leader called committed; before, it holds too little even
+        for a stale read."""
         self.counters = DispatchCounters()
         self.commit_latency = LatencyRing()
 
@@ -117,9 +124,12 @@ class Dispatcher:
         self._route(waiting)
 
     def _route(self, waiting: Waiting) -> None:
+        if waiting.is_batched:
+            waiting.is_batched = False
+            waiting.slot.owner.batched -= 1
         if self._raft.role is Role.LEADER:
             self._accept(waiting)
-        elif not waiting.spec.is_write and waiting.slot.owner.is_readonly:
+        elif not waiting.spec.is_write and waiting.slot.owner.is_readonly and self.is_caught_up:
             self.counters.reads += 1
             self._answer(waiting)
         elif (leader_id := self._raft.leader_id) is not None and self._is_reachable(leader_id):
@@ -135,8 +145,10 @@ class Dispatcher:
         elif self._forming.size_bytes + waiting.size_bytes > self._limits.pending_bytes_max:
             self._refuse_overload(waiting)
         else:
-            if waiting.spec.is_write or owner.writes_outstanding:
+            if waiting.spec.is_write or owner.batched:
                 self._forming.add(waiting)
+                waiting.is_batched = True
+                owner.batched += 1
                 if self._room_bytes is not None and waiting.spec.is_write:
                     self._room_bytes -= _stored_bytes(waiting.size_bytes)
             else:
@@ -273,7 +285,7 @@ class Dispatcher:
             if waiting.spec.is_write:
                 self._fill(waiting, ErrorReply("TRYAGAIN leadership changed; the write had no effect"))
             else:
-                self._route(waiting)
+                self._route_again(waiting)
 
     def answer_reads(self, read_id: int) -> None:
         """Answer the reads of one confirmed ReadIndex round from the machine as it is now."""
@@ -286,14 +298,27 @@ class Dispatcher:
         """Route reads again that could not be confirmed."""
         for read_id in read_ids:
             for waiting in self._registered_reads.pop(read_id):
-                self._route(waiting)
+                self._route_again(waiting)
+
+    def _route_again(self, waiting: Waiting) -> None:
+        """Route a read anew that was not executed, unless writes that its connection sent after it may overtake it."""
+        if waiting.slot.owner.writes_outstanding:
+            self._fill(waiting, ErrorReply("TRYAGAIN leadership changed; the read was not executed"))
+        else:
+            self._route(waiting)
 
     def _answer(self, waiting: Waiting) -> None:
+        if waiting.spec.name in _SHOWS_TIME_LEFT:
+            self._machine.show_time(self._time_of_day_ms())
         self._fill(waiting, self._machine.execute(waiting.args))
 
     def _fill(self, waiting: Waiting, reply: Reply) -> None:
+        owner = waiting.slot.owner
         if waiting.spec.is_write:
-            waiting.slot.owner.writes_outstanding -= 1
+            owner.writes_outstanding -= 1
+        if waiting.is_batched:
+            waiting.is_batched = False
+            owner.batched -= 1
         waiting.slot.fill(reply)
 
     # -- changes of leadership and the passing of time ------------------------------------------------------------
@@ -302,6 +327,7 @@ class Dispatcher:
         """Route what waits anew: this node's role, the leader it knows, or the link to that leader has changed."""
         self._last_proposed, self._last_proposed_ms = Index(0), 0
         self._orphan_batches()
+        self._refuse_overtaken_reads()
         if self._raft.role is not Role.LEADER:
             unproposed = [*self._free_reads, *self._forming.take_all()]
             self._free_reads = []
@@ -312,6 +338,19 @@ class Dispatcher:
             for waiting in held:
                 self._route(waiting)
 
+    def _refuse_overtaken_reads(self) -> None:
+        """Refuse registered reads that have writes of their connection behind them; the core gives the others back.
+
+        Whatever is registered when leadership changes is lost. It must be refused here, before anything is applied:
+        the next leader may commit those writes at once, and the read, routed anew, would see them.
+        """
+        for read_id, reads in self._registered_reads.items():
+            overtaken = [waiting for waiting in reads if waiting.slot.owner.writes_outstanding]
+            if overtaken:
+                self._registered_reads[read_id] = [read for read in reads if not read.slot.owner.writes_outstanding]
+                for waiting in overtaken:
+                    self._route_again(waiting)
+
     def _orphan_batches(self) -> None:
         """Set aside the batches of a leadership that was lost, even if it was won again since."""
         is_leader, term = self._raft.role is Role.LEADER, self._raft.current_term
@@ -319,7 +358,11 @@ class Dispatcher:
         for index in lost:
             batch = self._inflight.pop(index)
             batch.give_up_at = self._monotonic() + self._limits.hold_s
+            older = self._orphans.pop(index, None)
             self._orphans[index] = batch
+            if older is not None:
+                # Two lost leaderships had a batch in the same place; only the newer's fate can still be seen there.
+                self._give_up(older)
 
     def expire(self) -> None:
         """Answer what has been held, or has been of unknown fate, for too long."""
@@ -338,7 +381,7 @@ class Dispatcher:
                 self.counters.unknown += 1
                 self._fill(waiting, ErrorReply("UNKNOWN leadership was lost before the write's fate was known"))
             else:
-                self._route(waiting)
+                self._route_again(waiting)
 
     def has_deadlines(self) -> bool:
         """Return whether ``expire`` may have something to do later."""

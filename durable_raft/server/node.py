@@ -238,12 +238,13 @@ class Node:
             self.peers.send(ready.messages)
         if ready.messages_after_write:
             self._send_after_write(ready.messages_after_write)
+        if ready.lost_reads:
+            # Before anything is applied: behind such a read its connection may have writes that are about to be.
+            self.dispatcher.give_back_reads(ready.lost_reads)
         if ready.committed or ready.reads:
             reach("before_apply")
             self._apply(ready.committed, ready.reads)
             reach("after_apply")
-        if ready.lost_reads:
-            self.dispatcher.give_back_reads(ready.lost_reads)
         reach("before_reply")
         self.reply()
         reach("after_reply")
@@ -269,6 +270,8 @@ class Node:
             self.dispatcher.apply(entry)
         for ready in reads[position:]:
             self.dispatcher.answer_reads(ready.read_id)
+        if self.raft.leader_id is not None and not self.raft.has_more():
+            self.dispatcher.is_caught_up = True
 
     def _is_reachable(self, node_id: NodeId) -> bool:
         """Return whether ``node_id`` is this node or its link is up."""
@@ -324,7 +327,7 @@ class Node:
             return
         if self.dispatcher.has_deadlines():
             self.dispatcher.expire()
-            self.reply()
+        self.reply()
         # The node must still be able to vote, delete and read (design contract 11).
         self.dispatcher.note_space(self._store.space().writable_bytes, self._config.disk_reserve_bytes)
         self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)

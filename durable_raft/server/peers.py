@@ -44,6 +44,7 @@ Receive = Callable[[NodeId, Message], None]
 def _tune(transport: asyncio.BaseTransport) -> None:
     sock = transport.get_extra_info("socket")
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
 
@@ -58,6 +59,8 @@ class _Dialled(asyncio.Protocol):
         self.transport: asyncio.Transport
         """There from ``connection_made`` on."""
         self.answer: asyncio.Future[HelloReply] = asyncio.get_running_loop().create_future()
+        # Nobody may be waiting any more when it fails; an error that nobody fetched would look like a bug of ours.
+        self.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,7 +1,7 @@
 """What clients wait for: replies owed in order, commands that wait to be proposed, batches whose fate is open.
 
-The order a connection sees follows from one rule: a read of a connection that has writes outstanding travels in the
-batch behind them and is executed at its place when the batch is applied; any other read goes by ReadIndex, and is
+The order a connection sees follows from one rule: a read of a connection that has anything in a batch travels in the
+batch behind it and is executed at its place when the batch is applied; any other read goes by ReadIndex, and is
 registered before any write that its connection sends later is proposed (raft/reads.py says why that suffices).
 """
 
@@ -26,6 +26,8 @@ class Owner(Protocol):
 
     writes_outstanding: int
     """Writes of this connection that were taken in and have no reply yet."""
+    batched: int
+    """Commands of this connection, reads among them, that stand in a batch and have no reply yet."""
 
     @property
     def is_readonly(self) -> bool:
@@ -61,6 +63,8 @@ class Waiting:
     spec: CommandSpec
     args: Sequence[bytes]
     size_bytes: int
+    is_batched: bool = False
+    """Whether it stands in a batch, proposed or not."""
     deadline: float = 0.0
     """While held for want of a leader: when to give up (monotonic, seconds)."""
 

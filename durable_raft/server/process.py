@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import secrets
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from durable_raft import __version__
 from durable_raft.checksum import implementation
@@ -24,6 +25,9 @@ from durable_raft.server.report import Reporter
 from durable_raft.storage.lmdb_store import LmdbLogStore
 
 _logger = logging.getLogger(__name__)
+
+_OUT_OF_SYSTEM_RESOURCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of accepting a connection: that client is turned away, the node goes on."""
 
 DRAIN_S = 2.0
 """How long a clean stop waits for the fate of what was proposed."""
@@ -106,6 +110,8 @@ class _Process:
         self.is_store_free = True
         """Whether no thread uses the store any more."""
         self._fatal: BaseException | None = None
+        self._fail: Callable[[BaseException], None] = self._note_fatal
+        self._clients: Clients | None = None
 
     async def main(self) -> int:
         """Start everything, wait for the end, stop everything; return the exit code."""
@@ -113,9 +119,10 @@ class _Process:
         loop.set_exception_handler(self._note_exception)
         seed = secrets.randbits(64)
         node = Node(self._config, self._store, seed, self._crash_points, self._note_fatal)
+        self._fail = node.fail
         reporter = Reporter(self._config, self._store, node)
         clients = Clients(self._config, node.dispatcher, reporter.status)
-        reporter.clients = clients
+        reporter.clients = self._clients = clients
         node.reply = clients.flush
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
@@ -165,11 +172,16 @@ class _Process:
     def _note_fatal(self, error: BaseException) -> None:
         self._fatal = self._fatal or error
         self._ended.set()
+        if self._clients is not None:
+            self._clients.stop_listening()
+            self._clients.abort()
 
     def _note_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """Treat an exception that no caller took as what it is: a bug, after which no state can be trusted."""
         error = context.get("exception")
-        if isinstance(error, BaseException):
-            self._note_fatal(error)
+        if isinstance(error, OSError) and error.errno in _OUT_OF_SYSTEM_RESOURCE:
+            event(_logger, logging.WARNING, "out_of_system_resource", error=error)
+        elif isinstance(error, BaseException):
+            self._fail(error)
         else:
             loop.default_exception_handler(context)
