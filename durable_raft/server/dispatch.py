@@ -327,7 +327,6 @@ class Dispatcher:
         """Route what waits anew: this node's role, the leader it knows, or the link to that leader has changed."""
         self._last_proposed, self._last_proposed_ms = Index(0), 0
         self._orphan_batches()
-        self._refuse_overtaken_reads()
         if self._raft.role is not Role.LEADER:
             unproposed = [*self._free_reads, *self._forming.take_all()]
             self._free_reads = []
@@ -337,19 +336,6 @@ class Dispatcher:
             held, self._held, self._held_bytes = self._held, deque(), 0
             for waiting in held:
                 self._route(waiting)
-
-    def _refuse_overtaken_reads(self) -> None:
-        """Refuse registered reads that have writes of their connection behind them; the core gives the others back.
-
-        Whatever is registered when leadership changes is lost. It must be refused here, before anything is applied:
-        the next leader may commit those writes at once, and the read, routed anew, would see them.
-        """
-        for read_id, reads in self._registered_reads.items():
-            overtaken = [waiting for waiting in reads if waiting.slot.owner.writes_outstanding]
-            if overtaken:
-                self._registered_reads[read_id] = [read for read in reads if not read.slot.owner.writes_outstanding]
-                for waiting in overtaken:
-                    self._route_again(waiting)
 
     def _orphan_batches(self) -> None:
         """Set aside the batches of a leadership that was lost, even if it was won again since."""

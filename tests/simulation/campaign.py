@@ -1,0 +1,208 @@
+"""Many seeds, one after the other, and what they showed; the program behind ``python -m tests.simulation``.
+
+::
+
+    python -m tests.simulation --seeds 2000               fresh seeds, printed
+    python -m tests.simulation --first 1 --seeds 500      these seeds
+    python -m tests.simulation --trace 17                 one seed, its whole timeline
+    python -m tests.simulation --mutant NAME --trace 17   the same with a planted bug
+    python -m tests.simulation --mutants                  every planted bug: caught by which rule, after how many seeds
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.simulation.mutants import MUTANTS, planted
+from tests.simulation.swarm import FAULTS, LINK_FAULTS
+from tests.simulation.world import World
+
+TIMELINE_LINES: Final = 60
+"""Lines of the timeline printed for a failure; ``--trace`` prints all."""
+
+SEEDS_PER_MUTANT: Final = 2_000
+"""After so many seeds a mutant counts as not caught."""
+
+RULES: Final = ("InvariantViolation", "WrongAnswer", "StatesDiffer", "Livelock")
+"""Errors that name a broken rule; any other is a mistake of the simulation's own and catches nothing."""
+
+
+@dataclass(slots=True)
+class Failure:
+    """What one seed found."""
+
+    seed: int
+    rule: str
+    mutant: str | None = None
+
+    def replay(self) -> str:
+        """Return the one command that plays it again."""
+        mutant = f" --mutant {self.mutant}" if self.mutant else ""
+        return f"python -m tests.simulation --trace {self.seed}{mutant}"
+
+
+@dataclass(slots=True)
+class Result:
+    """What a campaign counted."""
+
+    seeds: int = 0
+    events: int = 0
+    virtual_us: int = 0
+    seconds: float = 0.0
+    elections: int = 0
+    committed: int = 0
+    answers: int = 0
+    checks: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, world: World) -> None:
+        """Count one run."""
+        self.seeds += 1
+        self.events += world.events
+        self.virtual_us += world.now
+        self.elections += len(world.rules.leaders)
+        self.committed += len(world.committed)
+        self.answers += world.replies
+        self.checks += world.rules.checks
+        self.faults += world.faults
+        self.counts += world.counts
+
+    def silent_faults(self) -> list[str]:
+        """Return the kinds of fault that never struck."""
+        return [name for name in (*FAULTS, *LINK_FAULTS) if not self.faults[name]]
+
+    def lines(self) -> list[str]:
+        """Say it in lines for people."""
+        hours = self.virtual_us / 3.6e9
+        seconds = max(self.seconds, 1e-9)
+        return [
+            f"seeds              {self.seeds}",
+            f"simulated hours    {hours:.2f} ({hours * 3600 / seconds:.0f} for each hour of one core)",
+            f"events             {self.events} ({self.events / seconds:.0f} per second of one core)",
+            f"elections won      {self.elections}",
+            f"entries committed  {self.committed}",
+            f"client answers     {self.answers}, outcome unknown {self.counts['outcome unknown']}",
+            f"invariant checks   {self.checks}",
+            "faults             " + ", ".join(f"{name} {self.faults[name]}" for name in (*FAULTS, *LINK_FAULTS)),
+            "also               " + ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items())),
+            f"failures           {len(self.failures)}",
+        ]
+
+
+def run_seed(seed: int, mutant: str | None = None, *, is_traced: bool = False) -> tuple[World, str | None]:
+    """Play one seed; return the world and the rule that was broken, None when none was."""
+    with planted(mutant) if mutant else nullcontext():
+        world = World(seed, is_traced=is_traced)
+        try:
+            world.run()
+        except Exception as error:  # whatever a run raises is what it found
+            return world, f"{type(error).__name__}: {error}"
+    return world, None
+
+
+def run_seeds(
+    seeds: Sequence[int], mutant: str | None = None, *, until_fail: bool = False, seconds_max: float = 1e9
+) -> Result:
+    """Play seeds until they, or the time, are used up."""
+    result = Result()
+    began, worked = time.monotonic(), time.process_time()
+    for seed in seeds:
+        world, rule = run_seed(seed, mutant)
+        result.add(world)
+        if rule is not None:
+            result.failures.append(Failure(seed, rule, mutant))
+            if until_fail:
+                break
+        if time.monotonic() - began > seconds_max:
+            break
+    result.seconds = time.process_time() - worked
+    return result
+
+
+def fresh_seed() -> int:
+    """Return a seed nobody has played, small enough to be typed."""
+    return random.SystemRandom().randrange(10**6, 10**9)
+
+
+def timeline(failure: Failure, lines: int = TIMELINE_LINES) -> str:
+    """Return the end of what happened, what was found, and how to see it again."""
+    world, rule = run_seed(failure.seed, failure.mutant, is_traced=True)
+    end = world.trace[-lines:] if lines else world.trace
+    return "\n".join([*end, f"seed {failure.seed}: {rule or 'no rule broken'}", f"replay: {failure.replay()}"])
+
+
+def mutant_table(seeds_max: int = SEEDS_PER_MUTANT, names: Sequence[str] = ()) -> tuple[list[str], bool]:
+    """Return the table of planted bugs, and whether all were caught."""
+    lines = [f"{'mutant':34} {'seeds':>5}  caught by", "-" * 110]
+    all_caught = True
+    for name in names or list(MUTANTS):
+        result = run_seeds(range(1, seeds_max + 1), name, until_fail=True)
+        caught = _verdict(result)
+        all_caught = all_caught and not caught.startswith("NOT")
+        lines.append(f"{name:34} {result.seeds:5}  {caught}")
+        print(lines[-1], flush=True)
+    return lines, all_caught
+
+
+def _verdict(result: Result) -> str:
+    """Return the rule that caught a mutant; it counts only when the same seed breaks no rule without the mutant."""
+    if not result.failures:
+        return "NOT CAUGHT"
+    failure = result.failures[0]
+    if not failure.rule.startswith(RULES):
+        return f"NOT CAUGHT, the simulation broke: {failure.rule[:90]}"
+    _, rule = run_seed(failure.seed)
+    return f"NOT CAUGHT, fails without it too: {rule[:90]}" if rule else failure.rule[:120]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Deterministic simulation.")
+    parser.add_argument("--seeds", type=int, default=200, help="how many seeds to play")
+    parser.add_argument("--first", type=int, help="the first seed; a fresh one unless given")
+    parser.add_argument("--until-fail", action="store_true", help="stop at the first failure")
+    parser.add_argument("--trace", type=int, metavar="SEED", help="play one seed and print its whole timeline")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="switch a planted bug on")
+    parser.add_argument("--mutants", action="store_true", help="play every planted bug until it is caught")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the program; the exit status is 0 when nothing was found (with ``--mutants``: when everything was)."""
+    options = _parser().parse_args(arguments)
+    if options.trace is not None:
+        return _trace(Failure(options.trace, "", options.mutant))
+    if options.mutants:
+        print(f"{len(MUTANTS)} mutants, at most {SEEDS_PER_MUTANT} seeds each")
+        _, all_caught = mutant_table()
+        return 0 if all_caught else 1
+    first = fresh_seed() if options.first is None else options.first
+    print(f"seeds {first} to {first + options.seeds - 1}", flush=True)
+    result = run_seeds(range(first, first + options.seeds), options.mutant, until_fail=options.until_fail)
+    print("\n".join(result.lines()))
+    if silent := result.silent_faults():
+        print(f"never struck       {', '.join(silent)}")
+    for failure in result.failures[:5]:
+        print(f"\n{timeline(failure)}")
+    for failure in result.failures[5:]:
+        print(f"{failure.replay()}  # {failure.rule}")
+    return 1 if result.failures else 0
+
+
+def _trace(failure: Failure) -> int:
+    world, rule = run_seed(failure.seed, failure.mutant, is_traced=True)
+    try:
+        print("\n".join(world.trace))
+        print(f"seed {failure.seed}: {rule or 'no rule broken'} (timeline {world.trace_digest()})", flush=True)
+    except BrokenPipeError:
+        os._exit(1)  # the reader has seen enough
+    return 1 if rule else 0

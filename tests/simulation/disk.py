@@ -1,0 +1,294 @@
+"""A disk with explicit flushes, and the log store on it: the real codec, planning and verifying walk over its bytes.
+
+A transaction's records are written to the page cache and count only once flushed. Power fails between the two: what
+was not flushed is dropped. A transaction is there wholly or not at all, because LMDB flips one meta page last, which a
+crash may find on the disk though nobody was told (``reaches_disk``).
+
+The disk may also lie, at most once in its life: a bit rots, one record's write is lost, or goes to another place.
+Then the codec must say so at the next start; ``promised`` is what it is judged by.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+from durable_raft.errors import EntryUnavailable, InvariantViolation, StoragePoisoned
+from durable_raft.raft.ready import Write
+from durable_raft.raft.types import ORIGIN, Entry, HardState, Identity, Index, LogPoint, Membership, StoredLog, Term
+from durable_raft.storage.meta import META, META_COPY, Base, Meta, choose_meta, pack_meta
+from durable_raft.storage.plan import Plan, Standing, plan_writes
+from durable_raft.storage.records import (
+    IDENT,
+    IDENT_KEY,
+    LOG,
+    LOG_KEY,
+    IdentRecord,
+    entry_of,
+    pack_entries,
+    piece_count,
+    unpack_ident,
+    unpack_log,
+)
+from durable_raft.storage.stored_log import StoredLogBuilder
+from durable_raft.storage.walk import LogWalk
+
+Tables = dict[str, dict[bytes, bytes]]
+META_KEY: Final = b"meta"
+LIES: Final = ("bit_rot", "lost_write", "misdirected_write")
+
+
+class Change(NamedTuple):
+    """One record put (or deleted: value None) by a transaction."""
+
+    table: str
+    key: bytes
+    value: bytes | None
+
+
+class Room(NamedTuple):
+    """What the node asks of ``space``."""
+
+    writable_bytes: int
+
+
+@dataclass(slots=True)
+class Promised:
+    """What the disk said is flushed; compared with what it holds. Index i is at position i - 1."""
+
+    hard_state: HardState = field(default_factory=HardState)
+    chains: list[int] = field(default_factory=list)
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last flushed entry."""
+        return len(self.chains)
+
+    def holds(self, index: int, chain: int) -> bool:
+        """Return whether the entry at ``index`` is flushed with this chain value."""
+        return index <= len(self.chains) and self.chains[index - 1] == chain
+
+
+class Disk:
+    """One node's disk; it outlives the node's lives."""
+
+    def __init__(self, identity: Identity, membership: Membership, rng: random.Random) -> None:
+        self.rng = rng
+        self.promised = Promised()
+        self.durable: Tables = {META: {}, META_COPY: {}, IDENT: {}, LOG: {}}
+        self.cached: Tables = {name: {} for name in self.durable}
+        self.unflushed: list[Change] = []
+        self.record_counts = (0, 0)
+        """Idents and pieces, as the tree's root counts them."""
+        self.fails: str | None = None
+        """The error that the next transaction meets."""
+        self.free_bytes = 1 << 40
+        self.pending_lie: str | None = None
+        self.lie: str | None = None
+        """The lie this disk told; None while it is honest."""
+        record = pack_meta(Meta(1, HardState(), identity, membership, Base(ORIGIN, 0)))
+        self.write([Change(META, META_KEY, record), Change(META_COPY, META_KEY, record)])
+        self.flush()
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Change the page cache."""
+        for table, key, value in changes:
+            if value is None:
+                self.cached[table].pop(key, None)
+            else:
+                self.cached[table][key] = value
+        self.unflushed += changes
+
+    def flush(self) -> None:
+        """Make everything written durable, unless the disk lies."""
+        changes = self.unflushed
+        if self.pending_lie in ("lost_write", "misdirected_write") and len(changes) > 1:
+            changes = self._twist(changes)
+        _change(self.durable, changes)
+        self.unflushed = []
+        self.record_counts = (len(self.cached[IDENT]), len(self.cached[LOG]))
+
+    def power_cut(self) -> None:
+        """Drop what is not flushed, and the page cache."""
+        self.unflushed = []
+        self.cached = {name: dict(records) for name, records in self.durable.items()}
+
+    def rot(self) -> None:
+        """Flip one bit of one durable record."""
+        places = [(table, key) for table, records in self.durable.items() for key in records]
+        table, key = self.rng.choice(places)
+        value = bytearray(self.durable[table][key])
+        value[self.rng.randrange(len(value))] ^= 1 << self.rng.randrange(8)
+        self.durable[table][key] = bytes(value)
+        self.lie, self.pending_lie = f"bit_rot in {table}", None
+
+    def _twist(self, changes: list[Change]) -> list[Change]:
+        """Lose one put, or put its value in another record's place."""
+        puts = [number for number, change in enumerate(changes) if change.value is not None]
+        if not puts:
+            return changes
+        victim = self.rng.choice(puts)
+        table, _, value = changes[victim]
+        twisted = changes[:victim] + changes[victim + 1 :]
+        others = [key for key in self.durable[table] if key != changes[victim].key]
+        if self.pending_lie == "misdirected_write" and others:
+            twisted.append(Change(table, self.rng.choice(others), value))
+        self.lie, self.pending_lie = f"{self.pending_lie} in {table}", None
+        return twisted
+
+
+def _change(tables: Tables, changes: Sequence[Change]) -> None:
+    for table, key, value in changes:
+        if value is None:
+            tables[table].pop(key, None)
+        else:
+            tables[table][key] = value
+
+
+class SimStore:
+    """A ``LogStore`` on a ``Disk``, for one life of a node."""
+
+    def __init__(self, disk: Disk, on_flushed: Callable[[HardState], None]) -> None:
+        """Open the disk; ``on_flushed`` is told the hard state that each transaction left.
+
+        Raises:
+            CorruptRecord: both copies of meta are damaged.
+        """
+        self.disk = disk
+        self._on_flushed = on_flushed
+        cached = disk.cached
+        self._meta = choose_meta(cached[META].get(META_KEY), cached[META_COPY].get(META_KEY))[0]
+        self._tail: Base | None = None
+        self.number = 0
+        """Number of the last write that was flushed."""
+        self._poison: StoragePoisoned | None = None
+        self.is_open = True
+
+    @property
+    def identity(self) -> Identity:
+        """Whose data this is."""
+        return self._meta.identity
+
+    @property
+    def membership(self) -> Membership:
+        """The cluster this disk was made for."""
+        return self._meta.membership
+
+    def load(self) -> StoredLog:
+        """Verify everything with the real walk."""
+        tables = self.disk.cached
+        builder = StoredLogBuilder(self._meta)
+        walk = LogWalk(self._meta.base)
+        builder.take(walk.run(sorted(tables[IDENT].items()), sorted(tables[LOG].items())))
+        idents, pieces = self.disk.record_counts
+        builder.check_counts(walk, idents=idents, pieces=pieces)
+        stored, self._tail = builder.finish()
+        self.number = 0
+        return stored
+
+    def persist(self, writes: Sequence[Write]) -> None:
+        """Write and flush a group as one transaction; errors poison the store, as LMDB's do."""
+        if self._poison is not None:
+            raise self._poison
+        tail = self._require_tail()
+        meta = self._meta
+        plan = plan_writes(writes, Standing(meta.hard_state, meta.base.point.index, tail, self.number), self._point_at)
+        if plan.hard_state is not None:
+            meta = replace(meta, sequence=meta.sequence + 1, hard_state=plan.hard_state)
+        disk = self.disk
+        if disk.fails is not None:
+            self._fail(plan, meta)
+        disk.write(self.changes(plan, meta))
+        disk.flush()
+        self._keep(plan, meta)
+        self._tail = plan.tail or tail
+        self.number = writes[-1].number
+
+    def changes(self, plan: Plan, meta: Meta) -> list[Change]:
+        """Return the records that make ``plan`` true."""
+        changes: list[Change] = []
+        if plan.hard_state is not None:
+            record = pack_meta(meta)
+            changes += (Change(META, META_KEY, record), Change(META_COPY, META_KEY, record))
+        if plan.cut_from is not None:
+            for table, lo in ((IDENT, IDENT_KEY.pack(plan.cut_from)), (LOG, LOG_KEY.pack(plan.cut_from, 0))):
+                keys = sorted(self.disk.cached[table])
+                changes += [Change(table, key, None) for key in keys[bisect_left(keys, lo) :]]
+        if plan.entries:
+            for table, items in zip((IDENT, LOG), pack_entries(plan.entries), strict=True):
+                changes += [Change(table, key, bytes(value)) for key, value in items]
+        return changes
+
+    def _fail(self, plan: Plan, meta: Meta) -> None:
+        """Fail as the disk was told to; the transaction may be on the disk all the same (a false failure)."""
+        disk = self.disk
+        reason, disk.fails = disk.fails, None
+        if disk.rng.random() < 0.5:
+            disk.write(self.changes(plan, meta))
+            disk.flush()
+            self._keep(plan, meta)
+        self._poison = StoragePoisoned(f"simulated {reason}")
+        raise self._poison
+
+    def _keep(self, plan: Plan, meta: Meta) -> None:
+        """Note what is promised now."""
+        promised = self.disk.promised
+        if plan.cut_from is not None:
+            del promised.chains[plan.cut_from - 1 :]
+        promised.chains.extend([entry.chain for entry in plan.entries])
+        if plan.hard_state is not None:
+            promised.hard_state = plan.hard_state
+            self._meta = meta
+            self._on_flushed(plan.hard_state)
+
+    def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
+        """Read and verify flushed records."""
+        found: list[Entry] = []
+        size = 0
+        for index in range(lo, min(hi, len(self.disk.promised.chains) + 1)):
+            ident = self._ident(Index(index))
+            size += ident.length
+            if found and size > bytes_max:
+                break
+            pieces = [self.disk.cached[LOG][LOG_KEY.pack(index, n)] for n in range(piece_count(ident.length))]
+            found.append(entry_of(index, ident, unpack_log(index, b"".join(pieces)).payload))
+        if not found:
+            raise EntryUnavailable(f"index {lo} is not flushed")
+        return found
+
+    def chain_at(self, index: Index) -> int:
+        """Return the chain value of a flushed entry or of the base."""
+        return self._point_at(index).point.chain
+
+    def compact(self, upto: Index, entries_max: int) -> Index:
+        """Nothing is compacted yet."""
+        raise InvariantViolation(f"compact({upto}, {entries_max}): no simulated node does that yet")
+
+    def space(self) -> Room:
+        """Return the room left."""
+        return Room(self.disk.free_bytes)
+
+    def close(self) -> None:
+        """End this life."""
+        self.is_open = False
+
+    def _require_tail(self) -> Base:
+        if self._tail is None or not self.is_open:
+            raise InvariantViolation("written before load() or after the end of this life")
+        return self._tail
+
+    def _ident(self, index: Index) -> IdentRecord:
+        key = IDENT_KEY.pack(index)
+        value = self.disk.cached[IDENT].get(key)
+        if value is None:
+            raise EntryUnavailable(f"index {index} is not stored")
+        return unpack_ident(key, value)
+
+    def _point_at(self, index: Index) -> Base:
+        if index == 0:
+            return self._meta.base
+        ident = self._ident(index)
+        return Base(LogPoint(index, Term(ident.term), ident.chain), ident.timestamp_ms)

@@ -1,0 +1,191 @@
+"""The faults of one run: what strikes, whom, and when. A fault is counted when it has struck, not when it was planned.
+
+Damage (a lying disk) strikes at most as many nodes as the cluster may lose for good: healing is a later matter.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from durable_raft.server.crash_points import CRASH_POINTS
+from tests.simulation.disk import LIES
+from tests.simulation.swarm import MS
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Site, World
+
+
+class Faults:
+    """Draws faults from the seed's own subset until told to end."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._rng = random.Random(world.rng_of("faults"))
+        self._is_over = False
+        self._liars: list[Site] = []
+
+    def begin(self) -> None:
+        """Plan the first fault."""
+        if self._world.swarm.fault_interval:
+            self._plan_next()
+
+    def end(self) -> None:
+        """Undo every fault that lasts."""
+        self._is_over = True
+        world = self._world
+        world.network.heal()
+        for site in world.sites.values():
+            site.disk_factor, site.hung_until = 1, 0
+            site.disk.fails = site.disk.pending_lie = None
+            site.disk.free_bytes = 1 << 40
+            if site.process is not None:
+                site.process.crash_points.arm("", 0)
+                site.process.resume()
+
+    def _plan_next(self) -> None:
+        world = self._world
+        pause = int(self._rng.expovariate(1.0) * world.swarm.fault_interval) + 1
+        world.at(world.now + pause, None, self._strike)
+
+    def _strike(self) -> None:
+        if self._is_over:
+            return
+        swarm = self._world.swarm
+        name = self._rng.choices(swarm.faults, swarm.faults_weights)[0]
+        strike = getattr(self, f"_{name}") if name not in LIES else None
+        if strike is None:
+            self._lie(name)
+        else:
+            strike()
+        self._plan_next()
+
+    def _struck(self, name: str, what: str) -> None:
+        self._world.faults[name] += 1
+        self._world.say(f"** {name}: {what}")
+
+    def _victim(self) -> Site | None:
+        """Return a running node, the leader more often than its share."""
+        up = self._world.up()
+        leader = self._world.leader()
+        if leader is not None and self._rng.random() < 0.3:
+            return leader
+        return self._rng.choice(up) if up else None
+
+    def _later(self, low: float, high: float) -> int:
+        """Return a time so many election timeouts ahead."""
+        return self._world.now + int(self._rng.uniform(low, high) * self._world.swarm.election_max_ms * MS)
+
+    # -- processes ------------------------------------------------------------------------------------------------
+
+    def _crash(self) -> None:
+        if site := self._victim():
+            self._struck("crash", site.name)
+            site.crashed("killed")
+
+    def _crash_at_point(self) -> None:
+        site = self._victim()
+        if site is not None and site.process is not None:
+            site.process.crash_points.arm(self._rng.choice(CRASH_POINTS), self._rng.randint(1, 12))
+
+    def _power_cut(self) -> None:
+        self._struck("power_cut", "all nodes")
+        for site in self._world.up():
+            site.crashed("power cut", loses_power=True)
+
+    def _pause(self) -> None:
+        site = self._victim()
+        if site is not None and (process := site.process) is not None and not process.is_paused:
+            self._struck("pause", site.name)
+            process.is_paused = True
+            self._world.at(self._later(0.1, 5), None, process.resume)
+
+    # -- network --------------------------------------------------------------------------------------------------
+
+    def _partition(self) -> None:
+        names = list(self._world.names)
+        if len(names) > 1:
+            self._rng.shuffle(names)
+            group = names[: self._rng.randrange(1, len(names))]
+            self._struck("partition", f"{sorted(group)} alone")
+            self._world.network.split(group)
+            self._world.at(self._later(0.5, 6), None, self._join)
+
+    def _isolate_leader(self) -> None:
+        leader = self._world.leader()
+        if leader is not None and len(self._world.names) > 1:
+            self._struck("isolate_leader", leader.name)
+            self._world.network.split([leader.name])
+            self._world.at(self._later(0.5, 6), None, self._join)
+
+    def _one_way(self) -> None:
+        wires = list(self._world.network.wires.items())
+        if wires:
+            (source, target), wire = self._rng.choice(wires)
+            self._struck("one_way", f"{source} -> {target}")
+            wire.is_cut = True
+            self._world.at(self._later(0.5, 8), None, self._join)
+
+    def _join(self) -> None:
+        self._world.say("** all wires joined")
+        self._world.network.join()
+
+    def _slow_link(self) -> None:
+        wires = list(self._world.network.wires.items())
+        if wires:
+            (source, target), wire = self._rng.choice(wires)
+            wire.factor = self._rng.choice((1, 5, 20))
+            self._struck("slow_link", f"{source} -> {target} x {wire.factor}")
+
+    # -- disks ----------------------------------------------------------------------------------------------------
+
+    def _slow_disk(self) -> None:
+        if site := self._victim():
+            site.disk_factor = self._rng.choice((1, 4, 20))
+            self._struck("slow_disk", f"{site.name} x {site.disk_factor}")
+
+    def _hung_disk(self) -> None:
+        if site := self._victim():
+            site.hung_until = self._later(0.5, 4)
+            self._struck("hung_disk", f"{site.name} until {site.hung_until / 1e6:.3f}")
+
+    def _disk_error(self) -> None:
+        if site := self._victim():
+            site.disk.fails = "EIO"
+
+    def _full_disk(self) -> None:
+        site = self._victim()
+        if site is None:
+            return
+        if self._rng.random() < 0.5:
+            site.disk.fails = "ENOSPC"
+        else:
+            self._struck("full_disk", f"{site.name} has no room but the reserve")
+            site.disk.free_bytes = 1 << 20
+            self._world.at(self._later(1, 10), None, setattr, site.disk, "free_bytes", 1 << 40)
+
+    def _lie(self, name: str) -> None:
+        candidates = [site for site in self._world.sites.values() if site not in self._liars]
+        if len(self._liars) >= (len(self._world.names) - 1) // 2 or not candidates:
+            return
+        site = self._rng.choice(candidates)
+        self._liars.append(site)
+        self._struck(name, site.name)
+        if name == "bit_rot":
+            site.disk.rot()
+        else:
+            site.disk.pending_lie = name
+
+    # -- clocks ---------------------------------------------------------------------------------------------------
+
+    def _clock_jump(self) -> None:
+        if site := self._victim():
+            seconds = self._rng.expovariate(1.0) * self._world.swarm.election_max_ms / 500
+            self._struck("clock_jump", f"{site.name} {seconds:.3f} s ahead")
+            site.clock.jump(seconds)
+
+    def _wall_jump(self) -> None:
+        if site := self._victim():
+            seconds = self._rng.choice((-3600.0, -1.0, 1.0, 60.0, 3600.0))
+            self._struck("wall_jump", f"{site.name} {seconds:+.0f} s")
+            site.clock.jump_wall(seconds)

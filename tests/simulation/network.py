@@ -1,0 +1,95 @@
+"""The network between nodes: delay, loss, duplicates, overtaking, cuts in one or both directions, slow links."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from durable_raft.raft.messages import Message
+from durable_raft.raft.types import NodeId
+from tests.support.raft_trace import message_words
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Wire:
+    """One direction between two nodes."""
+
+    __slots__ = ("factor", "is_cut", "last_arrival")
+
+    def __init__(self) -> None:
+        self.is_cut = False
+        self.factor = 1
+        """How many times slower than usual."""
+        self.last_arrival = 0
+
+
+class Network:
+    """All wires of one cluster."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        swarm = world.swarm
+        self._random = random.Random(world.rng_of("network")).random
+        low, high = swarm.link_delay
+        self._low, self._spread = low, high - low
+        self._loss, self._duplicate, self._reorder = swarm.loss, swarm.duplicate, swarm.reorder
+        self.wires = {(a, b): Wire() for a in world.names for b in world.names if a != b}
+
+    def send(self, source: NodeId, target: NodeId, message: Message) -> None:
+        """Carry a message, or not."""
+        world = self._world
+        wire = self.wires[source, target]
+        world.messages += 1
+        if wire.is_cut:
+            world.counts["message cut off"] += 1
+            return
+        chance = self._random
+        if self._loss and chance() < self._loss:
+            world.faults["loss"] += 1
+            if world.is_traced:
+                world.say(f"{source} -> {target}  lost: {message_words(message)}")
+            return
+        self._carry(wire, source, target, message)
+        if self._duplicate and chance() < self._duplicate:
+            world.faults["duplicate"] += 1
+            self._carry(wire, source, target, message)
+
+    def _carry(self, wire: Wire, source: NodeId, target: NodeId, message: Message) -> None:
+        world = self._world
+        arrival = world.now + (self._low + int(self._random() * self._spread)) * wire.factor
+        if self._reorder and self._random() < self._reorder:
+            world.faults["reorder"] += 1
+            arrival += int(self._random() * 10 * self._spread)
+        else:
+            arrival = max(arrival, wire.last_arrival)
+            wire.last_arrival = arrival
+        world.at(arrival, None, self._arrive, wire, source, target, message)
+
+    def _arrive(self, wire: Wire, source: NodeId, target: NodeId, message: Message) -> None:
+        world = self._world
+        process = world.sites[target].process
+        if process is None or wire.is_cut:
+            return
+        if world.is_traced:
+            world.say(f"{source} -> {target}  {message_words(message)}")
+        process.receive(source, message)
+
+    def heal(self) -> None:
+        """Join and speed up every wire; nothing is lost, doubled or overtaken from now on."""
+        self.join()
+        self._loss = self._duplicate = self._reorder = 0.0
+        for wire in self.wires.values():
+            wire.factor = 1
+
+    def join(self) -> None:
+        """End every cut."""
+        for wire in self.wires.values():
+            wire.is_cut = False
+
+    def split(self, group: list[NodeId]) -> None:
+        """Cut ``group`` off from the others, both ways."""
+        for (a, b), wire in self.wires.items():
+            if (a in group) != (b in group):
+                wire.is_cut = True

@@ -1,0 +1,27 @@
+"""How a planted bug is registered and switched on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+from unittest import mock
+
+Patch = tuple[Any, str, Any]
+MUTANTS: Final[dict[str, tuple[str, Callable[[], Sequence[Patch]]]]] = {}
+"""Name -> what is wrong, and what to replace with what."""
+
+
+def mutant(make: Callable[[], Sequence[Patch]]) -> Callable[[], Sequence[Patch]]:
+    """Register a mutant under its function's name; its docstring says what is wrong."""
+    MUTANTS[make.__name__] = ((make.__doc__ or "").strip(), make)
+    return make
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Switch the mutant ``name`` on."""
+    with ExitStack() as stack:
+        for target, attribute, value in MUTANTS[name][1]():
+            stack.enter_context(mock.patch.object(target, attribute, value))
+        yield

@@ -1,0 +1,118 @@
+"""What one seed switches on: the size of the cluster, its timings and limits, and its own subset of the faults.
+
+Swarm testing (Groce et al., ISSTA 2012): runs that leave out some faults reach states that runs with all never do.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Final
+
+MS: Final = 1_000
+"""Microseconds; the virtual time is counted in them."""
+
+FAULTS: Final[dict[str, float]] = {
+    "crash": 3.0,
+    "crash_at_point": 4.0,
+    "power_cut": 0.6,
+    "pause": 2.0,
+    "partition": 3.0,
+    "isolate_leader": 2.0,
+    "one_way": 3.0,
+    "slow_link": 1.5,
+    "slow_disk": 2.0,
+    "hung_disk": 1.0,
+    "disk_error": 1.5,
+    "full_disk": 0.7,
+    "clock_jump": 1.5,
+    "wall_jump": 1.5,
+    "bit_rot": 0.4,
+    "lost_write": 0.4,
+    "misdirected_write": 0.3,
+}
+"""Faults that strike at moments of their own, and how often relative to each other."""
+
+LINK_FAULTS: Final = ("loss", "duplicate", "reorder")
+"""Faults that strike single messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """The choices of one seed. Times in virtual microseconds unless the name says otherwise."""
+
+    seed: int
+    nodes: int
+    heartbeat_ms: int
+    election_min_ms: int
+    election_max_ms: int
+    append_bytes_max: int
+    append_inflight_max: int
+    append_inflight_bytes_max: int
+    cache_bytes_max: int
+    batch_bytes_max: int
+    hold_ms: int
+    link_delay: tuple[int, int]
+    disk_delay: tuple[int, int]
+    loop_lag: int
+    """A turn of the loop may run this much after the event that asked for it: several events meet one turn."""
+    loss: float
+    duplicate: float
+    reorder: float
+    clock_drift: float
+    """Largest deviation of a node's clock rate from 1."""
+    fault_interval: int
+    """Mean time between two faults; 0: none."""
+    faults: tuple[str, ...]
+    clients: int
+    pipeline_max: int
+    think: int
+    """Mean pause of a client between two pipelines."""
+    client_timeout: int
+    wander: float
+    """Chance that a client sends its next pipeline to any node, on a connection it may have had for long."""
+    reads: float
+    """Share of reads among the commands."""
+    keys: int
+    duration: int
+    """How long faults strike."""
+    faults_weights: tuple[float, ...] = field(default=())
+
+
+def draw_swarm(seed: int, rng: random.Random) -> Swarm:
+    """Draw the choices of ``seed``."""
+    heartbeat = rng.choice((20, 50, 50, 100, 250))
+    election_min = heartbeat * rng.choice((2, 3, 3, 5))
+    is_small = rng.random() < 0.6
+    faults = tuple(name for name in FAULTS if rng.random() < 0.45)
+    return Swarm(
+        seed=seed,
+        nodes=rng.choice((1, 3, 3, 3, 3, 5, 5)),
+        heartbeat_ms=heartbeat,
+        election_min_ms=election_min,
+        election_max_ms=election_min * 2,
+        append_bytes_max=rng.choice((60, 200)) if is_small else 1 << 20,
+        append_inflight_max=rng.choice((1, 2, 4)) if is_small else 64,
+        append_inflight_bytes_max=rng.choice((100, 400)) if is_small else 16 << 20,
+        cache_bytes_max=rng.choice((0, 100, 1000)) if is_small else 32 << 20,
+        batch_bytes_max=rng.choice((1, 100)) if rng.random() < 0.4 else 1 << 20,
+        hold_ms=rng.choice((200, 2000)),
+        link_delay=rng.choice(((50, 300), (200, 3_000), (1_000, heartbeat * MS // 2))),
+        disk_delay=rng.choice(((20, 100), (500, 8_000), (2_000, heartbeat * MS))),
+        loop_lag=rng.choice((0, 0, 0, 500, 5_000)),
+        loss=rng.choice((0.002, 0.02, 0.1)) if rng.random() < 0.5 else 0.0,
+        duplicate=rng.choice((0.005, 0.05)) if rng.random() < 0.5 else 0.0,
+        reorder=rng.choice((0.01, 0.1)) if rng.random() < 0.5 else 0.0,
+        clock_drift=rng.choice((0.0, 0.001, 0.05)),
+        fault_interval=election_min * MS * rng.choice((2, 5, 15)) if faults else 0,
+        faults=faults,
+        clients=rng.choice((1, 3, 6)),
+        pipeline_max=rng.choice((1, 1, 4)),
+        think=heartbeat * MS * rng.choice((1, 2, 4)),
+        client_timeout=election_min * MS * rng.choice((1, 3, 20)),
+        wander=rng.choice((0.0, 0.1, 0.5)),
+        reads=rng.choice((0.2, 0.35, 0.7)),
+        keys=rng.choice((1, 3, 6)),
+        duration=election_min * MS * rng.choice((60, 120)),
+        faults_weights=tuple(FAULTS[name] for name in faults),
+    )

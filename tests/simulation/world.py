@@ -1,0 +1,350 @@
+"""One run: a cluster, its clients and its faults, on one thread, in virtual time, from one seed.
+
+Time jumps from event to event. Everything random comes from one root generator, split by name, so a run is the same
+every time. A run ends by healing: faults stop, and the cluster must elect, agree, serve, and hold what it acknowledged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from heapq import heappop, heappush
+from typing import Any, Final
+
+from durable_raft.errors import CorruptRecord, InvariantViolation
+from durable_raft.kv.batch import decode_batch
+from durable_raft.kv.machine import Machine
+from durable_raft.raft.invariants import ClusterInvariants
+from durable_raft.raft.types import Entry, EntryKind, Identity, Member, Membership, NodeId, Role
+from durable_raft.server.config import NodeConfig
+from tests.simulation.clients import Client, FinalReader, Operation
+from tests.simulation.disk import Disk
+from tests.simulation.faults import Faults
+from tests.simulation.history import check_history
+from tests.simulation.network import Network
+from tests.simulation.process import NOWHERE, Callback, Livelock, Process, stage
+from tests.simulation.swarm import MS, Swarm, draw_swarm
+
+EPOCH_MS: Final = 1_700_000_000_000
+"""Time of day at which every run begins."""
+
+EVENTS_MAX: Final = 2_000_000
+"""Events of one run before it is called a livelock."""
+
+DIGEST_EVERY: Final = 16
+"""The machines' states are compared at every index that this divides."""
+
+
+class StatesDiffer(AssertionError):
+    """Two machines that applied the same entries hold different states."""
+
+
+class Clock:
+    """One node's clocks: they run at a rate of their own, and jump."""
+
+    def __init__(self, world: World, rng: random.Random) -> None:
+        drift = world.swarm.clock_drift
+        self._world = world
+        self._rate = 1.0 + rng.uniform(-drift, drift)
+        self._offset_s = rng.uniform(0, 1_000_000)
+        self._wall_ns = EPOCH_MS * 1_000_000 + rng.randrange(-500, 500) * 1_000_000
+
+    def monotonic(self) -> float:
+        """Return the monotonic clock in seconds."""
+        return self._offset_s + self._world.now * self._rate / 1e6
+
+    def time_of_day_ns(self) -> int:
+        """Return the time of day."""
+        return self._wall_ns + int(self._world.now * self._rate * 1000)
+
+    def world_time(self, when_s: float) -> int:
+        """Return the virtual time at which the monotonic clock shows ``when_s``."""
+        return int((when_s - self._offset_s) * 1e6 / self._rate) + 2
+
+    def jump(self, seconds: float) -> None:
+        """Let the monotonic clock jump ahead, as after a suspended virtual machine."""
+        self._offset_s += seconds
+
+    def jump_wall(self, seconds: float) -> None:
+        """Set the time of day ahead or back."""
+        self._wall_ns += int(seconds * 1e9)
+
+
+class Site:
+    """One node's machine: disk, clock and address, and the process when it is up."""
+
+    def __init__(self, world: World, member: Member, membership: Membership) -> None:
+        self.world = world
+        self.name = member.node_id
+        self.member = member
+        swarm = world.swarm
+        identity = Identity(b"simulated-group!", self.name, self.name.encode().ljust(16, b"-"))
+        self.disk = Disk(identity, membership, random.Random(world.rng_of(f"disk {self.name}")))
+        self.clock = Clock(world, random.Random(world.rng_of(f"clock {self.name}")))
+        self._rng = random.Random(world.rng_of(f"site {self.name}"))
+        self.loop_lag = swarm.loop_lag
+        self.disk_factor = 1
+        self.hung_until = 0
+        self.process: Process | None = None
+        self.lives = 0
+        self.is_wounded = False
+        """Damage was found at a start: this node stays down."""
+        self.config = NodeConfig(
+            node_id=self.name,
+            directory=NOWHERE,
+            client_host="127.0.0.1",
+            client_port=int(member.client_address.rpartition(":")[2]),
+            peer_host="127.0.0.1",
+            peer_port=int(member.peer_address.rpartition(":")[2]),
+            membership=membership,
+            election_timeout_min_ms=swarm.election_min_ms,
+            election_timeout_max_ms=swarm.election_max_ms,
+            heartbeat_ms=swarm.heartbeat_ms,
+            client_hold_ms=swarm.hold_ms,
+            append_bytes_max=swarm.append_bytes_max,
+            append_inflight_max=swarm.append_inflight_max,
+        )
+
+    def draw_disk_delay(self) -> int:
+        """Draw how long the next transaction takes."""
+        low, high = self.world.swarm.disk_delay
+        delay = (low + int(self._rng.random() * (high - low))) * self.disk_factor
+        return max(delay, self.hung_until - self.world.now)
+
+    def start(self) -> None:
+        """Begin a life, unless one is under way or the disk is known to be damaged."""
+        if self.process is not None or self.is_wounded:
+            return
+        self.lives += 1
+        try:
+            self.process = Process(self.world, self)
+        except CorruptRecord as error:
+            if self.disk.lie is None:
+                raise InvariantViolation(f"Durability: {self.name} refuses its own disk: {error}") from error
+            self.is_wounded = True
+            self.world.counts["damage found at start"] += 1
+            self.world.say(f"{self.name} refuses to start ({self.disk.lie}): {error}")
+            return
+        self.world.counts["starts"] += 1
+        self.world.say(f"{self.name} starts, life {self.lives}")
+        self.world.links_change(self.name, is_up=True)
+
+    def crashed(self, why: str, *, loses_power: bool = False) -> None:
+        """End the process and have it started again later."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        world = self.world
+        world.say(f"{self.name} dies: {why}")
+        world.counts["lives ended"] += 1
+        if why.startswith("crash_at_point"):
+            world.faults["crash_at_point"] += 1
+            world.counts[why] += 1
+        elif why.startswith("stops: simulated"):
+            world.faults["disk_error" if "EIO" in why else "full_disk"] += 1
+        process.end()
+        if loses_power:
+            self.disk.power_cut()
+            self.clock.jump(self._rng.uniform(-1000, 0))
+        world.links_change(self.name, is_up=False)
+        pause = int(self._rng.expovariate(1.0) * world.swarm.election_max_ms * MS * 2) + 1000
+        world.at(world.now + (pause if not world.is_healing else 1000), None, self.start)
+
+
+class World:
+    """See the module docstring."""
+
+    def __init__(self, seed: int, *, is_traced: bool = False) -> None:
+        self.seed = seed
+        self._root = random.Random(f"durable_raft simulation {seed}")
+        self._salt = self._root.getrandbits(64)
+        self.swarm: Swarm = draw_swarm(seed, random.Random(self.rng_of("swarm")))
+        self.is_traced = is_traced
+        self.trace: list[str] = []
+        self.now = 0
+        self.events = self.messages = self.requests = self.replies = 0
+        self.counts: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self._heap: list[tuple[int, int, Process | None, Callback, tuple[Any, ...]]] = []
+        self._sequence = 0
+        self.is_healing = False
+        self.history: list[Operation] = []
+        self._forgotten: set[int] = set()
+        self.committed: list[Entry] = []
+        """Every entry applied anywhere, the first has index 1."""
+        self._digests: dict[int, bytes] = {}
+
+        members = tuple(
+            Member(NodeId(f"n{i}"), f"127.0.0.1:{7000 + i}", f"127.0.0.1:{17000 + i}")
+            for i in range(1, self.swarm.nodes + 1)
+        )
+        self.names = [member.node_id for member in members]
+        self.sites = {member.node_id: Site(self, member, Membership(members)) for member in members}
+        self.rules = ClusterInvariants({name: SiteDisk(site) for name, site in self.sites.items()})
+        self.network = Network(self)
+        self.clients = [Client(self, number) for number in range(1, self.swarm.clients + 1)]
+        self._fault_driver = Faults(self)
+
+    # -- tools ----------------------------------------------------------------------------------------------------
+
+    def rng_of(self, name: str) -> str:
+        """Return the seed of the generator called ``name``: independent of every other's use."""
+        return f"{self._salt} {name}"
+
+    def at(self, time: int, owner: Process | None, callback: Callback, *args: object) -> None:
+        """Have something happen at ``time`` (microseconds), to ``owner`` if it lives then."""
+        self._sequence += 1
+        heappush(self._heap, (time, self._sequence, owner, callback, args))
+
+    def say(self, line: str) -> None:
+        """Add a line to the timeline."""
+        if self.is_traced:
+            self.trace.append(f"{self.now / 1e6:12.6f}  {line}")
+
+    def forget(self, operation: Operation) -> None:
+        """Take an operation out of the history: it certainly had no effect, and nobody learned anything from it."""
+        self._forgotten.add(id(operation))
+
+    def name_at(self, address: str) -> NodeId | None:
+        """Return the node that clients reach at ``address``."""
+        return next((site.name for site in self.sites.values() if site.member.client_address == address), None)
+
+    def up(self) -> list[Site]:
+        """Return the sites whose process runs."""
+        return [site for site in self.sites.values() if site.process is not None]
+
+    def leader(self) -> Site | None:
+        """Return the site that leads in the highest term."""
+        leaders = [site for site in self.up() if site.process and site.process.node.raft.role is Role.LEADER]
+        return max(leaders, key=lambda site: site.process.node.raft.current_term if site.process else 0, default=None)
+
+    def links_change(self, name: NodeId, *, is_up: bool) -> None:
+        """Have every other node learn, a little later, that ``name`` came or went."""
+        low, high = self.swarm.link_delay
+        for other in self.sites.values():
+            if other.process is not None and other.name != name:
+                peers: Any = other.process.node.peers
+                self._sequence += 1
+                event = (lambda peers=peers: peers.link_changed(name, is_up=is_up)), ()
+                heappush(self._heap, (self.now + low + high, self._sequence, other.process, *event))
+
+    def entry_applied(self, process: Process, entry: Entry) -> None:
+        """Compare machines as they apply."""
+        if entry.index == len(self.committed) + 1:
+            self.committed.append(entry)
+        if entry.index % DIGEST_EVERY == 0:
+            digest = process.node.machine.digest()
+            if self._digests.setdefault(entry.index, digest) != digest:
+                raise StatesDiffer(f"{process.site.name} before {entry.index}: another state than another node's")
+
+    # -- the run --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Play the whole seed; raises what was found."""
+        with stage(self.swarm.batch_bytes_max):
+            self.say(f"{self.swarm}")
+            for site in self.sites.values():
+                site.start()
+            for client in self.clients:
+                self.at(self.now + self.swarm.election_max_ms * MS, None, client.begin)
+            self._fault_driver.begin()
+            self.run_until(self.swarm.duration)
+            self._heal()
+
+    def run_until(self, end: int) -> None:
+        """Let everything happen up to ``end``."""
+        heap = self._heap
+        while heap and heap[0][0] <= end:
+            time, _, owner, callback, args = heappop(heap)
+            self.now = time
+            self.events += 1
+            if owner is None:
+                callback(*args)
+            else:
+                owner.run(callback, args)
+            if self.events > EVENTS_MAX:
+                raise Livelock(f"more than {EVENTS_MAX} events in {self.now / 1e6:.3f} s")
+        self.now = end
+
+    def _heal(self) -> None:
+        """End all faults, then require that the cluster works and has kept its word."""
+        self.say("-- healing: no more faults --")
+        self.is_healing = True
+        self._fault_driver.end()
+        for site in self.sites.values():
+            site.start()
+        self._settle("elect and serve", self._serves)
+        for client in self.clients:
+            client.is_stopping = True
+        self._settle("answer every client", lambda: all(client.is_idle for client in self.clients))
+        keys = [b"%b%d" % (kind, number) for kind in (b"r", b"c") for number in range(self.swarm.keys)]
+        done: list[bool] = []
+        reader = FinalReader(self, keys, lambda: done.append(True))
+        reader.begin()
+        self._settle("read every key", lambda: bool(done))
+        self._settle("agree", self._agrees)
+        self._check_states()
+        check_history([operation for operation in self.history if id(operation) not in self._forgotten])
+
+    def _settle(self, what: str, holds: Any) -> None:
+        patience = (self.swarm.election_max_ms * 60 + self.swarm.hold_ms * 8) * MS
+        end = self.now + patience
+        while not holds():
+            if self.now >= end:
+                raise Livelock(f"Liveness: healed, but the cluster does not {what} within {patience / 1e6:.1f} s")
+            self.run_until(self.now + self.swarm.heartbeat_ms * MS)
+
+    def _serves(self) -> bool:
+        """Return whether a leader of its own term has committed something new."""
+        leader = self.leader()
+        if leader is None or leader.process is None:
+            return False
+        log = leader.process.node.raft.log
+        return bool(log.commit_index) and log.term_at(log.commit_index) == leader.process.node.raft.current_term
+
+    def _agrees(self) -> bool:
+        logs = [site.process.node.raft.log for site in self.up() if site.process]
+        if len(logs) < sum(not site.is_wounded for site in self.sites.values()):
+            return False
+        return all(log.last == logs[0].last and log.last_applied == log.last.index == log.flushed for log in logs)
+
+    def _check_states(self) -> None:
+        """Every machine holds what the committed log, applied once and in order, makes."""
+        reference = Machine(random.Random(0))
+        for entry in self.committed:
+            reference.advance_time(entry.timestamp_ms)
+            if entry.kind is EntryKind.COMMANDS:
+                for args in decode_batch(entry.payload):
+                    reference.execute(args)
+        expected = reference.digest()
+        for site in self.up():
+            if site.process and site.process.node.machine.digest() != expected:
+                raise StatesDiffer(f"{site.name} holds another state than the committed log makes")
+
+    def trace_digest(self) -> str:
+        """Return a short name of the whole timeline."""
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()[:16]
+
+
+class SiteDisk:
+    """A site's disk as the rules see it."""
+
+    __slots__ = ("_disk",)
+
+    def __init__(self, site: Site) -> None:
+        self._disk = site.disk
+
+    @property
+    def hard_state(self) -> Any:
+        """The flushed term and vote."""
+        return self._disk.promised.hard_state
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last flushed entry."""
+        return len(self._disk.promised.chains)
+
+    def holds(self, index: int, chain: int) -> bool:
+        """Return whether the entry is flushed there."""
+        return self._disk.promised.holds(index, chain)
