@@ -127,7 +127,7 @@ def _timeline(operations: Sequence[Operation], culprit: Operation) -> list[str]:
     for each in sorted(operations, key=_BY_CALL):
         lo, hi = rank[each.invoked], rank[min(each.returned, last)]
         bar = (" " * lo + "#" * (hi - lo + 1)).ljust(width) if each.returned != NEVER else (" " * lo).ljust(width, "?")
-        until = f"{each.returned - first:<10.6g}" if each.returned != NEVER else "?".ljust(10)
+        until = f"{each.returned - first:<12.6g}" if each.returned != NEVER else "?".ljust(12)
         mark = "  <== this answer" if each is culprit else ""
-        lines.append(f"    {each.invoked - first:>10.6g} .. {until} |{bar}|  {each.words()}{mark}")
+        lines.append(f"    {each.invoked - first:>12.6g} .. {until} |{bar}|  {each.words()}{mark}")
     return lines

@@ -85,7 +85,7 @@ class Operation(NamedTuple):
         """Say it in one line, without its times."""
         target = f" {self.key.decode(errors='backslashreplace')}" if self.key else ""
         given = "" if self.input is None else f" {self.input!r}"
-        answer = "unknown" if self.returned == NEVER else repr(self.output)
+        answer = "no answer" if self.returned == NEVER else repr(self.output)
         return f"client {self.client}  {self.kind}{target}{given} -> {answer}"
 
 
