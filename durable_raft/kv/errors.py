@@ -13,6 +13,7 @@ WOULD_OVERFLOW: Final = ErrorReply("ERR increment or decrement would overflow")
 DECREMENT_WOULD_OVERFLOW: Final = ErrorReply("ERR decrement would overflow")
 VALUE_TOO_LONG: Final = ErrorReply("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
 PATTERN_TOO_LONG: Final = ErrorReply(f"ERR pattern is longer than {PATTERN_BYTES_MAX} bytes")
+TOO_MANY_KEYS: Final = ErrorReply("ERR too many keys to look at all of them in one command, use SCAN")
 INVALID_CURSOR: Final = ErrorReply("ERR invalid cursor")
 
 

@@ -1,96 +1,268 @@
-"""Keys in order, their values, and when they expire.
+"""Keys in order, their values, and when they expire: an overlay of changes on a state that lies on the disk.
+
+A read looks in the newest layer, in the frozen one while a checkpoint writes it, and then in the *base*, the state at
+the last checkpoint. ``freeze`` begins a checkpoint, ``checkpointed`` ends it; neither changes what is read.
 
 A key is gone as soon as the cluster time reaches its deadline. Redis keeps it for that millisecond (``PTTL`` is 0 then;
 db.c keyIsExpired, ``now > when``), but takes a deadline set to the present as past (expire.c checkAlreadyExpired). Here
-one rule serves both, so ``PTTL`` is never 0.
+one rule serves both, so ``PTTL`` is never 0. What is gone is *dropped* at most ``DROP_MAX`` keys an entry, in an order
+that is the same on every replica: until then it is counted, as Redis counts it, but never seen.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
 
-from sortedcontainers import SortedDict
+from durable_raft.kv.layer import Due, Layer
+from durable_raft.kv.records import EMPTY_STATE, NO_DEADLINE, Record, StateSummary, StateView, make_record, order_key
 
-HEAP_SLACK = 1024
-"""Stale items that the heap of deadlines may hold beyond as many as there are keys with a deadline."""
+DROP_MAX: Final = 1000
+"""Expired keys dropped with one entry, some milliseconds of work. Replicas must agree on it."""
+
+DUE_CHUNK: Final = 256
+"""Deadlines read from the base at once."""
+
+_ABSENT: Final = Record(b"", -1, 0)
+"""In place of "a layer knows nothing of this key"."""
 
 
 class Keyspace:
-    """The state. ``values`` is read freely; changes go through the methods, which keep the deadlines with it."""
+    """The state; see the module docstring."""
 
-    def __init__(self) -> None:
-        self.values: SortedDict[bytes, bytes] = SortedDict()
-        self.deadlines: dict[bytes, int] = {}
-        """Deadline of each key that has one, ms since the Unix epoch. Invariant: its keys are keys of ``values``."""
-        self.time_ms = 0
+    def __init__(self, base: StateView = EMPTY_STATE, time_ms: int = 0) -> None:
+        self._base = base
+        self._frozen: Layer | None = None
+        self._active = Layer()
+        self.time_ms = time_ms
         self.shown_ms = 0
         """Time of day as far as TTL and PTTL show it: no part of the state, and nothing is decided by it."""
-        self._heap: list[tuple[int, bytes]] = []
-        """(deadline, key), smallest first; an item counts only while ``deadlines`` says the same."""
+        self._key_count, self._expires_count, self._state_hash = base.summary
+        self._base_due: deque[Due] = deque()
+        """The base's next deadlines."""
+        self._base_due_after: tuple[int, bytes] | None = None
+        self._is_base_due_read = not self._expires_count
+        """Whether all of the base's deadlines were taken into ``_base_due``."""
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    @property
+    def summary(self) -> StateSummary:
+        """The state in numbers: what is expired and not dropped yet is counted."""
+        return StateSummary(self._key_count, self._expires_count, self._state_hash)
+
+    @property
+    def overlay_bytes(self) -> int:
+        """Memory that the changes since the last checkpoint take, about."""
+        return self._active.size_bytes + (self._frozen.size_bytes if self._frozen is not None else 0)
+
+    @property
+    def overlay_changes(self) -> int:
+        """Number of keys changed since the last checkpoint began."""
+        return len(self._active.changes)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of a key, or None."""
+        record = self.find(key)
+        return None if record is None else record.value
+
+    def find(self, key: bytes) -> Record | None:
+        """Return the record of a key that is there and not expired, or None; raises CorruptRecord from the base."""
+        record = self._kept(key)
+        if record is None or NO_DEADLINE < record.deadline_ms <= self.time_ms:
+            return None
+        return record
+
+    def after(self, key: bytes | None, chunk: int = 64) -> Iterator[tuple[bytes, Record]]:
+        """Yield every key behind ``key`` in the order of keys, with its record; None begins at the first.
+
+        Args:
+            key: need not be there.
+            chunk: about how many will be taken: read from the base at a time.
+        """
+        for found, record in self._kept_after(key, chunk):
+            if not NO_DEADLINE < record.deadline_ms <= self.time_ms:
+                yield found, record
+
+    def _kept(self, key: bytes) -> Record | None:
+        """Return what is kept of ``key``, expired or not."""
+        record = self._active.changes.get(key, _ABSENT)
+        if record is not _ABSENT:
+            return record
+        if self._active.is_cleared:
+            return None
+        if self._frozen is not None:
+            record = self._frozen.changes.get(key, _ABSENT)
+            if record is not _ABSENT:
+                return record
+            if self._frozen.is_cleared:
+                return None
+        return self._base.get(key)
+
+    def _kept_after(self, after: bytes | None, chunk: int) -> Iterator[tuple[bytes, Record]]:
+        """Merge the layers and the base; of several that know a key the uppermost counts."""
+        sources: list[Iterator[tuple[bytes, int, bytes, Record | None]]] = []
+        for rank, layer in enumerate(self._layers()):
+            sources.append(_in_layer(layer, rank, after))
+        if not any(layer.is_cleared for layer in self._layers()):
+            sources.append(_in_base(self._base, len(sources), after, chunk))
+        previous: bytes | None = None
+        for order, _, key, record in heapq.merge(*sources):
+            if order != previous and record is not None:
+                yield key, record
+            previous = order
+
+    def _layers(self) -> list[Layer]:
+        """Return the layers that can be seen, the uppermost first."""
+        if self._frozen is None or self._active.is_cleared:
+            return [self._active]
+        return [self._active, self._frozen]
+
+    # -- changing ---------------------------------------------------------------------------------------------------
 
     def put(self, key: bytes, value: bytes, deadline_ms: int | None) -> None:
         """Set a key to a value; a deadline that is None or not in the future means: none, or gone at once."""
-        if deadline_ms is not None and deadline_ms <= self.time_ms:
+        if deadline_ms is None:
+            self._keep(key, make_record(key, value))
+        elif deadline_ms <= self.time_ms:
             self.remove(key)
-            return
-        self.values[key] = value
-        if deadline_ms is not None:
-            self._set_deadline(key, deadline_ms)
-        elif self.deadlines:
-            self.deadlines.pop(key, None)
+        else:
+            self._keep(key, make_record(key, value, deadline_ms))
 
     def replace(self, key: bytes, value: bytes) -> None:
         """Set a key to a value and leave its deadline as it is."""
-        self.values[key] = value
+        record = self.find(key)
+        self._keep(key, make_record(key, value, NO_DEADLINE if record is None else record.deadline_ms))
 
     def remove(self, key: bytes) -> bool:
         """Remove a key; return whether it was there."""
-        if self.values.pop(key, None) is None:
-            return False
-        self.deadlines.pop(key, None)
-        return True
+        is_there = self.find(key) is not None
+        self._keep(key, None)
+        return is_there
 
     def clear(self) -> None:
         """Remove every key; the time stays."""
-        self.values.clear()
-        self.deadlines.clear()
-        self._heap.clear()
+        self._active.clear()
+        self._key_count = self._expires_count = self._state_hash = 0
+        self._forget_base_due(is_read=True)
 
     def expire_at(self, key: bytes, deadline_ms: int) -> None:
         """Give a key that is there a deadline; one that is not in the future removes the key."""
-        if deadline_ms <= self.time_ms:
-            self.remove(key)
-        else:
-            self._set_deadline(key, deadline_ms)
+        record = self.find(key)
+        if record is not None:
+            self.put(key, record.value, deadline_ms)
 
     def persist(self, key: bytes) -> bool:
         """Take a key's deadline away; return whether it had one."""
-        return self.deadlines.pop(key, None) is not None
+        record = self.find(key)
+        if record is None or not record.deadline_ms:
+            return False
+        self.put(key, record.value, None)
+        return True
+
+    def _keep(self, key: bytes, record: Record | None) -> None:
+        """Make ``record`` what is kept of ``key``, and count."""
+        old = self._kept(key)
+        if old is not None:
+            self._key_count -= 1
+            self._expires_count -= old.deadline_ms != NO_DEADLINE
+            self._state_hash -= old.crc
+        elif record is None:
+            return
+        if record is not None:
+            self._key_count += 1
+            self._expires_count += record.deadline_ms != NO_DEADLINE
+            self._state_hash += record.crc
+        self._active.put(key, record)
+
+    # -- expiry -----------------------------------------------------------------------------------------------------
 
     def advance_time(self, time_ms: int) -> None:
-        """Move the time forward, never back; drop the keys whose deadline it reaches."""
-        if time_ms <= self.time_ms:
+        """Move the time forward, never back, and drop keys whose deadline it has reached, at most ``DROP_MAX``."""
+        self.time_ms = max(self.time_ms, time_ms)
+        if not self._expires_count:
             return
-        self.time_ms = time_ms
-        heap = self._heap
-        while heap and heap[0][0] <= time_ms:
-            deadline, key = heapq.heappop(heap)
-            if self.deadlines.get(key) == deadline:
-                self.remove(key)
+        for _ in range(DROP_MAX):
+            due = self._earliest()
+            if due is None or due[0] > self.time_ms:
+                break
+            self._keep(due[2], None)
 
     def next_deadline_ms(self) -> int | None:
-        """Return the earliest deadline, or None."""
-        heap = self._heap
-        while heap and self.deadlines.get(heap[0][1]) != heap[0][0]:
-            heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        """Return when the next key that can be seen expires, or None.
 
-    def _set_deadline(self, key: bytes, deadline_ms: int) -> None:
-        if self.deadlines.get(key) == deadline_ms:
+        While expired keys are still to be dropped it is the next millisecond: an entry is wanted now.
+        """
+        due = self._earliest() if self._expires_count else None
+        return None if due is None else max(due[0], self.time_ms + 1)
+
+    def _earliest(self) -> Due | None:
+        """Return the first deadline of all that is kept."""
+        found = self._active.earliest()
+        if self._active.is_cleared:
+            return found
+        active, frozen = self._active.changes, self._frozen
+        if frozen is not None:
+            below = frozen.earliest()
+            while below is not None and below[2] in active:
+                frozen.forget_earliest()
+                below = frozen.earliest()
+            found = below if found is None else found if below is None else min(found, below)
+            if frozen.is_cleared:
+                return found
+        while (below := self._next_base_due()) is not None:
+            if below[2] not in active and (frozen is None or below[2] not in frozen.changes):
+                return below if found is None else min(found, below)
+            self._base_due.popleft()
+        return found
+
+    def _next_base_due(self) -> Due | None:
+        if not self._base_due and not self._is_base_due_read:
+            chunk = self._base.due(self._base_due_after, DUE_CHUNK)
+            self._base_due.extend((deadline_ms, order_key(key), key) for deadline_ms, key in chunk)
+            self._is_base_due_read = len(chunk) < DUE_CHUNK
+            if chunk:
+                self._base_due_after = chunk[-1]
+        return self._base_due[0] if self._base_due else None
+
+    def _forget_base_due(self, *, is_read: bool) -> None:
+        self._base_due.clear()
+        self._base_due_after = None
+        self._is_base_due_read = is_read
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> Layer:
+        """Begin a checkpoint: return the changes since the last one, which from now on change no more.
+
+        Raises:
+            RuntimeError: one is under way.
+        """
+        if self._frozen is not None:
+            raise RuntimeError("a checkpoint is under way")
+        self._frozen, self._active = self._active, Layer()
+        return self._frozen
+
+    def checkpointed(self, base: StateView) -> None:
+        """End a checkpoint: ``base`` is the state with the frozen layer in it."""
+        self._frozen = None
+        self._base = base
+        self._forget_base_due(is_read=self._active.is_cleared)
+
+
+def _in_layer(layer: Layer, rank: int, after: bytes | None) -> Iterator[tuple[bytes, int, bytes, Record | None]]:
+    for key in layer.ordered(after):
+        yield order_key(key), rank, key, layer.changes[key]
+
+
+def _in_base(
+    base: StateView, rank: int, after: bytes | None, chunk: int
+) -> Iterator[tuple[bytes, int, bytes, Record | None]]:
+    while found := base.after(after, chunk):
+        for key, record in found:
+            yield order_key(key), rank, key, record
+        after = found[-1][0]
+        if len(found) < chunk:
             return
-        self.deadlines[key] = deadline_ms
-        heapq.heappush(self._heap, (deadline_ms, key))
-        if len(self._heap) > 2 * len(self.deadlines) + HEAP_SLACK:
-            # Deadlines that were replaced leave stale items behind; without this a key touched for ever fills memory.
-            self._heap = [(deadline, key) for key, deadline in self.deadlines.items()]
-            heapq.heapify(self._heap)

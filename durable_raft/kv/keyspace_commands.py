@@ -13,6 +13,7 @@ from durable_raft.kv.errors import (
     NOT_AN_INTEGER,
     PATTERN_TOO_LONG,
     SYNTAX_ERROR,
+    TOO_MANY_KEYS,
     invalid_expire_time,
 )
 from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
@@ -26,8 +27,11 @@ Args = Sequence[bytes]
 TTL_NO_KEY: Final = -2
 TTL_NO_DEADLINE: Final = -1
 SCAN_COUNT_DEFAULT: Final = 10
-SCAN_COUNT_MAX: Final = 1 << 32
-"""More keys than memory holds, and a number that can still be counted on from."""
+SCAN_COUNT_MAX: Final = 10_000
+"""COUNT is a hint; a longer page would keep everyone else waiting."""
+
+KEYS_MAX: Final = 250_000
+"""KEYS looks at every key while nothing else runs: about a microsecond each."""
 
 _CURSOR: Final = re.compile(rb"[0-9]{1,20}")
 _STRING: Final = Simple(b"string")
@@ -66,16 +70,16 @@ class _KeyspaceCommands:
 
     def dbsize(self, args: Args) -> Reply:
         del args
-        return len(self._keyspace.values)
+        return self._keyspace.summary.key_count
 
     def delete(self, args: Args) -> Reply:
         return sum(map(self._keyspace.remove, args[1:]))
 
     def exists(self, args: Args) -> Reply:
-        return sum(key in self._keyspace.values for key in args[1:])
+        return sum(self._keyspace.find(key) is not None for key in args[1:])
 
     def type(self, args: Args) -> Reply:
-        return _STRING if args[1] in self._keyspace.values else _NONE
+        return _NONE if self._keyspace.find(args[1]) is None else _STRING
 
     def flush(self, args: Args) -> Reply:
         if len(args) > 2 or (len(args) == 2 and args[1].lower() not in (b"sync", b"async")):
@@ -86,8 +90,10 @@ class _KeyspaceCommands:
     def keys(self, args: Args) -> Reply:
         if len(args[1]) > PATTERN_BYTES_MAX:
             return PATTERN_TOO_LONG
+        if self._keyspace.summary.key_count > KEYS_MAX:
+            return TOO_MANY_KEYS
         matches = compile_glob(args[1]).fullmatch
-        return [key for key in self._keyspace.values if matches(key)]
+        return [key for key, _ in self._keyspace.after(None) if matches(key)]
 
     # -- scanning ---------------------------------------------------------------------------------------------------
 
@@ -99,8 +105,7 @@ class _KeyspaceCommands:
             return options
         cursor = int(args[1])
         after = self._cursors.look_up(cursor) if cursor else None
-        bounds = (None, None) if after is None else (after, None)
-        page = list(islice(self._keyspace.values.irange(*bounds, inclusive=(False, False)), options.count + 1))
+        page = [key for key, _ in islice(self._keyspace.after(after, options.count + 1), options.count + 1)]
         following = 0
         if len(page) > options.count:
             page.pop()
@@ -133,9 +138,8 @@ class _KeyspaceCommands:
         if deadline_ms > INT64_MAX or value * unit_ms < INT64_MIN:
             return invalid_expire_time(args[0])
         key = args[1]
-        if key not in self._keyspace.values or not _may_expire(
-            conditions, self._keyspace.deadlines.get(key), deadline_ms
-        ):
+        record = self._keyspace.find(key)
+        if record is None or not _may_expire(conditions, record.deadline_ms or None, deadline_ms):
             return 0
         self._keyspace.expire_at(key, deadline_ms)
         return 1
@@ -148,13 +152,13 @@ class _KeyspaceCommands:
         return self._left_ms(args[1])
 
     def _left_ms(self, key: bytes) -> int:
-        if key not in self._keyspace.values:
+        record = self._keyspace.find(key)
+        if record is None:
             return TTL_NO_KEY
-        deadline_ms = self._keyspace.deadlines.get(key)
-        if deadline_ms is None:
+        if not record.deadline_ms:
             return TTL_NO_DEADLINE
         # The key is still there, so it has time left: it goes when an entry says so.
-        return max(1, deadline_ms - max(self._keyspace.time_ms, self._keyspace.shown_ms))
+        return max(1, record.deadline_ms - max(self._keyspace.time_ms, self._keyspace.shown_ms))
 
     def persist(self, args: Args) -> Reply:
         return int(self._keyspace.persist(args[1]))

@@ -15,6 +15,9 @@ from typing import Final
 
 from durable_raft.kv import keyspace_commands, string_commands
 from durable_raft.kv.keyspace import Keyspace
+from durable_raft.kv.keyspace_commands import KEYS_MAX
+from durable_raft.kv.layer import Layer
+from durable_raft.kv.records import EMPTY_STATE, StateSummary, StateView
 from durable_raft.kv.replies import Reply
 from durable_raft.kv.scan import ScanCursors
 from durable_raft.kv.slots import key_slot
@@ -27,14 +30,22 @@ VALUE_BYTES_MAX: Final = 512 << 20
 class Machine:
     """The key-value state and the commands on it."""
 
-    def __init__(self, rng: random.Random, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
-        """Begin empty, at time 0.
+    def __init__(
+        self,
+        rng: random.Random,
+        value_bytes_max: int = VALUE_BYTES_MAX,
+        base: StateView = EMPTY_STATE,
+        time_ms: int = 0,
+    ) -> None:
+        """Begin with the state of a checkpoint; by default empty, at time 0.
 
         Args:
             rng: draws SCAN's cursors.
             value_bytes_max: longest value a command may make; replicas must agree on it, or their states part.
+            base: the state to begin with.
+            time_ms: its cluster time.
         """
-        self._keyspace = Keyspace()
+        self._keyspace = Keyspace(base, time_ms)
         self._execute: dict[bytes, Callable[[Args], Reply]] = {
             **string_commands.handlers(self._keyspace, value_bytes_max),
             **keyspace_commands.handlers(self._keyspace, ScanCursors(rng)),
@@ -65,25 +76,46 @@ class Machine:
         """Return when the next key expires, or None when none will."""
         return self._keyspace.next_deadline_ms()
 
-    def key_count(self) -> int:
-        """Return the number of keys."""
-        return len(self._keyspace.values)
+    @property
+    def summary(self) -> StateSummary:
+        """The state in numbers."""
+        return self._keyspace.summary
 
-    def expires_count(self) -> int:
-        """Return the number of keys with a time to live."""
-        return len(self._keyspace.deadlines)
-
-    def count_keys_in_slot(self, slot: int) -> int:
-        """Return how many keys hash to ``slot``; looks at every key."""
-        return sum(key_slot(key) == slot for key in self._keyspace.values)
+    def count_keys_in_slot(self, slot: int) -> int | None:
+        """Return how many keys hash to ``slot``; looks at every key, so None when there are too many for that."""
+        if self._keyspace.summary.key_count > KEYS_MAX:
+            return None
+        return sum(key_slot(key) == slot for key, _ in self._keyspace.after(None))
 
     def digest(self) -> bytes:
-        """Return a SHA-256 over the whole state: time, keys, values, deadlines. Equal states give equal digests."""
-        keyspace = self._keyspace
-        digest = hashlib.sha256(b"%d:" % keyspace.time_ms)
-        for key in keyspace.values:
-            value, deadline = keyspace.values[key], keyspace.deadlines.get(key, 0)
-            digest.update(b"%d:%d:%d:" % (len(key), len(value), deadline))
+        """Return a SHA-256 over all that can be seen: time, keys, values, deadlines; for tests."""
+        digest = hashlib.sha256(b"%d:" % self.time_ms)
+        for key, record in self._keyspace.after(None):
+            digest.update(b"%d:%d:%d:" % (len(key), len(record.value), record.deadline_ms))
             digest.update(key)
-            digest.update(value)
+            digest.update(record.value)
         return digest.digest()
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    @property
+    def overlay_bytes(self) -> int:
+        """Memory that the changes since the last checkpoint take, about."""
+        return self._keyspace.overlay_bytes
+
+    @property
+    def overlay_changes(self) -> int:
+        """Number of keys changed since the last checkpoint began."""
+        return self._keyspace.overlay_changes
+
+    def freeze(self) -> Layer:
+        """Begin a checkpoint of the present state; returns the changes since the last one, for a thread to write.
+
+        Raises:
+            RuntimeError: one is under way.
+        """
+        return self._keyspace.freeze()
+
+    def checkpointed(self, base: StateView) -> None:
+        """End a checkpoint: ``base`` is the state at the moment of ``freeze``."""
+        self._keyspace.checkpointed(base)

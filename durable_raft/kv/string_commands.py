@@ -87,7 +87,7 @@ class _StringCommands:
     def __init__(self, keyspace: Keyspace, value_bytes_max: int) -> None:
         self._keyspace = keyspace
         self._value_bytes_max = value_bytes_max
-        self._get: Callable[[bytes], bytes | None] = keyspace.values.get
+        self._get: Callable[[bytes], bytes | None] = keyspace.get
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

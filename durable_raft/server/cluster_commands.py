@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from durable_raft.kv.errors import NOT_AN_INTEGER
+from durable_raft.kv.errors import NOT_AN_INTEGER, TOO_MANY_KEYS
 from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import ErrorReply, MapReply, Reply, Verbatim
 from durable_raft.kv.slots import SLOTS, key_slot
@@ -182,7 +182,10 @@ def _count_keys_in_slot(status: NodeStatus, args: Args) -> Reply:
     slot = parse_int64(args[2])
     if slot is None:
         return NOT_AN_INTEGER
-    return status.count_keys_in_slot(slot) if 0 <= slot < SLOTS else ErrorReply("ERR Invalid slot")
+    if not 0 <= slot < SLOTS:
+        return ErrorReply("ERR Invalid slot")
+    count = status.count_keys_in_slot(slot)
+    return TOO_MANY_KEYS if count is None else count
 
 
 def _replicas_subcommand(name: bytes) -> Subcommand[NodeStatus]:

@@ -55,7 +55,7 @@ class NodeStatus:
     keys: int
     expires: int
     """Keys with a time to live."""
-    count_keys_in_slot: Callable[[int], int]
+    count_keys_in_slot: Callable[[int], int | None]
     """Counts the keys of one hash slot by looking at every key: asked only by CLUSTER COUNTKEYSINSLOT."""
 
     peers: Mapping[NodeId, PeerStatus]

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from durable_raft.kv.commands import COMMANDS
-from durable_raft.kv.keyspace import HEAP_SLACK, Keyspace
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.replies import ErrorReply, Reply
 from tests.kv.machines import NOW_MS, new_machine, run
@@ -83,60 +82,6 @@ def test_machines_with_other_random_numbers_have_the_same_state(seed: int) -> No
     assert one.digest() == other.digest()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_expiry_agrees_with_a_plain_model(seed: int) -> None:
-    """At every moment exactly the keys whose deadline lies ahead are there, as looking at every key would find."""
-    rng = random.Random(seed)
-    keyspace = Keyspace()
-    model: dict[bytes, int | None] = {}
-    for _ in range(3000):
-        key = b"%d" % rng.randint(0, 30)
-        match rng.randint(0, 5):
-            case 0:
-                keyspace.remove(key)
-                model.pop(key, None)
-            case 1:
-                keyspace.persist(key)
-                model.update({key: None} if key in model else {})
-            case 2 if key in model:
-                model[key] = keyspace.time_ms + rng.randint(-2, 20)
-                keyspace.expire_at(key, model[key] or 0)
-            case 3:
-                keyspace.advance_time(keyspace.time_ms + rng.randint(-5, 5))
-            case _:
-                model[key] = rng.choice((None, keyspace.time_ms + rng.randint(-1, 20)))
-                keyspace.put(key, b"v", model[key])
-        now = keyspace.time_ms
-        model = {name: at for name, at in model.items() if at is None or at > now}
-        deadlines = {name: at for name, at in model.items() if at is not None}
-        assert set(keyspace.values) == set(model), f"seed {seed}"
-        assert keyspace.deadlines == deadlines, f"seed {seed}"
-        assert keyspace.next_deadline_ms() == min(deadlines.values(), default=None), f"seed {seed}"
-
-
-def test_heap_of_deadlines_stays_bounded() -> None:
-    """A key whose time to live is set again and again, or that is made and deleted for ever, does not fill memory."""
-    keyspace = Keyspace()
-    for number in range(100_000):
-        keyspace.put(b"k", b"v", number + 1_000_000)
-        if number % 2:
-            keyspace.remove(b"k")
-    assert len(keyspace._heap) <= HEAP_SLACK + 3
-    keyspace.put(b"k", b"v", 50)
-    assert keyspace.next_deadline_ms() == 50
-    keyspace.advance_time(50)
-    assert keyspace.values == {}
-
-
-def test_clearing_lets_go_of_the_deadlines() -> None:
-    """After FLUSHALL nothing of the keys' deadlines stays in memory, and none of them is due."""
-    keyspace = Keyspace()
-    for number in range(10):
-        keyspace.put(b"%d" % number, b"v", 100 + number)
-    keyspace.clear()
-    assert (len(keyspace._heap), keyspace.next_deadline_ms()) == (0, None)
-
-
 def test_time_never_goes_back() -> None:
     """An entry with an earlier time leaves the time, and every deadline, where it is."""
     machine = new_machine("SET k v PX 100")
@@ -153,7 +98,7 @@ def test_time_never_goes_back() -> None:
 def test_new_machine_is_empty() -> None:
     """A machine begins without keys, at time 0."""
     machine = Machine(random.Random(1))
-    assert (machine.time_ms, machine.key_count(), machine.expires_count()) == (0, 0, 0)
+    assert (machine.time_ms, machine.summary.key_count, machine.summary.expires_count) == (0, 0, 0)
     assert machine.next_deadline_ms() is None
 
 

@@ -196,8 +196,8 @@ def expired_keys_kept() -> Sequence[Patch]:
     init, advance = Keyspace.__init__, Keyspace.advance_time
     lazy: set[int] = set()
 
-    def begin(self: Keyspace) -> None:
-        init(self)
+    def begin(self: Keyspace, *args: object) -> None:
+        init(self, *args)  # type: ignore[arg-type]
         if next(machines) % 2:
             lazy.add(id(self))
 

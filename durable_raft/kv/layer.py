@@ -1,0 +1,114 @@
+"""A layer of the overlay: what changed on top of a state, key by key.
+
+The newest layer takes the changes. A *frozen* layer takes none: it is being written to the disk, and is read by that
+thread and the event loop at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from sortedcontainers import SortedKeyList
+
+from durable_raft.kv.records import Record, order_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+HEAP_SLACK: Final = 1024
+"""Stale items that the heap of deadlines may hold beyond as many as there are keys with a deadline."""
+
+CHANGE_BYTES: Final = 300
+"""Memory that a change takes beside its key and value, about."""
+
+SORT_PIECE: Final = 2048
+"""Keys sorted at once, about half a millisecond: nothing else runs in the process meanwhile."""
+
+Due = tuple[int, bytes, bytes]
+"""(deadline_ms, order key, key): the order in which keys expire, the same on every replica."""
+
+
+class Layer:
+    """Changes by key: a record, or None for a key that is gone."""
+
+    __slots__ = ("_heap", "_order", "_unordered", "changes", "is_cleared", "size_bytes")
+
+    def __init__(self) -> None:
+        self.changes: dict[bytes, Record | None] = {}
+        self.is_cleared = False
+        """Whether all that lies below is gone."""
+        self.size_bytes = 0
+        """Memory it takes, about."""
+        self._heap: list[Due] = []
+        """Deadlines of records in ``changes``, smallest first; an item counts only while the record says the same."""
+        self._order: SortedKeyList[bytes] = SortedKeyList(key=order_key)
+        self._unordered: list[bytes] = []
+        """Keys that ``_order`` does not hold yet: only scans need the order."""
+
+    def put(self, key: bytes, record: Record | None) -> None:
+        """Note what became of ``key``."""
+        changes = self.changes
+        if key in changes:
+            old = changes[key]
+            if old is not None:
+                self.size_bytes -= len(old.value)
+        else:
+            self._unordered.append(key)
+            self.size_bytes += CHANGE_BYTES + len(key)
+        changes[key] = record
+        if record is not None:
+            self.size_bytes += len(record.value)
+            if record.deadline_ms:
+                self._push((record.deadline_ms, order_key(key), key))
+
+    def clear(self) -> None:
+        """Note that every key is gone."""
+        self.changes = {}
+        self.is_cleared = True
+        self.size_bytes = 0
+        self._heap = []
+        self._order = SortedKeyList(key=order_key)
+        self._unordered = []
+
+    def ordered(self, after: bytes | None) -> Iterator[bytes]:
+        """Yield the changed keys behind ``after`` in the order of keys; for the event loop."""
+        if self._unordered:
+            self._order.update(self._unordered)
+            self._unordered = []
+        if after is None:
+            return iter(self._order)
+        found: Iterator[bytes] = self._order.irange_key(min_key=order_key(after), inclusive=(False, True))
+        return found
+
+    def sorted_changes(self) -> Iterable[tuple[bytes, Record | None]]:
+        """Yield all changes of a frozen layer in the order of keys, never busy long at one stretch; for a thread."""
+        keys = list(self.changes)
+        pieces = [sorted(keys[lo : lo + SORT_PIECE], key=order_key) for lo in range(0, len(keys), SORT_PIECE)]
+        return ((key, self.changes[key]) for key in heapq.merge(*pieces, key=order_key))
+
+    def earliest(self) -> Due | None:
+        """Return the first deadline, or None; drops what no longer counts."""
+        heap, changes = self._heap, self.changes
+        while heap:
+            record = changes.get(heap[0][2])
+            if record is not None and record.deadline_ms == heap[0][0]:
+                return heap[0]
+            heapq.heappop(heap)
+        return None
+
+    def forget_earliest(self) -> None:
+        """Drop the first deadline: a layer above says otherwise about its key."""
+        heapq.heappop(self._heap)
+
+    def _push(self, item: Due) -> None:
+        heapq.heappush(self._heap, item)
+        if len(self._heap) > 2 * len(self.changes) + HEAP_SLACK:
+            # Deadlines that were replaced leave stale items behind; without this a key touched for ever fills memory.
+            self._heap = [
+                (record.deadline_ms, order_key(key), key)
+                for key, record in self.changes.items()
+                if record is not None and record.deadline_ms
+            ]
+            heapq.heapify(self._heap)
