@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 
 from durable_raft.errors import InvariantViolation
-from durable_raft.raft import election, reads, replication
+from durable_raft.raft import election, reads, replication, snapshots
 from durable_raft.raft.log import LogView, RaftLog
 from durable_raft.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
+    InstallSnapshot,
     Message,
     RequestVote,
     RequestVoteResponse,
@@ -21,7 +22,7 @@ from durable_raft.raft.messages import (
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.ready import Ready
 from durable_raft.raft.state import Observer, RaftState
-from durable_raft.raft.types import Entry, EntryKind, Index, NodeId, RaftConfig, Role, StoredLog, Term
+from durable_raft.raft.types import Base, Entry, EntryKind, Index, LogPoint, NodeId, RaftConfig, Role, StoredLog, Term
 
 APPLY_BYTES_MAX = 1 << 20
 """Payload bytes of committed entries in one Ready: bounds how long a replaying node keeps its loop busy."""
@@ -42,6 +43,9 @@ class Raft:
         rng: random.Random,
         now: int,
         observe: Observer = _observe_nothing,
+        applied: LogPoint | None = None,
+        *,
+        has_state: bool = True,
     ) -> None:
         """Start as a follower with what the disk holds.
 
@@ -50,6 +54,11 @@ class Raft:
             view: reads flushed entries; the log store.
             rng: draws election timeouts and nothing else.
             now: ms.
+            applied: where the durable checkpoint was taken that the machine begins with; None: at the log's base.
+            has_state: whether the machine has that state; without it this node needs a snapshot before it can lead.
+
+        Raises:
+            InvariantViolation: a node that is no voter, a term below the last entry's, or a gap between state and log.
         """
         if config.node_id not in config.voters:
             raise InvariantViolation(f"{config.node_id} is not among the voters {config.voters}")
@@ -57,7 +66,7 @@ class Raft:
             raise InvariantViolation(
                 f"current_term {stored.hard_state.current_term} is below the last entry's term {stored.last.term}"
             )
-        self._state = RaftState(config, stored, view, rng, observe, now)
+        self._state = RaftState(config, stored, view, rng, observe, now, applied, has_state=has_state)
 
     # -- what is known --------------------------------------------------------------------------------------------
 
@@ -160,10 +169,50 @@ class Raft:
         if state.role is Role.LEADER:
             replication.advance_commit_index(state)
 
+    # -- snapshots (Raft §7) --------------------------------------------------------------------------------------
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the machine has a state; False until the first snapshot is installed on a node that lost it."""
+        return self._state.is_whole
+
+    def checkpointed(self, point: LogPoint) -> None:
+        """Note that a durable checkpoint of the machine at ``point`` can be offered to followers."""
+        self._state.snapshot = point
+
+    def compact(self, upto: Index) -> None:
+        """Let the log begin behind ``upto``: never beyond what a durable checkpoint covers.
+
+        Raises:
+            InvariantViolation: no checkpoint covers it, or it is not applied and flushed.
+            CorruptRecord: the entry there cannot be read.
+        """
+        snapshot = self._state.snapshot
+        if upto > snapshot.index:
+            raise InvariantViolation(f"compact up to {upto}, but the durable checkpoint is {snapshot}")
+        self._state.log.compact(upto)
+
+    def wants_snapshot(self, point: LogPoint) -> bool:
+        """Return whether a snapshot taken at ``point`` would bring this node forward."""
+        return snapshots.wants(self._state, point)
+
+    def install_snapshot(self, base: Base) -> None:
+        """Go on from a snapshot taken at ``base``, which the machine and its disk hold already.
+
+        Raises:
+            InvariantViolation: it is not wanted, see ``wants_snapshot``.
+        """
+        snapshots.install(self._state, base)
+
     # -- output ---------------------------------------------------------------------------------------------------
 
-    def ready(self, now: int) -> Ready:
-        """Hand out all work that the events so far produced; each piece once."""
+    def ready(self, now: int, *, may_apply: bool = True) -> Ready:
+        """Hand out all work that the events so far produced; each piece once.
+
+        Args:
+            now: ms.
+            may_apply: whether the machine takes entries at present; reads, which may wait for them, wait with them.
+        """
         state = self._state
         if state.role is Role.LEADER:
             replication.send_due(state, now)
@@ -172,10 +221,13 @@ class Raft:
             write=write,
             messages=state.messages,
             messages_after_write=state.messages_after_write,
-            committed=state.log.take_committed(APPLY_BYTES_MAX),
+            offer=state.offer,
             lost_reads=state.lost_reads,
         )
-        ready.reads = reads.take_answerable(state)
+        if may_apply and state.is_whole:
+            ready.committed = state.log.take_committed(APPLY_BYTES_MAX)
+            ready.reads = reads.take_answerable(state)
+        state.offer = None
         state.messages = []
         state.messages_after_write = []
         state.lost_reads = []
@@ -183,7 +235,7 @@ class Raft:
 
     def has_more(self) -> bool:
         """Return whether ``ready`` would hand out more committed entries at once."""
-        return self._state.log.last_applied < self._state.log.commit_index
+        return self._state.is_whole and self._state.log.last_applied < self._state.log.commit_index
 
     # -- dispatch -------------------------------------------------------------------------------------------------
 
@@ -198,13 +250,13 @@ class Raft:
                 return False
         if isinstance(message, RequestVoteResponse) and message.pre_vote and message.vote_granted:
             return True
-        leader = source if isinstance(message, AppendEntries) else None
+        leader = source if isinstance(message, (AppendEntries, InstallSnapshot)) else None
         state.become_follower(now, message.term, leader)
         return True
 
     def _answer_older_term(self, now: int, source: NodeId, message: Message) -> None:
         """Tell an old leader or candidate the newer term (Figure 2, receiver 1); ignore late answers."""
-        if isinstance(message, AppendEntries):
+        if isinstance(message, (AppendEntries, InstallSnapshot)):
             replication.reject_old_leader(self._state, source, message)
         elif isinstance(message, RequestVote):
             election.handle_request_vote(self._state, now, source, message)
@@ -213,6 +265,8 @@ class Raft:
         state = self._state
         if isinstance(message, AppendEntries):
             replication.handle_append_entries(state, now, source, message)
+        elif isinstance(message, InstallSnapshot):
+            snapshots.handle_install_snapshot(state, now, source, message)
         elif isinstance(message, AppendEntriesResponse):
             if state.role is Role.LEADER:
                 replication.handle_append_response(state, now, source, message)

@@ -14,9 +14,10 @@ from durable_raft.raft.types import NodeId, Role, Term
 def election_timeout(state: RaftState, now: int) -> None:
     """Start a campaign: the election timeout elapsed without hearing from a leader (Figure 2, Followers).
 
-    A node whose own disk hangs waits instead: it could not make its vote durable (hashicorp/raft #614).
+    A node whose own disk hangs waits instead: it could not make its vote durable (hashicorp/raft #614). So does one
+    that has no state to serve.
     """
-    if state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state:
+    if state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state or not state.is_whole:
         state.reset_election_deadline(now)
         return
     state.become_pre_candidate(now)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from durable_raft.errors import EntryUnavailable, InvariantViolation
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import ORIGIN, Entry, HardState, Index, LogPoint, StoredLog, Term, chain_crc
+from durable_raft.raft.types import ORIGIN, Base, Entry, HardState, Index, LogPoint, StoredLog, Term, chain_crc
 
 
 class LogView(Protocol):
@@ -44,7 +44,10 @@ class _InflightWrite:
 class RaftLog:
     """The log of one node; owns ``commit_index`` and ``last_applied``."""
 
-    def __init__(self, stored: StoredLog, view: LogView, cache_bytes_max: int) -> None:
+    def __init__(self, stored: StoredLog, view: LogView, cache_bytes_max: int, applied: LogPoint | None = None) -> None:
+        applied = stored.base if applied is None else applied
+        if not stored.base.index <= applied.index <= stored.last.index:
+            raise InvariantViolation(f"the state at {applied} does not lie in the log [{stored.base}, {stored.last}]")
         self._view = view
         self.base: LogPoint = stored.base
         """The point before the first entry."""
@@ -55,9 +58,9 @@ class RaftLog:
         """Timestamp of the last accepted entry: the floor for the next one."""
         self.flushed: Index = stored.last.index
         self.submitted: Index = stored.last.index
-        self.commit_index: Index = stored.base.index
+        self.commit_index: Index = applied.index
         """Highest index known committed. Invariant: never falls; last_applied <= commit_index <= last.index."""
-        self.last_applied: Index = stored.base.index
+        self.last_applied: Index = applied.index
         """Highest index handed out for applying."""
         self._run_starts: list[Index] = [index for index, _ in stored.term_starts]
         self._run_terms: list[Term] = [term for _, term in stored.term_starts]
@@ -65,9 +68,13 @@ class RaftLog:
         self._cache_first: Index = Index(stored.last.index + 1)
         self._cache_bytes = 0
         self._cache_bytes_max = cache_bytes_max
+        self._new_base: Base | None = None
+        """Where the next write has to let the log begin; None when no snapshot was installed since the last one."""
         self._cut_from: Index | None = None
         """Lowest index that the next write has to cut from the disk; None when nothing submitted was cut."""
         self._inflight: deque[_InflightWrite] = deque()
+        if not self.holds(applied):
+            raise InvariantViolation(f"the state was taken at {applied}, which is not what the log holds there")
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -189,6 +196,66 @@ class RaftLog:
             for write in self._inflight:
                 write.last_index = min(write.last_index, previous)
 
+    def holds(self, point: LogPoint) -> bool:
+        """Return whether this log has the entry at ``point``, or begins behind it.
+
+        Raises:
+            CorruptRecord: its chain value cannot be read.
+        """
+        if not self.base.index <= point.index <= self.last.index:
+            return False
+        return self.term_at(point.index) == point.term and self.chain_at(point.index) == point.chain
+
+    def compact(self, upto: Index) -> None:
+        """Let the log begin behind ``upto``, which a durable checkpoint covers (Raft §7).
+
+        Raises:
+            InvariantViolation: ``upto`` is not both applied and flushed.
+            CorruptRecord: the entry there cannot be read.
+        """
+        if upto <= self.base.index:
+            return
+        if upto > min(self.last_applied, self.flushed):
+            raise InvariantViolation(f"compact up to {upto}: applied {self.last_applied}, flushed {self.flushed}")
+        timestamp_ms, point = self._timestamp_at(upto), LogPoint(upto, self.term_at(upto), self.chain_at(upto))
+        self.base, self._base_timestamp_ms = point, timestamp_ms
+        first = Index(upto + 1)
+        gone = bisect_right(self._run_starts, first) - 1
+        del self._run_starts[:gone], self._run_terms[:gone]
+        if upto == self.last.index:
+            self._run_starts, self._run_terms = [], []
+        else:
+            self._run_starts[0] = first
+        for index in range(self._cache_first, first):
+            self._cache_bytes -= len(self._cache.pop(Index(index)).payload)
+        self._cache_first = max(self._cache_first, first)
+
+    def install(self, base: Base) -> bool:
+        """Begin behind a snapshot taken at ``base``, beyond what is committed here; the machine holds it already.
+
+        Returns:
+            Whether the entries behind it were kept, because the log holds the one at ``base`` (Raft §7: receiver 6);
+            else every entry is dropped: those at and behind ``base`` conflict with what is committed.
+        """
+        point = base.point
+        is_held = self.holds(point)
+        if not is_held:
+            if point.index <= self.commit_index:
+                raise InvariantViolation(
+                    f"snapshot at {point} conflicts with entries committed up to {self.commit_index}"
+                )
+            self.base = self.last = point
+            self._base_timestamp_ms = self.last_timestamp_ms = base.timestamp_ms
+            self._run_starts, self._run_terms = [], []
+            self._cache, self._cache_bytes, self._cache_first = {}, 0, Index(point.index + 1)
+            self.submitted = self.flushed = point.index
+            self._cut_from, self._new_base = None, base
+            for write in self._inflight:
+                write.last_index = min(write.last_index, point.index)
+        self.commit_index = max(self.commit_index, point.index)
+        self.last_applied = point.index
+        return is_held
+
     def _timestamp_at(self, index: Index) -> int:
         """Return the timestamp of the entry at ``index`` (or of the base)."""
         if index == self.base.index:
@@ -217,13 +284,13 @@ class RaftLog:
 
     def has_unsubmitted(self) -> bool:
         """Return whether the next write has entries to append or a suffix to cut."""
-        return self._cut_from is not None or self.submitted < self.last.index
+        return self._cut_from is not None or self.submitted < self.last.index or self._new_base is not None
 
     def take_write(self, now: int, number: int, hard_state: HardState | None) -> Write:
         """Hand out everything not yet submitted as write ``number``."""
         entries = tuple(self._cache[Index(i)] for i in range(self.submitted + 1, self.last.index + 1))
-        write = Write(number, hard_state, self._cut_from, entries)
-        self._cut_from = None
+        write = Write(number, hard_state, self._cut_from, entries, self._new_base)
+        self._cut_from = self._new_base = None
         self.submitted = self.last.index
         self._inflight.append(_InflightWrite(number, self.last.index, now))
         return write

@@ -61,7 +61,21 @@ class AppendEntriesResponse(NamedTuple):
     read_round: int
 
 
-Message = RequestVote | RequestVoteResponse | AppendEntries | AppendEntriesResponse
+class InstallSnapshot(NamedTuple):
+    """In place of ``AppendEntries`` when the follower's next entry is compacted away: names a snapshot (Raft §7).
+
+    The follower fetches it from the leader at its own pace (server/snapshots.py), so no chunk travels here; it answers
+    with an ``AppendEntriesResponse``, which is a success once it holds the snapshot.
+    """
+
+    term: Term
+    last_included_index: Index
+    last_included_term: Term
+    last_included_chain: int
+    read_round: int
+
+
+Message = RequestVote | RequestVoteResponse | AppendEntries | AppendEntriesResponse | InstallSnapshot
 
 
 class Envelope(NamedTuple):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from durable_raft.raft.messages import Envelope
-from durable_raft.raft.types import Entry, HardState, Index
+from durable_raft.raft.types import Base, Entry, HardState, Index, LogPoint, NodeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Write:
     """Cut every entry from this index on before appending; None when nothing is cut (Raft §5.3)."""
     entries: tuple[Entry, ...]
     """Appended, contiguous, following what is left after the cut."""
+    new_base: Base | None = None
+    """Drop every entry and let the log begin behind this one, before appending: a snapshot was installed (Raft §7)."""
 
 
 class ReadReady(NamedTuple):
@@ -38,6 +40,13 @@ class ReadReady(NamedTuple):
 
     read_id: int
     read_index: Index
+
+
+class Offer(NamedTuple):
+    """A snapshot that a leader has for a follower whose next entry it has compacted (Raft §7)."""
+
+    source: NodeId
+    point: LogPoint
 
 
 @dataclass(slots=True)
@@ -51,5 +60,7 @@ class Ready:
     """Committed entries not handed out before, ascending and contiguous."""
     reads: list[ReadReady] = field(default_factory=list)
     """Ascending by read_index."""
+    offer: Offer | None = None
+    """A snapshot that the leader has and this node needs: to be fetched, then given to ``Raft.install_snapshot``."""
     lost_reads: list[int] = field(default_factory=list)
     """Reads that cannot be confirmed because leadership was lost; they had no effect and may be asked elsewhere."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.log import RaftLog
-from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse
+from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.progress import Pace, Progress
 from durable_raft.raft.quorum import majority_value
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Role, Term, make_entry
+from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Term, make_entry
 
 # -- leader -----------------------------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ def _may_send_entries(state: RaftState, progress: Progress) -> bool:
 
 def _send_append(state: RaftState, peer: NodeId, progress: Progress, *, even_if_empty: bool) -> None:
     if progress.next_index < state.log.first_index:
-        state.observe("needs_snapshot", peer=peer, next_index=progress.next_index, first_index=state.log.first_index)
+        _offer_snapshot(state, peer, progress)
         return
     log = state.log
     entries: list[Entry] = []
@@ -140,18 +140,22 @@ def _send_append(state: RaftState, peer: NodeId, progress: Progress, *, even_if_
     state.send(peer, message)
 
 
+def _offer_snapshot(state: RaftState, peer: NodeId, progress: Progress) -> None:
+    """Name the snapshot to fetch, instead of entries that are compacted away (Raft §7)."""
+    point = state.snapshot
+    if point.index < state.log.base.index:
+        raise InvariantViolation(f"the log begins behind {state.log.base}, but the durable checkpoint is {point}")
+    state.observe("needs_snapshot", peer=peer, next_index=progress.next_index, first_index=state.log.first_index)
+    progress.sent_round = state.read_round
+    state.send(peer, InstallSnapshot(state.current_term, point.index, point.term, point.chain, state.read_round))
+
+
 # -- follower ---------------------------------------------------------------------------------------------------------
 
 
 def handle_append_entries(state: RaftState, now: int, source: NodeId, message: AppendEntries) -> None:
     """Check, append, commit, answer (Figure 2, AppendEntries RPC, receiver 2-5); the term is the current one."""
-    if state.leader_id not in (None, source):
-        raise InvariantViolation(f"two leaders in term {state.current_term}: {state.leader_id} and {source}")
-    if state.role is not Role.FOLLOWER or state.leader_id != source:
-        state.become_follower(now, message.term, source)
-    state.heard_from_leader_at = now
-    state.reset_election_deadline(now)
-
+    state.hear_leader(now, source)
     log = state.log
     previous = LogPoint(message.prev_log_index, message.prev_log_term, message.prev_log_chain)
     entries = message.entries
@@ -213,19 +217,21 @@ def _accept(state: RaftState, source: NodeId, message: AppendEntries, *, verifie
         state.send(source, answer)
 
 
-def _reject(state: RaftState, source: NodeId, message: AppendEntries, index: Index, term: Term) -> None:
+def _reject(
+    state: RaftState, source: NodeId, message: AppendEntries | InstallSnapshot, index: Index, term: Term
+) -> None:
     answer = AppendEntriesResponse(
         term=state.current_term,
         success=False,
         match_index=Index(0),
         conflict_index=index,
         conflict_term=term,
-        rejected_index=message.prev_log_index,
+        rejected_index=message.prev_log_index if isinstance(message, AppendEntries) else Index(0),
         read_round=message.read_round,
     )
     state.send(source, answer)
 
 
-def reject_old_leader(state: RaftState, source: NodeId, message: AppendEntries) -> None:
-    """Refuse an AppendEntries of an older term, telling the newer one (Figure 2, receiver 1)."""
+def reject_old_leader(state: RaftState, source: NodeId, message: AppendEntries | InstallSnapshot) -> None:
+    """Refuse an AppendEntries or InstallSnapshot of an older term, telling the newer one (Figure 2, receiver 1)."""
     _reject(state, source, message, Index(0), Term(0))

@@ -14,8 +14,8 @@ from durable_raft.raft.log import LogView, RaftLog
 from durable_raft.raft.messages import Envelope, Message
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.quorum import majority
-from durable_raft.raft.ready import ReadReady, Write
-from durable_raft.raft.types import HardState, Index, NodeId, RaftConfig, Role, StoredLog, Term
+from durable_raft.raft.ready import Offer, ReadReady, Write
+from durable_raft.raft.types import HardState, Index, LogPoint, NodeId, RaftConfig, Role, StoredLog, Term
 
 
 class Observer(Protocol):
@@ -40,12 +40,26 @@ class RaftState:
     """The state of one node."""
 
     def __init__(
-        self, config: RaftConfig, stored: StoredLog, view: LogView, rng: random.Random, observe: Observer, now: int
+        self,
+        config: RaftConfig,
+        stored: StoredLog,
+        view: LogView,
+        rng: random.Random,
+        observe: Observer,
+        now: int,
+        applied: LogPoint | None = None,
+        *,
+        has_state: bool = True,
     ) -> None:
         self.config = config
         self.rng = rng
         self.observe = observe
-        self.log = RaftLog(stored, view, config.log_cache_bytes_max)
+        self.snapshot: LogPoint = stored.base if applied is None else applied
+        """The newest durable checkpoint of this node: what it offers to a follower that needs one."""
+        self.log = RaftLog(stored, view, config.log_cache_bytes_max, self.snapshot)
+        self.is_whole = has_state
+        """Whether the machine has a state to apply entries to: without one this node votes, but never leads."""
+        self.offer: Offer | None = None
         self.peers: tuple[NodeId, ...] = tuple(voter for voter in config.voters if voter != config.node_id)
 
         self.hard_state: HardState = stored.hard_state
@@ -166,6 +180,15 @@ class RaftState:
             self._lose_reads()
         if was is not Role.FOLLOWER:
             self.reset_election_deadline(now)
+
+    def hear_leader(self, now: int, source: NodeId) -> None:
+        """Follow ``source``, which spoke as the leader of the current term (Figure 2, Rules for Servers)."""
+        if self.leader_id not in (None, source):
+            raise InvariantViolation(f"two leaders in term {self.current_term}: {self.leader_id} and {source}")
+        if self.role is not Role.FOLLOWER or self.leader_id != source:
+            self.become_follower(now, self.current_term, source)
+        self.heard_from_leader_at = now
+        self.reset_election_deadline(now)
 
     def become_pre_candidate(self, now: int) -> None:
         """Ask whether an election could be won, changing neither term nor vote (Ongaro §9.6)."""

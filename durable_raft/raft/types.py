@@ -85,6 +85,15 @@ ORIGIN: Final = LogPoint(Index(0), Term(0), 0)
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """The entry before the first one of a log, or the one at which a snapshot was taken."""
+
+    point: LogPoint
+    timestamp_ms: int
+    """Its timestamp: the floor for the entries after it."""
+
+
+@dataclass(frozen=True, slots=True)
 class HardState:
     """What Figure 2 calls persistent state beside the log: flushed, together, before anything depends on it.
 

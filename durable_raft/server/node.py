@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from durable_raft.errors import DurableRaftError
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.core import Raft
-from durable_raft.raft.messages import Envelope, Message
+from durable_raft.raft.messages import Envelope
 from durable_raft.raft.ready import ReadReady
 from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role
 from durable_raft.server.config import NodeConfig
@@ -29,6 +29,7 @@ from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.logs import event
 from durable_raft.server.peers import Peers
 from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.wire.peer import NodeMessage
 
 _logger = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ class Node:
             self._is_wake_scheduled = True
             self._loop.call_soon(self._process)
 
-    def _receive(self, source: NodeId, message: Message) -> None:
+    def _receive(self, source: NodeId, message: NodeMessage) -> None:
         if not self._is_stopped:
             self.peers.heard_at[source] = self._now_ms()
             self.raft.step(self._now_ms(), source, message)

@@ -16,10 +16,10 @@ from typing import cast
 
 from durable_raft import __version__
 from durable_raft.errors import PeerError
-from durable_raft.raft.messages import Envelope, Message
+from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import Identity, Member, NodeId
 from durable_raft.server.logs import event
-from durable_raft.wire.peer import FrameParser, Hello, HelloReply, encode_frame
+from durable_raft.wire.peer import FrameParser, Hello, HelloReply, NodeMessage, PeerMessage, encode_frame
 
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 1.0
@@ -38,7 +38,7 @@ TCP_USER_TIMEOUT_MS = 5000
 
 _logger = logging.getLogger(__name__)
 
-Receive = Callable[[NodeId, Message], None]
+Receive = Callable[[NodeId, NodeMessage], None]
 
 
 def _tune(transport: asyncio.BaseTransport) -> None:
@@ -107,7 +107,7 @@ class PeerLink:
         """Whether the peer accepted the link and it has not failed since."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, message: Message) -> None:
+    def send(self, message: NodeMessage) -> None:
         """Send or, when the link is down or choked, drop ``message``."""
         transport = self._transport
         # Between a link's end and the task that learns of it other events run; uvloop raises on a closed transport.
@@ -200,7 +200,7 @@ class _Accepted(asyncio.Protocol):
             self._peers.complain(f"{address[0] if address else 'unknown'}: {type(error).__name__}: {error}")
             self._refuse(str(error))
 
-    def _handshake(self, message: Message | Hello | HelloReply) -> None:
+    def _handshake(self, message: PeerMessage) -> None:
         if not isinstance(message, Hello) or self._source is not None:
             raise PeerError(f"{type(message).__name__} where a handshake has its place, or a second handshake")
         identity = self._peers.identity

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NoReturn
 import lmdb
 
 from durable_raft.errors import EntryUnavailable
-from durable_raft.raft.types import Entry, Index, LogPoint, Term, chain_crc
+from durable_raft.raft.types import Base, Entry, Index, LogPoint, Term, chain_crc
 from durable_raft.storage.environment import Tables, tree_wound
-from durable_raft.storage.meta import META_KEY, Base, Meta, choose_meta
+from durable_raft.storage.meta import META_KEY, Meta, choose_meta
 from durable_raft.storage.records import (
     IDENT,
     IDENT_KEY,

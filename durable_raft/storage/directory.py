@@ -4,7 +4,9 @@
 
     DIR/LOCK            exclusively flocked while a node runs; holds its process id and node id
     DIR/raft/           the LMDB environment of the log (lmdb_store.py)
-    DIR/raft.creating/  an interrupted creation; removed by the next one, never opened
+    DIR/kv/             the LMDB environment of the KV state at a checkpoint (kv_store.py)
+    DIR/kv.*/           a KV state on its way in or out (kv_install.py)
+    DIR/*.creating/     an interrupted creation; removed by the next one, never opened
 
 LMDB lets a second process open and write the same environment, and never syncs a directory: both are made good here.
 """
@@ -24,6 +26,7 @@ from durable_raft.errors import DirectoryRefused
 from durable_raft.storage.preflight import DATA_FILE, sync_path
 
 RAFT: Final = "raft"
+KV: Final = "kv"
 LOCK: Final = "LOCK"
 _CREATING: Final = ".creating"
 
@@ -57,6 +60,10 @@ class DirectoryLock:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"pid {os.getpid()} node {node_id or '(not yet known)'}\n".encode(), 0)
 
+    def close(self) -> None:
+        """Release it."""
+        self.release()
+
     def release(self) -> None:
         """Give the directory back; the file stays, as unlinking it would race with the next holder."""
         if self._fd >= 0:
@@ -88,18 +95,20 @@ def require_environment(directory: Path, name: str = RAFT) -> Path:
     return environment_path(directory, name)
 
 
-def create_environment(directory: Path, name: str, build: Callable[[Path], None]) -> None:
+def create_environment(
+    directory: Path, name: str, build: Callable[[Path], None], *, is_locked: bool = False
+) -> None:
     """Create ``directory/name`` whole or not at all: whatever interrupts this, nothing that opens is left behind.
 
     ``build`` makes the environment in the empty directory it is given, commits and closes it. When this returns, the
-    environment, its directory entry and every directory made for it are durable.
+    environment, its directory entry and every directory made for it are durable. ``is_locked``: the caller holds the
+    directory's lock.
 
     Raises:
         DirectoryRefused: the environment is there already, or the directory is in use.
     """
     made = _make_directories(directory)
-    lock = DirectoryLock(directory)
-    try:
+    with contextlib.nullcontext() if is_locked else contextlib.closing(DirectoryLock(directory)):
         final = environment_path(directory, name)
         if final.exists():
             raise DirectoryRefused(f"{final} exists already")
@@ -115,8 +124,6 @@ def create_environment(directory: Path, name: str, build: Callable[[Path], None]
         sync_path(directory)
         for parent in made:
             sync_path(parent)
-    finally:
-        lock.release()
 
 
 def _make_directories(directory: Path) -> list[Path]:

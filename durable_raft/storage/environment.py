@@ -1,16 +1,18 @@
-"""The LMDB environment of the log: with which options it is opened, its four tables, and how much room is left.
+"""LMDB environments: with which options they are opened, the four tables of the log, and how much room is left.
 
 Options, each with what would be lost without it: ``sync`` and ``metasync`` (a commit that returned survives a power
 cut), no ``writemap`` (a full disk is an error and not SIGBUS), ``lib_version=0`` (LMDB 0.9 whatever the process
-environment says; the formats of 0.9 and 1.0 do not read each other).
+environment says; the formats of 0.9 and 1.0 do not read each other). ``readahead`` only where a file is walked from
+its beginning: single records of a large file would each pull in their surroundings.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import lmdb
 
@@ -30,13 +32,23 @@ READERS_MAX: Final = 512
 
 TABLES: Final = (META, META_COPY, IDENT, LOG)
 
+_TABLES_MAX: Final = 8
+"""Named tables that one environment may have; the log and the KV state have four each."""
+
 _FREE_PER_PAGE: Final = 500
 """Page numbers that one page of LMDB's own list of free pages holds, a little under 4096 / 8."""
 
 
+class NamedTables(Protocol):
+    """Handles of the tables of some environment."""
+
+    def named(self) -> Mapping[str, _Database]:
+        """Return the handles by the names of the tables."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Handles of the four tables."""
+    """Handles of the four tables of the log."""
 
     meta: _Database
     meta_copy: _Database
@@ -49,8 +61,8 @@ class Tables:
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
-    """Room in the map and on the disk, and what was written since the store was opened."""
+class Room:
+    """Room in the map and on the disk."""
 
     used_bytes: int
     """Pages of the map in use; the rest of the file is free for reuse."""
@@ -59,12 +71,6 @@ class Space:
     map_bytes: int
     disk_free_bytes: int
     """Free on the file system for this user."""
-    commits: int
-    """Durable transactions, each with its flushes."""
-    entries: int
-    """Entries persisted."""
-    entry_bytes: int
-    """Bytes of the records of those entries."""
 
     @property
     def writable_bytes(self) -> int:
@@ -72,7 +78,21 @@ class Space:
         return min(self.map_bytes - self.used_bytes, self.disk_free_bytes + self.file_bytes - self.used_bytes)
 
 
-def open_environment(path: Path, *, map_bytes: int, create: bool = False, readonly: bool = False) -> Environment:
+@dataclass(frozen=True, slots=True)
+class Space(Room):
+    """The room of the log, and what was written since its store was opened."""
+
+    commits: int
+    """Durable transactions, each with its flushes."""
+    entries: int
+    """Entries persisted."""
+    entry_bytes: int
+    """Bytes of the records of those entries."""
+
+
+def open_environment(
+    path: Path, *, map_bytes: int, create: bool = False, readonly: bool = False, readahead: bool = True
+) -> Environment:
     """Open the environment with the options of the module docstring.
 
     Raises:
@@ -89,10 +109,10 @@ def open_environment(path: Path, *, map_bytes: int, create: bool = False, readon
             sync=True,
             mode=0o644,
             create=create,
-            readahead=True,
+            readahead=readahead,
             writemap=False,
             max_readers=READERS_MAX,
-            max_dbs=len(TABLES),
+            max_dbs=_TABLES_MAX,
             max_spare_txns=2,
             lock=True,
             lib_version=0,
@@ -108,18 +128,23 @@ def open_environment(path: Path, *, map_bytes: int, create: bool = False, readon
 
 
 def open_tables(environment: Environment, *, create: bool = False) -> Tables:
-    """Open the four tables.
+    """Open the four tables of the log; raises as ``open_handles``."""
+    return Tables(*open_handles(environment, TABLES, create=create))
+
+
+def open_handles(environment: Environment, names: Sequence[str], *, create: bool = False) -> list[_Database]:
+    """Open tables by their names.
 
     Raises:
         CorruptRecord: one is missing, or LMDB cannot walk to it.
     """
     handles = []
-    for name in TABLES:
+    for name in names:
         try:
             handles.append(environment.open_db(name.encode(), create=create))
         except lmdb.Error as error:
             raise CorruptRecord(f"{environment.path()}: table {name}: {error}") from error
-    return Tables(*handles)
+    return handles
 
 
 def tree_wound(table: str, error: lmdb.Error) -> Wound:
@@ -127,8 +152,8 @@ def tree_wound(table: str, error: lmdb.Error) -> Wound:
     return Wound(table, None, None, "pages that LMDB can walk", str(error), WoundKind.TREE)
 
 
-def measure(environment: Environment, transaction: Transaction[bytes], tables: Tables) -> tuple[int, int, int]:
-    """Return (used_bytes, file_bytes, map_bytes) as in ``Space``."""
+def measure(environment: Environment, transaction: Transaction[bytes], tables: NamedTables) -> tuple[int, int, int]:
+    """Return (used_bytes, file_bytes, map_bytes) as in ``Room``."""
     info = environment.info()
     main = transaction.stat()
     pages = 2

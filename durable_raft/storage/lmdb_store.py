@@ -20,7 +20,19 @@ import lmdb
 
 from durable_raft.errors import DirectoryRefused, InvariantViolation, StoragePoisoned
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import ORIGIN, Entry, HardState, Identity, Index, Membership, NodeId, StoredLog
+from durable_raft.raft.types import (
+    ORIGIN,
+    Base,
+    Entry,
+    HardState,
+    Identity,
+    Index,
+    LogPoint,
+    Membership,
+    NodeId,
+    StoredLog,
+    Term,
+)
 from durable_raft.storage import access
 from durable_raft.storage.directory import (
     RAFT,
@@ -41,10 +53,10 @@ from durable_raft.storage.environment import (
     open_tables,
     tree_wound,
 )
-from durable_raft.storage.meta import META_KEY, Base, Meta, pack_meta
+from durable_raft.storage.meta import META_KEY, Meta, pack_meta
 from durable_raft.storage.plan import Plan, Standing, plan_writes
 from durable_raft.storage.preflight import check_data_file, note_failed_transaction
-from durable_raft.storage.records import IDENT, IDENT_KEY, LOG_KEY, pack_entries
+from durable_raft.storage.records import IDENT, IDENT_KEY, LOG_KEY, pack_entries, piece_count, unpack_ident
 from durable_raft.storage.stored_log import StoredLogBuilder
 from durable_raft.storage.walk import LogWalk
 from durable_raft.storage.wounds import Wound, WoundedLog
@@ -55,6 +67,13 @@ if TYPE_CHECKING:
 _DELETE_BATCH: Final = 1024
 """Keys collected before they are deleted: deleting under a moving cursor had bugs (LMDB ITS#9461), and the bound keeps
 memory flat however long the cut is."""
+
+
+DROP_PIECES: Final = 1024
+"""Payload records deleted by one transaction, about: a millisecond or two, so that no commit waits for a compaction."""
+
+DROP_ENTRIES: Final = 1024
+"""Entries dropped along with one group of writes."""
 
 
 class LmdbLogStore:
@@ -210,7 +229,7 @@ class LmdbLogStore:
 
     # -- writing (log-writer thread) -----------------------------------------------------------------------------
 
-    def persist(self, writes: Sequence[Write]) -> None:
+    def persist(self, writes: Sequence[Write], compact_to: Index | None = None) -> None:
         """See the protocol; the commit is the flush."""
         tail = self._writable_tail()
         meta = self._meta
@@ -219,9 +238,16 @@ class LmdbLogStore:
         entry_bytes = 0
         if not plan.is_empty:
             if plan.hard_state is not None:
-                meta = replace(meta, sequence=meta.sequence + 1, hard_state=plan.hard_state)
+                meta = replace(meta, hard_state=plan.hard_state)
+            if plan.new_base is not None:
+                meta = replace(meta, base=plan.new_base)
             with self._transaction() as transaction:
-                entry_bytes = self._apply(transaction, plan, meta)
+                if compact_to is not None and plan.new_base is None:
+                    meta = replace(meta, base=self._drop_prefix(transaction, compact_to, DROP_ENTRIES))
+                if meta != self._meta:
+                    meta = replace(meta, sequence=meta.sequence + 1)
+                    _put_meta(transaction, self._tables, meta)
+                entry_bytes = self._apply(transaction, plan)
         self._replace_meta(meta)
         self._tail = plan.tail or tail
         self._number = writes[-1].number if writes else self._number
@@ -235,19 +261,33 @@ class LmdbLogStore:
             InvariantViolation: ``upto`` lies beyond the last entry.
         """
         tail = self._writable_tail()
-        base = self._meta.base.point.index
         if upto > tail.point.index:
             raise InvariantViolation(f"compact up to {upto}, but the last entry is {tail.point.index}")
-        new_base = Index(min(upto, base + entries_max))
-        if new_base <= base:
-            return base
-        meta = replace(self._meta, sequence=self._meta.sequence + 1, base=self._point_at(new_base))
-        with self._transaction() as transaction:
-            _delete(transaction, self._tables.ident, b"", IDENT_KEY.pack(new_base + 1))
-            _delete(transaction, self._tables.log, b"", LOG_KEY.pack(new_base + 1, 0))
-            _put_meta(transaction, self._tables, meta)
-        self._replace_meta(meta)
-        return new_base
+        if upto > self._meta.base.point.index:
+            with self._transaction() as transaction:
+                base = self._drop_prefix(transaction, upto, entries_max)
+                meta = replace(self._meta, sequence=self._meta.sequence + 1, base=base)
+                _put_meta(transaction, self._tables, meta)
+            self._replace_meta(meta)
+        return self._meta.base.point.index
+
+    def _drop_prefix(self, transaction: Transaction[bytes], upto: Index, entries_max: int) -> Base:
+        """Delete the first entries, not beyond ``upto`` and about ``DROP_PIECES`` records; return the new base."""
+        base, pieces = self._meta.base, 0
+        end = min(upto, base.point.index + entries_max)
+        tables = self._tables
+        with transaction.cursor(tables.ident) as idents:
+            for key, value in idents.iternext() if idents.first() else ():
+                index = Index(int.from_bytes(key, "big"))
+                if index > end or pieces >= DROP_PIECES:
+                    break
+                ident = unpack_ident(key, value)
+                pieces += piece_count(ident.length)
+                base = Base(LogPoint(index, Term(ident.term), ident.chain), ident.timestamp_ms)
+        if base is not self._meta.base:
+            _delete(transaction, tables.ident, b"", IDENT_KEY.pack(base.point.index + 1))
+            _delete(transaction, tables.log, b"", LOG_KEY.pack(base.point.index + 1, 0))
+        return base
 
     def _replace_meta(self, meta: Meta) -> None:
         if meta.sequence != self._meta.sequence:
@@ -279,11 +319,12 @@ class LmdbLogStore:
             raise StoragePoisoned(f"{self._directory}: {error}") from error
         self._commits += 1
 
-    def _apply(self, transaction: Transaction[bytes], plan: Plan, meta: Meta) -> int:
-        """Make ``plan`` true inside ``transaction``; return the bytes of the records of its entries."""
+    def _apply(self, transaction: Transaction[bytes], plan: Plan) -> int:
+        """Cut and append inside ``transaction`` as ``plan`` says; return the bytes of the records of its entries."""
         tables = self._tables
-        if plan.hard_state is not None:
-            _put_meta(transaction, tables, meta)
+        if plan.new_base is not None:
+            for table in (tables.ident, tables.log):
+                transaction.drop(table, delete=False)
         if plan.cut_from is not None:
             _delete(transaction, tables.ident, IDENT_KEY.pack(plan.cut_from), None)
             _delete(transaction, tables.log, LOG_KEY.pack(plan.cut_from, 0), None)

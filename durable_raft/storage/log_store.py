@@ -34,8 +34,11 @@ class LogStore(Protocol):
             UnknownFormatVersion: a record of a newer format.
         """
 
-    def persist(self, writes: Sequence[Write]) -> None:
+    def persist(self, writes: Sequence[Write], compact_to: Index | None = None) -> None:
         """Make ``writes`` durable, in order, as one transaction (a group commit).
+
+        Along with them a piece of the prefix up to ``compact_to`` is dropped, as ``compact`` would: that costs no
+        flush of its own.
 
         When it returns all of it survives a power cut; when it raises, none of it may be promised, though a power cut
         may still find it on the disk (a "false failure").

@@ -19,11 +19,12 @@ rotten page would take both.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol, TypeVar
 
 from durable_raft.checksum import ALGORITHM_CRC32C, crc32c
-from durable_raft.raft.types import HardState, Identity, Index, LogPoint, Member, Membership, NodeId, Term
+from durable_raft.raft.types import Base, HardState, Identity, Index, LogPoint, Member, Membership, NodeId, Term
 from durable_raft.storage.records import FORMAT_VERSION
 from durable_raft.storage.wounds import NewerFormat, Wound, WoundedLog, WoundKind, raise_wounds
 
@@ -37,15 +38,6 @@ _U32: Final = struct.Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """The entry before the first stored one."""
-
-    point: LogPoint
-    timestamp_ms: int
-    """Its timestamp: the floor for the entries after it."""
-
-
-@dataclass(frozen=True, slots=True)
 class Meta:
     """What a meta record says."""
 
@@ -55,6 +47,14 @@ class Meta:
     identity: Identity
     membership: Membership
     base: Base
+
+
+class _HasSequence(Protocol):
+    @property
+    def sequence(self) -> int: ...
+
+
+_AnyMeta = TypeVar("_AnyMeta", bound=_HasSequence)
 
 
 def pack_meta(meta: Meta) -> bytes:
@@ -75,14 +75,11 @@ def pack_meta(meta: Meta) -> bytes:
             identity.node_uuid,
         ),
         b"\x00" if vote is None else b"\x01",
-        _text("" if vote is None else vote),
-        _text(identity.node_id),
-        _U16.pack(len(meta.membership.voters)),
+        pack_text("" if vote is None else vote),
+        pack_text(identity.node_id),
+        pack_membership(meta.membership),
     ]
-    for voter in meta.membership.voters:
-        parts += (_text(voter.node_id), _text(voter.client_address), _text(voter.peer_address))
-    body = b"".join(parts)
-    return body + _U32.pack(crc32c(body))
+    return with_proof(b"".join(parts))
 
 
 def unpack_meta(table: str, value: bytes) -> Meta:
@@ -92,6 +89,22 @@ def unpack_meta(table: str, value: bytes) -> Meta:
         WoundedLog: it is damaged.
         NewerFormat: its proof is right and its version or algorithm unknown.
     """
+    return unpack_proven(table, value, _unpack_body)
+
+
+def with_proof(body: bytes) -> bytes:
+    """Return the record whose content is ``body``."""
+    return body + _U32.pack(crc32c(body))
+
+
+def unpack_proven(table: str, value: bytes, unpack_body: Callable[[bytes], _AnyMeta]) -> _AnyMeta:
+    """Verify proof, version and algorithm, and return what ``unpack_body`` makes of the rest; raises as unpack_meta.
+
+    Args:
+        table: where it was read.
+        value: the record.
+        unpack_body: raises ``struct.error`` or ``ValueError`` when the layout is not of version 1.
+    """
     body, found = value[: -_U32.size], value[-_U32.size :]
     proof = crc32c(body)
     if len(found) != _U32.size or proof != int.from_bytes(found, "big"):
@@ -100,26 +113,33 @@ def unpack_meta(table: str, value: bytes) -> Meta:
         expected = f"version {FORMAT_VERSION} algorithm {ALGORITHM_CRC32C}"
         _raise(table, WoundKind.NEWER_FORMAT, expected, f"version and algorithm 0x{body[:2].hex()}")
     try:
-        return _unpack_body(body)
+        return unpack_body(body)
     except (struct.error, ValueError) as error:
         raise WoundedLog([_wound(table, WoundKind.SHAPE, "the layout of version 1", str(error))]) from error
 
 
 def choose_meta(first: bytes | None, copy: bytes | None) -> tuple[Meta, tuple[Wound, ...]]:
+    """Return what the two copies say together, and the one wound that was tolerated; raises as ``choose_copy``."""
+    return choose_copy(first, copy, unpack_meta)
+
+
+def choose_copy(
+    first: bytes | None, copy: bytes | None, unpack: Callable[[str, bytes], _AnyMeta]
+) -> tuple[_AnyMeta, tuple[Wound, ...]]:
     """Return what the two copies say together, and the one wound that was tolerated, if any: the newest valid wins.
 
     Raises:
         WoundedLog: no copy is valid, or both are and contradict each other under one sequence number.
         NewerFormat: a copy is of a newer format.
     """
-    valid: list[Meta] = []
+    valid: list[_AnyMeta] = []
     wounds: list[Wound] = []
     for table, value in ((META, first), (META_COPY, copy)):
         if value is None:
             wounds.append(_wound(table, WoundKind.MISSING, "a record", "none"))
             continue
         try:
-            valid.append(unpack_meta(table, value))
+            valid.append(unpack(table, value))
         except (WoundedLog, NewerFormat) as error:
             wounds += error.wounds
     if not valid or any(wound.what is WoundKind.NEWER_FORMAT for wound in wounds):
@@ -134,12 +154,21 @@ def choose_meta(first: bytes | None, copy: bytes | None) -> tuple[Meta, tuple[Wo
     return newest, tuple(wounds)
 
 
-def _text(value: str) -> bytes:
+def pack_text(value: str) -> bytes:
+    """Return the bytes of a text (module docstring)."""
     encoded = value.encode()
     return _U16.pack(len(encoded)) + encoded
 
 
-class _Reader:
+def pack_membership(membership: Membership) -> bytes:
+    """Return the bytes of the voters (module docstring)."""
+    parts = [_U16.pack(len(membership.voters))]
+    for voter in membership.voters:
+        parts += (pack_text(voter.node_id), pack_text(voter.client_address), pack_text(voter.peer_address))
+    return b"".join(parts)
+
+
+class MetaReader:
     """Takes values off the front of a record; ``struct.error`` or ``ValueError`` when they are not there."""
 
     def __init__(self, body: bytes, position: int) -> None:
@@ -147,17 +176,24 @@ class _Reader:
         self.position = position
 
     def number(self, layout: struct.Struct) -> int:
+        """Take one number."""
         (value,) = layout.unpack_from(self._body, self.position)
         self.position += layout.size
         return int(value)
 
     def text(self) -> str:
+        """Take one text."""
         length = self.number(_U16)
         encoded = self._body[self.position : self.position + length]
         if len(encoded) != length:
             raise ValueError(f"text of {length} bytes at {self.position}, but {len(encoded)} are left")
         self.position += length
         return encoded.decode()
+
+    def membership(self) -> Membership:
+        """Take the voters."""
+        count = self.number(_U16)
+        return Membership(tuple(Member(NodeId(self.text()), self.text(), self.text()) for _ in range(count)))
 
 
 _U8: Final = struct.Struct(">B")
@@ -167,11 +203,11 @@ def _unpack_body(body: bytes) -> Meta:
     (_, _, zero, sequence, term, base_index, base_term, base_timestamp_ms, base_chain, cluster_id, node_uuid) = (
         _FIXED.unpack_from(body)
     )
-    reader = _Reader(body, _FIXED.size)
+    reader = MetaReader(body, _FIXED.size)
     has_vote = reader.number(_U8)
     vote = reader.text()
     node_id = reader.text()
-    voters = tuple(Member(NodeId(reader.text()), reader.text(), reader.text()) for _ in range(reader.number(_U16)))
+    membership = reader.membership()
     if zero or has_vote > 1 or (vote and not has_vote) or reader.position != len(body):
         raise ValueError(
             f"padding {zero}, has_vote {has_vote}, vote {vote!r}, {len(body) - reader.position} bytes left"
@@ -180,7 +216,7 @@ def _unpack_body(body: bytes) -> Meta:
         sequence,
         HardState(Term(term), NodeId(vote) if has_vote else None),
         Identity(cluster_id, NodeId(node_id), node_uuid),
-        Membership(voters),
+        membership,
         Base(LogPoint(Index(base_index), Term(base_term), base_chain), base_timestamp_ms),
     )
 

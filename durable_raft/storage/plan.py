@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import Entry, HardState, Index, LogPoint, chain_crc, entry_crc
-from durable_raft.storage.meta import Base
+from durable_raft.raft.types import Base, Entry, HardState, Index, LogPoint, chain_crc, entry_crc
 
 
 @dataclass(slots=True)
@@ -20,6 +19,8 @@ class Plan:
     """The change that makes a group of writes true; empty fields change nothing."""
 
     hard_state: HardState | None = None
+    new_base: Base | None = None
+    """Every stored entry goes, and the log begins behind this one."""
     cut_from: Index | None = None
     """Every stored entry from here on goes."""
     entries: list[Entry] = field(default_factory=list)
@@ -30,7 +31,7 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is to be written."""
-        return self.hard_state is None and self.cut_from is None and not self.entries
+        return self.hard_state is None and self.tail is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,25 @@ def plan_writes(writes: Sequence[Write], standing: Standing, point_at: Callable[
         if write.hard_state is not None:
             _check_hard_state(write.hard_state, hard_state)
             plan.hard_state = hard_state = write.hard_state
+        if write.new_base is not None:
+            last = _begin_behind(plan, write.new_base)
         if write.truncate_from is not None:
-            last = _cut(plan, write.truncate_from, standing.base, last, point_at)
+            base = standing.base if plan.new_base is None else plan.new_base.point.index
+            last = _cut(plan, write.truncate_from, base, last, point_at)
         for entry in write.entries:
             _check_follows(entry, last)
             last = Base(LogPoint(entry.index, entry.term, entry.chain), entry.timestamp_ms)
             plan.entries.append(entry)
-    if plan.cut_from is not None or plan.entries:
+    if plan.new_base is not None or plan.cut_from is not None or plan.entries:
         plan.tail = last
     return plan
+
+
+def _begin_behind(plan: Plan, base: Base) -> Base:
+    """Drop all that is stored and planned; return the base, which is the last entry then."""
+    plan.new_base, plan.cut_from = base, None
+    plan.entries.clear()
+    return base
 
 
 def _cut(plan: Plan, cut: Index, base: Index, last: Base, point_at: Callable[[Index], Base]) -> Base:
@@ -94,6 +105,8 @@ def _cut(plan: Plan, cut: Index, base: Index, last: Base, point_at: Callable[[In
     if cut < first_planned:
         # An earlier cut of this plan was at first_planned, so this one is always the lower.
         plan.cut_from = cut
+    if plan.new_base is not None:
+        return plan.new_base
     return point_at(Index(cut - 1))
 
 

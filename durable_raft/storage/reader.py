@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 
 from durable_raft.errors import EntryUnavailable
-from durable_raft.raft.types import Index, LogPoint, Term
+from durable_raft.raft.types import Base, Index, LogPoint, Term
 from durable_raft.storage import access
 from durable_raft.storage.directory import require_environment
 from durable_raft.storage.environment import MAP_BYTES, Tables, measure, open_environment, open_tables, tree_wound
-from durable_raft.storage.meta import Base, Meta
+from durable_raft.storage.meta import Meta
 from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.records import IDENT, IDENT_KEY, LOG_KEY
 from durable_raft.storage.walk import LogWalk, Walked

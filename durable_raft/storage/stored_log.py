@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from durable_raft.raft.types import Index, LogPoint, StoredLog, Term
-from durable_raft.storage.meta import Base, Meta
+from durable_raft.raft.types import Base, Index, LogPoint, StoredLog, Term
+from durable_raft.storage.meta import Meta
 from durable_raft.storage.records import IDENT, LOG
 from durable_raft.storage.walk import LogWalk, Walked
 from durable_raft.storage.wounds import Wound, WoundKind, raise_wounds

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from durable_raft.raft.types import chain_crc
-from durable_raft.storage.meta import Base
+from durable_raft.raft.types import Base, chain_crc
 from durable_raft.storage.records import (
     IDENT,
     LOG,

@@ -13,6 +13,9 @@ from typing import Final, NoReturn
 
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
 
+_KEY_SHOWN_MAX: Final = 80
+"""Bytes of a key that a message shows."""
+
 
 class WoundKind(enum.Enum):
     """What a wound is."""
@@ -42,7 +45,7 @@ class Wound:
     """One thing that is wrong."""
 
     table: str
-    """``meta``, ``meta_copy``, ``ident`` or ``log``; ``environment`` for LMDB's own pages."""
+    """``meta``, ``meta_copy``, ``ident``, ``log``, ``keys`` or ``deadlines``; ``environment`` for LMDB's own pages."""
     index: int | None
     """Index of the entry; None outside the log."""
     term: int | None
@@ -50,15 +53,32 @@ class Wound:
     expected: str
     found: str
     what: WoundKind
+    key: bytes | None = None
+    """A client's key; None outside the KV state."""
 
     def __str__(self) -> str:
         at = "" if self.index is None else f" index {self.index}"
         term = "" if self.term is None else f" term {self.term}"
-        return f"{self.table}{at}{term}: {self.what.value}: expected {self.expected}, found {self.found}"
+        key = "" if self.key is None else f" key {shown_key(self.key)}"
+        return f"{self.table}{at}{term}{key}: {self.what.value}: expected {self.expected}, found {self.found}"
+
+
+def shown_key(key: bytes) -> str:
+    """Return a client's key as messages show it: the beginning of a long one."""
+    rest = len(key) - _KEY_SHOWN_MAX
+    return repr(key) if rest <= 0 else f"{key[:_KEY_SHOWN_MAX]!r} and {rest} bytes more"
 
 
 class WoundedLog(CorruptRecord):
     """Damage, with every wound that was found."""
+
+    def __init__(self, wounds: Sequence[Wound]) -> None:
+        self.wounds: Final = tuple(wounds)
+        super().__init__(_summary(self.wounds))
+
+
+class WoundedState(CorruptRecord):
+    """Damage to the KV state at a checkpoint, with every wound that was found."""
 
     def __init__(self, wounds: Sequence[Wound]) -> None:
         self.wounds: Final = tuple(wounds)

@@ -38,14 +38,16 @@ import msgpack
 
 from durable_raft.checksum import ALGORITHM_CRC32C, crc32c
 from durable_raft.errors import DamagedFrame, ForeignCluster, InvariantViolation, PeerError, UnknownFrameVersion
+from durable_raft.kv.records import record_crc
 from durable_raft.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
+    InstallSnapshot,
     Message,
     RequestVote,
     RequestVoteResponse,
 )
-from durable_raft.raft.types import Entry, EntryKind, Index, NodeId, chain_crc, entry_crc
+from durable_raft.raft.types import Entry, EntryKind, Index, NodeId, Term, chain_crc, entry_crc
 
 MAGIC: Final = b"DRpf"
 FRAME_VERSION: Final = 1
@@ -68,6 +70,10 @@ class FrameKind(enum.IntEnum):
     REQUEST_VOTE_RESPONSE = 4
     APPEND_ENTRIES = 5
     APPEND_ENTRIES_RESPONSE = 6
+    INSTALL_SNAPSHOT = 7
+    FETCH_SNAPSHOT = 8
+    SNAPSHOT_CHUNK = 9
+    STATE_HASH = 10
 
 
 class Hello(NamedTuple):
@@ -91,7 +97,55 @@ class HelloReply(NamedTuple):
     node_uuid: bytes
 
 
-PeerMessage: TypeAlias = Message | Hello | HelloReply
+class FetchSnapshot(NamedTuple):
+    """Asks for the next piece of a snapshot."""
+
+    last_included_index: Index
+    """Which one: where it was taken; 0: the newest."""
+    has_key: bool
+    after_key: bytes
+    """With ``has_key``: the last key that was received; else the snapshot is wanted from its first key."""
+
+
+class SnapshotChunk(NamedTuple):
+    """A piece of a snapshot: records in the order of keys, behind ``after_key``.
+
+    Each record carries its own checksum, and the sum of all is ``state_hash``, so that the whole is checked too.
+    """
+
+    last_included_index: Index
+    """Where the snapshot was taken; the next three say what the log holds there."""
+    last_included_term: Term
+    last_included_chain: int
+    timestamp_ms: int
+    key_count: int
+    """Of the whole snapshot, as the two that follow."""
+    expires_count: int
+    state_hash: int
+    has_key: bool
+    after_key: bytes
+    """As in the question."""
+    keys: list[bytes]
+    values: list[bytes]
+    deadlines_ms: list[int]
+    checksums: list[int]
+    is_last: bool
+
+
+class StateHash(NamedTuple):
+    """What a node's state is at an index, for the others to compare with theirs."""
+
+    applied_index: Index
+    chain: int
+    """Of the log there: only states made by the same entries can be compared."""
+    key_count: int
+    state_hash: int
+
+
+NodeMessage: TypeAlias = Message | FetchSnapshot | SnapshotChunk | StateHash
+"""What nodes say to each other once a link is up."""
+
+PeerMessage: TypeAlias = NodeMessage | Hello | HelloReply
 
 
 # -- encoding -------------------------------------------------------------------------------------------------------
@@ -243,6 +297,15 @@ _NAME: Final = _Check("text that is not empty", lambda value: type(value) is str
 _UUID: Final = _Check("16 bytes", lambda value: type(value) is bytes and len(value) == UUID_BYTES)
 _ARRAY: Final = _Check("an array", lambda value: type(value) is list)
 _PAYLOAD: Final = _Check("bytes", lambda value: type(value) is bytes)
+_KEY: Final = _PAYLOAD
+_HASH: Final = _Check("an integer in [0, 2^64)", lambda value: type(value) is int and 0 <= value < 2**64)
+_KEYS: Final = _Check("an array of bytes", lambda value: type(value) is list and all(type(v) is bytes for v in value))
+_NUMBERS: Final = _Check(
+    "an array of integers in [0, 2^63)", lambda value: type(value) is list and all(map(_NUMBER.holds, value))
+)
+_SUMS: Final = _Check(
+    "an array of integers in [0, 2^32)", lambda value: type(value) is list and all(map(_SUM.holds, value))
+)
 _ENTRY_KIND: Final = _Check("an entry kind", lambda value: type(value) is int and value in _ENTRY_KINDS)
 
 _SHAPES: Final[dict[int, _Shape]] = {
@@ -254,6 +317,13 @@ _SHAPES: Final[dict[int, _Shape]] = {
     FrameKind.APPEND_ENTRIES_RESPONSE: _Shape(
         AppendEntriesResponse, (_NUMBER, _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
     ),
+    FrameKind.INSTALL_SNAPSHOT: _Shape(InstallSnapshot, (_NUMBER, _NUMBER, _NUMBER, _SUM, _NUMBER)),
+    FrameKind.FETCH_SNAPSHOT: _Shape(FetchSnapshot, (_NUMBER, _FLAG, _KEY)),
+    FrameKind.SNAPSHOT_CHUNK: _Shape(
+        SnapshotChunk,
+        (_NUMBER, _NUMBER, _SUM, _NUMBER, _NUMBER, _NUMBER, _HASH, _FLAG, _KEY, _KEYS, _KEYS, _NUMBERS, _SUMS, _FLAG),
+    ),
+    FrameKind.STATE_HASH: _Shape(StateHash, (_NUMBER, _SUM, _NUMBER, _HASH)),
 }
 _KINDS: Final[dict[type, FrameKind]] = {shape.message: FrameKind(kind) for kind, shape in _SHAPES.items()}
 
@@ -280,7 +350,20 @@ def decode_body(kind: int, body: bytes) -> PeerMessage:
     if message is AppendEntries:
         fields[_ENTRIES_AT] = _decode_entries(*fields[: _ENTRIES_AT + 1])
     decoded: PeerMessage = message(*fields)
+    if isinstance(decoded, SnapshotChunk):
+        _check_records(decoded)
     return decoded
+
+
+def _check_records(chunk: SnapshotChunk) -> None:
+    """Check the records of a piece of a snapshot: as many of each part, and each with its checksum."""
+    counts = {len(chunk.keys), len(chunk.values), len(chunk.deadlines_ms), len(chunk.checksums)}
+    if len(counts) != 1:
+        raise DamagedFrame(f"SnapshotChunk: {counts} keys, values, deadlines and checksums, expected as many of each")
+    for key, value, deadline_ms, crc in zip(chunk.keys, chunk.values, chunk.deadlines_ms, chunk.checksums, strict=True):
+        found = record_crc(key, deadline_ms, value)
+        if found != crc:
+            raise DamagedFrame(f"SnapshotChunk: key {key!r:.60}: crc of its content {found:08x}, expected {crc:08x}")
 
 
 def _check_fields(where: str, names: Sequence[str], checks: Sequence[_Check], fields: object) -> None:

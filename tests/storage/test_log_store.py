@@ -10,7 +10,18 @@ import pytest
 
 from durable_raft.errors import EntryUnavailable, InvariantViolation
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import ORIGIN, Entry, EntryKind, HardState, Index, LogPoint, StoredLog, Term, make_entry
+from durable_raft.raft.types import (
+    ORIGIN,
+    Base,
+    Entry,
+    EntryKind,
+    HardState,
+    Index,
+    LogPoint,
+    StoredLog,
+    Term,
+    make_entry,
+)
 from durable_raft.storage.log_store import LogStore
 from tests.support.log_building import (
     EVERYTHING,
@@ -260,6 +271,50 @@ def test_a_cut_back_to_a_compacted_base_is_possible(shelf: Shelf) -> None:
     other = entries_after(point_of(entries[2]), 1, term=2)
     store.persist([write(2, other, cut=4)])
     assert reloaded(shelf).last == point_of(other[-1])
+
+
+def test_prefix_goes_along_with_a_write(shelf: Shelf) -> None:
+    """A group of writes takes a piece of the prefix along in its own transaction."""
+    entries = entries_after(ORIGIN, 8)
+    store = loaded(shelf)
+    store.persist([write(1, entries[:6])])
+    store.persist([write(2, entries[6:])], Index(4))
+    assert reloaded(shelf).base == point_of(entries[3])
+    assert read_all(shelf.open(), 5, 9) == entries[4:]
+
+
+@pytest.mark.parametrize("index", [3, 5, 9])
+def test_log_begins_anew_behind_a_snapshot(shelf: Shelf, index: int) -> None:
+    """A write with a new base drops everything there was, appends what follows, and goes on from there."""
+    store = loaded(shelf)
+    store.persist([write(1, entries_after(ORIGIN, 5), hard_state=vote(7, "n1"))])
+    base = Base(LogPoint(Index(index), Term(7), 0x1234), 9_000_000)
+    first, second = _later(base, 2, term=7)
+    group = [
+        Write(2, None, Index(5), ()),
+        Write(3, HardState(Term(8), None), None, (first, second), base),
+        write(4, cut=index + 2),
+    ]
+    store.persist(group)
+    stored = reloaded(shelf)
+    assert (stored.base, stored.base_timestamp_ms, stored.last) == (base.point, 9_000_000, point_of(first))
+    assert stored.hard_state == vote(8)
+    other = _later(base, 1, term=8)
+    loaded(shelf).persist([write(1, other, cut=index + 1)])
+    assert read_all(shelf.open(), index + 1, index + 2) == other
+
+
+def _later(base: Base, count: int, term: int) -> list[Entry]:
+    """Return entries that follow a base in time too."""
+    entries: list[Entry] = []
+    point = base.point
+    for number in range(count):
+        stamp = base.timestamp_ms + number
+        entries.append(
+            make_entry(previous=point, term=Term(term), kind=EntryKind.NOOP, timestamp_ms=stamp, payload=b"")
+        )
+        point = point_of(entries[-1])
+    return entries
 
 
 def test_impossible_writes_are_refused_and_change_nothing(shelf: Shelf) -> None:

@@ -11,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_raft.checksum import crc32c
-from durable_raft.raft.types import ORIGIN, EntryKind, HardState, Index, LogPoint, Member, Membership, Term, make_entry
-from durable_raft.storage.meta import META, META_COPY, Base, Meta, choose_meta, pack_meta, unpack_meta
+from durable_raft.raft.types import (
+    ORIGIN,
+    Base,
+    EntryKind,
+    HardState,
+    Index,
+    LogPoint,
+    Member,
+    Membership,
+    Term,
+    make_entry,
+)
+from durable_raft.storage.meta import META, META_COPY, Meta, choose_meta, pack_meta, unpack_meta
 from durable_raft.storage.records import (
     PIECE_BYTES_MAX,
     entry_of,

@@ -11,8 +11,20 @@ from dataclasses import replace
 
 from durable_raft.errors import CorruptRecord, EntryUnavailable, InvariantViolation, StoragePoisoned
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import ORIGIN, Entry, HardState, Identity, Index, LogPoint, Membership, StoredLog, Term
-from durable_raft.storage.meta import Base, Meta, choose_meta, pack_meta
+from durable_raft.raft.types import (
+    ORIGIN,
+    Base,
+    Entry,
+    HardState,
+    Identity,
+    Index,
+    LogPoint,
+    Membership,
+    StoredLog,
+    Term,
+)
+from durable_raft.storage.lmdb_store import DROP_ENTRIES
+from durable_raft.storage.meta import Meta, choose_meta, pack_meta
 from durable_raft.storage.plan import Standing, plan_writes
 from durable_raft.storage.records import (
     IDENT_KEY,
@@ -73,13 +85,20 @@ class MemoryLogStore:
         self._number = 0
         return stored
 
-    def persist(self, writes: Sequence[Write]) -> None:
+    def persist(self, writes: Sequence[Write], compact_to: Index | None = None) -> None:
         """Apply ``writes`` at once."""
         tail = self._writable_tail()
         meta = self._meta
         plan = plan_writes(writes, Standing(meta.hard_state, meta.base.point.index, tail, self._number), self._point_at)
+        if not plan.is_empty and plan.new_base is None and compact_to is not None:
+            self.compact(compact_to, DROP_ENTRIES)
+            meta = self._meta
         if plan.hard_state is not None:
             self.meta_record = pack_meta(replace(meta, sequence=meta.sequence + 1, hard_state=plan.hard_state))
+        if plan.new_base is not None:
+            self.ident_records.clear()
+            self.log_records.clear()
+            self.meta_record = pack_meta(replace(self._meta, base=plan.new_base))
         if plan.cut_from is not None:
             self._delete(plan.cut_from, tail.point.index)
         ident_items, log_items = pack_entries(plan.entries)

@@ -115,6 +115,8 @@ class Cluster:
         self.counts: dict[str, int] = {}
         """How often each event was seen: shows that a random walk reached what it should."""
         self.packets: list[Packet] = []
+        self.offers: list[tuple[NodeId, Index]] = []
+        """Snapshots that were offered to any node: by whom, taken at which index."""
         self._cuts: set[tuple[NodeId, NodeId]] = set()
         self._read_id = 0
         self.nodes: dict[NodeId, Node] = {}
@@ -364,6 +366,8 @@ class Cluster:
         if ready.write is not None or ready.messages_after_write:
             node.pending.append(Pending(ready.write, ready.messages_after_write))
         self._post(node, ready.messages)
+        if ready.offer is not None:
+            self.offers.append((ready.offer.source, ready.offer.point.index))
         for entry in ready.committed:
             self.rules.entry_applied(node.name, entry)
             node.applied.append(entry)

@@ -69,6 +69,9 @@ class Disk:
         """Make ``write`` durable, all of it at once."""
         if write.hard_state is not None:
             self.hard_state = write.hard_state
+        if write.new_base is not None:
+            self._entries.clear()
+            self.base = write.new_base.point
         if write.truncate_from is not None:
             del self._entries[write.truncate_from - self.base.index - 1 :]
         for entry in write.entries:

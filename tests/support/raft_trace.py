@@ -5,7 +5,14 @@
 
 from __future__ import annotations
 
-from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, Message, RequestVote, RequestVoteResponse
+from durable_raft.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    InstallSnapshot,
+    Message,
+    RequestVote,
+    RequestVoteResponse,
+)
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Entry
 
@@ -41,6 +48,8 @@ def message_words(message: Message) -> str:
         return f"{kind} {'granted' if message.vote_granted else 'refused'}, term {message.term}"
     if isinstance(message, AppendEntries):
         return _append_words(message)
+    if isinstance(message, InstallSnapshot):
+        return f"InstallSnapshot at {message.last_included_index}/t{message.last_included_term}, term {message.term}"
     return _append_response_words(message)
 
 
@@ -51,6 +60,8 @@ def write_words(write: Write) -> str:
         parts.append(f"term {write.hard_state.current_term}, vote for {write.hard_state.voted_for or 'none'}")
     if write.truncate_from is not None:
         parts.append(f"cut from {write.truncate_from}")
+    if write.new_base is not None:
+        parts.append(f"begin behind {write.new_base.point.index}/t{write.new_base.point.term}")
     if write.entries:
         parts.append(f"append {entries_words(write.entries)}")
     return "; ".join(parts)

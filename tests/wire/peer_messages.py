@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, RequestVote, RequestVoteResponse
+from durable_raft.kv.records import Record, make_record
+from durable_raft.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    InstallSnapshot,
+    RequestVote,
+    RequestVoteResponse,
+)
 from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Term, make_entry
-from durable_raft.wire.peer import Hello, HelloReply, PeerMessage
+from durable_raft.wire.peer import FetchSnapshot, Hello, HelloReply, PeerMessage, SnapshotChunk, StateHash
 
 CLUSTER = bytes(range(16))
 OTHER_CLUSTER = bytes(range(16, 32))
@@ -33,6 +40,13 @@ def append_entries(term: int, previous: LogPoint, entries: tuple[Entry, ...]) ->
     return AppendEntries(Term(term), previous.index, previous.term, previous.chain, entries, Index(4), 9)
 
 
+def chunk_of(records: list[Record], keys: list[bytes]) -> SnapshotChunk:
+    """Return a piece of a snapshot."""
+    values, deadlines, checksums = ([record[field] for record in records] for field in range(3))
+    point = (Index(300), Term(6), 0x01020304, 1_700_000_000_000)
+    return SnapshotChunk(*point, 5, 1, 2**33, True, b"a", keys, values, deadlines, checksums, False)  # type: ignore[arg-type]
+
+
 PREVIOUS = LogPoint(Index(6), Term(3), 0x01020304)
 
 EXAMPLES: dict[str, PeerMessage] = {
@@ -45,6 +59,10 @@ EXAMPLES: dict[str, PeerMessage] = {
     "append_entries_response": AppendEntriesResponse(
         Term(7), False, Index(0), Index(5), Term(2), Index(300), NUMBER_MAX
     ),
+    "install_snapshot": InstallSnapshot(Term(7), Index(300), Term(6), 0x01020304, 9),
+    "fetch_snapshot": FetchSnapshot(Index(300), True, b"key\x00"),
+    "snapshot_chunk": chunk_of([make_record(b"", b"v"), make_record(b"k", b"\x00", 1_700_000_000_000)], [b"", b"k"]),
+    "state_hash": StateHash(Index(4096), 0x01020304, 5, 2**64 - 1),
 }
 
 NUMBERS = st.integers(0, NUMBER_MAX) | st.integers(0, 300)
@@ -75,6 +93,18 @@ def any_append_entries(draw: st.DrawFn) -> AppendEntries:
     return AppendEntries(last_term, previous.index, previous.term, previous.chain, tuple(entries), commit, read_round)
 
 
+@st.composite
+def any_chunk(draw: st.DrawFn) -> SnapshotChunk:
+    """Return any piece of a snapshot whose records are sound."""
+    keys = draw(st.lists(st.binary(max_size=6), max_size=4))
+    chunk = chunk_of([make_record(key, draw(st.binary(max_size=9)), draw(NUMBERS)) for key in keys], keys)
+    return chunk._replace(
+        last_included_index=Index(draw(NUMBERS)), has_key=draw(st.booleans()), state_hash=draw(HASHES)
+    )
+
+
+HASHES = st.integers(0, 2**64 - 1)
+
 MESSAGES: st.SearchStrategy[PeerMessage] = st.one_of(
     st.builds(Hello, NAMES, UUIDS, NAMES, st.text(max_size=12)),
     st.builds(HelloReply, st.booleans(), st.text(max_size=40), NAMES, UUIDS),
@@ -82,4 +112,8 @@ MESSAGES: st.SearchStrategy[PeerMessage] = st.one_of(
     st.builds(RequestVoteResponse, NUMBERS, st.booleans(), st.booleans()),
     st.builds(AppendEntriesResponse, NUMBERS, st.booleans(), NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
     any_append_entries(),
+    st.builds(InstallSnapshot, NUMBERS, NUMBERS, NUMBERS, SUMS, NUMBERS),
+    st.builds(FetchSnapshot, NUMBERS, st.booleans(), st.binary(max_size=9)),
+    any_chunk(),
+    st.builds(StateHash, NUMBERS, SUMS, NUMBERS, HASHES),
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from durable_raft.checksum import crc32c
 from durable_raft.errors import DamagedFrame, ForeignCluster, InvariantViolation, PeerError, UnknownFrameVersion
 from durable_raft.raft.types import EntryKind, Index, LogPoint, Term, chain_crc, entry_crc
-from durable_raft.wire.peer import FrameKind, FrameParser, PeerMessage, encode_frame
+from durable_raft.wire.peer import FrameKind, FrameParser, PeerMessage, SnapshotChunk, encode_frame
 from tests.wire.peer_messages import (
     BODY_BYTES_MAX,
     CLUSTER,
@@ -60,6 +60,23 @@ GOLDEN = {
         "4452706601010600000102030405060708090a0b0c0d0e0f000000128f7874045f0a8447"  # Header.
         "9707c2000502cd012ccf7fffffffffffffff"
     ),
+    "install_snapshot": (
+        "4452706601010700000102030405060708090a0b0c0d0e0f0000000ca3ccb21718cf41ef"  # Header.
+        "9507cd012c06ce0102030409"
+    ),
+    "fetch_snapshot": (
+        "4452706601010800000102030405060708090a0b0c0d0e0f0000000b6c5f170b9bfceaae"  # Header.
+        "93cd012cc3c4046b657900"
+    ),
+    "snapshot_chunk": (
+        "4452706601010900000102030405060708090a0b0c0d0e0f00000046c7fc1b95e0d04499"  # Header.
+        "9ecd012c06ce01020304cf0000018bcfe568000501cf0000000200000000c3c4016192c400c4016b92c40176"
+        "c401009200cf0000018bcfe5680092ceeb621601ce66848e73c2"
+    ),
+    "state_hash": (
+        "4452706601010a00000102030405060708090a0b0c0d0e0f000000137e7c0de33bf0d32b"  # Header.
+        "94cd1000ce0102030405cfffffffffffffffff"
+    ),
 }
 """Frames of version 1, as written by the first release; only ever added to."""
 
@@ -99,8 +116,20 @@ def test_every_kind_has_golden_bytes() -> None:
 def test_numbers_of_kinds_never_change() -> None:
     """The numbers are what is sent."""
     names = "HELLO HELLO_REPLY REQUEST_VOTE REQUEST_VOTE_RESPONSE APPEND_ENTRIES APPEND_ENTRIES_RESPONSE"
+    names += " INSTALL_SNAPSHOT FETCH_SNAPSHOT SNAPSHOT_CHUNK STATE_HASH"
     assert [kind.name for kind in sorted(FrameKind)] == names.split()
-    assert sorted(FrameKind) == [1, 2, 3, 4, 5, 6]
+    assert sorted(FrameKind) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+
+
+@pytest.mark.parametrize("field", ["keys", "values", "deadlines_ms", "checksums"])
+def test_record_of_a_snapshot_proves_itself(field: str) -> None:
+    """A piece of a snapshot in which a key, value, deadline or checksum is another, or missing, is damaged."""
+    chunk = EXAMPLES["snapshot_chunk"]
+    assert isinstance(chunk, SnapshotChunk)
+    items = getattr(chunk, field)
+    for wrong in ([items[0], items[0]], items[:1]):
+        with pytest.raises(DamagedFrame, match="SnapshotChunk: "):
+            decode(encode_frame(CLUSTER, chunk._replace(**{field: wrong})))
 
 
 @given(messages=st.lists(MESSAGES, max_size=6), cuts=CUTS)
@@ -201,8 +230,8 @@ def test_error_is_final() -> None:
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (frame(0, b"\x90"), "frame kind 0, known 1..6"),
-        (frame(7, b"\x90"), "frame kind 7, known 1..6"),
+        (frame(0, b"\x90"), "frame kind 0, known 1..10"),
+        (frame(11, b"\x90"), "frame kind 11, known 1..10"),
         (frame(4, b"\x93\x07\xc3\xc2", flags=1), "flags 0x01, known 0x00"),
         (frame(4, b""), "RequestVoteResponse: the body is no msgpack"),
         (frame(4, b"\x93\x07\xc3"), "RequestVoteResponse: the body is no msgpack"),

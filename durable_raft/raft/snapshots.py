@@ -1,0 +1,62 @@
+"""Snapshots on a follower (Raft §7): an offer is answered like a heartbeat, and the snapshot fetched meanwhile.
+
+The machine's state reaches its disk first, the log follows: a crash in between leaves a state beyond the log, which the
+next start mends in the same way (``RaftLog.install``). What a snapshot covers is committed, so it may be installed
+whoever leads by then.
+"""
+
+from __future__ import annotations
+
+from durable_raft.errors import InvariantViolation
+from durable_raft.raft.messages import AppendEntriesResponse, InstallSnapshot
+from durable_raft.raft.ready import Offer
+from durable_raft.raft.state import RaftState
+from durable_raft.raft.types import Base, Index, LogPoint, NodeId, Term
+
+
+def handle_install_snapshot(state: RaftState, now: int, source: NodeId, message: InstallSnapshot) -> None:
+    """Follow the leader, note its offer when the snapshot is wanted, and say how far this log is known to match."""
+    state.hear_leader(now, source)
+    point = LogPoint(message.last_included_index, message.last_included_term, message.last_included_chain)
+    has_it = not wants(state, point)
+    if not has_it:
+        state.offer = Offer(source, point)
+    # What is committed here matches the leader's log (Leader Completeness); only what is flushed may be said.
+    match_index = min(state.log.commit_index, state.log.flushed) if has_it else Index(0)
+    state.send(
+        source,
+        AppendEntriesResponse(
+            term=state.current_term,
+            success=has_it,
+            match_index=match_index,
+            conflict_index=Index(0),
+            conflict_term=Term(0),
+            rejected_index=Index(0),
+            read_round=message.read_round,
+        ),
+    )
+
+
+def wants(state: RaftState, point: LogPoint) -> bool:
+    """Return whether a snapshot taken at ``point`` would bring this node forward, and may be begun with.
+
+    The disk must hold a term that is not below the snapshot's: a log never ends in a term that its node does not know.
+    """
+    if point.term > state.flushed_hard_state.current_term:
+        return False
+    if state.is_whole:
+        return point.index > state.log.commit_index
+    # Without a state any will do behind which the log goes on; one beyond the log replaces it.
+    return point.index >= state.log.base.index
+
+
+def install(state: RaftState, base: Base) -> None:
+    """Go on from a snapshot taken at ``base``; see ``Raft.install_snapshot``."""
+    if not wants(state, base.point):
+        raise InvariantViolation(f"snapshot at {base.point}, but committed is {state.log.commit_index}")
+    is_kept = state.log.install(base)
+    state.is_whole = True
+    state.snapshot = base.point
+    state.observe(
+        "installed_snapshot", index=base.point.index, term=base.point.term, log="kept" if is_kept else "replaced"
+    )

@@ -1,0 +1,62 @@
+"""The poison latch: durable write transactions of one environment, none after the first that failed (contract 6).
+
+LMDB lets a later commit succeed after a failed fdatasync, although the kernel may have dropped the pages that failed. So
+the first exception out of a write transaction, whatever it is, is kept, and every later write raises it again as
+``StoragePoisoned``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from durable_raft.errors import StoragePoisoned
+from durable_raft.storage.preflight import note_failed_transaction
+
+if TYPE_CHECKING:
+    from lmdb import Environment, Transaction
+
+
+class PoisonLatch:
+    """Runs the write transactions of one environment."""
+
+    def __init__(self, environment: Environment, path: Path) -> None:
+        """Watch over ``environment``, which lies at ``path``."""
+        self._environment = environment
+        self._path = path
+        self._poison: BaseException | None = None
+        self.commits = 0
+        """Transactions that are durable."""
+
+    def require_sound(self) -> None:
+        """Go on only if no transaction failed.
+
+        Raises:
+            StoragePoisoned: with the first cause.
+        """
+        if self._poison is not None:
+            raise StoragePoisoned(f"{self._path}: an earlier write failed: {self._poison}") from self._poison
+
+    @contextmanager
+    def transaction(self, *, buffers: bool = False) -> Iterator[Transaction[bytes]]:
+        """Run a durable transaction; when the block ends it is flushed.
+
+        Args:
+            buffers: reads return memoryviews, good until the next change in this transaction.
+
+        Raises:
+            StoragePoisoned: anything failed, the commit included; the first cause is kept.
+        """
+        self.require_sound()
+        transaction_id = 0
+        try:
+            with self._environment.begin(write=True, buffers=buffers) as transaction:
+                transaction_id = transaction.id()
+                yield transaction
+        except BaseException as error:
+            self._poison = error
+            note_failed_transaction(self._path, transaction_id)
+            raise StoragePoisoned(f"{self._path}: {error}") from error
+        self.commits += 1

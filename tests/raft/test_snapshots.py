@@ -1,0 +1,230 @@
+"""Compaction, and snapshots that a follower installs (Raft §7)."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from durable_raft.errors import InvariantViolation
+from durable_raft.raft.core import Raft
+from durable_raft.raft.messages import AppendEntriesResponse, InstallSnapshot
+from durable_raft.raft.types import Base, Index, LogPoint, NodeId, RaftConfig, Role, Term
+from tests.support.raft_cluster import Cluster
+from tests.support.raft_disk import Disk, entries_of
+from tests.support.raft_solo import (
+    accepted,
+    answer_of,
+    append_entries,
+    ask,
+    follow,
+    lead,
+    point_of,
+    refused,
+    request_vote,
+)
+
+LEADERS_LOG = "1 1 2 2 3 3"
+
+
+def offer_at(index: int, *, term: int, read_round: int = 0, terms: str = LEADERS_LOG) -> InstallSnapshot:
+    """Return a leader's offer of a snapshot taken at ``index`` of its log."""
+    point = point_of(entries_of(terms), index)
+    return InstallSnapshot(Term(term), point.index, point.term, point.chain, read_round)
+
+
+def base_at(index: int, terms: str = LEADERS_LOG) -> Base:
+    """Return where a snapshot of the leader's log at ``index`` was taken."""
+    entry = entries_of(terms)[index - 1]
+    return Base(point_of(entries_of(terms), index), entry.timestamp_ms)
+
+
+def following(terms: str, *, term: int = 3) -> Cluster:
+    """Return a cluster in which n1, whose disk holds ``terms``, follows n2 in ``term``."""
+    cluster = Cluster(real="n1", disks={"n1": Disk(terms, term=term)})
+    follow(cluster, "n2", term)
+    return cluster
+
+
+# -- compaction -------------------------------------------------------------------------------------------------------
+
+
+def test_log_is_compacted_up_to_a_checkpoint_only() -> None:
+    """The log begins behind what a durable checkpoint covers, never further, and what is left reads as before."""
+    cluster = following("1 1 2 2 3 3")
+    log = cluster["n1"].log
+    cluster.tell("n1", "n2", append_entries(LEADERS_LOG, term=3, after=6, commit=6))
+    with pytest.raises(InvariantViolation, match="durable checkpoint"):
+        cluster["n1"].compact(Index(1))
+    cluster["n1"].checkpointed(base_at(4).point)
+    with pytest.raises(InvariantViolation, match="durable checkpoint"):
+        cluster["n1"].compact(Index(5))
+    for upto in (1, 3, 2, 4):
+        cluster["n1"].compact(Index(upto))
+    assert (log.base, log.first_index) == (base_at(4).point, 5)
+    assert [log.term_at(Index(index)) for index in (4, 5, 6)] == [2, 3, 3]
+    assert [entry.index for entry in log.entries(Index(5), Index(7), 1 << 20)] == [5, 6]
+    assert log.first_index_of_term_at(Index(6)) == 5
+
+
+def test_compaction_never_passes_what_is_applied_and_flushed() -> None:
+    """An entry that is not applied, or not on this disk, stays whatever a checkpoint says."""
+    cluster = following("1 1 2")
+    cluster["n1"].checkpointed(LogPoint(Index(3), Term(2), 0))
+    with pytest.raises(InvariantViolation, match="applied 0"):
+        cluster["n1"].compact(Index(1))
+    cluster.slow("n1")
+    cluster.tell("n1", "n2", append_entries("1 1 2 3", term=3, after=3, commit=4))
+    cluster["n1"].checkpointed(LogPoint(Index(4), Term(3), 0))
+    with pytest.raises(InvariantViolation, match="flushed 3"):
+        cluster["n1"].compact(Index(4))
+
+
+def test_state_and_log_must_fit_together() -> None:
+    """A core whose machine begins beyond its log, before it, or at another entry than the log holds does not start."""
+    disk = Disk("1 1 2", term=2)
+    disk.compact(1)
+    config = RaftConfig(NodeId("n1"), (NodeId("n1"),))
+    other = LogPoint(Index(2), Term(1), 12345)
+    for point in (base_at(4).point, LogPoint(Index(0), Term(0), 0), other):
+        with pytest.raises(InvariantViolation, match="state"):
+            Raft(config, disk.load(), disk, random.Random(0), 0, applied=point)
+    raft = Raft(config, disk.load(), disk, random.Random(0), 0, applied=base_at(2).point)
+    assert raft.log.last_applied == raft.log.commit_index == 2
+
+
+# -- the leader -------------------------------------------------------------------------------------------------------
+
+
+def test_leader_offers_its_checkpoint_to_a_follower_before_its_base() -> None:
+    """Each heartbeat names the snapshot until the follower says that it matches; then entries flow again."""
+    disk = Disk("1 1 1 1", term=1)
+    disk.compact(3)
+    cluster = Cluster(real="n1", disks={"n1": disk})
+    term = lead(cluster)
+    log = cluster["n1"].log
+    assert ask(cluster, "n2", refused(term, rejected=4, conflict=1)) == []
+    cluster.timeout("n1")
+    (sent,) = cluster.sent("n1", "n2")
+    assert sent == InstallSnapshot(Term(term), Index(3), Term(1), log.base.chain, 0)
+    not_yet = AppendEntriesResponse(Term(term), False, Index(0), Index(0), Term(0), Index(0), 0)
+    assert ask(cluster, "n2", not_yet) == []
+    assert cluster["n1"].progress[NodeId("n2")].heard_at == cluster.now
+    (append,) = ask(cluster, "n2", accepted(term, 3))
+    assert [entry.index for entry in append.entries] == [4, 5]  # type: ignore[union-attr]
+
+
+# -- the follower -----------------------------------------------------------------------------------------------------
+
+
+def test_offer_is_a_heartbeat() -> None:
+    """An offer keeps the follower from campaigning, repeats the read round, and hands the offer out once."""
+    cluster = following("1 1")
+    before = cluster["n1"].deadline()
+    cluster.now += 100
+    answer = answer_of(cluster, "n2", offer_at(5, term=3, read_round=9), AppendEntriesResponse)
+    assert (answer.success, answer.match_index, answer.read_round) == (False, 0, 9)
+    assert cluster["n1"].deadline() != before
+    assert cluster.offers == [("n2", 5)]
+
+
+def test_offer_of_what_is_committed_here_is_answered_by_that() -> None:
+    """A follower that holds more than the snapshot says how far it matches, and fetches nothing."""
+    cluster = following(LEADERS_LOG)
+    cluster.tell("n1", "n2", append_entries(LEADERS_LOG, term=3, after=6, commit=5))
+    assert ask(cluster, "n2", offer_at(4, term=3)) == [accepted(3, 5)]
+    assert cluster.offers == []
+
+
+def test_old_leaders_offer_is_refused() -> None:
+    """An offer of an older term is answered with the newer term and not followed."""
+    cluster = following("1 1", term=3)
+    (answer,) = ask(cluster, "n3", offer_at(2, term=2, terms="1 1"))
+    assert isinstance(answer, AppendEntriesResponse)
+    assert (answer.term, answer.success) == (3, False)
+    assert cluster.offers == []
+    assert cluster["n1"].leader_id == "n2"
+
+
+@pytest.mark.parametrize(("terms", "kept"), [("1 1 2", ()), ("1 1 2 2 2 2", ()), (LEADERS_LOG, (6,)), ("", ())])
+def test_entries_behind_a_snapshot_stay_when_they_match(terms: str, kept: tuple[int, ...]) -> None:
+    """A log that holds the snapshot's last entry keeps what follows it; any other is dropped (Raft §7, 6 and 7)."""
+    cluster = following(terms)
+    cluster["n1"].install_snapshot(base_at(5))
+    cluster.fast("n1")
+    log = cluster["n1"].log
+    assert (log.last_applied, log.commit_index, log.flushed) == (5, 5, max((5, *kept)))
+    assert log.last.index == max((5, *kept))
+    assert cluster.disk("n1").last == log.last
+    assert ask(cluster, "n2", offer_at(5, term=3)) == [accepted(3, 5)]
+    assert ask(cluster, "n2", append_entries(LEADERS_LOG, term=3, after=5)) == [accepted(3, 6)]
+    cluster.crash("n1")
+    cluster.restart("n1")
+    assert cluster["n1"].log.last == base_at(6).point
+
+
+def test_write_in_flight_proves_nothing_that_a_snapshot_replaced() -> None:
+    """The late acknowledgement of entries that a snapshot dropped does not count for those put in their place."""
+    cluster = following("1 1")
+    cluster.slow("n1")
+    cluster.tell("n1", "n2", append_entries("1 1 2 2 2 2 2", term=3, after=2))
+    cluster["n1"].install_snapshot(base_at(5))
+    cluster.tell("n1", "n2", append_entries(LEADERS_LOG, term=3, after=5))
+    cluster.packets.clear()
+    cluster.flush("n1")
+    assert cluster["n1"].log.flushed == 5
+    cluster.flush("n1")
+    assert cluster["n1"].log.flushed == 6
+
+
+def test_snapshot_never_takes_back_what_is_committed() -> None:
+    """One that is not ahead of the commit index is refused."""
+    cluster = following(LEADERS_LOG)
+    cluster.tell("n1", "n2", append_entries(LEADERS_LOG, term=3, after=6, commit=5))
+    assert not cluster["n1"].wants_snapshot(base_at(5).point)
+    with pytest.raises(InvariantViolation, match="committed is 5"):
+        cluster["n1"].install_snapshot(base_at(5))
+
+
+def test_snapshot_of_a_term_the_disk_does_not_know_waits() -> None:
+    """The log must not end in a term above the flushed current_term, or the node could not start again."""
+    cluster = Cluster(real="n1", disks={"n1": Disk("1", term=1)})
+    cluster.slow("n1")
+    cluster.tell("n1", "n2", offer_at(5, term=3))
+    assert not cluster["n1"].wants_snapshot(base_at(5).point)
+    cluster.fast("n1")
+    assert cluster["n1"].wants_snapshot(base_at(5).point)
+
+
+def test_node_without_a_state_votes_and_stores_but_does_not_lead() -> None:
+    """It never campaigns and applies nothing until a snapshot within or beyond its log gives it a state."""
+    disk = Disk(LEADERS_LOG, term=3)
+    disk.compact(2)
+    config = RaftConfig(NodeId("n1"), (NodeId("n1"), NodeId("n2"), NodeId("n3")))
+    raft = Raft(config, disk.load(), disk, random.Random(0), 0, has_state=False)
+    for now in (1000, 2000, 3000):
+        raft.timeout(now)
+        assert raft.role is Role.FOLLOWER
+    raft.step(3001, NodeId("n2"), request_vote(4, 6, 3))
+    assert raft.voted_for == "n2"
+    write = raft.ready(3001).write
+    assert write is not None
+    raft.persisted(3002, write.number)
+    raft.step(3003, NodeId("n2"), append_entries(LEADERS_LOG, term=4, after=6, commit=6))
+    assert raft.ready(3003).committed == []
+    assert not raft.has_more()
+    assert not raft.wants_snapshot(base_at(1).point)
+    raft.install_snapshot(base_at(3))
+    assert [entry.index for entry in raft.ready(3004).committed] == [4, 5, 6]
+    assert raft.is_whole
+
+
+def test_snapshot_that_contradicts_committed_entries_is_refused() -> None:
+    """A snapshot whose last entry is not the one committed here means that one of the two is wounded."""
+    disk = Disk(LEADERS_LOG, term=3)
+    config = RaftConfig(NodeId("n1"), (NodeId("n1"), NodeId("n2"), NodeId("n3")))
+    raft = Raft(config, disk.load(), disk, random.Random(0), 0, has_state=False)
+    raft.step(1, NodeId("n2"), append_entries(LEADERS_LOG, term=3, after=6, commit=6))
+    wrong = Base(LogPoint(Index(4), Term(2), 1), 5)
+    with pytest.raises(InvariantViolation, match="conflicts with entries committed up to 6"):
+        raft.install_snapshot(wrong)
