@@ -17,7 +17,8 @@
     ├── StorageError              the disk or the data directory
     │   ├── DirectoryRefused      wrong cluster, wrong node, in use, or not a data directory
     │   ├── CorruptRecord         bytes that fail their checksum, chain, order or shape
-    │   │   └── WoundedLog        (storage/wounds.py) with every wound that was found
+    │   │   ├── WoundedLog        (storage/wounds.py) with every wound that was found
+    │   │   └── WoundedState      (storage/wounds.py) the same, of the KV state at a checkpoint
     │   ├── UnknownFormatVersion  a record written by a newer version: not damage
     │   │   └── NewerFormat       (storage/wounds.py) with every record that is
     │   ├── EntryUnavailable      an index that is compacted away or not yet stored

@@ -176,6 +176,15 @@ class Raft:
         """Whether the machine has a state; False until the first snapshot is installed on a node that lost it."""
         return self._state.is_whole
 
+    @property
+    def snapshot(self) -> LogPoint:
+        """Where this node's newest durable checkpoint was taken."""
+        return self._state.snapshot
+
+    def lose_state(self, now: int) -> None:
+        """Note that the machine's state cannot be believed: lead no longer, apply nothing, and wait for a snapshot."""
+        snapshots.lose_state(self._state, now)
+
     def checkpointed(self, point: LogPoint) -> None:
         """Note that a durable checkpoint of the machine at ``point`` can be offered to followers."""
         self._state.snapshot = point
@@ -195,6 +204,10 @@ class Raft:
     def wants_snapshot(self, point: LogPoint) -> bool:
         """Return whether a snapshot taken at ``point`` would bring this node forward."""
         return snapshots.wants(self._state, point)
+
+    def snapshot_floor(self) -> Index:
+        """Return the index behind which a snapshot must have been taken to be of use here."""
+        return snapshots.floor(self._state)
 
     def install_snapshot(self, base: Base) -> None:
         """Go on from a snapshot taken at ``base``, which the machine and its disk hold already.

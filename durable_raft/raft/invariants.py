@@ -233,7 +233,10 @@ class ClusterInvariants:
     def committed_upto(self, name: NodeId, state: RaftState, before: Index) -> None:
         """Check what a node newly holds committed, and note it."""
         log = state.log
-        for index in range(before + 1, log.commit_index + 1):
+        if log.base.index > before and self.committed_chains[log.base.index - 1] != log.base.chain:
+            # §7: a snapshot covers what is committed, so it matches what everybody committed there.
+            _broken(f"State Machine Safety: {name} installed another state at {log.base.index}")
+        for index in range(max(before, log.base.index) + 1, log.commit_index + 1):
             chain = log.chain_at(Index(index))
             self.checks += 1
             if index > len(self.committed_chains):
@@ -281,7 +284,10 @@ class ClusterInvariants:
         # the logs of the leaders for all higher-numbered terms.
         index = bisect_left(self._commit_terms, term)
         log = state.log
-        if index and (index > log.last.index or log.chain_at(Index(index)) != self.committed_chains[index - 1]):
+        if index > log.last.index or (
+            # What lies before the base is in the leader's state.
+            index > log.base.index and log.chain_at(Index(index)) != self.committed_chains[index - 1]
+        ):
             _broken(f"Leader Completeness: {name} leads term {term} without the committed entry {index}")
 
     # -- promises -------------------------------------------------------------------------------------------------

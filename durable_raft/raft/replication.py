@@ -99,7 +99,11 @@ def _handle_rejection(state: RaftState, progress: Progress, message: AppendEntri
         meeting = state.log.last_index_not_after_term(message.conflict_term)
         has_term = state.log.term_at(meeting) == message.conflict_term
         next_index = Index(meeting + 1) if has_term else min(Index(meeting + 1), next_index)
-    progress.probe_from(Index(max(1, min(next_index, rejected))))
+    next_index = Index(max(1, min(next_index, rejected)))
+    if next_index < state.log.first_index <= rejected:
+        # What follows the base is still here: only when the logs do not meet there either is a snapshot needed.
+        next_index = state.log.first_index
+    progress.probe_from(next_index)
 
 
 def _may_send_entries(state: RaftState, progress: Progress) -> bool:

@@ -11,7 +11,7 @@ from durable_raft.errors import InvariantViolation
 from durable_raft.raft.messages import AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.ready import Offer
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import Base, Index, LogPoint, NodeId, Term
+from durable_raft.raft.types import Base, Index, LogPoint, NodeId, Role, Term
 
 
 def handle_install_snapshot(state: RaftState, now: int, source: NodeId, message: InstallSnapshot) -> None:
@@ -44,10 +44,15 @@ def wants(state: RaftState, point: LogPoint) -> bool:
     """
     if point.term > state.flushed_hard_state.current_term:
         return False
+    return point.index > floor(state)
+
+
+def floor(state: RaftState) -> Index:
+    """Return the index behind which a snapshot must have been taken to be of use; see ``Raft.snapshot_floor``."""
     if state.is_whole:
-        return point.index > state.log.commit_index
+        return state.log.commit_index
     # Without a state any will do behind which the log goes on; one beyond the log replaces it.
-    return point.index >= state.log.base.index
+    return Index(state.log.base.index - 1)
 
 
 def install(state: RaftState, base: Base) -> None:
@@ -60,3 +65,11 @@ def install(state: RaftState, base: Base) -> None:
     state.observe(
         "installed_snapshot", index=base.point.index, term=base.point.term, log="kept" if is_kept else "replaced"
     )
+
+
+def lose_state(state: RaftState, now: int) -> None:
+    """Go on without a state; see ``Raft.lose_state``."""
+    state.is_whole = False
+    state.observe("lost_state", term=state.current_term, last_applied=state.log.last_applied)
+    if state.role is not Role.FOLLOWER:
+        state.become_follower(now, state.current_term, None)

@@ -110,6 +110,26 @@ class NodeConfig:
         1 << 20, parse_bytes, "BYTES", "Entries in one AppendEntries; a single larger entry travels alone"
     )
     append_inflight_max: int = _tunable(64, parse_count, "N", "Unanswered AppendEntries per follower")
+    checkpoint_changes: int = _tunable(
+        16_384, parse_count, "N", "Changed keys after which a checkpoint is written; each may cost a page of memory"
+    )
+    checkpoint_bytes: int = _tunable(
+        16 << 20, parse_bytes, "BYTES", "Memory of changes after which a checkpoint is written"
+    )
+    checkpoint_log_bytes: int = _tunable(
+        32 << 20, parse_bytes, "BYTES", "Applied log after which a checkpoint is written: what a restart replays"
+    )
+    checkpoint_entries: int = _tunable(20_000, parse_count, "N", "The same in entries")
+    checkpoint_interval_ms: int = _tunable(
+        30_000, parse_count, "MS", "Time after which a checkpoint is written, if anything was applied"
+    )
+    overlay_bytes_max: int = _tunable(
+        96 << 20, parse_bytes, "BYTES", "Memory of changes that no checkpoint holds yet; beyond it, applying waits"
+    )
+    log_tail_bytes: int = _tunable(
+        32 << 20, parse_bytes, "BYTES", "Log kept behind a checkpoint, for followers that were away for a moment"
+    )
+    log_tail_entries: int = _tunable(20_000, parse_count, "N", "The same in entries: every start verifies them")
     map_bytes: int = _tunable(
         64 << 30, parse_bytes, "BYTES", "Largest size of each LMDB environment; address space, not disk, until used"
     )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from typing import Final
 
 from durable_raft.errors import ConfigError
 
-CRASH_POINTS = (
+WRITE_POINTS: Final = (
     "before_submit",
     "before_persist",
     "after_persist",
@@ -23,7 +24,25 @@ CRASH_POINTS = (
     "before_reply",
     "after_reply",
 )
-"""In the order in which a write reaches them; server/node.py and server/log_writer.py say where they stand."""
+"""In the order in which a write reaches them; server/node.py and log_writer.py say where they stand."""
+
+STATE_POINTS: Final = (
+    "before_checkpoint",
+    "after_checkpoint_persist",
+    "before_checkpoint_swap",
+    "before_compaction",
+    "before_prefix_dropped",
+    "after_prefix_dropped",
+    "before_snapshot_piece_sent",
+    "after_snapshot_piece",
+    "before_snapshot_finish",
+    "after_snapshot_finish",
+    "before_snapshot_swap",
+    "after_snapshot_swap",
+)
+"""Of checkpoints, compaction and snapshots; in checkpoints.py, log_writer.py, snapshot_fetch.py and keeper.py."""
+
+CRASH_POINTS: Final = (*WRITE_POINTS, *STATE_POINTS)
 
 
 class CrashPoints:

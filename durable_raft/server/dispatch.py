@@ -321,6 +321,15 @@ class Dispatcher:
             owner.batched -= 1
         waiting.slot.fill(reply)
 
+    def begin_with(self, machine: Machine, last_applied: Index) -> None:
+        """Go on with another machine, whose state was taken elsewhere at ``last_applied``.
+
+        Batches of this node's at or before it were not applied here, so nobody can say what became of them.
+        """
+        self._machine = machine
+        for index in [index for index in self._orphans if index <= last_applied]:
+            self._give_up(self._orphans.pop(index))
+
     # -- changes of leadership and the passing of time ------------------------------------------------------------
 
     def leadership_changed(self) -> None:

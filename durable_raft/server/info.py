@@ -112,8 +112,8 @@ def _clients(status: NodeStatus) -> Iterable[Field]:
 def _memory(status: NodeStatus) -> Iterable[Field]:
     yield "used_memory", status.memory_bytes
     yield "used_memory_human", _human(status.memory_bytes)
-    yield "used_memory_rss", status.memory_bytes
-    yield "used_memory_rss_human", _human(status.memory_bytes)
+    yield "used_memory_rss", status.resident_bytes
+    yield "used_memory_rss_human", _human(status.resident_bytes)
     yield "maxmemory", 0
     yield "maxmemory_human", _human(0)
     yield "maxmemory_policy", "noeviction"
@@ -218,6 +218,7 @@ def _raft(status: NodeStatus) -> Iterable[Field]:
     yield "raft_commit_index", status.commit_index
     yield "raft_last_applied", status.last_applied
     yield "raft_snapshot_index", status.snapshot_index
+    yield "raft_state_hash", f"{status.state_hash:016x}"
     yield "raft_cluster_time_ms", status.cluster_time_ms
     yield "raft_checksum", status.checksum
     yield "raft_writes_refused", status.write_refusal

@@ -14,11 +14,26 @@ from dataclasses import dataclass
 
 from durable_raft.errors import DurableRaftError
 from durable_raft.raft.ready import Write
+from durable_raft.raft.types import Index
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.storage.log_store import LogStore
 
 GROUP_BYTES_MAX = 8 << 20
 """Payload bytes after which a group is closed, so that one transaction does not hold up the next write for long."""
+
+
+IDLE_S = 0.02
+"""After so long without a write the prefix is dropped in transactions of its own."""
+
+DROP_ENTRIES = 1024
+"""Entries dropped by one of them at most; the store bounds the records."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Compaction:
+    """Asks for the prefix up to an index to be dropped."""
+
+    upto: Index
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +60,9 @@ class LogWriter:
         self._crash_points = crash_points
         self._on_flushed = on_flushed
         self._on_failed = on_failed
-        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Write | _Compaction | None] = queue.SimpleQueue()
+        self._compact_to: Index | None = None
+        """Up to where the log is to be dropped; None when it is."""
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def start(self) -> None:
@@ -55,6 +72,10 @@ class LogWriter:
     def submit(self, write: Write) -> None:
         """Queue ``write``; it becomes durable after all submitted before it."""
         self._queue.put(write)
+
+    def compact(self, upto: Index) -> None:
+        """Drop the log up to ``upto`` from the disk in pieces: along with the next writes, or by itself when idle."""
+        self._queue.put(_Compaction(upto))
 
     def stop(self, timeout_s: float) -> bool:
         """Flush what was submitted and end the thread; return whether it ended in time."""
@@ -75,20 +96,39 @@ class LogWriter:
 
     def _flush_next_group(self) -> bool:
         """Wait for a write, take all that wait with it, make them durable; return False when told to stop."""
-        write = self._queue.get()
+        try:
+            item = self._queue.get(timeout=None if self._compact_to is None else IDLE_S)
+        except queue.Empty:
+            self._drop_prefix()
+            return True
         group: list[Write] = []
         group_bytes = 0
-        while write is not None:
-            group.append(write)
-            group_bytes += sum(len(entry.payload) for entry in write.entries)
+        while item is not None:
+            if isinstance(item, _Compaction):
+                self._compact_to = item.upto
+            else:
+                group.append(item)
+                group_bytes += sum(len(entry.payload) for entry in item.entries)
             if group_bytes >= GROUP_BYTES_MAX or self._queue.empty():
                 break
-            write = self._queue.get()
+            item = self._queue.get()
         if group:
-            self._crash_points.reach("before_persist")
-            started = time.perf_counter()
-            self._store.persist(group)
-            seconds = time.perf_counter() - started
-            self._crash_points.reach("after_persist")
-            self._on_flushed(Flushed(tuple(written.number for written in group), seconds))
-        return write is not None
+            self._persist(group)
+        return item is not None
+
+    def _persist(self, group: list[Write]) -> None:
+        self._crash_points.reach("before_persist")
+        started = time.perf_counter()
+        self._store.persist(group, self._compact_to)
+        seconds = time.perf_counter() - started
+        self._crash_points.reach("after_persist")
+        self._on_flushed(Flushed(tuple(write.number for write in group), seconds))
+
+    def _drop_prefix(self) -> None:
+        """Drop a piece of the prefix while nobody waits for a write."""
+        if self._compact_to is None:
+            return
+        self._crash_points.reach("before_prefix_dropped")
+        if self._store.compact(self._compact_to, DROP_ENTRIES) >= self._compact_to:
+            self._compact_to = None
+        self._crash_points.reach("after_prefix_dropped")

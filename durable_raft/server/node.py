@@ -24,12 +24,14 @@ from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role
 from durable_raft.server.config import NodeConfig
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
+from durable_raft.server.keeper import StateKeeper
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.logs import event
 from durable_raft.server.peers import Peers
-from durable_raft.storage.lmdb_store import LmdbLogStore
-from durable_raft.wire.peer import NodeMessage
+from durable_raft.server.recovery import NodeData
+from durable_raft.server.worker import Worker
+from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ _EVENT_LEVELS = {
     "granted_vote": logging.DEBUG,
     "became_pre_candidate": logging.DEBUG,
     "needs_snapshot": logging.DEBUG,
+    "lost_state": logging.ERROR,
     "heartbeat_withheld": logging.WARNING,
     "chain_mismatch": logging.ERROR,
 }
@@ -85,22 +88,22 @@ class Node:
     def __init__(
         self,
         config: NodeConfig,
-        store: LmdbLogStore,
+        data: NodeData,
         seed: int,
         crash_points: CrashPoints,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
-        """Load the log and wire the parts.
+        """Wire the parts.
 
         Args:
+            config: of this node.
+            data: what recovery found on the disk.
             seed: of every random choice this process makes.
+            crash_points: named places for tests.
             on_fatal: called once, when the node must stop for good.
-
-        Raises:
-            StorageError: what ``store.load`` raises.
         """
         self._config = config
-        self._store = store
+        self._store = store = data.log_store
         self._loop = asyncio.get_running_loop()
         self._crash_points = crash_points
         self._on_fatal = on_fatal
@@ -114,11 +117,24 @@ class Node:
         """Monotonic time since when no leader is known; None while one is."""
 
         members = config.membership.voters
-        self.raft = Raft(_raft_config(config), store.load(), store, rng, self._now_ms(), self._observe)
-        self.machine = Machine(random.Random(rng.getrandbits(64)), value_bytes_max=config.value_bytes_max)  # noqa: S311
+        self.raft = Raft(
+            _raft_config(config),
+            data.stored,
+            store,
+            rng,
+            self._now_ms(),
+            self._observe,
+            None if data.kv is None else data.kv.checkpoint.applied.point,
+            has_state=data.kv is not None,
+        )
+        self._writer = LogWriter(store, crash_points, self._flushed_on_thread, self._failed_on_thread)
+        self._worker = Worker("checkpoint", self._loop.call_soon_threadsafe, self.fail)
+        self.keeper = StateKeeper(
+            config, data, self.raft, rng, self._worker, crash_points, self._tell, self._writer.compact
+        )
         self.dispatcher = Dispatcher(
             self.raft,
-            self.machine,
+            self.keeper.machine,
             members,
             DispatchLimits(config.client_hold_ms / 1000, config.pending_bytes_max),
             (time.monotonic, time_of_day_ms),
@@ -126,7 +142,7 @@ class Node:
             self._is_reachable,
         )
         self.peers = Peers(store.identity, members, random.Random(rng.getrandbits(64)), self._receive, self.wake)  # noqa: S311
-        self._writer = LogWriter(store, crash_points, self._flushed_on_thread, self._failed_on_thread)
+        self.keeper.on_machine = self._machine_replaced
         self._submitted = 0
         self._flushed = 0
         self._after_write: deque[tuple[int, list[Envelope]]] = deque()
@@ -145,6 +161,7 @@ class Node:
     async def start(self) -> None:
         """Listen to peers and take part; raises OSError when the peer address cannot be listened on."""
         self._writer.start()
+        self._worker.start()
         await self.peers.start(self._config.peer_host, self._config.peer_port)
         for task in self.peers.tasks():
             task.add_done_callback(self._task_ended)
@@ -168,7 +185,8 @@ class Node:
             if timer is not None:
                 timer.cancel()
         self.peers.close()
-        if self._writer.stop(WRITER_STOP_S):
+        if self._writer.stop(WRITER_STOP_S) and self._worker.stop(WRITER_STOP_S):
+            self.keeper.close()
             return True
         event(_logger, logging.ERROR, "log_writer_stuck", reason=f"its last write did not end within {WRITER_STOP_S} s")
         return False
@@ -190,8 +208,23 @@ class Node:
     def _receive(self, source: NodeId, message: NodeMessage) -> None:
         if not self._is_stopped:
             self.peers.heard_at[source] = self._now_ms()
-            self.raft.step(self._now_ms(), source, message)
+            if isinstance(message, (FetchSnapshot, SnapshotChunk, StateHash)):
+                self.keeper.receive(source, message)
+            else:
+                self.raft.step(self._now_ms(), source, message)
             self.wake()
+
+    def _tell(self, target: NodeId, message: NodeMessage) -> None:
+        """Send a message that promises nothing."""
+        if not self._is_stopped:
+            self.peers.tell(target, message)
+
+    def _machine_replaced(self, machine: Machine) -> None:
+        """Answer from another machine from now on; or from none, while the state is not whole."""
+        if not self.raft.is_whole:
+            self.dispatcher.is_caught_up = False
+        self.dispatcher.begin_with(machine, self.raft.log.last_applied)
+        self.wake()
 
     def _flushed_on_thread(self, flushed: Flushed) -> None:
         self._loop.call_soon_threadsafe(self._note_flushed, flushed)
@@ -228,7 +261,8 @@ class Node:
         reach = self._crash_points.reach
         self._note_leadership()
         self.dispatcher.propose_due()
-        ready = self.raft.ready(self._now_ms())
+        may_apply = self.keeper.checkpointer.may_apply
+        ready = self.raft.ready(self._now_ms(), may_apply=may_apply)
         if ready.write is not None:
             reach("before_submit")
             self._submitted = ready.write.number
@@ -239,6 +273,8 @@ class Node:
             self.peers.send(ready.messages)
         if ready.messages_after_write:
             self._send_after_write(ready.messages_after_write)
+        if ready.offer is not None:
+            self.keeper.offered(ready.offer)
         if ready.lost_reads:
             # Before anything is applied: behind such a read its connection may have writes that are about to be.
             self.dispatcher.give_back_reads(ready.lost_reads)
@@ -249,7 +285,8 @@ class Node:
         reach("before_reply")
         self.reply()
         reach("after_reply")
-        if self.raft.has_more() or ready.committed or ready.lost_reads:
+        self.keeper.consider()
+        if (self.raft.has_more() and may_apply) or ready.committed or ready.lost_reads:
             # Replaying is cut in bounded pieces; an applied batch makes room for the next; lost reads are routed anew.
             self.wake()
         self._arm_timers()
@@ -269,6 +306,7 @@ class Node:
                 self.dispatcher.answer_reads(reads[position].read_id)
                 position += 1
             self.dispatcher.apply(entry)
+            self.keeper.applied(entry)
         for ready in reads[position:]:
             self.dispatcher.answer_reads(ready.read_id)
         if self.raft.leader_id is not None and not self.raft.has_more():
@@ -305,7 +343,7 @@ class Node:
         deadline = self.raft.deadline()
         if deadline is not None:
             self._arm_core(deadline / 1000)
-        deadline_ms = self.machine.next_deadline_ms() if self.raft.role is Role.LEADER else None
+        deadline_ms = self.keeper.machine.next_deadline_ms() if self.raft.role is Role.LEADER else None
         if deadline_ms is not None and self._expiry_timer is None:
             delay = max(0.0, (deadline_ms - time_of_day_ms()) / 1000)
             self._expiry_timer = self._loop.call_later(min(delay, 1.0) + 0.001, self._on_expiry_timer)
@@ -329,6 +367,9 @@ class Node:
         if self.dispatcher.has_deadlines():
             self.dispatcher.expire()
         self.reply()
+        self.keeper.tick()
+        if self.raft.has_more():
+            self.wake()
         # The node must still be able to vote, delete and read (design contract 11).
         self.dispatcher.note_space(self._store.space().writable_bytes, self._config.disk_reserve_bytes)
         self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)

@@ -269,6 +269,10 @@ class Peers:
         for envelope in envelopes:
             self.links[envelope.target].send(envelope.message)
 
+    def tell(self, target: NodeId, message: NodeMessage) -> None:
+        """Send one message that is none of the core's."""
+        self.links[target].send(message)
+
     def complain(self, complaint: str) -> None:
         """Log why a link that a peer dialled was refused, once for each reason."""
         if complaint not in self._complaints and len(self._complaints) < 1000:

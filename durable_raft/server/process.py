@@ -21,6 +21,7 @@ from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.exit_codes import ExitCode, exit_code_of
 from durable_raft.server.logs import event
 from durable_raft.server.node import Node
+from durable_raft.server.recovery import NodeData, open_state
 from durable_raft.server.report import Reporter
 from durable_raft.storage.lmdb_store import LmdbLogStore
 
@@ -42,12 +43,13 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     """
     crash_points = CrashPoints.from_environment(environment)
     store = open_store(config)
-    process = _Process(config, store, crash_points)
+    process: _Process | None = None
     try:
+        process = _Process(config, open_state(config.directory, store, map_bytes=config.map_bytes), crash_points)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(process.main())
     finally:
-        if process.is_store_free:
+        if process is None or process.is_store_free:
             store.close()
 
 
@@ -102,9 +104,9 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 class _Process:
     """One run of the loop."""
 
-    def __init__(self, config: NodeConfig, store: LmdbLogStore, crash_points: CrashPoints) -> None:
+    def __init__(self, config: NodeConfig, data: NodeData, crash_points: CrashPoints) -> None:
         self._config = config
-        self._store = store
+        self._data = data
         self._crash_points = crash_points
         self._ended: asyncio.Event = asyncio.Event()
         self.is_store_free = True
@@ -118,9 +120,9 @@ class _Process:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._note_exception)
         seed = secrets.randbits(64)
-        node = Node(self._config, self._store, seed, self._crash_points, self._note_fatal)
+        node = Node(self._config, self._data, seed, self._crash_points, self._note_fatal)
         self._fail = node.fail
-        reporter = Reporter(self._config, self._store, node)
+        reporter = Reporter(self._config, self._data.log_store, node)
         clients = Clients(self._config, node.dispatcher, reporter.status)
         reporter.clients = self._clients = clients
         node.reply = clients.flush

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from pathlib import Path
 
 from durable_raft import __version__
 from durable_raft.checksum import implementation
@@ -34,6 +35,8 @@ class Reporter:
     def status(self) -> NodeStatus:
         """Return the node's status now."""
         node, raft, log = self._node, self._node.raft, self._node.raft.log
+        summary = node.keeper.machine.summary
+        memory_bytes, resident_bytes = _memory()
         now = node.now_s()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return NodeStatus(
@@ -50,19 +53,21 @@ class Reporter:
             flushed_index=log.flushed,
             commit_index=log.commit_index,
             last_applied=log.last_applied,
-            snapshot_index=log.base.index,
-            keys=node.machine.summary.key_count,
-            expires=node.machine.summary.expires_count,
-            count_keys_in_slot=node.machine.count_keys_in_slot,
+            snapshot_index=raft.snapshot.index,
+            state_hash=summary.state_hash,
+            keys=summary.key_count,
+            expires=summary.expires_count,
+            count_keys_in_slot=node.keeper.machine.count_keys_in_slot,
             peers=self._peers(),
             connected_clients=len(self.clients.connections) if self.clients is not None else 0,
             counters=self._counters(),
             latencies={
                 "fsync": node.fsync_latency.quantiles_us(),
                 "commit": node.dispatcher.commit_latency.quantiles_us(),
+                "checkpoint": node.keeper.checkpointer.durations.quantiles_us(),
             },
             time_of_day_us=time.time_ns() // 1000,
-            cluster_time_ms=node.machine.time_ms,
+            cluster_time_ms=node.keeper.machine.time_ms,
             uptime_s=int(now - node.started_at),
             pid=os.getpid(),
             version=__version__,
@@ -70,7 +75,8 @@ class Reporter:
             client_hold_ms=self._config.client_hold_ms,
             settings=self._settings,
             write_refusal=node.dispatcher.out_of_space,
-            memory_bytes=usage.ru_maxrss * 1024,
+            memory_bytes=memory_bytes,
+            resident_bytes=resident_bytes,
             cpu_user_s=usage.ru_utime,
             cpu_system_s=usage.ru_stime,
         )
@@ -90,7 +96,7 @@ class Reporter:
         return statuses
 
     def _counters(self) -> dict[str, int]:
-        node, dispatched = self._node, self._node.dispatcher.counters
+        node, dispatched, keeper = self._node, self._node.dispatcher.counters, self._node.keeper
         return {
             "flushes": node.counters.flushes,
             "entries": dispatched.entries,
@@ -99,6 +105,12 @@ class Reporter:
             "log_bytes": node.counters.log_bytes,
             "elections": node.counters.elections,
             "chain_mismatches": node.counters.chain_mismatches,
+            "checkpoints": keeper.checkpointer.count,
+            "snapshots_installed": keeper.fetcher.installed,
+            "snapshot_pieces_sent": keeper.source.pieces,
+            "snapshot_pieces_received": keeper.fetcher.pieces,
+            "states_compared": keeper.hashes.compared,
+            "states_differed": keeper.differs,
             "held": dispatched.held,
             "moved": dispatched.moved,
             "unknown": dispatched.unknown,
@@ -108,3 +120,14 @@ class Reporter:
             "connections": self.clients.connections_received if self.clients is not None else 0,
             "commands_processed": self.clients.commands_processed if self.clients is not None else 0,
         }
+
+
+def _memory() -> tuple[int, int]:
+    """Return (own, resident) bytes of this process; mapped files count in the second only."""
+    try:
+        resident, shared = (int(pages) for pages in Path("/proc/self/statm").read_text().split()[1:3])
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak, peak
+    page = resource.getpagesize()
+    return (resident - shared) * page, resident * page

@@ -51,6 +51,8 @@ class NodeStatus:
     last_applied: Index
     snapshot_index: Index
     """Last index that a checkpoint covers; 0 before the first."""
+    state_hash: int
+    """Of the state at ``last_applied``, under 2**64: the same on every node that has applied as much."""
 
     keys: int
     expires: int
@@ -83,7 +85,9 @@ class NodeStatus:
     write_refusal: str | None = None
     """Why writes are refused, such as a full disk; None while they are taken."""
     memory_bytes: int = 0
-    """Resident memory; 0 when not measured."""
+    """Memory of the process's own; 0 when not measured."""
+    resident_bytes: int = 0
+    """The same with the pages of the files that are mapped, which the system takes back when it needs them."""
     cpu_user_s: float = 0.0
     cpu_system_s: float = 0.0
 

@@ -95,9 +95,7 @@ def require_environment(directory: Path, name: str = RAFT) -> Path:
     return environment_path(directory, name)
 
 
-def create_environment(
-    directory: Path, name: str, build: Callable[[Path], None], *, is_locked: bool = False
-) -> None:
+def create_environment(directory: Path, name: str, build: Callable[[Path], None], *, is_locked: bool = False) -> None:
     """Create ``directory/name`` whole or not at all: whatever interrupts this, nothing that opens is left behind.
 
     ``build`` makes the environment in the empty directory it is given, commits and closes it. When this returns, the

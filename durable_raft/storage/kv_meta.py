@@ -2,8 +2,9 @@
 
 ::
 
-    version u8 | algorithm u8 | zero u16 | sequence u64 | applied index u64 | applied term u64 | applied timestamp_ms u64
-    | applied chain u32 | key_count u64 | expires_count u64 | state_hash u64 | cluster_id 16 bytes | node_uuid 16 bytes
+    version u8 | algorithm u8 | zero u16 | sequence u64 | applied index u64 | applied term u64
+    | applied timestamp_ms u64 | applied chain u32 | key_count u64 | expires_count u64 | state_hash u64
+    | cluster_id 16 bytes | node_uuid 16 bytes
     | node_id text | voters u16 | per voter: node_id text, client_address text, peer_address text
     | proof u32
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import lmdb
 
@@ -39,6 +40,8 @@ from durable_raft.storage.wounds import Wound, WoundedLog, WoundedState
 
 if TYPE_CHECKING:
     from lmdb import Transaction
+
+_Buffer = TypeVar("_Buffer", bytes, memoryview)
 
 _FIXED: Final = struct.Struct(">BBHQQQQIQQQ16s16s")
 
@@ -108,14 +111,14 @@ def _unpack_body(body: bytes) -> KvMeta:
     )
 
 
-def put_kv_meta(transaction: Transaction[bytes], tables: KvTables, meta: KvMeta) -> None:
+def put_kv_meta(transaction: Transaction[_Buffer], tables: KvTables, meta: KvMeta) -> None:
     """Write both copies."""
     value = pack_kv_meta(meta)
     transaction.put(META_KEY, value, db=tables.meta)
     transaction.put(META_KEY, value, db=tables.meta_copy)
 
 
-def read_kv_meta(transaction: Transaction[bytes], tables: KvTables) -> tuple[KvMeta, tuple[Wound, ...]]:
+def read_kv_meta(transaction: Transaction[_Buffer], tables: KvTables) -> tuple[KvMeta, tuple[Wound, ...]]:
     """Return what the two copies say, and the one wound that was tolerated, if any: the newest valid wins.
 
     Raises:

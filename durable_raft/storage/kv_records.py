@@ -6,11 +6,11 @@
     table deadlines   deadline_ms u64 | order key  ->  proof u32 | [key]
     table meta, meta_copy                          ->  kv_meta.py
 
-Integers are big-endian. ``order key`` is the key itself, or what stands for it when it is longer than LMDB's keys may be
-(kv/records.py): the parts in brackets are there only then. The byte before it is there because a Redis key may be empty
-and LMDB's may not. ``crc`` is the record's own (kv/records.py ``record_crc``): the machine computed it, the disk keeps
-it, and every read checks it. ``proof`` is the CRC-32C of LMDB's key and the key after it: a deadline with a flipped bit
-would let one replica drop a key that the others keep.
+Integers are big-endian. ``order key`` is the key itself, or what stands for it when it is longer than LMDB's keys may
+be (kv/records.py): the parts in brackets are there only then. The byte before it is there because a Redis key may be
+empty and LMDB's may not. ``crc`` is the record's own (kv/records.py ``record_crc``): the machine computed it, the disk
+keeps it, and every read checks it. ``proof`` is the CRC-32C of LMDB's key and the key after it: a deadline with a
+flipped bit would let one replica drop a key that the others keep.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A read transaction over the KV state: it shows one checkpoint for as long as it is open, whatever is written later.
 
 While it is open LMDB cannot reuse the pages that it shows, so the file grows by what later checkpoints replace: a view
-is held for one checkpoint, or for one walk. It takes a reader slot, belongs to no thread, and must not be used by two at
-once. It is closed before its store.
+is held for one checkpoint, or for one walk. It takes a reader slot, belongs to no thread, and must not be used by two
+at once. It is closed before its store.
 """
 
 from __future__ import annotations

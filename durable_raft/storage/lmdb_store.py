@@ -3,22 +3,20 @@
 ``persist`` and ``compact`` run begin, changes and commit on the calling thread, always the same one; readers use short
 read transactions of their own. Nothing is written before ``load`` has verified the whole log.
 
-The poison latch: LMDB lets a later commit succeed after a failed fdatasync, although the kernel may have dropped the
-pages that failed. So the first exception out of a write transaction, whatever it is, is kept, and every later write
-raises it again as ``StoragePoisoned``.
+The first failed write is final (poison.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import lmdb
 
-from durable_raft.errors import DirectoryRefused, InvariantViolation, StoragePoisoned
+from durable_raft.errors import DirectoryRefused, InvariantViolation
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
     ORIGIN,
@@ -55,7 +53,8 @@ from durable_raft.storage.environment import (
 )
 from durable_raft.storage.meta import META_KEY, Meta, pack_meta
 from durable_raft.storage.plan import Plan, Standing, plan_writes
-from durable_raft.storage.preflight import check_data_file, note_failed_transaction
+from durable_raft.storage.poison import PoisonLatch
+from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.records import IDENT, IDENT_KEY, LOG_KEY, pack_entries, piece_count, unpack_ident
 from durable_raft.storage.stored_log import StoredLogBuilder
 from durable_raft.storage.walk import LogWalk
@@ -69,8 +68,8 @@ _DELETE_BATCH: Final = 1024
 memory flat however long the cut is."""
 
 
-DROP_PIECES: Final = 1024
-"""Payload records deleted by one transaction, about: a millisecond or two, so that no commit waits for a compaction."""
+DROP_PIECES: Final = 256
+"""Payload records deleted by one transaction, about: half a millisecond, so that no commit waits for a compaction."""
 
 DROP_ENTRIES: Final = 1024
 """Entries dropped along with one group of writes."""
@@ -93,8 +92,8 @@ class LmdbLogStore:
         self._tail: Base | None = None
         """The last entry; None until ``load`` verified the log."""
         self._number = 0
-        self._poison: BaseException | None = None
-        self._commits = self._entries = self._entry_bytes = 0
+        self._latch = PoisonLatch(environment_path(directory))
+        self._entries = self._entry_bytes = 0
 
     # -- the directory ------------------------------------------------------------------------------------------
 
@@ -225,7 +224,7 @@ class LmdbLogStore:
         with self._environment.begin() as transaction:
             used, file, map_bytes = measure(self._environment, transaction, self._tables)
         free = disk_free_bytes(self._directory)
-        return Space(used, file, map_bytes, free, self._commits, self._entries, self._entry_bytes)
+        return Space(used, file, map_bytes, free, self._latch.commits, self._entries, self._entry_bytes)
 
     # -- writing (log-writer thread) -----------------------------------------------------------------------------
 
@@ -295,29 +294,14 @@ class LmdbLogStore:
 
     def _writable_tail(self) -> Base:
         """Return the last entry's point, if this store may be written at all."""
-        if self._poison is not None:
-            raise StoragePoisoned(f"{self._directory}: an earlier write failed: {self._poison}") from self._poison
+        self._latch.require_sound()
         if self._tail is None:
             raise InvariantViolation(f"{self._directory}: written before load() verified it")
         return self._tail
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Transaction[bytes]]:
-        """Run a durable transaction; when the block ends it is flushed.
-
-        Raises:
-            StoragePoisoned: anything failed, the commit included; the first cause is kept.
-        """
-        transaction_id = 0
-        try:
-            with self._environment.begin(write=True) as transaction:
-                transaction_id = transaction.id()
-                yield transaction
-        except BaseException as error:
-            self._poison = error
-            note_failed_transaction(environment_path(self._directory), transaction_id)
-            raise StoragePoisoned(f"{self._directory}: {error}") from error
-        self._commits += 1
+    def _transaction(self) -> AbstractContextManager[Transaction[bytes]]:
+        """Run a durable transaction; see poison.py."""
+        return self._latch.transaction(lambda: self._environment.begin(write=True))
 
     def _apply(self, transaction: Transaction[bytes], plan: Plan) -> int:
         """Cut and append inside ``transaction`` as ``plan`` says; return the bytes of the records of its entries."""

@@ -1,30 +1,31 @@
 """The poison latch: durable write transactions of one environment, none after the first that failed (contract 6).
 
-LMDB lets a later commit succeed after a failed fdatasync, although the kernel may have dropped the pages that failed. So
-the first exception out of a write transaction, whatever it is, is kept, and every later write raises it again as
+LMDB lets a later commit succeed after a failed fdatasync, although the kernel may have dropped the pages that failed.
+So the first exception out of a write transaction, whatever it is, is kept, and every later write raises it again as
 ``StoragePoisoned``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from durable_raft.errors import StoragePoisoned
 from durable_raft.storage.preflight import note_failed_transaction
 
 if TYPE_CHECKING:
-    from lmdb import Environment, Transaction
+    from lmdb import Transaction
+
+_Buffer = TypeVar("_Buffer", bytes, memoryview)
 
 
 class PoisonLatch:
     """Runs the write transactions of one environment."""
 
-    def __init__(self, environment: Environment, path: Path) -> None:
-        """Watch over ``environment``, which lies at ``path``."""
-        self._environment = environment
+    def __init__(self, path: Path) -> None:
+        """Watch over the environment that lies at ``path``."""
         self._path = path
         self._poison: BaseException | None = None
         self.commits = 0
@@ -40,11 +41,8 @@ class PoisonLatch:
             raise StoragePoisoned(f"{self._path}: an earlier write failed: {self._poison}") from self._poison
 
     @contextmanager
-    def transaction(self, *, buffers: bool = False) -> Iterator[Transaction[bytes]]:
-        """Run a durable transaction; when the block ends it is flushed.
-
-        Args:
-            buffers: reads return memoryviews, good until the next change in this transaction.
+    def transaction(self, begin: Callable[[], Transaction[_Buffer]]) -> Iterator[Transaction[_Buffer]]:
+        """Run the write transaction that ``begin`` begins; when the block ends it is flushed.
 
         Raises:
             StoragePoisoned: anything failed, the commit included; the first cause is kept.
@@ -52,7 +50,7 @@ class PoisonLatch:
         self.require_sound()
         transaction_id = 0
         try:
-            with self._environment.begin(write=True, buffers=buffers) as transaction:
+            with begin() as transaction:
                 transaction_id = transaction.id()
                 yield transaction
         except BaseException as error:

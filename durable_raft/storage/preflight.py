@@ -24,9 +24,12 @@ import os
 import struct
 import sys
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
+
+if TYPE_CHECKING:
+    from lmdb import Environment
 
 DATA_FILE: Final = "data.mdb"
 FAILED_FILE: Final = "failed-transaction"
@@ -192,6 +195,18 @@ def sync_path(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def cover_last_page(environment: Environment, path: Path) -> None:
+    """Lengthen the data file to its last page, after a commit that left it short by right (``_check_missing_tail``).
+
+    A large file would take seconds to be told from a cut one when it is opened next; if this fails, it will.
+    """
+    data_file = path / DATA_FILE
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    with contextlib.suppress(OSError):
+        if data_file.stat().st_size < needed:
+            os.truncate(data_file, needed)
 
 
 def _check_missing_tail(environment: Path, size: int, needed: int) -> None:

@@ -105,6 +105,8 @@ class FetchSnapshot(NamedTuple):
     has_key: bool
     after_key: bytes
     """With ``has_key``: the last key that was received; else the snapshot is wanted from its first key."""
+    floor: Index
+    """Only a snapshot taken behind this index is of use."""
 
 
 class SnapshotChunk(NamedTuple):
@@ -318,7 +320,7 @@ _SHAPES: Final[dict[int, _Shape]] = {
         AppendEntriesResponse, (_NUMBER, _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
     ),
     FrameKind.INSTALL_SNAPSHOT: _Shape(InstallSnapshot, (_NUMBER, _NUMBER, _NUMBER, _SUM, _NUMBER)),
-    FrameKind.FETCH_SNAPSHOT: _Shape(FetchSnapshot, (_NUMBER, _FLAG, _KEY)),
+    FrameKind.FETCH_SNAPSHOT: _Shape(FetchSnapshot, (_NUMBER, _FLAG, _KEY, _NUMBER)),
     FrameKind.SNAPSHOT_CHUNK: _Shape(
         SnapshotChunk,
         (_NUMBER, _NUMBER, _SUM, _NUMBER, _NUMBER, _NUMBER, _HASH, _FLAG, _KEY, _KEYS, _KEYS, _NUMBERS, _SUMS, _FLAG),

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from durable_raft.server.crash_points import CRASH_POINTS
+from durable_raft.server.crash_points import WRITE_POINTS
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.workload import Workload, assert_on_all_nodes
 
@@ -35,11 +35,11 @@ heartbeats only, as answers to entries wait for the disk."""
 
 def test_every_count_is_of_a_point() -> None:
     """The counts name points that exist: a renamed one would be tested with the wrong count."""
-    assert {point for _, point in COUNTS} <= set(CRASH_POINTS)
+    assert {point for _, point in COUNTS} <= set(WRITE_POINTS)
 
 
 @pytest.mark.parametrize("victim", [pytest.param(LEADER, id="leader"), pytest.param(FOLLOWER, id="follower")])
-@pytest.mark.parametrize("point", CRASH_POINTS)
+@pytest.mark.parametrize("point", WRITE_POINTS)
 def test_death_at_a_crash_point_loses_nothing(cluster_of: ClusterFactory, point: str, victim: str) -> None:
     """A node that dies at the point amid writes is survived; when it is back, every node has every acknowledged write.
 

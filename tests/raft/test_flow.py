@@ -298,7 +298,10 @@ def test_follower_before_the_leaders_base_needs_a_snapshot() -> None:
     cluster = Cluster(real="n1", disks={"n1": disk})
     term = lead(cluster)
 
-    assert ask(cluster, "n2", refused(term, rejected=4, conflict=1)) == []
+    (probe,) = ask(cluster, "n2", refused(term, rejected=4, conflict=1))
+    assert isinstance(probe, AppendEntries)
+    assert probe.prev_log_index == 3
+    assert ask(cluster, "n2", refused(term, rejected=3, conflict=1)) == []
     cluster.timeout("n1")
 
     assert cluster.counts["needs_snapshot"] == 1

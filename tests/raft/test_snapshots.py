@@ -8,7 +8,7 @@ import pytest
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.core import Raft
-from durable_raft.raft.messages import AppendEntriesResponse, InstallSnapshot
+from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.types import Base, Index, LogPoint, NodeId, RaftConfig, Role, Term
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk, entries_of
@@ -103,7 +103,10 @@ def test_leader_offers_its_checkpoint_to_a_follower_before_its_base() -> None:
     cluster = Cluster(real="n1", disks={"n1": disk})
     term = lead(cluster)
     log = cluster["n1"].log
-    assert ask(cluster, "n2", refused(term, rejected=4, conflict=1)) == []
+    (probe,) = ask(cluster, "n2", refused(term, rejected=4, conflict=1))
+    assert isinstance(probe, AppendEntries)
+    assert probe.prev_log_index == 3, "first it tries where its log begins"
+    assert ask(cluster, "n2", refused(term, rejected=3, conflict=1)) == []
     cluster.timeout("n1")
     (sent,) = cluster.sent("n1", "n2")
     assert sent == InstallSnapshot(Term(term), Index(3), Term(1), log.base.chain, 0)
@@ -111,7 +114,8 @@ def test_leader_offers_its_checkpoint_to_a_follower_before_its_base() -> None:
     assert ask(cluster, "n2", not_yet) == []
     assert cluster["n1"].progress[NodeId("n2")].heard_at == cluster.now
     (append,) = ask(cluster, "n2", accepted(term, 3))
-    assert [entry.index for entry in append.entries] == [4, 5]  # type: ignore[union-attr]
+    assert isinstance(append, AppendEntries)
+    assert [entry.index for entry in append.entries] == [4, 5]
 
 
 # -- the follower -----------------------------------------------------------------------------------------------------

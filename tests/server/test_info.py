@@ -60,6 +60,7 @@ def test_raft_section_has_the_documented_fields() -> None:
         "raft_commit_index": "18",
         "raft_last_applied": "17",
         "raft_snapshot_index": "2",
+        "raft_state_hash": "0000000000abcdef",
         "raft_flushes": "11",
         "raft_entries": "12",
         "raft_log_bytes": "13",

@@ -51,6 +51,7 @@ FOLLOWER = NodeStatus(
     commit_index=Index(18),
     last_applied=Index(17),
     snapshot_index=Index(2),
+    state_hash=0xABCDEF,
     keys=5,
     expires=1,
     count_keys_in_slot=lambda slot: slot // 1000,

@@ -60,7 +60,7 @@ EXAMPLES: dict[str, PeerMessage] = {
         Term(7), False, Index(0), Index(5), Term(2), Index(300), NUMBER_MAX
     ),
     "install_snapshot": InstallSnapshot(Term(7), Index(300), Term(6), 0x01020304, 9),
-    "fetch_snapshot": FetchSnapshot(Index(300), True, b"key\x00"),
+    "fetch_snapshot": FetchSnapshot(Index(300), True, b"key\x00", Index(7)),
     "snapshot_chunk": chunk_of([make_record(b"", b"v"), make_record(b"k", b"\x00", 1_700_000_000_000)], [b"", b"k"]),
     "state_hash": StateHash(Index(4096), 0x01020304, 5, 2**64 - 1),
 }
@@ -113,7 +113,7 @@ MESSAGES: st.SearchStrategy[PeerMessage] = st.one_of(
     st.builds(AppendEntriesResponse, NUMBERS, st.booleans(), NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
     any_append_entries(),
     st.builds(InstallSnapshot, NUMBERS, NUMBERS, NUMBERS, SUMS, NUMBERS),
-    st.builds(FetchSnapshot, NUMBERS, st.booleans(), st.binary(max_size=9)),
+    st.builds(FetchSnapshot, NUMBERS, st.booleans(), st.binary(max_size=9), NUMBERS),
     any_chunk(),
     st.builds(StateHash, NUMBERS, SUMS, NUMBERS, HASHES),
 )

@@ -65,8 +65,8 @@ GOLDEN = {
         "9507cd012c06ce0102030409"
     ),
     "fetch_snapshot": (
-        "4452706601010800000102030405060708090a0b0c0d0e0f0000000b6c5f170b9bfceaae"  # Header.
-        "93cd012cc3c4046b657900"
+        "4452706601010800000102030405060708090a0b0c0d0e0f0000000c8907ef0652fe9f71"  # Header.
+        "94cd012cc3c4046b65790007"
     ),
     "snapshot_chunk": (
         "4452706601010900000102030405060708090a0b0c0d0e0f00000046c7fc1b95e0d04499"  # Header.
@@ -129,7 +129,7 @@ def test_record_of_a_snapshot_proves_itself(field: str) -> None:
     items = getattr(chunk, field)
     for wrong in ([items[0], items[0]], items[:1]):
         with pytest.raises(DamagedFrame, match="SnapshotChunk: "):
-            decode(encode_frame(CLUSTER, chunk._replace(**{field: wrong})))
+            decode(encode_frame(CLUSTER, SnapshotChunk(**(chunk._asdict() | {field: wrong}))))
 
 
 @given(messages=st.lists(MESSAGES, max_size=6), cuts=CUTS)
