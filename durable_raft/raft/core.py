@@ -185,6 +185,16 @@ class Raft:
         """Note that the machine's state cannot be believed: lead no longer, apply nothing, and wait for a snapshot."""
         snapshots.lose_state(self._state, now)
 
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all is applied that was committed when the leader last spoke, or when this node began to lead."""
+        state = self._state
+        if not state.is_whole:
+            return False
+        if state.role is Role.LEADER:
+            return state.log.last_applied >= state.term_start_index
+        return state.leader_commit is not None and state.log.last_applied >= state.leader_commit
+
     def checkpointed(self, point: LogPoint) -> None:
         """Note that a durable checkpoint of the machine at ``point`` can be offered to followers."""
         self._state.snapshot = point

@@ -160,6 +160,7 @@ def _offer_snapshot(state: RaftState, peer: NodeId, progress: Progress) -> None:
 def handle_append_entries(state: RaftState, now: int, source: NodeId, message: AppendEntries) -> None:
     """Check, append, commit, answer (Figure 2, AppendEntries RPC, receiver 2-5); the term is the current one."""
     state.hear_leader(now, source)
+    state.leader_commit = message.leader_commit
     log = state.log
     previous = LogPoint(message.prev_log_index, message.prev_log_term, message.prev_log_chain)
     entries = message.entries

@@ -18,23 +18,19 @@ def handle_install_snapshot(state: RaftState, now: int, source: NodeId, message:
     """Follow the leader, note its offer when the snapshot is wanted, and say how far this log is known to match."""
     state.hear_leader(now, source)
     point = LogPoint(message.last_included_index, message.last_included_term, message.last_included_chain)
-    has_it = not wants(state, point)
-    if not has_it:
+    state.leader_commit = max(state.leader_commit or point.index, point.index)
+    if wants(state, point):
         state.offer = Offer(source, point)
-    # What is committed here matches the leader's log (Leader Completeness); only what is flushed may be said.
-    match_index = min(state.log.commit_index, state.log.flushed) if has_it else Index(0)
-    state.send(
-        source,
-        AppendEntriesResponse(
-            term=state.current_term,
-            success=has_it,
-            match_index=match_index,
-            conflict_index=Index(0),
-            conflict_term=Term(0),
-            rejected_index=Index(0),
-            read_round=message.read_round,
-        ),
-    )
+    state.send(source, _known_match(state, message.read_round))
+
+
+def _known_match(state: RaftState, read_round: int) -> AppendEntriesResponse:
+    """Return a success that says what certainly matches: what is committed here is in every leader's log.
+
+    So the leader goes on from there, if its log still begins so early, whatever it believed before.
+    """
+    match_index = min(state.log.commit_index, state.log.flushed)
+    return AppendEntriesResponse(state.current_term, True, match_index, Index(0), Term(0), Index(0), read_round)
 
 
 def wants(state: RaftState, point: LogPoint) -> bool:
@@ -62,6 +58,9 @@ def install(state: RaftState, base: Base) -> None:
     is_kept = state.log.install(base)
     state.is_whole = True
     state.snapshot = base.point
+    if state.role is Role.FOLLOWER and state.leader_id is not None:
+        # Unasked: the leader goes on from here before it offers the next one. No ReadIndex round is confirmed by it.
+        state.send_after_write(state.leader_id, _known_match(state, 0))
     state.observe(
         "installed_snapshot", index=base.point.index, term=base.point.term, log="kept" if is_kept else "replaced"
     )

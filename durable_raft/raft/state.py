@@ -72,6 +72,8 @@ class RaftState:
         self.role: Role = Role.FOLLOWER
         self.leader_id: NodeId | None = None
         """The leader of ``current_term`` as far as this node knows."""
+        self.leader_commit: Index | None = None
+        """Followers: what the leader of this term last called committed, its log or not; None when it never spoke."""
         self.heard_from_leader_at: int | None = None
         """When the leader of this term last spoke (ms); None when it never did."""
         self.election_deadline = now
@@ -173,6 +175,7 @@ class RaftState:
             self.observe("became_follower", term=term, leader=leader_id, was=was.value)
         self.role = Role.FOLLOWER
         self.leader_id = leader_id
+        self.leader_commit = None
         self.heard_from_leader_at = None
         self.votes = {}
         if was is Role.LEADER:

@@ -282,6 +282,8 @@ class Node:
             reach("before_apply")
             self._apply(ready.committed, ready.reads)
             reach("after_apply")
+        if not self.dispatcher.is_caught_up:
+            self.dispatcher.is_caught_up = self.raft.is_caught_up
         reach("before_reply")
         self.reply()
         reach("after_reply")
@@ -309,8 +311,6 @@ class Node:
             self.keeper.applied(entry)
         for ready in reads[position:]:
             self.dispatcher.answer_reads(ready.read_id)
-        if self.raft.leader_id is not None and not self.raft.has_more():
-            self.dispatcher.is_caught_up = True
 
     def _is_reachable(self, node_id: NodeId) -> bool:
         """Return whether ``node_id`` is this node or its link is up."""

@@ -110,8 +110,7 @@ def test_leader_offers_its_checkpoint_to_a_follower_before_its_base() -> None:
     cluster.timeout("n1")
     (sent,) = cluster.sent("n1", "n2")
     assert sent == InstallSnapshot(Term(term), Index(3), Term(1), log.base.chain, 0)
-    not_yet = AppendEntriesResponse(Term(term), False, Index(0), Index(0), Term(0), Index(0), 0)
-    assert ask(cluster, "n2", not_yet) == []
+    assert ask(cluster, "n2", accepted(term, 0)) == []
     assert cluster["n1"].progress[NodeId("n2")].heard_at == cluster.now
     (append,) = ask(cluster, "n2", accepted(term, 3))
     assert isinstance(append, AppendEntries)
@@ -127,7 +126,7 @@ def test_offer_is_a_heartbeat() -> None:
     before = cluster["n1"].deadline()
     cluster.now += 100
     answer = answer_of(cluster, "n2", offer_at(5, term=3, read_round=9), AppendEntriesResponse)
-    assert (answer.success, answer.match_index, answer.read_round) == (False, 0, 9)
+    assert (answer.success, answer.match_index, answer.read_round) == (True, 0, 9)
     assert cluster["n1"].deadline() != before
     assert cluster.offers == [("n2", 5)]
 
@@ -156,6 +155,7 @@ def test_entries_behind_a_snapshot_stay_when_they_match(terms: str, kept: tuple[
     cluster = following(terms)
     cluster["n1"].install_snapshot(base_at(5))
     cluster.fast("n1")
+    assert cluster.sent("n1", "n2") == [accepted(3, 5)], "it says so unasked"
     log = cluster["n1"].log
     assert (log.last_applied, log.commit_index, log.flushed) == (5, 5, max((5, *kept)))
     assert log.last.index == max((5, *kept))
@@ -232,3 +232,19 @@ def test_snapshot_that_contradicts_committed_entries_is_refused() -> None:
     wrong = Base(LogPoint(Index(4), Term(2), 1), 5)
     with pytest.raises(InvariantViolation, match="conflicts with entries committed up to 6"):
         raft.install_snapshot(wrong)
+
+
+def test_caught_up_means_all_that_the_leader_calls_committed() -> None:
+    """A follower is not caught up before its leader spoke, nor while it lacks what that leader calls committed."""
+    cluster = Cluster(real="n1", disks={"n1": Disk("1 1 2", term=3)})
+    assert not cluster["n1"].is_caught_up
+    cluster.tell("n1", "n2", append_entries(LEADERS_LOG, term=3, after=5, upto=5, commit=5))
+    assert not cluster["n1"].is_caught_up, "the log does not reach there, and the commit index could not move"
+    cluster.tell("n1", "n2", append_entries(LEADERS_LOG, term=3, after=3, commit=5))
+    assert cluster["n1"].is_caught_up
+    cluster.tell("n1", "n3", append_entries(LEADERS_LOG, term=4, after=6, commit=6))
+    assert cluster["n1"].is_caught_up
+    cluster.tell("n1", "n2", request_vote(5, 6, 4))
+    assert not cluster["n1"].is_caught_up, "a new term: its leader has not spoken"
+    cluster.tell("n1", "n2", offer_at(6, term=5))
+    assert cluster["n1"].is_caught_up

@@ -349,7 +349,8 @@ def test_space_counts_what_is_written_and_what_is_reusable(lmdb_shelf: LmdbShelf
     assert 1_000_000 <= full.entry_bytes < 1_020_000
     assert full.used_bytes - empty.used_bytes > 1_000_000
     assert full.used_bytes <= full.file_bytes <= full.map_bytes
-    store.compact(Index(100), 1000)
+    while store.compact(Index(100), 1000) < 100:
+        pass
     for number in range(3, 6):
         store.persist([write(number, hard_state=vote(number))])
     compacted = store.space()
