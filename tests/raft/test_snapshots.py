@@ -244,6 +244,7 @@ def test_caught_up_means_all_that_the_leader_calls_committed() -> None:
     assert cluster["n1"].is_caught_up
     cluster.tell("n1", "n3", append_entries(LEADERS_LOG, term=4, after=6, commit=6))
     assert cluster["n1"].is_caught_up
+    cluster.now += 1000
     cluster.tell("n1", "n2", request_vote(5, 6, 4))
     assert not cluster["n1"].is_caught_up, "a new term: its leader has not spoken"
     cluster.tell("n1", "n2", offer_at(6, term=5))
