@@ -141,7 +141,7 @@ class Checkpointer:
                 applied=frozen.base,
                 summary=frozen.summary,
                 membership=self._membership,
-                pause=_pause,
+                pause=self._pause,
             )
             self._crash_points.reach("after_checkpoint_persist")
             return time.perf_counter() - started
@@ -174,6 +174,11 @@ class Checkpointer:
         self._machine.checkpointed(view)
         if old is not None:
             old.close()
+
+    def _pause(self) -> None:
+        """Leave the interpreter and the disk alone for a moment, unless the changes pile up; on the worker thread."""
+        if self._machine.overlay_bytes < self._config.overlay_bytes_max // 4:
+            time.sleep(PAUSE_S)
 
     # -- compaction -----------------------------------------------------------------------------------------------
 
@@ -211,7 +216,3 @@ class Checkpointer:
         if self._view is not None:
             self._view.close()
             self._view = None
-
-
-def _pause() -> None:
-    time.sleep(PAUSE_S)
