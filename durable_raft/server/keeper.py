@@ -72,6 +72,7 @@ class StateKeeper:
         self.source = SnapshotSource()
         self.fetcher = SnapshotFetcher(self._begin_installation, worker, crash_points, send, raft, self._install)
         self.hashes = StateHashes(config.node_id, self._voters)
+        self._asked = 0
         self.differs = 0
         """How often this node's state was found to differ from the majority's."""
         self.on_machine: Callable[[Machine], None] = lambda _: None
@@ -117,12 +118,21 @@ class StateKeeper:
             self.fetcher.tick()
         elif self._kv is not None:
             self._set_aside()
-        elif (leader_id := self._raft.leader_id) is not None:
-            if self.fetcher.is_active:
-                self.fetcher.tick()
-            else:
-                self.fetcher.fetch(leader_id)
+        else:
+            if not self.fetcher.is_active or self.fetcher.is_overdue():
+                self.fetcher.fetch(self._giver())
+            self.fetcher.tick()
         self.consider()
+
+    def _giver(self) -> NodeId:
+        """Return whom to ask for a state: the leader, or one node after the other while none can be elected.
+
+        What any node's checkpoint covers is committed. Without it this node may be the one that keeps the others from
+        electing a leader, because its log is ahead of theirs and it must not lead.
+        """
+        others = [voter for voter in self._voters if voter != self._config.node_id]
+        self._asked += 1
+        return self._raft.leader_id or others[self._asked % len(others)]
 
     def offered(self, offer: Offer) -> None:
         """Fetch the snapshot that the leader has."""

@@ -96,9 +96,13 @@ class SnapshotFetcher:
             event(_logger, logging.INFO, "snapshot_wanted", source=source)
             self._ask()
 
+    def is_overdue(self) -> bool:
+        """Return whether a piece was asked for and did not come."""
+        return self.is_active and not self._is_busy and time.monotonic() - self._asked_at > PATIENCE_S
+
     def tick(self) -> None:
         """Ask again for a piece that did not come."""
-        if self.is_active and not self._is_busy and time.monotonic() - self._asked_at > PATIENCE_S:
+        if self.is_overdue():
             self._ask()
 
     def received(self, chunk: SnapshotChunk) -> None:

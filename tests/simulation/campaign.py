@@ -31,7 +31,7 @@ TIMELINE_LINES: Final = 60
 SEEDS_PER_MUTANT: Final = 2_000
 """After so many seeds a mutant counts as not caught."""
 
-RULES: Final = ("InvariantViolation", "WrongAnswer", "StatesDiffer", "Livelock")
+RULES: Final = ("InvariantViolation", "WrongAnswer", "StatesDiffer", "NotLinearizable", "Livelock")
 """Errors that name a broken rule; any other is a mistake of the simulation's own and catches nothing."""
 
 

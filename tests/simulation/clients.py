@@ -1,8 +1,7 @@
 """Clients of the simulated cluster, and the history of what they asked and were told.
 
 A client sends a pipeline on one connection, waits, follows ``-MOVED``, gives up after a time, and then may try the same
-again: what it does not know may have happened once, twice or never. Registers (SET, SET NX, GET, DEL) get values that
-are written once; counters are only incremented and read.
+again: what it does not know may have happened once, twice or never. What it asks is drawn by workload.py.
 """
 
 from __future__ import annotations
@@ -12,13 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import hiredis
+
 from durable_raft.raft.types import NodeId
 from tests.simulation.process import Connection
+from tests.simulation.workload import READS, Command, Workload, final_reads
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-Answer = bytes | int | None
+Answer = bytes | int | str | tuple[bytes | None, ...] | None
+"""An error line, without its dash, is a ``str``."""
 
 UNKNOWN: Final = "unknown"
 NO_EFFECT: Final = (b"-MOVED", b"-CLUSTERDOWN", b"-TRYAGAIN", b"-OVERLOADED", b"-NOSPACE")
@@ -34,22 +37,19 @@ class Operation:
     """One command of one client. Times in virtual microseconds."""
 
     client: int
-    args: tuple[bytes, ...]
+    args: Command
     invoked: int
+    place: int
+    """In its pipeline, from 1: a connection's commands are executed in order."""
     returned: int | None = None
     """When the answer came; None: the outcome is unknown for ever."""
     answer: Answer = None
     """The value; meaningful only when ``returned`` is set."""
 
     @property
-    def key(self) -> bytes:
-        """The key it is about."""
-        return self.args[1]
-
-    @property
     def is_read(self) -> bool:
         """Whether it changes nothing."""
-        return self.args[0] == b"get"
+        return self.args[0] in READS
 
     def words(self) -> str:
         """Say it in one line."""
@@ -60,15 +60,15 @@ class Operation:
 
 
 def parse_reply(reply: bytes) -> Answer:
-    """Return the value of a RESP2 reply that is no error."""
-    kind = reply[:1]
-    if kind == b":":
-        return int(reply[1:])
-    if kind == b"+":
-        return reply[1:-2]
-    if reply == b"$-1\r\n":
-        return None
-    return reply[reply.index(b"\r\n") + 2 : -2]
+    """Return the value of a whole RESP2 reply."""
+    _READER.feed(reply)
+    answer = _READER.gets()
+    if isinstance(answer, list):
+        return tuple(answer)
+    return str(answer) if isinstance(answer, hiredis.ReplyError) else answer
+
+
+_READER: Final = hiredis.Reader()
 
 
 class Client:
@@ -81,10 +81,10 @@ class Client:
         self._target: NodeId = self._rng.choice(world.names)
         self._connection: Connection | None = None
         self._waiting: list[Operation] = []
-        self._again: list[tuple[bytes, ...]] = []
+        self._workload = Workload(world.swarm, world.changes, number, self._rng)
+        self._again: list[Command] = []
         self._try = 0
         """Number of the present pipeline; answers and timers of earlier ones are stale."""
-        self._values = 0
         self._open: dict[NodeId, Connection | None] = {}
         """Connections to nodes this client has wandered away from."""
         self._counted: dict[bytes, int] = {}
@@ -101,7 +101,7 @@ class Client:
         if self.is_stopping or self._waiting:
             return
         swarm = self.world.swarm
-        commands = self._again or [self._draw() for _ in range(self._rng.randint(1, swarm.pipeline_max))]
+        commands = self._again or [self._workload.draw() for _ in range(self._rng.randint(1, swarm.pipeline_max))]
         self._again = []
         if swarm.wander and self._rng.random() < swarm.wander:
             self._wander()
@@ -113,37 +113,20 @@ class Client:
         self._target = self._rng.choice(self.world.names)
         self._connection = self._open.get(self._target)
 
-    def send(self, commands: list[tuple[bytes, ...]]) -> None:
+    def send(self, commands: list[Command]) -> None:
         """Send ``commands`` in one pipeline to the node this client believes in."""
         world = self.world
         self._try += 1
-        self._waiting = [Operation(self.number, args, world.now) for args in commands]
+        self._waiting = [Operation(self.number, args, world.now, place) for place, args in enumerate(commands, start=1)]
         self._counted = {}
         world.history.extend(self._waiting)
+        for args in commands:
+            world.changes.asked(args)
         if world.is_traced:
             for operation in self._waiting:
                 world.say(f"client {self.number} -> {self._target}  {b' '.join(operation.args).decode()}")
         world.at(world.now + self._delay(), None, self._arrive, self._try)
         world.at(world.now + world.swarm.client_timeout, None, self._time_out, self._try)
-
-    def _draw(self) -> tuple[bytes, ...]:
-        rng = self._rng
-        key = b"%d" % rng.randrange(self.world.swarm.keys)
-        if rng.random() < self.world.swarm.reads:
-            return (b"get", rng.choice((b"r", b"c")) + key)
-        choice = rng.random()
-        if choice < 0.45:
-            return (b"incr", b"c" + key)
-        self._values += 1
-        value = b"%d.%d" % (self.number, self._values)
-        if choice < 0.78:
-            return (b"set", b"r" + key, value)
-        if choice < 0.87:
-            return (b"set", b"r" + key, value, b"nx")
-        if choice < 0.92:
-            return (b"del", b"r" + key)
-        # Expiry has no history: replicas must agree on it, whatever their clocks say.
-        return (b"set", b"t" + key, value, b"px", b"%d" % rng.randint(1, 2_000))
 
     def _delay(self) -> int:
         low, high = self.world.swarm.link_delay
@@ -199,20 +182,25 @@ class Client:
         if reply[:1] == b"-":
             self._take_error(operation, reply)
         else:
-            operation.returned, operation.answer = world.now, parse_reply(reply)
-            if operation.key[:1] == b"c":
+            self._take_answer(operation, reply)
+            if operation.args[-1][:1] == b"c":
                 self._check_order(operation)
         if not self._waiting:
             self._rest()
 
+    def _take_answer(self, operation: Operation, reply: bytes) -> None:
+        operation.returned, operation.answer = self.world.now, parse_reply(reply)
+        self.world.changes.answered(operation.args)
+
     def _check_order(self, operation: Operation) -> None:
         """Commands of one connection are executed in order: a counter never shows less than it did before."""
-        answer = operation.answer
-        value = answer if isinstance(answer, int) else int(answer or b"0")
-        before = self._counted.get(operation.key, 0)
+        answer, key = operation.answer, operation.args[1]
+        assert answer is None or isinstance(answer, bytes | int)
+        value = int(answer or 0)
+        before = self._counted.get(key, 0)
         if value < before or (value == before and not operation.is_read):
             raise WrongAnswer(f"not in the connection's order: {operation.words()}, after it showed {before}")
-        self._counted[operation.key] = value
+        self._counted[key] = value
 
     def _take_error(self, operation: Operation, reply: bytes) -> None:
         word = reply.split(b" ", 1)[0]
@@ -222,6 +210,8 @@ class Client:
             self._again.append(operation.args)
         elif word == b"-UNKNOWN":
             self._unknown(operation)
+        elif word == b"-ERR":
+            self._take_answer(operation, reply)
         else:
             raise WrongAnswer(f"{operation.words()} was answered {reply!r}")
         if word == b"-MOVED" and not self._waiting:
@@ -268,9 +258,9 @@ class Client:
 class FinalReader(Client):
     """Reads every key through the leader when all faults are over."""
 
-    def __init__(self, world: World, keys: list[bytes], on_done: Callable[[], None]) -> None:
+    def __init__(self, world: World, on_done: Callable[[], None]) -> None:
         super().__init__(world, 99)
-        self._left: list[tuple[bytes, ...]] = [(b"get", key) for key in keys]
+        self._left = final_reads(world.swarm)
         self._on_done = on_done
 
     def begin(self) -> None:

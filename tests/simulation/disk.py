@@ -18,8 +18,19 @@ from typing import Final, NamedTuple
 
 from durable_raft.errors import EntryUnavailable, InvariantViolation, StoragePoisoned
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import ORIGIN, Entry, HardState, Identity, Index, LogPoint, Membership, StoredLog, Term
-from durable_raft.storage.meta import META, META_COPY, Base, Meta, choose_meta, pack_meta
+from durable_raft.raft.types import (
+    ORIGIN,
+    Base,
+    Entry,
+    HardState,
+    Identity,
+    Index,
+    LogPoint,
+    Membership,
+    StoredLog,
+    Term,
+)
+from durable_raft.storage.meta import META, META_COPY, Meta, choose_meta, pack_meta
 from durable_raft.storage.plan import Plan, Standing, plan_writes
 from durable_raft.storage.records import (
     IDENT,
@@ -35,9 +46,12 @@ from durable_raft.storage.records import (
 )
 from durable_raft.storage.stored_log import StoredLogBuilder
 from durable_raft.storage.walk import LogWalk
+from tests.simulation.state_disk import StateDisk
 
 Tables = dict[str, dict[bytes, bytes]]
 META_KEY: Final = b"meta"
+DROP_ENTRIES: Final = 5
+"""Entries of the prefix that go at once: few, so that a crash finds a compaction half done."""
 LIES: Final = ("bit_rot", "lost_write", "misdirected_write")
 
 
@@ -57,19 +71,28 @@ class Room(NamedTuple):
 
 @dataclass(slots=True)
 class Promised:
-    """What the disk said is flushed; compared with what it holds. Index i is at position i - 1."""
+    """What the disk said is flushed; compared with what it holds."""
 
     hard_state: HardState = field(default_factory=HardState)
+    base: LogPoint = ORIGIN
     chains: list[int] = field(default_factory=list)
+    """Of the entries behind ``base``."""
 
     @property
     def last_index(self) -> int:
         """Index of the last flushed entry."""
-        return len(self.chains)
+        return self.base.index + len(self.chains)
+
+    @property
+    def last_chain(self) -> int:
+        """Its chain value."""
+        return self.chains[-1] if self.chains else self.base.chain
 
     def holds(self, index: int, chain: int) -> bool:
-        """Return whether the entry at ``index`` is flushed with this chain value."""
-        return index <= len(self.chains) and self.chains[index - 1] == chain
+        """Return whether the entry at ``index`` is flushed with this chain value; before the base it was."""
+        if index <= self.base.index:
+            return index < self.base.index or chain == self.base.chain
+        return index <= self.last_index and self.chains[index - self.base.index - 1] == chain
 
 
 class Disk:
@@ -78,6 +101,7 @@ class Disk:
     def __init__(self, identity: Identity, membership: Membership, rng: random.Random) -> None:
         self.rng = rng
         self.promised = Promised()
+        self.kv = StateDisk.empty(identity, membership)
         self.durable: Tables = {META: {}, META_COPY: {}, IDENT: {}, LOG: {}}
         self.cached: Tables = {name: {} for name in self.durable}
         self.unflushed: list[Change] = []
@@ -189,7 +213,7 @@ class SimStore:
         self.number = 0
         return stored
 
-    def persist(self, writes: Sequence[Write]) -> None:
+    def persist(self, writes: Sequence[Write], compact_to: Index | None = None) -> None:
         """Write and flush a group as one transaction; errors poison the store, as LMDB's do."""
         if self._poison is not None:
             raise self._poison
@@ -197,7 +221,14 @@ class SimStore:
         meta = self._meta
         plan = plan_writes(writes, Standing(meta.hard_state, meta.base.point.index, tail, self.number), self._point_at)
         if plan.hard_state is not None:
-            meta = replace(meta, sequence=meta.sequence + 1, hard_state=plan.hard_state)
+            meta = replace(meta, hard_state=plan.hard_state)
+        if plan.new_base is not None:
+            meta = replace(meta, base=plan.new_base)
+        elif compact_to is not None and compact_to > meta.base.point.index:
+            upto = Index(min(compact_to, meta.base.point.index + DROP_ENTRIES))
+            meta = replace(meta, base=self._point_at(upto))
+        if meta != self._meta:
+            meta = replace(meta, sequence=meta.sequence + 1)
         disk = self.disk
         if disk.fails is not None:
             self._fail(plan, meta)
@@ -210,9 +241,14 @@ class SimStore:
     def changes(self, plan: Plan, meta: Meta) -> list[Change]:
         """Return the records that make ``plan`` true."""
         changes: list[Change] = []
-        if plan.hard_state is not None:
+        if meta != self._meta:
             record = pack_meta(meta)
             changes += (Change(META, META_KEY, record), Change(META_COPY, META_KEY, record))
+        if meta.base != self._meta.base:
+            first = meta.base.point.index + 1
+            for table, end in ((IDENT, IDENT_KEY.pack(first)), (LOG, LOG_KEY.pack(first, 0))):
+                is_all = plan.new_base is not None
+                changes += [Change(table, key, None) for key in self.disk.cached[table] if is_all or key < end]
         if plan.cut_from is not None:
             for table, lo in ((IDENT, IDENT_KEY.pack(plan.cut_from)), (LOG, LOG_KEY.pack(plan.cut_from, 0))):
                 keys = sorted(self.disk.cached[table])
@@ -236,19 +272,24 @@ class SimStore:
     def _keep(self, plan: Plan, meta: Meta) -> None:
         """Note what is promised now."""
         promised = self.disk.promised
+        if plan.new_base is not None:
+            promised.base, promised.chains = plan.new_base.point, []
+        elif meta.base != self._meta.base:
+            del promised.chains[: meta.base.point.index - promised.base.index]
+            promised.base = meta.base.point
         if plan.cut_from is not None:
-            del promised.chains[plan.cut_from - 1 :]
+            del promised.chains[plan.cut_from - promised.base.index - 1 :]
         promised.chains.extend([entry.chain for entry in plan.entries])
+        self._meta = meta
         if plan.hard_state is not None:
             promised.hard_state = plan.hard_state
-            self._meta = meta
             self._on_flushed(plan.hard_state)
 
     def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
         """Read and verify flushed records."""
         found: list[Entry] = []
         size = 0
-        for index in range(lo, min(hi, len(self.disk.promised.chains) + 1)):
+        for index in range(lo, min(hi, self.disk.promised.last_index + 1)):
             ident = self._ident(Index(index))
             size += ident.length
             if found and size > bytes_max:
@@ -264,8 +305,17 @@ class SimStore:
         return self._point_at(index).point.chain
 
     def compact(self, upto: Index, entries_max: int) -> Index:
-        """Nothing is compacted yet."""
-        raise InvariantViolation(f"compact({upto}, {entries_max}): no simulated node does that yet")
+        """Drop a piece of the prefix."""
+        del entries_max
+        if self._poison is not None:
+            raise self._poison
+        if upto > self._meta.base.point.index:
+            end = Index(min(upto, self._meta.base.point.index + DROP_ENTRIES))
+            meta = replace(self._meta, sequence=self._meta.sequence + 1, base=self._point_at(end))
+            self.disk.write(self.changes(Plan(), meta))
+            self.disk.flush()
+            self._keep(Plan(), meta)
+        return self._meta.base.point.index
 
     def space(self) -> Room:
         """Return the room left."""
@@ -288,7 +338,7 @@ class SimStore:
         return unpack_ident(key, value)
 
     def _point_at(self, index: Index) -> Base:
-        if index == 0:
+        if index == self._meta.base.point.index:
             return self._meta.base
         ident = self._ident(index)
         return Base(LogPoint(index, Term(ident.term), ident.chain), ident.timestamp_ms)

@@ -164,6 +164,17 @@ class Faults:
             site.disk.free_bytes = 1 << 20
             self._world.at(self._later(1, 10), None, setattr, site.disk, "free_bytes", 1 << 40)
 
+    def _state_lost(self) -> None:
+        """Take a node's state from its disk; the log stays. Nobody can give one in a cluster of one."""
+        candidates = [site for site in self._world.up() if site not in self._liars]
+        if len(self._liars) >= (len(self._world.names) - 1) // 2 or not candidates:
+            return
+        site = self._rng.choice(candidates)
+        self._liars.append(site)
+        self._struck("state_lost", site.name)
+        site.crashed("loses its state")
+        site.disk.kv.meta = site.disk.kv.waiting = site.disk.kv.partial = None
+
     def _lie(self, name: str) -> None:
         candidates = [site for site in self._world.sites.values() if site not in self._liars]
         if len(self._liars) >= (len(self._world.names) - 1) // 2 or not candidates:

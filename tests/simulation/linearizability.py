@@ -6,14 +6,18 @@ called before every open operation's answer; apply it to the state; undo it when
 judged key by key (one is linearizable exactly if each object's part is: Herlihy and Wing 1990, Theorem 1); commands
 over several keys are judged whole, in small histories.
 
-An unknown outcome is an operation that is open for ever and need not be taken. Four rules keep the work small, none of
-which changes a verdict:
+An unknown outcome is an operation that is open for ever and need not be taken. Before the search, what need not be told
+apart is called alike (reduction.py). In it, five rules keep the work small, none of which changes a verdict:
 
 - A known operation that changes nothing is taken for good as soon as its answer fits: any order can begin with it.
 - Known operations are tried before unknown ones.
 - Of unknown operations that ask the same, the one called first goes first: the others can do nothing that it cannot.
+  (For that an unknown operation is not held to its place in a pipeline.)
 - An unknown operation is taken only directly before an operation that it makes a difference to: one taken earlier could
   be left out, or taken later.
+- A configuration is not tried when one was with the same known operations taken, the same state, and no unknown one
+  taken that is not taken here: that could do all that this one can. (An order with the fewest unknown operations, each
+  as late as can be, never comes by it.)
 
 Memory is bounded: the cache has a limit in bytes and in entries, and a search that reaches it ends *undecided*, which
 is never taken for a yes. Its entries grow with the operations of one key: some hundred operations a key keep it fast.
@@ -25,9 +29,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import pairwise
 from operator import attrgetter
 from typing import Final
 
+from tests.simulation.reduction import reduced
 from tests.simulation.refutation import explain
 from tests.simulation.sequential import (
     NEVER,
@@ -50,8 +56,8 @@ STEPS_MAX: Final = 1_000_000
 EXPLANATION_STEPS_MAX: Final = 50_000
 """Of the search for all states possible before the answer that does not fit, which has no first order to stop at."""
 CACHE_BYTES_MAX: Final = 256 << 20
-ENTRY_BYTES: Final = 260
-"""A tuple, its mask without its digits, and its place in the set of a cache that just grew."""
+ENTRY_BYTES: Final = 400
+"""A tuple, a list, two masks without their digits, and the place in the dictionary of a cache that just grew."""
 PAIR_BYTES: Final = 150
 """A key of a state of the whole store: the pair, and its place in the frozen set; key and value are shared."""
 
@@ -139,7 +145,7 @@ def _judge(parts: Mapping[bytes, list[Operation]], model: Model, steps_max: int)
     steps = 0
     undecided: list[str] = []
     for key, operations in parts.items():
-        outcome, tried = _search(_Plan.of(operations, model), steps_max)
+        outcome, tried = _search(operations, model, steps_max)
         steps += tried
         name = f"{model.name} {key.decode(errors='backslashreplace')}".strip()
         if outcome is Outcome.NOT_LINEARIZABLE:
@@ -154,7 +160,7 @@ def _judge(parts: Mapping[bytes, list[Operation]], model: Model, steps_max: int)
 
 def _explain(operations: Sequence[Operation], model: Model, steps_max: int) -> str:
     def is_refuted(part: Sequence[Operation]) -> bool:
-        return _search(_Plan.of(part, model), steps_max)[0] is Outcome.NOT_LINEARIZABLE
+        return _search(part, model, steps_max)[0] is Outcome.NOT_LINEARIZABLE
 
     def end_states(part: Sequence[Operation]) -> set[State]:
         ends: set[State] = set()
@@ -185,7 +191,8 @@ class _Plan:
     passive: list[bool]
     """Whether the operation, if its answer is true, changed nothing; False when the outcome is unknown."""
     needed: list[int] = field(default_factory=list)
-    """Of an unknown operation: the bit of the one that asks the same and goes first; 0 when there is none."""
+    """The bit of the operation that goes first, 0 when there is none: before a known one the known one before it in its
+    pipeline, before an unknown one the one that asks the same."""
 
     @classmethod
     def of(cls, operations: Sequence[Operation], model: Model) -> _Plan:
@@ -199,7 +206,7 @@ class _Plan:
             applies = [commands[each[2]] for each in rows]
         except KeyError as error:
             raise ValueError(f"the model of a {model.name} has no {error.args[0]}") from None
-        _, _, _, inputs, outputs, invoked, returned = map(list, zip(*rows, strict=True))
+        _, _, _, inputs, outputs, invoked, returned, _ = map(list, zip(*rows, strict=True))
         if model is not REGISTER_MODEL:
             inputs = [model.input_of(each) for each in rows]
         passive = [each[2] in READS or (each[2], each[4]) in PASSIVE_ANSWERS for each in known]
@@ -219,11 +226,15 @@ class _Plan:
         for each in known:
             if each[6] < each[5]:
                 raise ValueError(f"returned at {each.returned} before it was invoked at {each.invoked}: {each.words()}")
-        plan._find_needed(unknown)
+        plan._find_needed(known, unknown)
         return plan
 
-    def _find_needed(self, unknown: Sequence[Operation]) -> None:
+    def _find_needed(self, known: Sequence[Operation], unknown: Sequence[Operation]) -> None:
         self.needed = [0] * (self.end + 1)
+        piped = [(each.client, each.invoked, each.place, place) for place, each in enumerate(known) if each.place]
+        for (client, invoked, _, before), (*pipeline, _, place) in pairwise(sorted(piped)):
+            if pipeline == [client, invoked]:
+                self.needed[place] = 1 << before
         last: dict[tuple[Kind, bytes, Input], int] = {}
         for place, operation in enumerate(unknown, start=self.boundary + 1):
             asks = (operation.kind, operation.key, operation.input)
@@ -257,8 +268,11 @@ class _Search:
         self._before = [self._head, *range(plan.end + 1)]
         self._bits = [1 << place for place in range(plan.end + 1)]
         entry_bytes = ENTRY_BYTES + plan.end // 7 + plan.state_bytes_max
-        self._entries_max = min(steps_max, CACHE_BYTES_MAX // entry_bytes)
-        self.cache: set[tuple[int, State]] = set()
+        self._steps_max = min(steps_max, CACHE_BYTES_MAX // entry_bytes)
+        self._known_bits = (1 << plan.boundary) - 1
+        self._cache: dict[tuple[int, State], list[int]] = {}
+        """Known operations taken and the state they made -> the unknown ones taken, in every way that was tried."""
+        self.steps = 0
         self._stack: list[tuple[int, State, float]] = []
         self._state = plan.initial
         self._taken = 0
@@ -297,19 +311,17 @@ class _Search:
         """
         plan, after, state, taken = self._plan, self._after, self._state, self._taken
         invoked, returned, passive, boundary = plan.invoked, plan.returned, plan.passive, plan.boundary
+        needed = plan.needed
         while True:
             if invoked[place] <= deadline:
-                if passive[place] is is_passive_turn:
+                if passive[place] is is_passive_turn and taken & needed[place] == needed[place]:
                     new, output = plan.applies[place](state, plan.inputs[place])
-                    if place < boundary:
-                        fits = output == plan.outputs[place]
-                    else:
-                        fits = new != state and taken & plan.needed[place] == plan.needed[place]
+                    fits = output == plan.outputs[place] if place < boundary else new != state
                     if fits and (self._unknown_from is None or self._is_changed_by_unknown(place, new, output)):
                         if is_passive_turn:
                             # No operation meets a deadline before all time: nothing else is tried on the way back.
                             return place, new, -math.inf
-                        if self._is_new((taken | self._bits[place], new)):
+                        if self._is_new(taken | self._bits[place], new):
                             return place, new, deadline
                 if returned[place] < deadline:
                     deadline = returned[place]
@@ -326,13 +338,19 @@ class _Search:
         assert self._unknown_from is not None
         return self._plan.applies[place](self._unknown_from[0], self._plan.inputs[place]) != (new, output)
 
-    def _is_new(self, configuration: tuple[int, State]) -> bool:
-        """Enter a configuration into the cache; return whether it was not there."""
-        if configuration in self.cache:
+    def _is_new(self, taken: int, state: State) -> bool:
+        """Enter a configuration into the cache; return whether none was there that could do all that it can."""
+        known = taken & self._known_bits
+        unknown = taken ^ known
+        tried = self._cache.get((known, state))
+        if tried is None:
+            tried = self._cache[known, state] = []
+        elif any(each & unknown == each for each in tried):
             return False
-        if len(self.cache) >= self._entries_max:
+        if self.steps >= self._steps_max:
             raise _OutOfSteps
-        self.cache.add(configuration)
+        self.steps += 1
+        tried.append(unknown)
         return True
 
     def _take(self, place: int, new: State, deadline: float) -> None:
@@ -359,7 +377,7 @@ class _Search:
         return self._after[place], min(deadline, self._plan.returned[place])
 
 
-def _search(plan: _Plan, steps_max: int) -> tuple[Outcome, int]:
+def _search(operations: Sequence[Operation], model: Model, steps_max: int) -> tuple[Outcome, int]:
     """Look for an order; return what was found and the number of configurations tried."""
-    search = _Search(plan, steps_max)
-    return search.run(), len(search.cache)
+    search = _Search(_Plan.of(reduced(operations), model), steps_max)
+    return search.run(), search.steps

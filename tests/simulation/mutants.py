@@ -6,7 +6,7 @@ keeps the rule. A mutant that no seed catches is a hole in the simulation.
 
 from __future__ import annotations
 
-from tests.simulation import mutants_disk, mutants_raft, mutants_service
+from tests.simulation import mutants_disk, mutants_raft, mutants_service, mutants_state
 from tests.simulation.planting import MUTANTS, planted
 
-__all__ = ["MUTANTS", "mutants_disk", "mutants_raft", "mutants_service", "planted"]
+__all__ = ["MUTANTS", "mutants_disk", "mutants_raft", "mutants_service", "mutants_state", "planted"]

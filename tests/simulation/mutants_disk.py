@@ -176,7 +176,7 @@ def group_not_atomic() -> Sequence[Patch]:
     end = Process.end
 
     def tear(self: Process) -> None:
-        from tests.simulation.process import SimLogWriter
+        from tests.simulation.parts import SimLogWriter
 
         writer = self.node._writer
         assert isinstance(writer, SimLogWriter)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from durable_raft.raft.messages import Message
 from durable_raft.raft.types import NodeId
+from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
 from tests.support.raft_trace import message_words
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Network:
         self._loss, self._duplicate, self._reorder = swarm.loss, swarm.duplicate, swarm.reorder
         self.wires = {(a, b): Wire() for a in world.names for b in world.names if a != b}
 
-    def send(self, source: NodeId, target: NodeId, message: Message) -> None:
+    def send(self, source: NodeId, target: NodeId, message: NodeMessage) -> None:
         """Carry a message, or not."""
         world = self._world
         wire = self.wires[source, target]
@@ -49,14 +49,14 @@ class Network:
         if self._loss and chance() < self._loss:
             world.faults["loss"] += 1
             if world.is_traced:
-                world.say(f"{source} -> {target}  lost: {message_words(message)}")
+                world.say(f"{source} -> {target}  lost: {_words(message)}")
             return
         self._carry(wire, source, target, message)
         if self._duplicate and chance() < self._duplicate:
             world.faults["duplicate"] += 1
             self._carry(wire, source, target, message)
 
-    def _carry(self, wire: Wire, source: NodeId, target: NodeId, message: Message) -> None:
+    def _carry(self, wire: Wire, source: NodeId, target: NodeId, message: NodeMessage) -> None:
         world = self._world
         arrival = world.now + (self._low + int(self._random() * self._spread)) * wire.factor
         if self._reorder and self._random() < self._reorder:
@@ -67,13 +67,13 @@ class Network:
             wire.last_arrival = arrival
         world.at(arrival, None, self._arrive, wire, source, target, message)
 
-    def _arrive(self, wire: Wire, source: NodeId, target: NodeId, message: Message) -> None:
+    def _arrive(self, wire: Wire, source: NodeId, target: NodeId, message: NodeMessage) -> None:
         world = self._world
         process = world.sites[target].process
         if process is None or wire.is_cut:
             return
         if world.is_traced:
-            world.say(f"{source} -> {target}  {message_words(message)}")
+            world.say(f"{source} -> {target}  {_words(message)}")
         process.receive(source, message)
 
     def heal(self) -> None:
@@ -93,3 +93,13 @@ class Network:
         for (a, b), wire in self.wires.items():
             if (a in group) != (b in group):
                 wire.is_cut = True
+
+
+def _words(message: NodeMessage) -> str:
+    if isinstance(message, FetchSnapshot):
+        return f"FetchSnapshot {message.last_included_index} behind {message.after_key if message.has_key else None!r}"
+    if isinstance(message, SnapshotChunk):
+        return f"SnapshotChunk of {message.last_included_index}: {message.keys}"
+    if isinstance(message, StateHash):
+        return f"StateHash at {message.applied_index}"
+    return message_words(message)

@@ -10,223 +10,46 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from unittest import mock
 
-from durable_raft.errors import CorruptRecord, DurableRaftError, InvariantViolation
+from durable_raft.errors import CorruptRecord, DurableRaftError, InvariantViolation, StorageError
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.raft import invariants
-from durable_raft.raft.messages import Envelope, Message
-from durable_raft.raft.ready import Write
-from durable_raft.raft.types import Entry, Identity, Member, NodeId, RaftConfig
+from durable_raft.raft.types import Entry, NodeId, RaftConfig
+from durable_raft.server import checkpoints as checkpoints_module
 from durable_raft.server import dispatch as dispatch_module
+from durable_raft.server import keeper as keeper_module
 from durable_raft.server import log_writer as log_writer_module
 from durable_raft.server import node as node_module
+from durable_raft.server import recovery
+from durable_raft.server import snapshot_fetch as snapshot_fetch_module
+from durable_raft.server import snapshot_source as snapshot_source_module
 from durable_raft.server.config import NodeConfig
-from durable_raft.server.crash_points import CrashPoints
-from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.node import Node
 from durable_raft.server.pending import Slot
+from durable_raft.server.recovery import NodeData
+from durable_raft.storage.kv_meta import first_meta
+from durable_raft.storage.kv_store import LmdbKvStore
 from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.wire.peer import NodeMessage
 from tests.simulation.disk import SimStore
-from tests.support.raft_trace import event_words, write_words
+from tests.simulation.parts import SimCrashPoints, SimLogWriter, SimPeers, SimulatedCrash, SimWorker
+from tests.simulation.stage import Callback, stage_now
+from tests.simulation.state_disk import SimKv, StateRoom
+from tests.support.raft_trace import event_words
 
 if TYPE_CHECKING:
     from tests.simulation.world import Site, World
-
-Callback = Callable[..., object]
 
 TURNS_MAX: Final = 10_000
 """Turns of a node's loop in one instant before the run is called a livelock."""
 
 
-class SimulatedCrash(BaseException):
-    """Kills the node at a crash point; nothing in the product catches it."""
-
-
 class Livelock(AssertionError):
     """A node or the cluster works for ever without time passing, or does not recover."""
-
-
-class SimCrashPoints(CrashPoints):
-    """Kills the node when the armed point is reached."""
-
-    def arm(self, name: str, count: int) -> None:
-        """Die when ``name`` is reached for the ``count``-th time from now."""
-        self._armed, self._left = name, count
-
-    def reach(self, name: str) -> None:
-        """Raise ``SimulatedCrash`` at the armed point."""
-        if name == self._armed:
-            self._left -= 1
-            if self._left <= 0:
-                raise SimulatedCrash(name)
-
-
-class Timer:
-    """What ``call_at`` returns."""
-
-    __slots__ = ("_args", "_callback")
-
-    def __init__(self, callback: Callback, args: tuple[Any, ...]) -> None:
-        self._callback: Callback | None = callback
-        self._args = args
-
-    def cancel(self) -> None:
-        """Never call."""
-        self._callback = None
-
-    def fire(self) -> None:
-        """Call unless cancelled."""
-        if self._callback is not None:
-            self._callback(*self._args)
-
-
-class SimLoop:
-    """The part of an event loop that the node uses."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-
-    def call_soon(self, callback: Callback, *args: object) -> None:
-        """Run in this turn or, on a busy loop, a little later."""
-        process = self._process
-        lag = process.site.loop_lag
-        if lag:
-            world = process.world
-            world.at(world.now + int(process.rng.random() * lag), process, callback, *args)
-        else:
-            process.soon.append((callback, args))
-
-    def call_soon_threadsafe(self, callback: Callback, *args: object) -> None:
-        """Run in this turn."""
-        self._process.soon.append((callback, args))
-
-    def call_at(self, when_s: float, callback: Callback, *args: object) -> Timer:
-        """Run at a time of the node's own monotonic clock."""
-        timer = Timer(callback, args)
-        world = self._process.world
-        world.at(max(world.now, self._process.site.clock.world_time(when_s)), self._process, timer.fire)
-        return timer
-
-    def call_later(self, delay_s: float, callback: Callback, *args: object) -> Timer:
-        """Run after a time by the node's own monotonic clock."""
-        return self.call_at(self._process.site.clock.monotonic() + delay_s, callback, *args)
-
-
-class SimLink:
-    """Whether a peer is believed to be reachable."""
-
-    def __init__(self) -> None:
-        self.is_up = True
-
-
-class SimPeers:
-    """Stands in for ``server.peers.Peers``: every message is judged and handed to the network."""
-
-    def __init__(
-        self,
-        identity: Identity,
-        members: Sequence[Member],
-        rng: random.Random,
-        receive: Callable[[NodeId, Message], None],
-        on_change: Callable[[], None],
-    ) -> None:
-        del rng, receive
-        self._process = stage_now.process
-        self._name = identity.node_id
-        self._on_change = on_change
-        self.links = {member.node_id: SimLink() for member in members if member.node_id != identity.node_id}
-        self.heard_at: dict[NodeId, int] = {}
-
-    async def start(self, host: str, port: int) -> None:
-        """Nothing has to be dialled."""
-
-    def tasks(self) -> Sequence[Any]:
-        """No link is a task here."""
-        return ()
-
-    def send(self, envelopes: Sequence[Envelope]) -> None:
-        """Judge and send."""
-        world = self._process.world
-        for envelope in envelopes:
-            target, message = envelope
-            world.rules.message_leaves(self._name, target, message)
-            world.network.send(self._name, target, message)
-
-    def link_changed(self, peer: NodeId, *, is_up: bool) -> None:
-        """Note that a link came up or went down."""
-        self.links[peer].is_up = is_up
-        self._on_change()
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-class SimLogWriter(LogWriter):
-    """The real log writer's grouping, run by disk events instead of a thread."""
-
-    def __init__(
-        self,
-        store: SimStore,
-        crash_points: CrashPoints,
-        on_flushed: Callable[[Flushed], None],
-        on_failed: Callable[[BaseException], None],
-    ) -> None:
-        super().__init__(store, crash_points, on_flushed, on_failed)
-        self._process = stage_now.process
-        self._is_busy = False
-        self._waiting: list[Write] = []
-        """Writes that came while a transaction was under way; the next one takes them."""
-        self._begun: list[Write] = []
-        """Writes of the transaction under way."""
-
-    def start(self) -> None:
-        """There is no thread."""
-
-    def submit(self, write: Write) -> None:
-        """Queue a write; the disk takes its time."""
-        process = self._process
-        world = process.world
-        world.rules.entries_accepted(process.site.name, write.entries)
-        self._waiting.append(write)
-        if world.is_traced:
-            world.say(f"    {process.site.name} hands to its disk: {write_words(write)}")
-        if not self._is_busy:
-            self._begin()
-
-    def _begin(self) -> None:
-        self._is_busy = True
-        for write in self._waiting:
-            super().submit(write)
-        self._begun, self._waiting = self._waiting, []
-        world = self._process.world
-        world.at(world.now + self._process.site.draw_disk_delay(), self._process, self._complete)
-
-    def _complete(self) -> None:
-        process = self._process
-        if process.site.hung_until > process.world.now:
-            process.world.at(process.site.hung_until, process, self._complete)
-            return
-        self._is_busy = False
-        try:
-            self._flush_next_group()
-        except InvariantViolation:
-            raise
-        except DurableRaftError as error:
-            self._on_failed(error)
-            return
-        if process.world.is_traced:
-            process.world.say(f"    {process.site.name} flushed up to {process.site.disk.promised.last_index}")
-        if self._waiting and not self._is_busy:
-            self._begin()
-
-    def drain(self) -> list[Write]:
-        """Return the writes that are not known to be flushed, in order."""
-        flushed = self._process.store.number
-        return [write for write in self._begun + self._waiting if write.number > flushed]
 
 
 class Connection:
@@ -280,8 +103,7 @@ class Process:
         self.crash_points = SimCrashPoints()
         stage_now.process = self
         self.store = SimStore(site.disk, lambda held: world.rules.hard_state_flushed(site.name, held))
-        store = cast("LmdbLogStore", self.store)
-        self.node = Node(site.config, store, self.rng.getrandbits(32), self.crash_points, self._fatal)
+        self.node = Node(site.config, self._recover(), self.rng.getrandbits(32), self.crash_points, self._fatal)
         self.observed = invariants.observe(self.node.raft.state)
         self.node.reply = self._reply
         self._heartbeat_due = self.node.raft.state.heartbeat_due
@@ -289,11 +111,23 @@ class Process:
         self._check_start()
         self.run(self._start, ())
 
+    def _recover(self) -> NodeData:
+        """Open the disk as the real recovery does."""
+        disk = self.site.disk
+        disk.kv.restart()
+        store, stored = cast("LmdbLogStore", self.store), self.store.load()
+        if disk.kv.meta is None and stored.base.index == 0:
+            disk.kv.meta, disk.kv.state = first_meta(self.store.identity, self.store.membership), {}
+        if disk.kv.meta is None:
+            return NodeData(store, stored, None)
+        kv = cast("LmdbKvStore", SimKv(disk))
+        return NodeData(store, recovery.fit(NOWHERE, store, stored, kv), kv)
+
     def _check_start(self) -> None:
         """What a node starts with is what its disk had flushed: no less, and nothing that is damaged unseen."""
         state, promised = self.node.raft.state, self.site.disk.promised
         log, lie = state.log, self.site.disk.lie
-        chain = promised.chains[-1] if promised.chains else 0
+        chain = promised.last_chain
         rule = f"Damage is never silent ({lie})" if lie else "Durability"
         if state.hard_state != promised.hard_state:
             raise InvariantViolation(f"{rule}: starts with {state.hard_state}, had flushed {promised.hard_state}")
@@ -363,7 +197,7 @@ class Process:
         if state.log.commit_index > self.observed.commit_index:
             self.observed = self.world.rules.node_changed(self.site.name, state, self.observed)
 
-    def receive(self, source: NodeId, message: Message) -> None:
+    def receive(self, source: NodeId, message: NodeMessage) -> None:
         """Take a message from the network."""
         self.run(self.node._receive, (source, message))
 
@@ -407,6 +241,10 @@ class Process:
         writer = cast("SimLogWriter", self.node._writer)
         writes = writer.drain()
         reached = writes[: self.rng.randint(0, len(writes))]
+        if (work := self._worker_job()) is not None and self.rng.random() < 0.5:
+            # A checkpoint or a piece of a snapshot was on its way to the disk, and got there.
+            with suppress(StorageError, SimulatedCrash):
+                work()
         if reached:
             try:
                 self.store.persist(reached)
@@ -415,33 +253,12 @@ class Process:
                     raise
         self.store.close()
 
+    def _worker_job(self) -> Callable[[], object] | None:
+        worker = cast("SimWorker", self.node._worker)
+        return worker.waiting[0][0] if worker.waiting else None
+
 
 # -- the stage --------------------------------------------------------------------------------------------------------
-
-
-class _Stage:
-    """Whose turn it is: the replaced clocks and constructors ask it."""
-
-    process: Process
-
-    def monotonic(self) -> float:
-        """Return the running node's monotonic clock in seconds."""
-        return self.process.site.clock.monotonic()
-
-    def time_ns(self) -> int:
-        """Return the running node's time of day."""
-        return self.process.site.clock.time_of_day_ns()
-
-    def perf_counter(self) -> float:
-        """Return the running node's monotonic clock in seconds."""
-        return self.process.site.clock.monotonic()
-
-    def get_running_loop(self) -> SimLoop:
-        """Return the running node's loop."""
-        return SimLoop(self.process)
-
-
-stage_now: Final = _Stage()
 
 
 def _event(logger: logging.Logger, level: int, name: str, /, **fields: object) -> None:
@@ -470,7 +287,8 @@ def _raft_config(config: NodeConfig) -> RaftConfig:
 
 @contextmanager
 def stage(batch_bytes_max: int) -> Iterator[None]:
-    """Put the simulation in the place of the operating system for the node's module."""
+    """Put the simulation in the place of the operating system for the modules of the node."""
+    room = StateRoom(lambda: stage_now.process.site.disk)
     with (
         mock.patch.multiple(
             node_module,
@@ -478,9 +296,24 @@ def stage(batch_bytes_max: int) -> Iterator[None]:
             time=stage_now,
             Peers=SimPeers,
             LogWriter=SimLogWriter,
+            Worker=SimWorker,
             event=_event,
             _raft_config=_raft_config,
         ),
+        mock.patch.multiple(
+            keeper_module,
+            time=stage_now,
+            event=_event,
+            KvInstaller=room,
+            LmdbKvStore=room,
+            swap=room.swap,
+            discard=room.discard,
+            set_aside=room.set_aside,
+        ),
+        mock.patch.object(recovery, "event", _event),
+        mock.patch.multiple(checkpoints_module, time=stage_now, event=_event),
+        mock.patch.multiple(snapshot_source_module, time=stage_now),
+        mock.patch.multiple(snapshot_fetch_module, time=stage_now, event=_event),
         mock.patch.object(log_writer_module, "time", stage_now),
         mock.patch.object(dispatch_module, "BATCH_BYTES_MAX", batch_bytes_max),
     ):

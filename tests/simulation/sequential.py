@@ -19,6 +19,8 @@ class Kind(StrEnum):
     GET = "GET"
     SET = "SET"
     SET_NX = "SET NX"
+    SET_XX = "SET XX"
+    SET_XX_GET = "SET XX GET"
     GETSET = "GETSET"
     GETDEL = "GETDEL"
     DEL = "DEL"
@@ -41,6 +43,8 @@ READS: Final = frozenset((Kind.GET, Kind.MGET, Kind.EXISTS, Kind.DBSIZE))
 PASSIVE_ANSWERS: Final = frozenset(
     {
         (Kind.SET_NX, None),
+        (Kind.SET_XX, None),
+        (Kind.SET_XX_GET, None),
         (Kind.GETDEL, None),
         (Kind.DEL, 0),
         (Kind.DEL_KEYS, 0),
@@ -49,6 +53,9 @@ PASSIVE_ANSWERS: Final = frozenset(
     }
 )
 """Answers of the other commands that say that nothing was changed."""
+
+EFFECTS: Final = {Kind.GETSET: Kind.SET, Kind.GETDEL: Kind.DEL, Kind.SET_XX_GET: Kind.SET_XX}
+"""Commands that do to a state what another does, and answer something else."""
 
 Value: TypeAlias = bytes | None
 Input: TypeAlias = Hashable
@@ -80,6 +87,8 @@ class Operation(NamedTuple):
     output: Output
     invoked: float
     returned: float = NEVER
+    place: int = 0
+    """Where it stood in a pipeline, from 1: calls of one client at one moment are executed in this order; 0: in any."""
 
     def words(self) -> str:
         """Say it in one line, without its times."""
@@ -91,14 +100,13 @@ class Operation(NamedTuple):
 
 _OF_ONE_KEY: Final = {
     (b"get", 1): Kind.GET,
-    (b"set", 2): Kind.SET,
-    (b"set", 3): Kind.SET_NX,
     (b"getset", 2): Kind.GETSET,
     (b"getdel", 1): Kind.GETDEL,
     (b"del", 1): Kind.DEL,
     (b"append", 2): Kind.APPEND,
     (b"incr", 1): Kind.INCR,
 }
+_OF_SET: Final = {(): Kind.SET, (b"nx",): Kind.SET_NX, (b"xx",): Kind.SET_XX, (b"xx", b"get"): Kind.SET_XX_GET}
 _OF_KEYS: Final = {b"mget": Kind.MGET, b"del": Kind.DEL_KEYS, b"exists": Kind.EXISTS, b"dbsize": Kind.DBSIZE}
 
 
@@ -109,8 +117,8 @@ def kind_and_input(args: Sequence[bytes]) -> tuple[bytes, Kind, Input]:
         ValueError: no model has this command.
     """
     name, rest = args[0].lower(), tuple(args[1:])
-    if name == b"set" and rest[2:] and rest[2].lower() != b"nx":
-        raise ValueError(f"no model has {args!r}")
+    if name == b"set" and (kind := _OF_SET.get(tuple(map(bytes.lower, rest[2:])))):
+        return rest[0], kind, rest[1]
     if kind := _OF_ONE_KEY.get((name, len(rest))):
         return rest[0], kind, rest[1] if len(rest) > 1 else None
     if name == b"mset":
@@ -135,6 +143,14 @@ def _set_nx(state: Value, value: bytes) -> tuple[Value, Output]:
     return (value, OK) if state is None else (state, None)
 
 
+def _set_xx(state: Value, value: bytes) -> tuple[Value, Output]:
+    return (state, None) if state is None else (value, OK)
+
+
+def _set_xx_get(state: Value, value: bytes) -> tuple[Value, Output]:
+    return (state, None) if state is None else (value, state)
+
+
 def _getset(state: Value, value: bytes) -> tuple[Value, Output]:
     return value, state
 
@@ -153,14 +169,20 @@ def _append(state: Value, value: bytes) -> tuple[Value, Output]:
     return new, len(new)
 
 
-def _incr(state: Value, _: None) -> tuple[Value, Output]:
+def is_counted(value: bytes) -> bool:
+    """Return whether INCR takes ``value`` for a number."""
     try:
-        number = int(state or b"0")
+        number = int(value)
     except ValueError:
-        return state, NOT_AN_INTEGER
+        return False
     # int() also takes blanks, underscores, "+1" and "007"; Redis takes one spelling of each number.
-    if (state is not None and b"%d" % number != state) or not -INT64_MAX - 1 <= number <= INT64_MAX:
+    return b"%d" % number == value and -INT64_MAX - 1 <= number <= INT64_MAX
+
+
+def _incr(state: Value, _: None) -> tuple[Value, Output]:
+    if state is not None and not is_counted(state):
         return state, NOT_AN_INTEGER
+    number = int(state or b"0")
     if number == INT64_MAX:
         return state, WOULD_OVERFLOW
     return b"%d" % (number + 1), number + 1
@@ -170,6 +192,8 @@ REGISTER: Final[Mapping[Kind, Apply]] = {
     Kind.GET: _get,
     Kind.SET: _set,
     Kind.SET_NX: _set_nx,
+    Kind.SET_XX: _set_xx,
+    Kind.SET_XX_GET: _set_xx_get,
     Kind.GETSET: _getset,
     Kind.GETDEL: _getdel,
     Kind.DEL: _del,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 MS: Final = 1_000
 """Microseconds; the virtual time is counted in them."""
@@ -30,6 +30,7 @@ FAULTS: Final[dict[str, float]] = {
     "bit_rot": 0.4,
     "lost_write": 0.4,
     "misdirected_write": 0.3,
+    "state_lost": 0.5,
 }
 """Faults that strike at moments of their own, and how often relative to each other."""
 
@@ -73,10 +74,23 @@ class Swarm:
     """Chance that a client sends its next pipeline to any node, on a connection it may have had for long."""
     reads: float
     """Share of reads among the commands."""
+    checkpoints: dict[str, Any]
+    """Settings of ``NodeConfig``: when checkpoints are due, and how much of the log stays."""
     keys: int
+    groups: int
+    """Number of groups of keys over which one command may go."""
+    group_keys: int
+    """Keys in each group."""
+    group_share: float
+    """Share of the commands that go to groups."""
     duration: int
     """How long faults strike."""
     faults_weights: tuple[float, ...] = field(default=())
+
+    @property
+    def is_group_all(self) -> bool:
+        """Whether one group of keys is the whole store."""
+        return self.group_share == 1.0
 
 
 def draw_swarm(seed: int, rng: random.Random) -> Swarm:
@@ -85,6 +99,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
     election_min = heartbeat * rng.choice((2, 3, 3, 5))
     is_small = rng.random() < 0.6
     faults = tuple(name for name in FAULTS if rng.random() < 0.45)
+    groups, group_share = rng.choice(((0, 0.0), (1, 0.2), (2, 0.3), (1, 1.0)))
     return Swarm(
         seed=seed,
         nodes=rng.choice((1, 3, 3, 3, 3, 5, 5)),
@@ -113,6 +128,24 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         wander=rng.choice((0.0, 0.1, 0.5)),
         reads=rng.choice((0.2, 0.35, 0.7)),
         keys=rng.choice((1, 3, 6)),
+        groups=groups,
+        group_keys=rng.choice((2, 3, 4)),
+        group_share=group_share,
         duration=election_min * MS * rng.choice((60, 120)),
         faults_weights=tuple(FAULTS[name] for name in faults),
+        checkpoints=_draw_checkpoints(rng),
     )
+
+
+def _draw_checkpoints(rng: random.Random) -> dict[str, Any]:
+    """Draw when checkpoints are due and how much of the log stays: mostly so little that followers need snapshots."""
+    if rng.random() < 0.2:
+        return {}
+    return {
+        "checkpoint_changes": rng.choice((1, 3, 20)),
+        "checkpoint_entries": rng.choice((1, 7, 40)),
+        "checkpoint_interval_ms": rng.choice((100, 5_000)),
+        "overlay_bytes_max": rng.choice((1, 2_000, 1 << 20)),
+        "log_tail_bytes": rng.choice((1, 200, 1 << 20)),
+        "log_tail_entries": rng.choice((1, 10, 100)),
+    }

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import random
-import re
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from durable_raft.kv.machine import Machine
-from durable_raft.kv.replies import ErrorReply, Reply, Simple
 from tests.kv.machines import new_machine
-from tests.simulation.linearizability import (
-    REGISTER_MODEL,
-    STORE_MODEL,
-    Model,
-    NotLinearizable,
-    Outcome,
-    check,
-    check_whole,
+from tests.simulation.histories import (
+    COMMANDS_OF_KEYS,
+    COMMANDS_OF_ONE_KEY,
+    as_output,
+    history,
+    random_command,
+    random_history,
 )
+from tests.simulation.linearizability import NotLinearizable, Outcome, check, check_whole
 from tests.simulation.sequential import (
     NEVER,
     PASSIVE_ANSWERS,
@@ -31,27 +25,9 @@ from tests.simulation.sequential import (
     STORE,
     Kind,
     Operation,
-    Output,
     kind_and_input,
     store_input,
 )
-
-LINE = re.compile(r"(\d+)-(\d+|\?) (.*?)(?: -> (.*))?")
-
-
-def history(*lines: str) -> list[Operation]:
-    """Read operations, ``CALL-RETURN COMMAND -> ANSWER``; ``?`` returned never; answers in Python, ``OK`` apart."""
-    operations = []
-    for client, line in enumerate(lines):
-        match = LINE.fullmatch(line)
-        assert match, line
-        invoked, returned, command, answer = match.groups()
-        key, kind, given = kind_and_input([word.encode() for word in command.split()])
-        output = b"OK" if answer == "OK" else eval(answer or "None")
-        ended = NEVER if returned == "?" else int(returned)
-        operations.append(Operation(client, key, kind, given, output, int(invoked), ended))
-    return operations
-
 
 GOOD = {
     "nothing": [],
@@ -171,7 +147,7 @@ def test_check_refuses_what_it_cannot_judge() -> None:
     with pytest.raises(ValueError, match="returned at 1 before it was invoked at 2: client 0  GET x -> None"):
         check(history("2-1 get x -> None"))
     with pytest.raises(ValueError, match="no model has"):
-        kind_and_input([b"SET", b"x", b"1", b"XX"])
+        kind_and_input([b"SET", b"x", b"1", b"EX", b"9"])
 
 
 # -- what it says ---------------------------------------------------------------------------------------------------
@@ -217,47 +193,6 @@ def test_search_that_reaches_its_limit_is_undecided() -> None:
 
 
 # -- against a real store -------------------------------------------------------------------------------------------
-
-COMMANDS_OF_ONE_KEY = ("get", "get", "set", "set nx", "getset", "getdel", "del", "append", "incr", "incr")
-COMMANDS_OF_KEYS = (*COMMANDS_OF_ONE_KEY, "mset", "mget", "del 2", "exists", "dbsize")
-
-
-def random_command(rng: random.Random, names: Sequence[str], keys: Sequence[bytes], number: int) -> list[bytes]:
-    """Return a command; numbers are written often enough that INCR mostly has something to count."""
-    name, *more = rng.choice(names).encode().split()
-    value = b"%d" % (1000 * number) if rng.random() < 0.7 else rng.choice((b"", b"word", b"007", b"%d" % (2**63 - 1)))
-    chosen = [rng.choice(keys) for _ in range(2)]
-    if name == b"dbsize":
-        return [name]
-    if name == b"mset":
-        return [name, chosen[0], value, chosen[1], value + b"'"]
-    if name in (b"mget", b"exists") or more == [b"2"]:
-        return [name, *chosen]
-    return [name, chosen[0], *([value] if name in (b"set", b"getset", b"append") else []), *more]
-
-
-def as_output(reply: Reply) -> Output:
-    """Return what a machine answered as a history has it."""
-    if isinstance(reply, Simple):
-        return reply.text
-    if isinstance(reply, ErrorReply):
-        return reply.line
-    assert isinstance(reply, bytes | int | list | None)
-    return tuple(map(as_output, reply)) if isinstance(reply, list) else reply
-
-
-def random_history(
-    rng: random.Random, machine: Machine, names: Sequence[str], count: int, keys: int = 2
-) -> Iterator[Operation]:
-    """Yield what ``machine`` answered in turn, as clients saw it who asked earlier and heard later, or never."""
-    width = rng.choice((0.4, 2, 5))
-    for number in range(count):
-        args = random_command(rng, names, [b"k%d" % key for key in range(keys)], number)
-        key, kind, given = kind_and_input(args)
-        is_unknown, is_lost = rng.random() < 0.1, rng.random() < 0.5
-        output = None if is_unknown and is_lost else as_output(machine.execute(args))
-        invoked, returned = number - rng.random() * width, NEVER if is_unknown else number + rng.random() * width
-        yield Operation(number, key, kind, given, output, invoked, returned)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -316,130 +251,3 @@ def test_models_answer_as_the_machine_does(seed: int) -> None:
         if kind in REGISTER and registers:
             assert REGISTER[kind](registers.get(key), given) == (dict(state).get(key), output)  # type: ignore[call-overload]
         registers = dict(state)  # type: ignore[call-overload]
-
-
-# -- against brute force --------------------------------------------------------------------------------------------
-
-
-def brute_force(operations: Sequence[Operation], model: Model) -> bool:
-    """Try every order, with no cache and no rule that leaves one out."""
-
-    def can_go_on(state: object, rest: tuple[Operation, ...]) -> bool:
-        if all(each.returned == NEVER for each in rest):
-            return True
-        for place, each in enumerate(rest):
-            others = rest[:place] + rest[place + 1 :]
-            if any(other.returned < each.invoked for other in others):
-                continue
-            new, output = model.commands[each.kind](state, model.input_of(each))
-            if (each.returned == NEVER or output == each.output) and can_go_on(new, others):
-                return True
-        return False
-
-    return can_go_on(model.initial, tuple(operations))
-
-
-VALUES = st.sampled_from([b"1", b"2", b"12"])
-NUMBERS = st.sampled_from([0, 1, 2, 3])
-
-
-@st.composite
-def tiny_operation(draw: st.DrawFn, kinds: Sequence[Kind]) -> Operation:
-    """One operation with an answer of the right kind, true or not."""
-    kind = draw(st.sampled_from(kinds))
-    keys = st.sampled_from([b"x", b"y"])
-    given: object = None
-    output: object = draw(st.one_of(st.none(), VALUES))
-    if kind in (Kind.SET, Kind.SET_NX, Kind.GETSET, Kind.APPEND):
-        given = draw(VALUES)
-    elif kind is Kind.MSET:
-        given = ((b"x", draw(VALUES)), (b"y", draw(VALUES)))
-    elif kind is Kind.DBSIZE:
-        given = ()
-    elif kind in (Kind.MGET, Kind.DEL_KEYS, Kind.EXISTS):
-        given = (b"x", b"y")
-    if kind in (Kind.SET, Kind.MSET):
-        output = b"OK"
-    elif kind is Kind.SET_NX:
-        output = draw(st.sampled_from([b"OK", None]))
-    elif kind is Kind.MGET:
-        output = (output, draw(st.one_of(st.none(), VALUES)))
-    elif kind in (Kind.DEL, Kind.APPEND, Kind.INCR, Kind.DEL_KEYS, Kind.EXISTS, Kind.DBSIZE):
-        output = draw(NUMBERS)
-    invoked = draw(st.integers(0, 8))
-    returned = NEVER if draw(st.integers(0, 3)) == 0 else invoked + draw(st.integers(0, 4))
-    key = b"" if kind not in REGISTER else draw(keys) if Kind.MSET in kinds else b"x"
-    return Operation(0, key, kind, given, output, invoked, returned)
-
-
-@settings(max_examples=1500, deadline=None)
-@given(st.lists(tiny_operation(tuple(REGISTER)), max_size=6))
-def test_agrees_with_brute_force_on_one_key(operations: list[Operation]) -> None:
-    """On tiny histories, true and false, the verdict is that of trying every order."""
-    expected = Outcome.LINEARIZABLE if brute_force(operations, REGISTER_MODEL) else Outcome.NOT_LINEARIZABLE
-    assert check(operations).outcome is expected
-
-
-@settings(max_examples=800, deadline=None)
-@given(st.lists(tiny_operation(tuple(STORE)), max_size=5))
-def test_agrees_with_brute_force_on_several_keys(operations: list[Operation]) -> None:
-    """As for one key, for commands over two."""
-    expected = Outcome.LINEARIZABLE if brute_force(operations, STORE_MODEL) else Outcome.NOT_LINEARIZABLE
-    assert check_whole(operations).outcome is expected
-
-
-@pytest.mark.parametrize("names", [COMMANDS_OF_ONE_KEY, COMMANDS_OF_KEYS], ids=["one key", "several keys"])
-def test_agrees_with_brute_force_on_mutants_of_real_histories(names: Sequence[str]) -> None:
-    """One answer or one time of a true history changed: refused exactly when brute force refuses, which is often."""
-    model = REGISTER_MODEL if names is COMMANDS_OF_ONE_KEY else STORE_MODEL
-    refused = 0
-    for seed in range(400):
-        rng = random.Random(seed)
-        operations = list(random_history(rng, new_machine(), names, 7, keys=1 if model is REGISTER_MODEL else 2))
-        victim, other = rng.sample(range(7), 2)
-        later = rng.random() * 7
-        operations[victim] = rng.choice(
-            (
-                operations[victim]._replace(output=operations[other].output),
-                operations[victim]._replace(invoked=later, returned=later + 0.1),
-            )
-        )
-        is_right = brute_force(operations, model)
-        verdict = check(operations) if model is REGISTER_MODEL else check_whole(operations)
-        assert (verdict.outcome is Outcome.LINEARIZABLE) == is_right, f"seed {seed}: {operations}"
-        refused += not is_right
-    print(f"{refused} of 400 refused")
-    assert 100 < refused < 350
-
-
-# -- how much it takes ----------------------------------------------------------------------------------------------
-
-
-def test_work_grows_with_the_operations_only() -> None:
-    """Many keys, 30 clients, some outcomes unknown: about one step for each operation at most, and a second in all."""
-    rng = random.Random(1)
-    values: dict[bytes, bytes] = {}
-    operations = []
-    for number in range(100_000):
-        key, value = b"k%d" % rng.randrange(200), b"v%d" % number
-        times = (number - 15 * rng.random(), NEVER if rng.random() < 0.002 else number + 15 * rng.random())
-        if rng.random() < 0.5:
-            operations.append(Operation(number % 30, key, Kind.GET, None, values.get(key), *times))
-        else:
-            values[key] = value
-            operations.append(Operation(number % 30, key, Kind.SET, value, b"OK", *times))
-    began = time.perf_counter()
-    verdict = check(operations).require()
-    print(f"{len(operations) / (time.perf_counter() - began):,.0f} operations a second, {verdict.steps} steps")
-    assert verdict.keys == 200
-    assert verdict.steps <= len(operations)
-
-
-def test_unknown_outcomes_do_not_multiply() -> None:
-    """A hundred unknown increments and writes that nobody needs cost few steps, in a yes and in a no."""
-    lines = [f"{n}-? incr x" for n in range(50)] + [f"{n}-? set x v{n}" for n in range(50)]
-    good = history(*lines, "60-61 set x 0 -> OK", *(f"{n}-{n + 1} get x -> b'0'" for n in range(70, 170, 2)))
-    assert check(good).require().steps < 1000
-    wrong = check([*good, *history("200-201 get x -> b'nobody wrote this'")])
-    assert wrong.outcome is Outcome.NOT_LINEARIZABLE
-    assert wrong.steps < 100_000

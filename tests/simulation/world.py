@@ -12,7 +12,7 @@ from collections import Counter
 from heapq import heappop, heappush
 from typing import Any, Final
 
-from durable_raft.errors import CorruptRecord, InvariantViolation
+from durable_raft.errors import CorruptRecord, DirectoryRefused, InvariantViolation
 from durable_raft.kv.batch import decode_batch
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.invariants import ClusterInvariants
@@ -21,10 +21,12 @@ from durable_raft.server.config import NodeConfig
 from tests.simulation.clients import Client, FinalReader, Operation
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
-from tests.simulation.history import check_history
+from tests.simulation.judgement import Judged, judge
 from tests.simulation.network import Network
-from tests.simulation.process import NOWHERE, Callback, Livelock, Process, stage
+from tests.simulation.process import NOWHERE, Livelock, Process, stage
+from tests.simulation.stage import Callback
 from tests.simulation.swarm import MS, Swarm, draw_swarm
+from tests.simulation.workload import OpenChanges
 
 EPOCH_MS: Final = 1_700_000_000_000
 """Time of day at which every run begins."""
@@ -104,6 +106,7 @@ class Site:
             client_hold_ms=swarm.hold_ms,
             append_bytes_max=swarm.append_bytes_max,
             append_inflight_max=swarm.append_inflight_max,
+            **swarm.checkpoints,
         )
 
     def draw_disk_delay(self) -> int:
@@ -119,7 +122,7 @@ class Site:
         self.lives += 1
         try:
             self.process = Process(self.world, self)
-        except CorruptRecord as error:
+        except (CorruptRecord, DirectoryRefused) as error:
             if self.disk.lie is None:
                 raise InvariantViolation(f"Durability: {self.name} refuses its own disk: {error}") from error
             self.is_wounded = True
@@ -171,6 +174,8 @@ class World:
         self.is_healing = False
         self.history: list[Operation] = []
         self._forgotten: set[int] = set()
+        self.judged = Judged()
+        self.changes = OpenChanges(self.swarm)
         self.committed: list[Entry] = []
         """Every entry applied anywhere, the first has index 1."""
         self._digests: dict[int, bytes] = {}
@@ -205,6 +210,7 @@ class World:
     def forget(self, operation: Operation) -> None:
         """Take an operation out of the history: it certainly had no effect, and nobody learned anything from it."""
         self._forgotten.add(id(operation))
+        self.changes.answered(operation.args)
 
     def name_at(self, address: str) -> NodeId | None:
         """Return the node that clients reach at ``address``."""
@@ -234,7 +240,7 @@ class World:
         if entry.index == len(self.committed) + 1:
             self.committed.append(entry)
         if entry.index % DIGEST_EVERY == 0:
-            digest = process.node.machine.digest()
+            digest = process.node.keeper.machine.digest()
             if self._digests.setdefault(entry.index, digest) != digest:
                 raise StatesDiffer(f"{process.site.name} before {entry.index}: another state than another node's")
 
@@ -278,14 +284,13 @@ class World:
         for client in self.clients:
             client.is_stopping = True
         self._settle("answer every client", lambda: all(client.is_idle for client in self.clients))
-        keys = [b"%b%d" % (kind, number) for kind in (b"r", b"c") for number in range(self.swarm.keys)]
         done: list[bool] = []
-        reader = FinalReader(self, keys, lambda: done.append(True))
+        reader = FinalReader(self, lambda: done.append(True))
         reader.begin()
         self._settle("read every key", lambda: bool(done))
         self._settle("agree", self._agrees)
         self._check_states()
-        check_history([operation for operation in self.history if id(operation) not in self._forgotten])
+        self.judged = judge(each for each in self.history if id(each) not in self._forgotten)
 
     def _settle(self, what: str, holds: Any) -> None:
         patience = (self.swarm.election_max_ms * 60 + self.swarm.hold_ms * 8) * MS
@@ -319,7 +324,7 @@ class World:
                     reference.execute(args)
         expected = reference.digest()
         for site in self.up():
-            if site.process and site.process.node.machine.digest() != expected:
+            if site.process and site.process.node.keeper.machine.digest() != expected:
                 raise StatesDiffer(f"{site.name} holds another state than the committed log makes")
 
     def trace_digest(self) -> str:
@@ -343,8 +348,9 @@ class SiteDisk:
     @property
     def last_index(self) -> int:
         """Index of the last flushed entry."""
-        return len(self._disk.promised.chains)
+        kv = self._disk.kv.meta
+        return max(self._disk.promised.last_index, kv.applied.point.index if kv is not None else 0)
 
     def holds(self, index: int, chain: int) -> bool:
         """Return whether the entry is flushed there."""
-        return self._disk.promised.holds(index, chain)
+        return self._disk.promised.holds(index, chain) or self._disk.kv.covers(index)

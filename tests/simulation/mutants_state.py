@@ -1,0 +1,121 @@
+"""Planted bugs of checkpoints, compaction and snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from durable_raft.raft import snapshots
+from durable_raft.raft.log import RaftLog
+from durable_raft.raft.state import RaftState
+from durable_raft.raft.types import Base, Index, LogPoint
+from durable_raft.server.checkpoints import Checkpointer
+from durable_raft.server.dispatch import Dispatcher
+from tests.simulation.planting import Patch, mutant
+from tests.simulation.state_disk import SimKv
+
+
+@mutant
+def compacted_before_checkpoint() -> Sequence[Patch]:
+    """The log is compacted when a checkpoint is begun, not when it is durable."""
+    write = Checkpointer._write
+
+    def hasty(self: Checkpointer, frozen: Any, kv: Any) -> None:
+        write(self, frozen, kv)
+        index = frozen.base.point.index
+        self._raft.checkpointed(frozen.base.point)
+        self._raft.compact(index)
+        self._compact(index)
+
+    return [(Checkpointer, "_write", hasty)]
+
+
+@mutant
+def applied_index_apart() -> Sequence[Patch]:
+    """The applied index is written one checkpoint later than the data: a crash applies entries twice."""
+    write = SimKv.write_checkpoint
+    late: dict[int, Base] = {}
+
+    def apart(self: SimKv, changes: Any, **named: Any) -> None:
+        write(self, changes, **named)
+        disk = self._disk
+        before, late[id(disk)] = late.get(id(disk)), named["applied"]
+        if before is not None and disk.kv.meta is not None and disk.kv.meta.applied.point.index > before.point.index:
+            disk.kv.meta = replace(disk.kv.meta, applied=before)
+
+    return [(SimKv, "write_checkpoint", apart)]
+
+
+@mutant
+def checkpoint_claims_less() -> Sequence[Patch]:
+    """A checkpoint says that it was taken one entry before it was."""
+    freeze = Checkpointer._freeze
+
+    def modest(self: Checkpointer) -> None:
+        freeze(self)
+        frozen, log = self._frozen, self._raft.log
+        if frozen is not None and frozen.base.point.index > log.base.index:
+            index = Index(frozen.base.point.index - 1)
+            if index > self._raft.snapshot.index:
+                point = LogPoint(index, log.term_at(index), log.chain_at(index))
+                self._frozen = replace(frozen, base=Base(point, frozen.base.timestamp_ms))
+
+    return [(Checkpointer, "_freeze", modest)]
+
+
+@mutant
+def snapshot_over_newer_state() -> Sequence[Patch]:
+    """A snapshot is installed over a state that is newer."""
+
+    def install(self: RaftLog, base: Base) -> bool:
+        is_held = self.holds(base.point)
+        self.commit_index = self.last_applied = base.point.index
+        return is_held
+
+    def wants(state: RaftState, point: LogPoint) -> bool:
+        return point.term <= state.flushed_hard_state.current_term and state.log.holds(point)
+
+    return [(snapshots, "wants", wants), (RaftLog, "install", install)]
+
+
+@mutant
+def conflicting_suffix_kept() -> Sequence[Patch]:
+    """A log that is long enough keeps its entries behind a snapshot, though they conflict with it (Raft §7, 7)."""
+    install = RaftLog.install
+
+    def keep(self: RaftLog, base: Base) -> bool:
+        if base.point.index > self.last.index:
+            return install(self, base)
+        self.commit_index = max(self.commit_index, base.point.index)
+        self.last_applied = base.point.index
+        return True
+
+    return [(RaftLog, "install", keep)]
+
+
+@mutant
+def matching_suffix_dropped() -> Sequence[Patch]:
+    """Entries behind a snapshot are dropped even when they match it: they were acknowledged (Raft §7, 6)."""
+    install = RaftLog.install
+
+    def never(point: LogPoint) -> bool:
+        del point
+        return False
+
+    def drop(self: RaftLog, base: Base) -> bool:
+        with mock.patch.object(self, "holds", never):
+            return install(self, base)
+
+    return [(RaftLog, "install", drop)]
+
+
+@mutant
+def old_machine_after_snapshot() -> Sequence[Patch]:
+    """Clients are answered by the machine from before the snapshot."""
+
+    def stay(self: Dispatcher, machine: Any, last_applied: Index) -> None:
+        del self, machine, last_applied
+
+    return [(Dispatcher, "begin_with", stay)]

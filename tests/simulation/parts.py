@@ -1,0 +1,199 @@
+"""The parts of a node that touch the operating system, replaced for the simulation: links, threads, crash points."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from durable_raft.errors import DurableRaftError, InvariantViolation
+from durable_raft.raft.messages import Envelope
+from durable_raft.raft.ready import Write
+from durable_raft.raft.types import Identity, Member, NodeId
+from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.log_writer import Flushed, LogWriter
+from durable_raft.wire.peer import NodeMessage
+from tests.simulation.disk import SimStore
+from tests.simulation.stage import Callback, stage_now
+from tests.support.raft_trace import write_words
+
+
+class SimulatedCrash(BaseException):
+    """Kills the node at a crash point; nothing in the product catches it."""
+
+
+class SimCrashPoints(CrashPoints):
+    """Kills the node when the armed point is reached."""
+
+    def arm(self, name: str, count: int) -> None:
+        """Die when ``name`` is reached for the ``count``-th time from now."""
+        self._armed, self._left = name, count
+
+    def reach(self, name: str) -> None:
+        """Raise ``SimulatedCrash`` at the armed point."""
+        if name == self._armed:
+            self._left -= 1
+            if self._left <= 0:
+                raise SimulatedCrash(name)
+
+
+class SimLink:
+    """Whether a peer is believed to be reachable."""
+
+    def __init__(self) -> None:
+        self.is_up = True
+
+
+class SimPeers:
+    """Stands in for ``server.peers.Peers``: every message is judged and handed to the network."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        members: Sequence[Member],
+        rng: random.Random,
+        receive: Callable[[NodeId, NodeMessage], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        del rng, receive
+        self._process = stage_now.process
+        self._name = identity.node_id
+        self._on_change = on_change
+        self.links = {member.node_id: SimLink() for member in members if member.node_id != identity.node_id}
+        self.heard_at: dict[NodeId, int] = {}
+
+    async def start(self, host: str, port: int) -> None:
+        """Nothing has to be dialled."""
+
+    def tasks(self) -> Sequence[Any]:
+        """No link is a task here."""
+        return ()
+
+    def send(self, envelopes: Sequence[Envelope]) -> None:
+        """Judge and send."""
+        world = self._process.world
+        for envelope in envelopes:
+            target, message = envelope
+            world.rules.message_leaves(self._name, target, message)
+            world.network.send(self._name, target, message)
+
+    def tell(self, target: NodeId, message: NodeMessage) -> None:
+        """Send what is none of the core's."""
+        self._process.world.network.send(self._name, target, message)
+
+    def link_changed(self, peer: NodeId, *, is_up: bool) -> None:
+        """Note that a link came up or went down."""
+        self.links[peer].is_up = is_up
+        self._on_change()
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class SimLogWriter(LogWriter):
+    """The real log writer's grouping, run by disk events instead of a thread."""
+
+    def __init__(
+        self,
+        store: SimStore,
+        crash_points: CrashPoints,
+        on_flushed: Callable[[Flushed], None],
+        on_failed: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__(store, crash_points, on_flushed, on_failed)
+        self._process = stage_now.process
+        self._is_busy = False
+        self._waiting: list[Write] = []
+        """Writes that came while a transaction was under way; the next one takes them."""
+        self._begun: list[Write] = []
+        """Writes of the transaction under way."""
+
+    def start(self) -> None:
+        """There is no thread."""
+
+    def submit(self, write: Write) -> None:
+        """Queue a write; the disk takes its time."""
+        process = self._process
+        world = process.world
+        world.rules.entries_accepted(process.site.name, write.entries)
+        self._waiting.append(write)
+        if world.is_traced:
+            world.say(f"    {process.site.name} hands to its disk: {write_words(write)}")
+        if not self._is_busy:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._is_busy = True
+        for write in self._waiting:
+            super().submit(write)
+        self._begun, self._waiting = self._waiting, []
+        world = self._process.world
+        world.at(world.now + self._process.site.draw_disk_delay(), self._process, self._complete)
+
+    def _complete(self) -> None:
+        process = self._process
+        if process.site.hung_until > process.world.now:
+            process.world.at(process.site.hung_until, process, self._complete)
+            return
+        self._is_busy = False
+        try:
+            self._flush_next_group()
+        except InvariantViolation:
+            raise
+        except DurableRaftError as error:
+            self._on_failed(error)
+            return
+        if process.world.is_traced:
+            process.world.say(f"    {process.site.name} flushed up to {process.site.disk.promised.last_index}")
+        if self._waiting and not self._is_busy:
+            self._begin()
+
+    def drain(self) -> list[Write]:
+        """Return the writes that are not known to be flushed, in order."""
+        flushed = self._process.store.number
+        return [write for write in self._begun + self._waiting if write.number > flushed]
+
+
+class SimWorker:
+    """Stands in for ``server.worker.Worker``: one piece of work after the other, each done at the end of its time."""
+
+    def __init__(self, name: str, call_soon: Callback, on_failed: Callable[[BaseException], None]) -> None:
+        del name, call_soon
+        self._process = stage_now.process
+        self._on_failed = on_failed
+        self.waiting: deque[tuple[Callable[[], object], Callback]] = deque()
+        """Work that has not touched the disk yet."""
+        self._is_busy = False
+
+    def start(self) -> None:
+        """There is no thread."""
+
+    def submit(self, work: Callable[[], Any], done: Callback) -> None:
+        """Have ``work`` done after all that waits."""
+        self.waiting.append((work, done))
+        if not self._is_busy:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._is_busy = True
+        world = self._process.world
+        world.at(world.now + self._process.site.draw_disk_delay() * 3, self._process, self._complete)
+
+    def _complete(self) -> None:
+        process = self._process
+        if process.site.hung_until > process.world.now:
+            process.world.at(process.site.hung_until, process, self._complete)
+            return
+        work, done = self.waiting.popleft()
+        try:
+            result = work()
+        except InvariantViolation:
+            raise
+        except DurableRaftError as error:
+            self._on_failed(error)
+            return
+        self._is_busy = False
+        done(result)
+        if self.waiting and not self._is_busy:
+            self._begin()

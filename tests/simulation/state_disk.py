@@ -1,0 +1,186 @@
+"""The KV state on a simulated disk: checkpoints, views and installations, with the meaning of the real ones.
+
+A checkpoint or an installation is there wholly or not at all, because the real ones are one LMDB transaction or one
+rename. What matters here is when it is there: before or after the log's writes, at any crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
+from durable_raft.kv.records import Record, StateSummary
+from durable_raft.raft.types import Base, Identity, Index, Membership
+from durable_raft.storage.kv_meta import KvMeta, first_meta
+from tests.kv.state_views import PlainView
+
+if TYPE_CHECKING:
+    from tests.simulation.disk import Disk
+
+State = dict[bytes, Record]
+
+PIECE_RECORDS: Final = 3
+"""Records in one piece of a snapshot: few, so that a transfer has many places to break."""
+
+
+@dataclass(slots=True)
+class StateDisk:
+    """What lies in ``kv`` and beside it."""
+
+    meta: KvMeta | None
+    state: State = field(default_factory=dict)
+    waiting: tuple[KvMeta, State] | None = None
+    """``kv.new``."""
+    partial: tuple[KvMeta, State] | None = None
+
+    @classmethod
+    def empty(cls, identity: Identity, membership: Membership) -> StateDisk:
+        """Return the state before the first entry."""
+        return cls(first_meta(identity, membership))
+
+    def covers(self, index: int) -> bool:
+        """Return whether the effect of the entry at ``index`` is in the state."""
+        return self.meta is not None and self.meta.applied.point.index >= index
+
+    def restart(self) -> None:
+        """Finish an interrupted swap, as opening the real one does."""
+        if self.waiting is not None:
+            meta, state = self.waiting
+            if self.meta is None or meta.applied.point.index > self.meta.applied.point.index:
+                self.meta, self.state = meta, state
+            self.waiting = None
+
+
+class SimView(PlainView):
+    """A view of one checkpoint."""
+
+    def __init__(self, meta: KvMeta, state: State) -> None:
+        super().__init__(state)
+        self.meta = meta
+
+    def piece(self, key: bytes | None, bytes_max: int) -> list[tuple[bytes, Record]]:
+        """Return the next few records."""
+        del bytes_max
+        return list(self.after(key, PIECE_RECORDS))
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class SimKv:
+    """Stands in for ``LmdbKvStore``."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._poison: StoragePoisoned | None = None
+
+    @property
+    def checkpoint(self) -> KvMeta:
+        """What the last transaction says."""
+        meta = self._disk.kv.meta
+        if meta is None:
+            raise InvariantViolation("a state that is not there was used")
+        return meta
+
+    def view(self) -> SimView:
+        """Return a view of the last checkpoint."""
+        return SimView(self.checkpoint, self._disk.kv.state)
+
+    def write_checkpoint(
+        self,
+        changes: Iterable[tuple[bytes, Record | None]],
+        *,
+        is_cleared: bool,
+        applied: Base,
+        summary: StateSummary,
+        membership: Membership,
+        pause: Callable[[], None],
+    ) -> None:
+        """Move the changes into the state."""
+        del pause
+        if self._poison is not None:
+            raise self._poison
+        if self._disk.fails is not None:
+            reason, self._disk.fails = self._disk.fails, None
+            self._poison = StoragePoisoned(f"simulated {reason}")
+            raise self._poison
+        state: State = {} if is_cleared else dict(self._disk.kv.state)
+        for key, record in changes:
+            if record is None:
+                state.pop(key, None)
+            else:
+                state[key] = record
+        if PlainView(state).summary != summary:
+            raise InvariantViolation(f"checkpoint at {applied}: {PlainView(state).summary}, expected {summary}")
+        old = self.checkpoint
+        self._disk.kv.meta = replace(
+            old, sequence=old.sequence + 1, applied=applied, summary=summary, membership=membership
+        )
+        self._disk.kv.state = state
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class SimInstaller:
+    """Stands in for ``KvInstaller``."""
+
+    def __init__(self, disk: Disk, target: KvMeta) -> None:
+        self._disk = disk
+        self._target = target
+        if disk.kv.partial is None or disk.kv.partial[0] != target:
+            disk.kv.partial = target, {}
+        self._state = disk.kv.partial[1]
+        self.last_key = list(self._state)[-1] if self._state else None
+
+    def add(self, records: Sequence[tuple[bytes, Record]]) -> None:
+        """Store the next records."""
+        for key, record in records:
+            self._state[key] = record
+            self.last_key = key
+
+    def finish(self) -> None:
+        """Check the whole and let it wait."""
+        self._disk.kv.partial = None
+        found = PlainView(self._state).summary
+        if found != self._target.summary:
+            raise CorruptRecord(f"snapshot: received {found}, expected {self._target.summary}")
+        self._disk.kv.waiting = self._target, self._state
+
+    def close(self) -> None:
+        """What is stored stays."""
+
+
+class StateRoom:
+    """The functions of storage/ that the keeper calls, for the disk of the node whose turn it is."""
+
+    def __init__(self, disk_now: Callable[[], Disk]) -> None:
+        self._disk_now = disk_now
+
+    def open(self, directory: Path, target: KvMeta | None = None, *, map_bytes: int) -> SimKv | SimInstaller:
+        """Open the state, or with a target an installation."""
+        del directory, map_bytes
+        disk = self._disk_now()
+        return SimKv(disk) if target is None else SimInstaller(disk, target)
+
+    def swap(self, directory: Path, over: Index | None) -> None:
+        """Put the waiting state in the place of the present one."""
+        del directory, over
+        kv = self._disk_now().kv
+        if kv.waiting is None:
+            raise InvariantViolation("no state waits")
+        kv.meta, kv.state = kv.waiting
+        kv.waiting = None
+
+    def discard(self, directory: Path, name: str) -> None:
+        """Drop the waiting state."""
+        del directory, name
+        self._disk_now().kv.waiting = None
+
+    def set_aside(self, directory: Path, name: str) -> None:
+        """Put the state aside."""
+        del directory, name
+        self._disk_now().kv.meta = None
