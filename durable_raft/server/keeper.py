@@ -42,7 +42,7 @@ class StateKeeper:
         data: NodeData,
         raft: Raft,
         rng: random.Random,
-        worker: Worker,
+        workers: tuple[Worker, Worker],
         crash_points: CrashPoints,
         send: Callable[[NodeId, NodeMessage], None],
         compact: Callable[[Index], None],
@@ -54,11 +54,12 @@ class StateKeeper:
             data: what was found on the disk.
             raft: the core, which begins at the same checkpoint.
             rng: seeds the machines' cursors.
-            worker: does what touches the disk.
+            workers: one writes states, the other reads snapshots.
             crash_points: named places for tests.
             send: sends a message to a node.
             compact: drops the log up to an index from the disk.
         """
+        worker, giver = workers
         self._config = config
         self._raft = raft
         self._rng = rng
@@ -69,7 +70,7 @@ class StateKeeper:
         self._identity = data.log_store.identity
         self._membership = membership = data.log_store.membership
         self.checkpointer = Checkpointer(raft, membership, worker, crash_points, config, compact)
-        self.source = SnapshotSource()
+        self.source = SnapshotSource(giver)
         self.fetcher = SnapshotFetcher(self._begin_installation, worker, crash_points, send, raft, self._install)
         self.hashes = StateHashes(config.node_id, self._voters)
         self._asked = 0
@@ -145,9 +146,12 @@ class StateKeeper:
         elif isinstance(message, StateHash):
             self.hashes.heard(source, message)
             self._judge(message.applied_index)
-        elif (chunk := self.source.answer(message)) is not None:
-            self._crash_points.reach("before_snapshot_piece_sent")
-            self._send(source, chunk)
+        else:
+            self.source.answer(message, lambda chunk: self._give(source, chunk))
+
+    def _give(self, target: NodeId, chunk: SnapshotChunk) -> None:
+        self._crash_points.reach("before_snapshot_piece_sent")
+        self._send(target, chunk)
 
     def close(self) -> None:
         """Release the state; nothing may use it any more."""

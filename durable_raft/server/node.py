@@ -128,9 +128,10 @@ class Node:
             has_state=data.kv is not None,
         )
         self._writer = LogWriter(store, crash_points, self._flushed_on_thread, self._failed_on_thread)
-        self._worker = Worker("checkpoint", self._loop.call_soon_threadsafe, self.fail)
+        call_soon = self._loop.call_soon_threadsafe
+        self._workers = (Worker("states", call_soon, self.fail), Worker("snapshots", call_soon, self.fail))
         self.keeper = StateKeeper(
-            config, data, self.raft, rng, self._worker, crash_points, self._tell, self._writer.compact
+            config, data, self.raft, rng, self._workers, crash_points, self._tell, self._writer.compact
         )
         self.dispatcher = Dispatcher(
             self.raft,
@@ -161,7 +162,8 @@ class Node:
     async def start(self) -> None:
         """Listen to peers and take part; raises OSError when the peer address cannot be listened on."""
         self._writer.start()
-        self._worker.start()
+        for worker in self._workers:
+            worker.start()
         await self.peers.start(self._config.peer_host, self._config.peer_port)
         for task in self.peers.tasks():
             task.add_done_callback(self._task_ended)
@@ -185,7 +187,7 @@ class Node:
             if timer is not None:
                 timer.cancel()
         self.peers.close()
-        if self._writer.stop(WRITER_STOP_S) and self._worker.stop(WRITER_STOP_S):
+        if self._writer.stop(WRITER_STOP_S) and all(worker.stop(WRITER_STOP_S) for worker in self._workers):
             self.keeper.close()
             return True
         event(_logger, logging.ERROR, "log_writer_stuck", reason=f"its last write did not end within {WRITER_STOP_S} s")

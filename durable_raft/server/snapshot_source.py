@@ -1,5 +1,7 @@
 """The giving side of snapshots: pieces of a checkpoint, for a follower that asks or for a backup.
 
+Pieces are read on a thread of their own, which rests after each for longer than it worked: commands go first.
+
 Whoever wants a snapshot asks for one piece after the other and says behind which key it begins. So the giver keeps
 nothing for it but a view of one checkpoint; the asker sets the pace; and a broken connection costs one piece. While a
 view is kept, the log behind it is (``held``): a snapshot that takes longer than a compaction still ends.
@@ -8,15 +10,20 @@ view is kept, the log behind it is (``held``): a snapshot that takes longer than
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from durable_raft.raft.types import Index
+from durable_raft.server.worker import Worker
 from durable_raft.storage.kv_store import LmdbKvStore
 from durable_raft.storage.kv_view import LmdbStateView
 from durable_raft.wire.peer import FetchSnapshot, SnapshotChunk
 
-PIECE_BYTES: Final = 256 << 10
-"""Keys and values in one piece; about a millisecond of the event loop."""
+PIECE_BYTES: Final = 128 << 10
+"""Keys and values in one piece: some milliseconds of work."""
+
+REST: Final = 2.0
+"""How long the thread rests after a piece, in parts of the time that it took."""
 
 KEPT_S: Final = 60.0
 """How long a view is kept after it was last asked for."""
@@ -28,17 +35,21 @@ VIEWS_MAX: Final = 4
 class _Kept:
     """A view of one checkpoint."""
 
-    __slots__ = ("used_at", "view")
+    __slots__ = ("used_at", "users", "view")
 
     def __init__(self, view: LmdbStateView) -> None:
         self.view = view
         self.used_at = time.monotonic()
+        self.users = 0
+        """Pieces that are being read from it."""
 
 
 class SnapshotSource:
-    """Answers for the checkpoints of one node."""
+    """Answers for the checkpoints of one node; every method belongs to the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: Worker) -> None:
+        """Read on ``worker``, which does nothing else."""
+        self._worker = worker
         self._kv: LmdbKvStore | None = None
         """What snapshots are taken of; None while there is no state."""
         self._kept: dict[Index, _Kept] = {}
@@ -46,31 +57,35 @@ class SnapshotSource:
         """Pieces given since the start."""
 
     def begin_with(self, kv: LmdbKvStore | None) -> None:
-        """Answer from ``kv`` from now on; views of another must be closed before."""
+        """Answer from ``kv`` from now on; ``close`` was called before."""
         self._kv = kv
 
-    def answer(self, question: FetchSnapshot) -> SnapshotChunk | None:
-        """Return the piece that is asked for; of the newest checkpoint, from its first key, when that one is gone.
+    def answer(self, question: FetchSnapshot, done: Callable[[SnapshotChunk], None]) -> bool:
+        """Have ``done`` called with the piece that is asked for.
 
-        None: this node has no state itself.
+        When that snapshot is gone, it is a piece of the newest, from its first key. A damaged record stops the node: it
+        cannot say what it holds.
 
-        Raises:
-            CorruptRecord: a record of it is damaged.
+        Returns:
+            False when this node has no state itself.
         """
-        wanted = question.last_included_index
-        if not wanted:
-            # Whoever has no snapshot yet joins one that is being given: a follower that was restarted goes on with it.
-            wanted = max((index for index in self._kept if index > question.floor), default=wanted)
-        kept = self._kept.get(wanted)
+        kept = self._kept.get(self._wanted(question))
         if kept is None:
             if self._kv is None:
-                return None
+                return False
             kept = self._newest(self._kv)
             if kept.view.meta.applied.point.index != question.last_included_index:
                 question = question._replace(has_key=False, after_key=b"")
         kept.used_at = time.monotonic()
-        self.pieces += 1
-        return _piece_of(kept.view, question)
+        kept.users += 1
+
+        def given(chunk: SnapshotChunk) -> None:
+            kept.users -= 1
+            self.pieces += 1
+            done(chunk)
+
+        self._worker.submit(lambda: _read(kept.view, question), given)
+        return True
 
     def held(self) -> Index | None:
         """Return the lowest index whose following entries somebody will need; None when nobody will."""
@@ -79,15 +94,25 @@ class SnapshotSource:
     def expire(self) -> None:
         """Let go of views that nobody asks for any more."""
         oldest = time.monotonic() - KEPT_S
-        for index in [index for index, kept in self._kept.items() if kept.used_at < oldest]:
+        for index in [i for i, kept in self._kept.items() if kept.used_at < oldest and not kept.users]:
             self._kept.pop(index).view.close()
 
     def close(self) -> None:
-        """Let go of every view, and answer no more."""
+        """Let go of every view, and answer no more; waits for the piece that is being read."""
         self._kv = None
+        self._worker.settle()
         for kept in self._kept.values():
             kept.view.close()
         self._kept.clear()
+
+    def _wanted(self, question: FetchSnapshot) -> Index:
+        """Return the snapshot to give: whoever has none yet joins one that is being given.
+
+        So a follower that was restarted goes on with what it has stored.
+        """
+        if question.last_included_index:
+            return question.last_included_index
+        return max((index for index in self._kept if index > question.floor), default=Index(0))
 
     def _newest(self, kv: LmdbKvStore) -> _Kept:
         view = kv.view()
@@ -95,11 +120,20 @@ class SnapshotSource:
         if index in self._kept:
             view.close()
             return self._kept[index]
-        if len(self._kept) >= VIEWS_MAX:
-            oldest = min(self._kept, key=lambda each: self._kept[each].used_at)
+        idle = [each for each, kept in self._kept.items() if not kept.users]
+        if len(self._kept) >= VIEWS_MAX and idle:
+            oldest = min(idle, key=lambda each: self._kept[each].used_at)
             self._kept.pop(oldest).view.close()
         kept = self._kept[index] = _Kept(view)
         return kept
+
+
+def _read(view: LmdbStateView, question: FetchSnapshot) -> SnapshotChunk:
+    """Read a piece, and rest; on the worker thread."""
+    started = time.perf_counter()
+    chunk = _piece_of(view, question)
+    time.sleep((time.perf_counter() - started) * REST)
+    return chunk
 
 
 def _piece_of(view: LmdbStateView, question: FetchSnapshot) -> SnapshotChunk:

@@ -47,6 +47,13 @@ class Worker:
 
         self._queue.put(job)
 
+    def settle(self) -> None:
+        """Wait until all that was submitted is done; what it was to be followed by comes later, on the event loop."""
+        if self._thread.is_alive():
+            idle = threading.Event()
+            self._queue.put(idle.set)
+            idle.wait()
+
     def stop(self, timeout_s: float) -> bool:
         """Finish what was submitted and end the thread; return whether it ended in time."""
         self._queue.put(None)

@@ -175,6 +175,12 @@ class SimWorker:
         if not self._is_busy:
             self._begin()
 
+    def settle(self) -> None:
+        """Do what waits now; what follows it comes later."""
+        while self.waiting:
+            work, done = self.waiting.popleft()
+            self._process.soon.append((done, (work(),)))
+
     def _begin(self) -> None:
         self._is_busy = True
         world = self._process.world
@@ -184,6 +190,9 @@ class SimWorker:
         process = self._process
         if process.site.hung_until > process.world.now:
             process.world.at(process.site.hung_until, process, self._complete)
+            return
+        if not self.waiting:
+            self._is_busy = False
             return
         work, done = self.waiting.popleft()
         try:

@@ -254,7 +254,7 @@ class Process:
         self.store.close()
 
     def _worker_job(self) -> Callable[[], object] | None:
-        worker = cast("SimWorker", self.node._worker)
+        worker = cast("SimWorker", self.node._workers[0])
         return worker.waiting[0][0] if worker.waiting else None
 
 

