@@ -1,0 +1,147 @@
+"""Recovery after a power cut, in a process of its own: a damaged map can kill the process that opens it.
+
+``python -m tests.power_loss.recovery`` reads requests, one JSON object a line, ``{"directory": PATH, "probe": BOOL,
+"node": BOOL}``, does with the directory what a node does when it starts, and answers each with one line::
+
+    {"state": STATE}        the log opened and was verified wholly; see ``state_of``
+    {"state": "absent"}     there is no log; a new one was created, opened and found to be empty
+    {"error": TEXT}         recovery refused, or the state could not be written to afterwards; the directory is
+                            called DIR
+
+With ``node`` the KV state is opened beside the log, made to fit it and walked wholly. With ``probe`` recovery goes on
+writing, closes, opens again and looks whether all of it is there.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from durable_raft.raft.types import HardState, Index, Term
+from durable_raft.server.recovery import open_state
+from durable_raft.storage.environment import MAP_BYTES
+from durable_raft.storage.lmdb_store import LmdbLogStore
+from tests.power_loss.operations import ABSENT
+from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, read_all, write
+
+SECONDS_MAX: Final = 60
+"""A recovery that hangs is killed by SIGALRM, which is then what it is known by."""
+
+State = dict[str, Any]
+
+
+def state_of(store: LmdbLogStore) -> State:
+    """Load the log; return all that must survive a power cut, in values that JSON gives back unchanged."""
+    stored = store.load()
+    if store.tolerated:
+        raise AssertionError(f"the two copies of meta differ: {store.tolerated}")
+    entries = []
+    if stored.last.index > stored.base.index:
+        entries = read_all(store, stored.base.index + 1, stored.last.index + 1)
+    return {
+        "identity": f"{store.identity.cluster_id.hex()}/{store.identity.node_id}",
+        "term": stored.hard_state.current_term,
+        "vote": stored.hard_state.voted_for,
+        "base": [stored.base.index, stored.base.term, stored.base.chain],
+        "entries": [[entry.term, entry.chain] for entry in entries],
+    }
+
+
+def recover(directory: Path, *, is_node: bool, is_probed: bool) -> State | str:
+    """Do what a node does when it starts; return what it found.
+
+    Raises:
+        StorageError: recovery refused.
+        AssertionError: what was created or written afterwards is not there.
+    """
+    found: State | str = ABSENT
+    is_there = LmdbLogStore.exists(directory)
+    if not is_there:
+        LmdbLogStore.create(directory, IDENTITY, MEMBERSHIP)
+    store = LmdbLogStore.open(directory)
+    try:
+        state = state_of(store)
+    finally:
+        store.close()
+    if is_there:
+        found = state
+    elif state["entries"] or state["term"]:
+        raise AssertionError(f"a new log is not empty: {state}")
+    if is_node:
+        _open_state(directory)
+    if is_probed:
+        _probe(directory)
+    return found
+
+
+def _open_state(directory: Path) -> None:
+    """Open log and KV state as a node does, and walk the state.
+
+    Raises:
+        StorageError: one is damaged, or they do not fit together.
+        AssertionError: the state is lost.
+    """
+    store = LmdbLogStore.open(directory)
+    try:
+        data = open_state(directory, store, map_bytes=MAP_BYTES)
+        if data.kv is None:
+            raise AssertionError("the KV state is lost")
+        try:
+            data.kv.verify()
+        finally:
+            data.kv.close()
+    finally:
+        store.close()
+
+
+def _probe(directory: Path) -> None:
+    """Write, compact and cut in what was recovered, opening it anew each time."""
+    store = LmdbLogStore.open(directory)
+    try:
+        stored = store.load()
+        hard_state = HardState(Term(stored.hard_state.current_term + 1), IDENTITY.node_id)
+        term = max(hard_state.current_term, stored.last.term)
+        entries = entries_after(stored.last, 3, term=term, payload=b"after the power cut " * 200)
+        # Timestamps never fall.
+        entries = [entry for entry in entries if entry.timestamp_ms >= stored.last_timestamp_ms]
+        store.persist([write(1, entries, hard_state=hard_state)])
+        last = point_of(entries[-1]) if entries else stored.last
+        base = store.compact(Index(max(stored.base.index, last.index - 1)), 5)
+    finally:
+        store.close()
+    store = LmdbLogStore.open(directory)
+    try:
+        again = store.load()
+        if (again.hard_state, again.last, again.base.index) != (hard_state, last, base):
+            raise AssertionError(f"wrote {hard_state}, {last}, base {base}; found {again}")
+    finally:
+        store.close()
+
+
+def _recovered(request: State) -> State | str:
+    return recover(Path(request["directory"]), is_node=request["node"], is_probed=request["probe"])
+
+
+def main() -> int:
+    """Answer requests until there are no more."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for line in sys.stdin:
+        request = json.loads(line)
+        signal.alarm(SECONDS_MAX)
+        try:
+            answer: State = {"state": _recovered(request)}
+        except Exception as error:  # whatever recovery raises is what it found
+            text = f"{type(error).__name__}: {error}"
+            answer = {"error": text.replace(request["directory"], "DIR")}
+        signal.alarm(0)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Power cuts at every operation of the real store and of a real node: nothing that was promised is lost."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.power_loss.campaign import (
+    NODE,
+    STORE,
+    Campaign,
+    empty_classes,
+    find_bug,
+    fresh_seed,
+    replayed,
+    report,
+    scratch_directory,
+)
+from tests.power_loss.explorer import Explorer
+from tests.power_loss.operations import Flush, Link, Marker, Operation, Recording
+from tests.power_loss.planted import BUGS
+from tests.power_loss.pool import CHECKOUT, Pool
+from tests.power_loss.record import record_node, record_store
+from tests.power_loss.strace import missing_strace
+
+STORE_IMAGES: Final = 2_000
+NODE_IMAGES: Final = 1_000
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """Give a directory in memory; skip where nothing can be recorded."""
+    if (reason := missing_strace()) is not None:
+        pytest.skip(reason)
+    with scratch_directory() as directory:
+        yield directory
+
+
+def assert_nothing_lost(campaign: Campaign, source: str, images: int, place: Path) -> None:
+    """Assert that a campaign was as large as meant, met everything it should, and found nothing."""
+    print("\n".join(campaign.table()))
+    assert not campaign.failures, "\n".join(report(campaign.failures, place))
+    assert campaign.images >= images
+    assert campaign.deaths == 0
+    assert empty_classes(campaign.counts, (source,)) == []
+    assert campaign.counts[source].probes > images // 40
+
+
+def test_store_keeps_what_it_promised(scratch: Path, tmp_path: Path) -> None:
+    """A cut of creation, append, hard state, truncation or compaction loses no promise and leaves no half state."""
+    seed = fresh_seed()
+    print(f"python -m tests.power_loss --source store --images {STORE_IMAGES} --seed {seed}")
+    campaign = Campaign(scratch, seed)
+    campaign.run(STORE_IMAGES, (STORE,))
+    assert_nothing_lost(campaign, STORE, STORE_IMAGES, tmp_path)
+
+
+@pytest.mark.cluster
+def test_node_keeps_what_it_acknowledged(scratch: Path, tmp_path: Path) -> None:
+    """Every command that was answered with OK before the cut is in the log afterwards, term and vote with it."""
+    campaign = Campaign(scratch, fresh_seed())
+    campaign.run(NODE_IMAGES, (NODE,))
+    assert_nothing_lost(campaign, NODE, NODE_IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bug_is_found(scratch: Path, tmp_path: Path, bug: str) -> None:
+    """The explorer sees each bug among the first images, and the file it leaves shows the same failure again."""
+    campaign = find_bug(scratch, bug, fresh_seed())
+    assert campaign.failures, f"{bug}: not found in {campaign.images} images"
+    lines = report(campaign.failures, tmp_path)
+    (path,) = tmp_path.glob("power-loss-*.json.gz")
+    assert lines[-1] == f"replay: python -m tests.power_loss --replay {path}"
+    again = replayed(path, scratch / "again")
+    assert [failure.what for failure in again][:1] == [campaign.failures[0].what]
+
+
+def explored(recording: Recording, scratch: Path) -> Explorer:
+    """Explore a recording until a failure is found."""
+    with Pool(scratch / "images", recording.directory, is_node=recording.is_node) as pool:
+        explorer = Explorer(recording, pool, random.Random(1))
+        explorer.run(1_000, until_failure=True)
+    return explorer
+
+
+def renumbered(operations: Sequence[Operation]) -> list[Operation]:
+    """Return operations in a new order with the numbers that belong to it."""
+    numbers = {operation.number: number for number, operation in enumerate(operations)}
+    found: list[Operation] = []
+    for number, operation in enumerate(operations):
+        if isinstance(operation, Flush):
+            covers = tuple(numbers[each] for each in operation.covers)
+            found.append(replace(operation, number=number, covers=covers))
+        else:
+            found.append(replace(operation, number=number))
+    return found
+
+
+@pytest.mark.cluster
+def test_node_that_acknowledges_before_its_flush_is_found(scratch: Path) -> None:
+    """With every OK moved before the flush that it followed, commands that were acknowledged are missing."""
+    recording = record_node(scratch / "recorded", 1, lives=1)
+    operations: list[Operation] = []
+    for operation in recording.operations:
+        operations.append(operation)
+        if isinstance(operation, Marker):
+            flush = max(place for place, each in enumerate(operations) if isinstance(each, Flush))
+            operations.insert(flush, operations.pop())
+    assert explored(recording, scratch / "good").failures == []
+    early = replace(recording, operations=renumbered(operations))
+    assert explored(early, scratch / "early").failures
+
+
+@pytest.mark.cluster
+def test_node_on_a_disk_that_does_not_flush_is_found(scratch: Path) -> None:
+    """With flushes that flush nothing, the model itself drops what the node was sure of."""
+    recording = record_node(scratch / "recorded", 2, lives=1)
+    lying = [replace(each, covers=()) if isinstance(each, Flush) else each for each in recording.operations]
+    assert explored(replace(recording, operations=lying), scratch / "images").failures
+
+
+@pytest.mark.cluster
+def test_state_that_is_not_flushed_is_found(scratch: Path) -> None:
+    """With the flushes of the KV state's file alone lost, recovery meets a damaged state beside a sound log."""
+    recording = record_node(scratch / "recorded", 3, lives=1)
+    files = [each.inode for each in recording.operations if isinstance(each, Link) and each.name == "data.mdb"]
+    assert len(files) == 2, "one of the log, one of the state"
+    lying = [
+        replace(each, covers=()) if isinstance(each, Flush) and each.inode == files[-1] else each
+        for each in recording.operations
+    ]
+    failures = explored(replace(recording, operations=lying), scratch / "images").failures
+    assert failures
+    assert "DIR/kv" in failures[0].what
+
+
+def test_recording_of_the_store_depends_on_its_seed_alone(scratch: Path) -> None:
+    """Two recordings of one seed promise the same at the same places, and so do their images: a seed replays."""
+    first, second, other = (record_store(scratch / "recorded", seed) for seed in (5, 5, 6))
+    assert shape_of(first) == shape_of(second)
+    assert shape_of(first) != shape_of(other)
+
+
+def shape_of(recording: Recording) -> list[object]:
+    """Return what a recording shows, without the process id that goes into LOCK."""
+    return [
+        (type(each), each.kind, each.fields) if isinstance(each, Marker) else (type(each), getattr(each, "covers", 0))
+        for each in recording.operations
+    ]
+
+
+def block_level(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run the block-level form as the program it is: it needs a mount namespace of its own."""
+    program = [sys.executable, "-m", "tests.power_loss.block_level", *options]
+    finished = subprocess.run(program, capture_output=True, text=True, cwd=CHECKOUT, timeout=110, check=False)
+    if finished.returncode == 2:
+        pytest.skip(finished.stdout.strip())
+    return finished
+
+
+def test_ext4_on_a_disk_that_loses_writes_keeps_what_was_promised() -> None:
+    """Images of the device itself, mounted so that ext4 replays its journal, hold what the store had promised."""
+    seed = fresh_seed()
+    finished = block_level("--images", "150", "--seed", str(seed))
+    print(finished.stdout)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "150 distinct images" in finished.stdout
+
+
+def test_missing_flush_is_found_below_ext4() -> None:
+    """With LMDB's flushes off the device never gets what was promised, and the images of it show that."""
+    finished = block_level("--images", "150", "--seed", str(fresh_seed()), "--broken", "no-flush")
+    assert finished.returncode == 1, finished.stdout + finished.stderr
+    assert "1 failures" in finished.stdout
