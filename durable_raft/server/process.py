@@ -10,11 +10,12 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from durable_raft import __version__
 from durable_raft.checksum import implementation
-from durable_raft.errors import ConfigError, DirectoryRefused
+from durable_raft.errors import ConfigError, DirectoryRefused, StoragePoisoned
 from durable_raft.raft.types import Identity, Membership
 from durable_raft.server.clients import Clients
 from durable_raft.server.config import NodeConfig, derive_cluster_id
@@ -30,6 +31,9 @@ _logger = logging.getLogger(__name__)
 
 _OUT_OF_SYSTEM_RESOURCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of accepting a connection: that client is turned away, the node goes on."""
+
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
+"""Errors that say that the directory is not one to be used; any other is the disk's."""
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that computes keeps the interpreter from one that waits for it. The log writer and the worker let
@@ -48,15 +52,33 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     crash_points = CrashPoints.from_environment(environment)
-    store = open_store(config)
+    with _named(config.directory):
+        store = open_store(config)
     process: _Process | None = None
     try:
-        process = _Process(config, open_state(config.directory, store, map_bytes=config.map_bytes), crash_points)
+        with _named(config.directory):
+            data = open_state(config.directory, store, map_bytes=config.map_bytes)
+        process = _Process(config, data, crash_points)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(process.main())
     finally:
         if process is None or process.is_store_free:
             store.close()
+
+
+@contextlib.contextmanager
+def _named(directory: Path) -> Iterator[None]:
+    """Say which directory it is that the system gives an error for.
+
+    Raises:
+        DirectoryRefused: this user may not use it so.
+        StoragePoisoned: the disk failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        kind = DirectoryRefused if error.errno in _NOT_ALLOWED else StoragePoisoned
+        raise kind(f"{directory} cannot be opened: {error}") from error
 
 
 def open_store(config: NodeConfig) -> LmdbLogStore:

@@ -22,7 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from durable_raft.errors import DirectoryRefused
+import lmdb
+
+from durable_raft.errors import DirectoryRefused, StorageError, StoragePoisoned
 from durable_raft.storage.preflight import DATA_FILE, sync_path
 
 RAFT: Final = "raft"
@@ -104,6 +106,8 @@ def create_environment(directory: Path, name: str, build: Callable[[Path], None]
 
     Raises:
         DirectoryRefused: the environment is there already, or the directory is in use.
+        StoragePoisoned: LMDB could not write it.
+        OSError: the system could not make or sync a directory or a file of it.
     """
     made = _make_directories(directory)
     with contextlib.nullcontext() if is_locked else contextlib.closing(DirectoryLock(directory)):
@@ -114,7 +118,11 @@ def create_environment(directory: Path, name: str, build: Callable[[Path], None]
         if creating.exists():
             shutil.rmtree(creating)
         creating.mkdir()
-        build(creating)
+        try:
+            build(creating)
+        except (lmdb.Error, StorageError) as error:
+            # Nothing was there that could be damaged or refused: the disk did not take what was written.
+            raise StoragePoisoned(f"{final} cannot be made: {error}") from error
         for file in creating.iterdir():
             sync_path(file)
         sync_path(creating)
