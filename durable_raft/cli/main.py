@@ -21,6 +21,8 @@ _COMMANDS: Final = {
     "dev": "durable_raft.cli.dev:dev",
     "demo": "durable_raft.cli.demo:demo",
     "status": "durable_raft.cli.status:status",
+    "backup": "durable_raft.cli.backup:backup",
+    "restore": "durable_raft.cli.backup:restore",
 }
 """Our own commands, in the order in which ``--help`` shows them: name -> module:object."""
 

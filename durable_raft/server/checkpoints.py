@@ -77,6 +77,7 @@ class Checkpointer:
         """What the machine reads from; None while it has no state."""
         self._frozen: _Frozen | None = None
         self.is_writing = False
+        self._is_requested = False
         self._applied_bytes = 0
         self._last_bytes = 0
         """``_applied_bytes`` at the last checkpoint."""
@@ -91,6 +92,10 @@ class Checkpointer:
     def applied(self, payload_bytes: int) -> None:
         """Note that an entry was applied."""
         self._applied_bytes += payload_bytes
+
+    def request(self) -> None:
+        """Have a checkpoint begun as soon as none is under way."""
+        self._is_requested = True
 
     @property
     def may_apply(self) -> bool:
@@ -113,7 +118,8 @@ class Checkpointer:
             return False
         config, machine = self._config, self._machine
         return (
-            machine.overlay_changes >= config.checkpoint_changes
+            self._is_requested
+            or machine.overlay_changes >= config.checkpoint_changes
             or machine.overlay_bytes >= config.checkpoint_bytes
             or self._applied_bytes - self._last_bytes >= config.checkpoint_log_bytes
             or log.last_applied - last >= config.checkpoint_entries
@@ -128,6 +134,7 @@ class Checkpointer:
         base = Base(LogPoint(index, log.term_at(index), log.chain_at(index)), machine.time_ms)
         self._frozen = _Frozen(machine.freeze(), base, machine.summary, self._applied_bytes)
         self._last_at, self._last_bytes = time.monotonic(), self._applied_bytes
+        self._is_requested = False
 
     def _write(self, frozen: _Frozen, kv: LmdbKvStore) -> None:
         self.is_writing = True

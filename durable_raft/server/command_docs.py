@@ -121,6 +121,7 @@ COMMAND_DOCS: Final[Mapping[bytes, CommandDoc]] = {
     b"flushall": CommandDoc("server", "1.0.0", _ON_ALL, "[ASYNC|SYNC]", "Remove all keys"),
     b"flushdb": CommandDoc("server", "1.0.0", _ON_ALL, "[ASYNC|SYNC]", "Remove all keys"),
     b"info": CommandDoc("server", "1.0.0", _O1, "[section...]", "Get information and statistics about this node"),
+    b"raft": CommandDoc("server", "7.0.0", "Depends on subcommand.", "", "A container for what backups need"),
     b"role": CommandDoc("server", "2.8.12", _O1, "", "Return whether this node leads, and its replication"),
     b"time": CommandDoc("server", "2.6.0", _O1, "", "Return this node's time of day"),
 }

@@ -22,6 +22,7 @@ from durable_raft.server.command_docs import COMMAND_DOCS, CommandDoc
 from durable_raft.server.command_syntax import parse_syntax
 from durable_raft.server.config_commands import CONFIG_SUBCOMMANDS
 from durable_raft.server.connection_specs import CONNECTION_COMMANDS
+from durable_raft.server.raft_commands import RAFT_SUBCOMMANDS
 from durable_raft.server.subcommands import Subcommand, execute_subcommand, table
 
 Specs = Mapping[bytes, CommandSpec]
@@ -202,4 +203,5 @@ CONTAINERS: Final[Mapping[bytes, Mapping[bytes, Subcommand[Any]]]] = {
     b"cluster": CLUSTER_SUBCOMMANDS,
     b"command": COMMAND_SUBCOMMANDS,
     b"config": CONFIG_SUBCOMMANDS,
+    b"raft": RAFT_SUBCOMMANDS,
 }

@@ -20,6 +20,7 @@ from durable_raft.server.command_table import CONTAINERS, execute_command_comman
 from durable_raft.server.config_commands import execute_config_command
 from durable_raft.server.connection_specs import CONNECTION_COMMANDS
 from durable_raft.server.info import REDIS_VERSION, info, replicas_caught_up, role
+from durable_raft.server.raft_commands import execute_raft_command
 from durable_raft.server.session import RESP2, RESP3, Session
 from durable_raft.server.status import NodeStatus
 
@@ -221,6 +222,7 @@ _HANDLERS: Final[Mapping[bytes, Callable[[_Call], Reply]]] = {
     b"info": lambda call: info(call.status(), call.args),
     b"ping": _ping,
     b"quit": _quit,
+    b"raft": lambda call: execute_raft_command(call.status(), call.args),
     b"readonly": _readonly,
     b"readwrite": _readwrite,
     b"reset": _reset,

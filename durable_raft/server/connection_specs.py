@@ -30,6 +30,7 @@ CONNECTION_COMMANDS: Final[Mapping[bytes, CommandSpec]] = {
         CommandSpec(b"readonly", 1, (*_ANY_TIME, b"fast")),
         CommandSpec(b"readwrite", 1, (*_ANY_TIME, b"fast")),
         CommandSpec(b"reset", 1, _SESSION),
+        CommandSpec(b"raft", -2, (b"admin", b"noscript", *_ANY_TIME)),
         CommandSpec(b"role", 1, (b"noscript", *_ANY_TIME, b"fast")),
         CommandSpec(b"select", 2, (*_ANY_TIME, b"fast")),
         CommandSpec(b"time", 1, (*_ANY_TIME, b"fast")),

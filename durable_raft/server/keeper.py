@@ -15,6 +15,7 @@ from durable_raft.kv.records import StateSummary
 from durable_raft.raft.core import Raft
 from durable_raft.raft.ready import Offer
 from durable_raft.raft.types import Base, Entry, Index, NodeId
+from durable_raft.server.backup_source import BackupSource
 from durable_raft.server.checkpoints import Checkpointer
 from durable_raft.server.config import NodeConfig
 from durable_raft.server.crash_points import CrashPoints
@@ -71,6 +72,7 @@ class StateKeeper:
         self._membership = membership = data.log_store.membership
         self.checkpointer = Checkpointer(raft, membership, worker, crash_points, config, compact)
         self.source = SnapshotSource(giver)
+        self.backups = BackupSource()
         self.fetcher = SnapshotFetcher(self._begin_installation, worker, crash_points, send, raft, self._install)
         self.hashes = StateHashes(config.node_id, self._voters)
         self._asked = 0
@@ -93,6 +95,7 @@ class StateKeeper:
         self.machine = machine
         self.checkpointer.begin_with(machine, kv, view)
         self.source.begin_with(kv)
+        self.backups.begin_with(kv)
         self.hashes.forget()
         return machine
 
@@ -114,6 +117,7 @@ class StateKeeper:
     def tick(self) -> None:
         """Do what only time makes due: compaction, questions that were lost, views that nobody uses."""
         self.source.expire()
+        self.backups.expire()
         self.checkpointer.compact(self.source.held())
         if self._raft.is_whole:
             self.fetcher.tick()
@@ -156,6 +160,7 @@ class StateKeeper:
     def close(self) -> None:
         """Release the state; nothing may use it any more."""
         self.source.close()
+        self.backups.close()
         self.checkpointer.close()
         if self._kv is not None:
             self._kv.close()
@@ -183,6 +188,7 @@ class StateKeeper:
     def _release(self) -> None:
         """Close the state that there is."""
         self.source.close()
+        self.backups.close()
         self.checkpointer.close()
         if self._kv is not None:
             self._kv.close()

@@ -69,6 +69,15 @@ def _raft_config(config: NodeConfig) -> RaftConfig:
     )
 
 
+def _recovered(
+    config: NodeConfig, data: NodeData, rng: random.Random, now_ms: int, observe: Callable[..., None]
+) -> Raft:
+    """Return the core that goes on from what the disk holds."""
+    applied = None if data.kv is None else data.kv.checkpoint.applied.point
+    has_state = data.kv is not None
+    return Raft(_raft_config(config), data.stored, data.log_store, rng, now_ms, observe, applied, has_state=has_state)
+
+
 @dataclass(slots=True)
 class NodeCounters:
     """Counted since the start, for INFO."""
@@ -117,16 +126,7 @@ class Node:
         """Monotonic time since when no leader is known; None while one is."""
 
         members = config.membership.voters
-        self.raft = Raft(
-            _raft_config(config),
-            data.stored,
-            store,
-            rng,
-            self._now_ms(),
-            self._observe,
-            None if data.kv is None else data.kv.checkpoint.applied.point,
-            has_state=data.kv is not None,
-        )
+        self.raft = _recovered(config, data, rng, self._now_ms(), self._observe)
         self._writer = LogWriter(store, crash_points, self._flushed_on_thread, self._failed_on_thread)
         call_soon = self._loop.call_soon_threadsafe
         self._workers = (Worker("states", call_soon, self.fail), Worker("snapshots", call_soon, self.fail))
@@ -220,6 +220,11 @@ class Node:
         """Send a message that promises nothing."""
         if not self._is_stopped:
             self.peers.tell(target, message)
+
+    def request_checkpoint(self) -> None:
+        """Have a checkpoint written of all that is applied."""
+        self.keeper.checkpointer.request()
+        self.wake()
 
     def _machine_replaced(self, machine: Machine) -> None:
         """Answer from another machine from now on; or from none, while the state is not whole."""

@@ -58,6 +58,8 @@ class Reporter:
             keys=summary.key_count,
             expires=summary.expires_count,
             count_keys_in_slot=node.keeper.machine.count_keys_in_slot,
+            request_checkpoint=node.request_checkpoint,
+            read_state=node.keeper.backups.piece,
             peers=self._peers(),
             connected_clients=len(self.clients.connections) if self.clients is not None else 0,
             counters=self._counters(),

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from durable_raft.kv.records import Record
 from durable_raft.raft.types import Index, Member, Membership, NodeId, Role, Term
+from durable_raft.storage.kv_meta import KvMeta
 
 Quantiles = tuple[int, int, int]
 """(p50, p99, max) in microseconds."""
@@ -59,6 +61,11 @@ class NodeStatus:
     """Keys with a time to live."""
     count_keys_in_slot: Callable[[int], int | None]
     """Counts the keys of one hash slot by looking at every key: asked only by CLUSTER COUNTKEYSINSLOT."""
+
+    request_checkpoint: Callable[[], None]
+    """Has a checkpoint written of all that is applied; asked only by RAFT CHECKPOINT."""
+    read_state: Callable[[Index, bytes | None], tuple[KvMeta, list[tuple[bytes, Record]]] | None]
+    """Returns records of a checkpoint (server/backup_source.py); asked only by RAFT SNAPSHOT."""
 
     peers: Mapping[NodeId, PeerStatus]
     """Every other voter."""

@@ -75,6 +75,9 @@ DROP_ENTRIES: Final = 1024
 """Entries dropped along with one group of writes."""
 
 
+_BEGINNING: Final = Base(ORIGIN, 0)
+
+
 class LmdbLogStore:
     """A ``LogStore`` in ``DIR/raft``; see log_store.py for what each call promises."""
 
@@ -103,13 +106,22 @@ class LmdbLogStore:
         return holds_environment(directory)
 
     @staticmethod
-    def create(directory: Path, identity: Identity, membership: Membership, *, map_bytes: int = MAP_BYTES) -> None:
+    def create(
+        directory: Path,
+        identity: Identity,
+        membership: Membership,
+        *,
+        map_bytes: int = MAP_BYTES,
+        base: Base = _BEGINNING,
+    ) -> None:
         """Create an empty log in ``directory`` (made when missing), whole and durable, or leave nothing that opens.
+
+        It begins behind ``base``, in its term: at the beginning, unless a state was put there before.
 
         Raises:
             DirectoryRefused: there is a log already, or the directory is in use.
         """
-        meta = Meta(1, HardState(), identity, membership, Base(ORIGIN, 0))
+        meta = Meta(1, HardState(base.point.term), identity, membership, base)
 
         def build(path: Path) -> None:
             with open_environment(path, map_bytes=map_bytes, create=True) as environment:

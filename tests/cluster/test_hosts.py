@@ -119,7 +119,8 @@ class HostCluster(Cluster):
         super().__init__(3, directory, election_timeout_min_ms=300, election_timeout_max_ms=500)
 
     def start(self, node_id: str, *, crash_at: str | None = None, settings: Mapping[str, object] | None = None) -> None:
-        """Start a node on its host."""
+        """Start a node on its host; there are no crash points here."""
+        assert crash_at is None
         if not self._is_placed:
             self._is_placed = True
             self.nodes = {

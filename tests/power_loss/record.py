@@ -23,14 +23,15 @@ from durable_raft.raft.types import EntryKind
 from durable_raft.storage.lmdb_store import LmdbLogStore
 from tests.power_loss.disk import Image, build, replay
 from tests.power_loss.images import everything
-from tests.power_loss.operations import Recording
+from tests.power_loss.operations import Marker, Recording
 from tests.power_loss.pool import CHECKOUT
-from tests.power_loss.strace import Tracer, strace_command
+from tests.power_loss.strace import CutShort, Tracer, strace_command
 from tests.support.log_building import read_all
 
 DIRECTORY: Final = "data/n1"
 """The data directory beneath the root: two levels that the program has to make."""
 SECONDS_MAX: Final = 120.0
+ATTEMPTS: Final = 10
 SETTINGS: Final = {"election_timeout_min_ms": 150, "election_timeout_max_ms": 200, "checkpoint_changes": 12}
 """Of the node: it is elected soon, and writes some checkpoints of its state on the way."""
 WITHOUT_BYTES: Final = "lock.mdb"
@@ -110,7 +111,21 @@ def _environment() -> dict[str, str]:
 
 
 def record_node(scratch: Path, seed: int, lives: int = 2) -> Recording:
-    """Record a cluster of one in some lives: killed at the end of each but the last, which is stopped."""
+    """Record a cluster of one in some lives: killed at the end of each but the last, which is stopped.
+
+    A checkpoint may be under way when it is killed. Whether the call it was in had its effect cannot be told from the
+    trace, so that such a recording is thrown away for another.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _record_node(scratch, seed, lives)
+        except CutShort:
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError("not reached")
+
+
+def _record_node(scratch: Path, seed: int, lives: int) -> Recording:
     root, marks, trace = _places(scratch)
     rng = random.Random(seed)
     tracer = Tracer(root, marks)
@@ -125,10 +140,12 @@ def record_node(scratch: Path, seed: int, lives: int = 2) -> Recording:
                 sent += commands
             node.end(signal.SIGTERM if life == lives - 1 else signal.SIGKILL)
         tracer.run(trace)
+        check_replay(Recording("node", seed, DIRECTORY, tracer.operations), root)
+        replies = sum(each.fields["ok"] for each in tracer.operations if isinstance(each, Marker))
+        if replies != len(sent):
+            raise CutShort(f"{replies} answers in the trace, {len(sent)} came")
     reference = {"entry_of_command": _entries_of(root / DIRECTORY, sent)}
-    recording = Recording("node", seed, DIRECTORY, tracer.operations, reference)
-    check_replay(recording, root)
-    return recording
+    return Recording("node", seed, DIRECTORY, tracer.operations, reference)
 
 
 def _command(rng: random.Random, number: int) -> Command:

@@ -53,7 +53,7 @@ CALLS: Final = (
     "close",
 )
 
-_CALL: Final = re.compile(r"(\w+)\((.*)\)\s+= (-?\w+)")
+_CALL: Final = re.compile(r"(\w+)\((.*)\)\s+= (-?\w+|\?)")
 _RESUMED: Final = re.compile(r"<\.\.\. (\w+) resumed>(.*)")
 _UNFINISHED: Final = "<unfinished ...>"
 _HEX: Final = r"(?:\\x[0-9a-f]{2})*"
@@ -82,6 +82,10 @@ def strace_command(trace: Path) -> list[str]:
     return ["strace", "-f", "-y", "-xx", "-v", "-s", str(STRING_BYTES_MAX), "-o", str(trace), "-e", f"trace={calls}"]
 
 
+class CutShort(Unmodelled):
+    """The process was killed inside a call, and nobody knows whether it had its effect; another run will do."""
+
+
 class Call(NamedTuple):
     """One system call that ended well."""
 
@@ -97,7 +101,7 @@ def read_calls(lines: Sequence[str], root: str) -> list[Call]:
     """Return the calls of a trace that did not fail.
 
     Raises:
-        Unmodelled: a call on a file under ``root`` was cut short by the process's end.
+        CutShort: a call on a file under ``root`` was cut short by the process's end.
     """
     watched = "".join(f"\\x{byte:02x}" for byte in root.encode())
     calls: list[Call] = []
@@ -120,7 +124,7 @@ def read_calls(lines: Sequence[str], root: str) -> list[Call]:
         calls.append(Call(found[1], found[2], int(found[3], 0), began, number))
     for number, text in halves.values():
         if watched in text:
-            raise Unmodelled(f"line {number}: the process ended in the middle of {text[:80]}")
+            raise CutShort(f"line {number}: the process ended in the middle of {text[:80]}")
     return calls
 
 

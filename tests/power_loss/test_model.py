@@ -264,6 +264,7 @@ class TestTrace:
             f'7 pwrite64(8<FILE>, "{hexed("x")}", 1, 0) = 1',
             f'7 pwrite64(6<FILE>, "{hexed("x")}"..., 2, 0) = 2',
             f'7 pwrite64(6<FILE>, "{hexed("x")}", 1, 0 <unfinished ...>',
+            f'7 pwrite64(6<FILE>, "{hexed("x")}", 1, 0) = ?',
         ],
     )
     def test_what_cannot_be_replayed_is_refused(self, tmp_path: Path, line: str) -> None:

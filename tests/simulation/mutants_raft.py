@@ -75,8 +75,8 @@ def vote_forgotten_at_restart() -> Sequence[Patch]:
     """The vote is not stored, only the term (CCF #8094, raftos)."""
     init = RaftState.__init__
 
-    def forget(self: RaftState, config: Any, stored: Any, *rest: Any) -> None:
-        init(self, config, stored, *rest)
+    def forget(self: RaftState, config: Any, stored: Any, *rest: Any, **named: Any) -> None:
+        init(self, config, stored, *rest, **named)
         self.hard_state = HardState(stored.hard_state.current_term, None)
         self.flushed_hard_state = self._submitted_hard_state = self.hard_state
 

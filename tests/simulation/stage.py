@@ -79,6 +79,15 @@ class _Stage:
         """Return the running node's monotonic clock in seconds."""
         return self.process.site.clock.monotonic()
 
+    def gmtime(self) -> tuple[int, ...]:
+        """Return no date: names of files are nobody's business here."""
+        return ()
+
+    def strftime(self, form: str, when: tuple[int, ...]) -> str:
+        """Return the form itself."""
+        del when
+        return form
+
     def sleep(self, seconds: float) -> None:
         """Take no time: whoever rests on a thread of its own keeps nobody waiting."""
 

@@ -36,6 +36,11 @@ def lost_peer(match_index: int | None = None) -> PeerStatus:
     )
 
 
+def no_state(index: Index, after: bytes | None) -> None:
+    """Answer as a node without a state."""
+    del index, after
+
+
 FOLLOWER = NodeStatus(
     node_id=N2,
     cluster_id=CLUSTER_ID,
@@ -55,6 +60,8 @@ FOLLOWER = NodeStatus(
     keys=5,
     expires=1,
     count_keys_in_slot=lambda slot: slot // 1000,
+    request_checkpoint=lambda: None,
+    read_state=no_state,
     peers={N1: connected_peer(), N3: connected_peer()},
     connected_clients=4,
     counters={"connections": 9, "commands_processed": 100, "flushes": 11, "entries": 12, "log_bytes": 13},
