@@ -47,6 +47,8 @@ def _unknown_names(group: click.Group, words: list[str]) -> str | None:
     command: click.Command = group
     for word in words:
         if word.startswith("-"):
+            # ``backup --at`` is ``backup take --at``.
+            command = getattr(command, "commands", {}).get("take", command)
             options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
             if word.partition("=")[0] not in options | {"--help", "-h"}:
                 return f"{command.name} has no option {word}"

@@ -162,7 +162,7 @@ def _verdict(result: Result) -> str:
     if not failure.rule.startswith(RULES):
         return f"NOT CAUGHT, the simulation broke: {failure.rule[:90]}"
     _, rule = run_seed(failure.seed)
-    return f"NOT CAUGHT, fails without it too: {rule[:90]}" if rule else failure.rule[:120]
+    return f"NOT CAUGHT, fails without it too: {rule[:90]}" if rule else failure.rule.splitlines()[0][:120]
 
 
 def _parser() -> argparse.ArgumentParser:
