@@ -84,6 +84,8 @@ class Checkpointer:
         self._last_at = time.monotonic()
         self._marks: deque[tuple[Index, int]] = deque()
         """(index, ``_applied_bytes``) of checkpoints behind which the log was not compacted yet, ascending."""
+        self.on_written: Callable[[], None] = lambda: None
+        """Is called when a checkpoint ended: applying may have waited for it."""
         self.durations = LatencyRing()
         self.count = 0
 
@@ -175,6 +177,7 @@ class Checkpointer:
             changes=len(frozen.layer.changes),
             seconds=round(seconds, 3),
         )
+        self.on_written()
 
     def _read_from(self, view: LmdbStateView) -> None:
         old, self._view = self._view, view

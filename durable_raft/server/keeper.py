@@ -157,6 +157,10 @@ class StateKeeper:
         self._crash_points.reach("before_snapshot_piece_sent")
         self._send(target, chunk)
 
+    def writable_bytes(self) -> int | None:
+        """Return how much the state's file can still take; None while there is none."""
+        return None if self._kv is None else self._kv.room().writable_bytes
+
     def close(self) -> None:
         """Release the state; nothing may use it any more."""
         self.source.close()

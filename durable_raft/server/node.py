@@ -144,6 +144,7 @@ class Node:
         )
         self.peers = Peers(store.identity, members, random.Random(rng.getrandbits(64)), self._receive, self.wake)  # noqa: S311
         self.keeper.on_machine = self._machine_replaced
+        self.keeper.checkpointer.on_written = self.wake
         self._submitted = 0
         self._flushed = 0
         self._after_write: deque[tuple[int, list[Envelope]]] = deque()
@@ -378,7 +379,8 @@ class Node:
         if self.raft.has_more():
             self.wake()
         # The node must still be able to vote, delete and read (design contract 11).
-        self.dispatcher.note_space(self._store.space().writable_bytes, self._config.disk_reserve_bytes)
+        rooms = (self._store.space().writable_bytes, self.keeper.writable_bytes())
+        self.dispatcher.note_space(min(room for room in rooms if room is not None), self._config.disk_reserve_bytes)
         self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)
 
     # -- reports --------------------------------------------------------------------------------------------------

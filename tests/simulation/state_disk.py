@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
 from durable_raft.kv.records import Record, StateSummary
@@ -121,8 +121,18 @@ class SimKv:
         )
         self._disk.kv.state = state
 
+    def room(self) -> SimRoom:
+        """Return the room of the disk."""
+        return SimRoom(self._disk.free_bytes)
+
     def close(self) -> None:
         """Nothing to release."""
+
+
+class SimRoom(NamedTuple):
+    """What the keeper asks of ``room``."""
+
+    writable_bytes: int
 
 
 class SimInstaller:
