@@ -25,6 +25,9 @@ from tests.cluster.harness import checkout_environment
 WRITES: Final = 24
 """Commands of the workload; every fourth a DEL of an older key."""
 
+LARGE: Final = 10_000
+"""Times a value is repeated now and then, so that it takes many pages: those are written together."""
+
 SETTINGS: Final = {
     "checkpoint_changes": 4,
     "checkpoint_interval_ms": 50,
@@ -155,9 +158,10 @@ class Cell:
             self._held[key] = None
         else:
             self._unsure.add(key)
-            if client.call("SET", key, f"v{number}") != b"OK":
+            value = f"v{number}" * (LARGE if number % 5 == 0 else 1)
+            if client.call("SET", key, value) != b"OK":
                 raise CellFailed(self._explain(f"SET {key} was refused"))
-            self._held[key] = f"v{number}"
+            self._held[key] = value
         self._unsure.discard(key)
 
     def _end(self, process: subprocess.Popen[bytes]) -> int | None:
@@ -177,7 +181,7 @@ class Cell:
                 for key, value in self._held.items():
                     found = client.call("GET", key)
                     if found != (None if value is None else value.encode()) and key not in self._unsure:
-                        raise CellFailed(self._explain(f"{key} is {found!r}, acknowledged was {value!r}"))
+                        raise CellFailed(self._explain(f"{key} is {found!r:.60}, acknowledged was {value!r:.60}"))
                 if client.call("SET", "afterwards", "x") != b"OK":
                     raise CellFailed(self._explain("takes no write after the restart"))
         finally:

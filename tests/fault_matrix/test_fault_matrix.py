@@ -35,7 +35,7 @@ def test_error_at_any_write_or_flush_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_lost_write_would_be_seen(tmp_path: Path) -> None:
     """The check itself: an acknowledgement that the disk does not bear out is found."""
-    cell = Cell(tmp_path, "fdatasync", "EIO", 10**6)
+    cell = Cell(tmp_path, "fdatasync", "EIO", 60_000)
     cell.run()
     cell._held["k0"] = "something else"
     with pytest.raises(CellFailed, match="acknowledged was 'something else'"):

@@ -126,7 +126,8 @@ def _log_of(log: Path) -> Iterator[tuple[str, int, Any]]:
 class BlockExplorer:
     """Device images of one recording, mounted and recovered one after the other."""
 
-    def __init__(self, recording: Recording, scratch: Path, seed: int) -> None:
+    def __init__(self, recording: Recording, scratch: Path, seed: int, kept: Path | None) -> None:
+        """Prepare; ``kept`` gets the first failing image, in which ``mount -o loop`` shows what is left."""
         self._recording = recording
         self._judge = StoreJudge(recording)
         self._image = scratch / "image"
@@ -138,8 +139,7 @@ class BlockExplorer:
         self.kinds: Counter[str] = Counter()
         self.activities: Counter[str] = Counter()
         self.failures: list[str] = []
-        self.kept = Path(tempfile.gettempdir()) / f"power-loss-ext4-{seed}.img"
-        """The first failing image, if there is one; ``mount -o loop`` shows what is in it."""
+        self.kept = kept
 
     def run(self, images: int, *, until_failure: bool = False) -> None:
         """Look at some images of every cut, spread over the recording."""
@@ -192,7 +192,7 @@ class BlockExplorer:
                 _run("umount", str(self._mount))
             self._outcomes[image.digest] = outcome
         if (what := verdict(self._judge, snapshot.cut, outcome)) is not None:
-            if not self.failures:
+            if not self.failures and self.kept is not None:
                 shutil.copy(self._image, self.kept)
             self.failures.append(f"a power cut after device operation {snapshot.cut - 1} ({kind}): {what}")
 
@@ -214,7 +214,9 @@ def main(arguments: Sequence[str]) -> int:
     seed = fresh_seed() if options.seed is None else options.seed
     with scratch_directory() as scratch:
         recording = record(scratch, seed, options.broken)
-        explorer = BlockExplorer(recording, scratch, seed)
+        # A planted bug is meant to be found, and its image of no interest.
+        kept = None if options.broken else Path(tempfile.gettempdir()) / f"power-loss-ext4-{seed}.img"
+        explorer = BlockExplorer(recording, scratch, seed, kept)
         try:
             explorer.run(options.images, until_failure=options.broken is not None)
         finally:
@@ -227,7 +229,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{explorer.kinds.total()} distinct images of ext4 ({kinds}), {len(explorer.failures)} failures")
     print(f"in flight: {activities}")
     if explorer.failures:
-        print("\n".join([*explorer.failures[:5], f"the first image: {explorer.kept}"]))
+        print("\n".join([*explorer.failures[:5], *([f"the first image: {kept}"] if kept else [])]))
     return 1 if explorer.failures else 0
 
 
