@@ -26,8 +26,8 @@ from typing import Final
 
 from tests.fault_matrix.cell import Cell, CellFailed, Outcome
 
-CALLS: Final = ("pwrite64", "pwritev", "fdatasync", "fsync", "ftruncate", "rename", "mkdir")
-"""With which the node changes files. LMDB writes pages by the first two, its meta page by the first."""
+CALLS: Final = ("pwrite64", "writev", "fdatasync", "fsync", "ftruncate", "rename", "mkdir")
+"""With which the node changes files. LMDB writes pages by the first two (sockets may see ``writev`` too)."""
 ERRORS: Final = ("EIO", "ENOSPC")
 
 Key = tuple[str, str, int]
