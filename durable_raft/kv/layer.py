@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from sortedcontainers import SortedKeyList
@@ -84,9 +85,21 @@ class Layer:
 
     def sorted_changes(self) -> Iterable[tuple[bytes, Record | None]]:
         """Yield all changes of a frozen layer in the order of keys, never busy long at one stretch; for a thread."""
-        keys = list(self.changes)
-        pieces = [sorted(keys[lo : lo + SORT_PIECE], key=order_key) for lo in range(0, len(keys), SORT_PIECE)]
+        keys = iter(self.changes)
+        pieces: list[list[bytes]] = []
+        while piece := list(islice(keys, SORT_PIECE)):
+            piece.sort(key=order_key)
+            pieces.append(piece)
         return ((key, self.changes[key]) for key in heapq.merge(*pieces, key=order_key))
+
+    def dissolve(self) -> None:
+        """Let go of everything, little by little: freeing a million changes at once takes as long as a disk write."""
+        self._order = SortedKeyList(key=order_key)
+        for items in (self._unordered, self._heap):
+            while items:
+                del items[-SORT_PIECE:]
+        while self.changes:
+            self.changes.popitem()
 
     def earliest(self) -> Due | None:
         """Return the first deadline, or None; drops what no longer counts."""

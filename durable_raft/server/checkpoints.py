@@ -177,6 +177,8 @@ class Checkpointer:
             changes=len(frozen.layer.changes),
             seconds=round(seconds, 3),
         )
+        # Nobody reads it any more.
+        self._worker.submit(frozen.layer.dissolve, lambda _: None)
         self.on_written()
 
     def _read_from(self, view: LmdbStateView) -> None:
