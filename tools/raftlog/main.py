@@ -12,39 +12,27 @@ from pathlib import Path
 
 import click
 
-from durable_raft.errors import CorruptRecord, DirectoryRefused, StorageError, UnknownFormatVersion
-from durable_raft.storage.directory import require_environment
-from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.reader import LogReader, Overview
 from durable_raft.storage.walk import Walked
-from durable_raft.storage.wounds import Wound, WoundKind
-from raftlog.isolation import KilledBySignal, run_in_child
+from durable_raft.storage.wounds import Wound
 from raftlog.lines import as_json, as_text
-
-CLEAN = 0
-WOUNDED = 1
-REFUSED = 2
-
-_EXIT_CODES = """Exit codes: 0 clean; 1 wounds were found; 2 wrong usage, not a data directory, or a format that this
-version does not know."""
-
-_DIRECTORY = click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+from raftlog.running import DIRECTORY, EXIT_CODES, code_of, complain, run
 
 
-@click.group(epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Look at the log in a node's data directory, running or not; nothing is locked or changed."""
 
 
-@main.command(epilog=_EXIT_CODES)
-@_DIRECTORY
+@main.command(epilog=EXIT_CODES)
+@DIRECTORY
 def stat(directory: Path) -> None:
     """Say whose log DIRECTORY holds, its term and vote, its extent and size, and how many wounds it has."""
-    _run(directory, _stat)
+    run(directory, _stat)
 
 
-@main.command(epilog=_EXIT_CODES)
-@_DIRECTORY
+@main.command(epilog=EXIT_CODES)
+@DIRECTORY
 @click.option("--from", "lo", type=click.IntRange(min=0), default=0, metavar="I", help="First index to show.")
 @click.option("--to", "last", type=click.IntRange(min=0), default=None, metavar="I", help="Last index to show.")
 @click.option("--term", type=click.IntRange(min=0), default=None, help="Only entries of this term.")
@@ -59,54 +47,11 @@ def dump(directory: Path, lo: int, last: int | None, term: int | None, *, json: 
         raise click.UsageError(f"--to {last} lies before --from {lo}")
     show = as_json if json else as_text
 
-    def run(reader: LogReader) -> int:
+    def print_them(reader: LogReader) -> int:
         hi = None if last is None else last + 1
         return _print_entries(_of_term(reader.walk(lo, hi), term), show)
 
-    _run(directory, run)
-
-
-def _run(directory: Path, command: Callable[[LogReader], int]) -> None:
-    """Run ``command`` on a reader of ``directory`` in a child process and exit with its code."""
-
-    def read() -> int:
-        try:
-            with LogReader.open(directory) as reader:
-                return command(reader)
-        except StorageError as error:
-            return _refusal(error)
-
-    try:
-        code = run_in_child(read)
-    except KilledBySignal as killed:
-        _complain(f"reading {directory} was ended by signal {killed.signal_number}: a page is damaged or cut off")
-        code = max(WOUNDED, _check_file(directory))
-    sys.exit(code)
-
-
-def _refusal(error: StorageError) -> int:
-    _complain(str(error))
-    return REFUSED if isinstance(error, (DirectoryRefused, UnknownFormatVersion)) else WOUNDED
-
-
-def _check_file(directory: Path) -> int:
-    """Say what can be told of the data file without mapping it."""
-    try:
-        check_data_file(require_environment(directory))
-    except (CorruptRecord, DirectoryRefused, UnknownFormatVersion) as error:
-        return _refusal(error)
-    return CLEAN
-
-
-def _complain(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _code(wounds: list[Wound]) -> int:
-    if not wounds:
-        return CLEAN
-    _complain(f"{len(wounds)} wounds found")
-    return REFUSED if all(wound.what is WoundKind.NEWER_FORMAT for wound in wounds) else WOUNDED
+    run(directory, print_them)
 
 
 # -- dump -------------------------------------------------------------------------------------------------------------
@@ -121,7 +66,7 @@ def _print_entries(walk: Iterator[Walked], show: Callable[[Walked], str]) -> int
     for walked in walk:
         sys.stdout.write(show(walked) + "\n")
         wounds += walked.wounds
-    return _code(wounds)
+    return code_of(wounds)
 
 
 # -- stat -------------------------------------------------------------------------------------------------------------
@@ -137,8 +82,8 @@ def _stat(reader: LogReader) -> int:
     for name, value in [*_stat_lines(overview), ("payload_bytes", payload_bytes), ("wounds", len(wounds))]:
         click.echo(f"{name}:{value}")
     for wound in wounds:
-        _complain(f"wound: {wound}")
-    return _code(wounds)
+        complain(f"wound: {wound}")
+    return code_of(wounds)
 
 
 def _stat_lines(overview: Overview) -> Iterator[tuple[str, object]]:
