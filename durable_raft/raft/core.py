@@ -6,23 +6,42 @@ says, in the order that raft/ready.py gives. Nothing here blocks, and nothing is
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Callable, Sequence
 
 from durable_raft.errors import InvariantViolation
-from durable_raft.raft import election, reads, replication, snapshots
-from durable_raft.raft.log import LogView, RaftLog
+from durable_raft.raft import admission, election, healing, reads, replication, snapshots
+from durable_raft.raft.log import EntriesLost, LogView, RaftLog
 from durable_raft.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
+    Aside,
+    FetchEntries,
     InstallSnapshot,
+    Introduce,
+    IntroduceResponse,
     Message,
     RequestVote,
     RequestVoteResponse,
+    TermMessage,
 )
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.ready import Ready
 from durable_raft.raft.state import Observer, RaftState
-from durable_raft.raft.types import Base, Entry, EntryKind, Index, LogPoint, NodeId, RaftConfig, Role, StoredLog, Term
+from durable_raft.raft.types import (
+    Base,
+    Entry,
+    EntryKind,
+    Index,
+    LogPoint,
+    LostEntry,
+    NodeId,
+    RaftConfig,
+    Role,
+    StoredLog,
+    Term,
+)
 
 APPLY_BYTES_MAX = 1 << 20
 """Payload bytes of committed entries in one Ready: bounds how long a replaying node keeps its loop busy."""
@@ -108,28 +127,48 @@ class Raft:
     def deadline(self) -> int | None:
         """Return when ``timeout`` must be called (ms), or None when only events can change anything."""
         state = self._state
-        if state.role is not Role.LEADER:
-            return state.election_deadline
-        return state.heartbeat_due if state.peers else None
+        due: int | None = state.election_deadline
+        if state.role is Role.LEADER:
+            due = state.heartbeat_due if state.peers else None
+        if state.has_errands:
+            due = state.errand_due if due is None else min(due, state.errand_due)
+        return due
 
     # -- events ---------------------------------------------------------------------------------------------------
 
     def timeout(self, now: int) -> None:
         """Do what is due at ``now``: campaign, or check the quorum and send heartbeats."""
         state = self._state
+        if state.has_errands and now >= state.errand_due:
+            self._do_errands(now)
         if state.role is Role.LEADER:
             if now >= state.heartbeat_due and state.peers:
                 replication.check_quorum(state, now)
                 if state.role is Role.LEADER:
-                    replication.heartbeat(state, now)
+                    self._send(lambda: replication.heartbeat(state, now), now)
         elif now >= state.election_deadline:
             election.election_timeout(state, now)
+
+    def _do_errands(self, now: int) -> None:
+        """Introduce this disk, and ask for lost entries; again after an election timeout until that is done."""
+        self._state.errand_due = now + self._state.config.election_timeout_min_ms
+        admission.introduce(self._state, now)
+        healing.fetch(self._state)
+
+    def _send(self, send: Callable[[], None], now: int) -> None:
+        """Have a leader send entries; one that finds its own copy rotten leads no longer."""
+        with contextlib.suppress(EntriesLost):
+            send()
+        healing.notice(self._state, now)
 
     def step(self, now: int, source: NodeId, message: Message) -> None:
         """Take a message from ``source`` (Figure 2, Rules for Servers)."""
         state = self._state
         if source not in state.peers:
             raise InvariantViolation(f"message from {source}, which is no peer of {state.config.node_id}")
+        if isinstance(message, Aside):
+            self._step_aside(now, source, message)
+            return
         if message.term > state.current_term and not self._enter_newer_term(now, source, message):
             return
         if message.term < state.current_term:
@@ -168,6 +207,31 @@ class Raft:
             replication.begin_term(state, now)
         if state.role is Role.LEADER:
             replication.advance_commit_index(state)
+
+    # -- wounds (healing.py) and disks (admission.py) ---------------------------------------------------------------
+
+    @property
+    def lost(self) -> dict[Index, LostEntry]:
+        """Entries whose payload is rotten here and not healed yet; not to be changed."""
+        return self._state.log.lost
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node's disk may promise."""
+        return self._state.standing.is_voter
+
+    def lose(self, now: int, lost: Sequence[LostEntry]) -> None:
+        """Note that the payloads of entries were found rotten on the disk, and have them healed."""
+        healing.lose(self._state, now, lost)
+
+    def needless_prefix(self) -> Index | None:
+        """Return up to where the log is to be compacted because of wounds that need no healing; None: nowhere."""
+        return healing.needless_prefix(self._state)
+
+    def was_replaced(self, peer: NodeId, node_uuid: bytes) -> bool:
+        """Return whether this disk of ``peer`` is not to be heard any more, because another took its place."""
+        known = self._state.standing.peer(peer)
+        return known is not None and node_uuid in known.former
 
     # -- snapshots (Raft §7) --------------------------------------------------------------------------------------
 
@@ -238,7 +302,7 @@ class Raft:
         """
         state = self._state
         if state.role is Role.LEADER:
-            replication.send_due(state, now)
+            self._send(lambda: replication.send_due(state, now), now)
         write = state.take_write(now)
         ready = Ready(
             write=write,
@@ -248,7 +312,9 @@ class Raft:
             lost_reads=state.lost_reads,
         )
         if may_apply and state.is_whole:
-            ready.committed = state.log.take_committed(APPLY_BYTES_MAX)
+            with contextlib.suppress(EntriesLost):
+                ready.committed = state.log.take_committed(APPLY_BYTES_MAX)
+            healing.notice(state, now)
             ready.reads = reads.take_answerable(state)
         state.offer = None
         state.messages = []
@@ -258,11 +324,12 @@ class Raft:
 
     def has_more(self) -> bool:
         """Return whether ``ready`` would hand out more committed entries at once."""
-        return self._state.is_whole and self._state.log.last_applied < self._state.log.commit_index
+        log = self._state.log
+        return self._state.is_whole and log.last_applied < log.commit_index and log.last_applied + 1 not in log.lost
 
     # -- dispatch -------------------------------------------------------------------------------------------------
 
-    def _enter_newer_term(self, now: int, source: NodeId, message: Message) -> bool:
+    def _enter_newer_term(self, now: int, source: NodeId, message: TermMessage) -> bool:
         """Adopt a newer term where the message proves one; return whether the message is to be looked at further."""
         state = self._state
         if isinstance(message, RequestVote):
@@ -277,14 +344,27 @@ class Raft:
         state.become_follower(now, message.term, leader)
         return True
 
-    def _answer_older_term(self, now: int, source: NodeId, message: Message) -> None:
+    def _answer_older_term(self, now: int, source: NodeId, message: TermMessage) -> None:
         """Tell an old leader or candidate the newer term (Figure 2, receiver 1); ignore late answers."""
         if isinstance(message, (AppendEntries, InstallSnapshot)):
             replication.reject_old_leader(self._state, source, message)
         elif isinstance(message, RequestVote):
             election.handle_request_vote(self._state, now, source, message)
 
-    def _dispatch(self, now: int, source: NodeId, message: Message) -> None:
+    def _step_aside(self, now: int, source: NodeId, message: Aside) -> None:
+        """Take a message that belongs to no term."""
+        state = self._state
+        if isinstance(message, Introduce):
+            admission.handle_introduce(state, now, source, message)
+        elif isinstance(message, IntroduceResponse):
+            admission.handle_introduce_response(state, now, source, message)
+        elif isinstance(message, FetchEntries):
+            healing.handle_fetch_entries(state, source, message)
+        else:
+            healing.handle_fetch_entries_response(state, source, message)
+        healing.notice(state, now)
+
+    def _dispatch(self, now: int, source: NodeId, message: TermMessage) -> None:
         state = self._state
         if isinstance(message, AppendEntries):
             replication.handle_append_entries(state, now, source, message)
@@ -294,6 +374,7 @@ class Raft:
             if state.role is Role.LEADER:
                 replication.handle_append_response(state, now, source, message)
                 reads.confirm(state)
+                admission.confirm(state, reads.confirmed_round(state))
         elif isinstance(message, RequestVote):
             election.handle_request_vote(state, now, source, message)
         elif election.handle_request_vote_response(state, now, source, message):

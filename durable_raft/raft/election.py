@@ -15,9 +15,9 @@ def election_timeout(state: RaftState, now: int) -> None:
     """Start a campaign: the election timeout elapsed without hearing from a leader (Figure 2, Followers).
 
     A node whose own disk hangs waits instead: it could not make its vote durable (hashicorp/raft #614). So does one
-    that has no state to serve.
+    that has no state to serve, whose log is wounded, or that is no voter yet.
     """
-    if state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state or not state.is_whole:
+    if state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state or not state.may_lead:
         state.reset_election_deadline(now)
         return
     state.become_pre_candidate(now)
@@ -35,8 +35,11 @@ def own_vote_flushed(state: RaftState, now: int) -> bool:
 
 
 def handle_request_vote(state: RaftState, now: int, source: NodeId, message: RequestVote) -> None:
-    """Answer a RequestVote or a pre-vote of the current term or, for a pre-vote, of a coming one (Figure 2)."""
-    up_to_date = state.log.is_up_to_date(message.last_log_index, message.last_log_term)
+    """Answer a RequestVote or a pre-vote of the current term or, for a pre-vote, of a coming one (Figure 2).
+
+    A disk that is not admitted yet grants nothing: it may have forgotten what was promised (admission.py).
+    """
+    up_to_date = state.standing.is_voter and state.log.is_up_to_date(message.last_log_index, message.last_log_term)
     if message.pre_vote:
         granted = up_to_date and message.term > state.current_term and not hears_a_leader(state, now)
         answer_term = message.term if granted else state.current_term

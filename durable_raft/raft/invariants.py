@@ -72,6 +72,8 @@ def check_state(state: RaftState) -> None:
     # Figure 2, Candidates: vote for self.
     if (role is Role.LEADER or role is Role.CANDIDATE) and state.voted_for != state.config.node_id:
         _broken(f"{role.value} voted for {state.voted_for}")
+    if role is not Role.FOLLOWER and not state.standing.is_voter:
+        _broken(f"a {role.value} is a voter")
     if role is Role.LEADER:
         _check_leader(state, log)
     elif state.progress:
@@ -83,6 +85,8 @@ def check_state(state: RaftState) -> None:
 def _check_leader(state: RaftState, log: RaftLog) -> None:
     if state.flushed_hard_state != state.hard_state:
         _broken("a leader's own vote is flushed")
+    if log.lost:
+        _broken("a leader holds its whole log")
     for peer, progress in state.progress.items():
         if not 0 <= progress.match_index < progress.next_index <= log.last.index + 1:
             _broken(
@@ -151,6 +155,8 @@ class ClusterInvariants:
         self._chains: dict[tuple[Index, Term], int] = {}
         self._votes: dict[tuple[NodeId, Term], NodeId] = {}
         self._flushed_hard_states: dict[NodeId, HardState] = {}
+        self._former_hard_states: dict[NodeId, list[HardState]] = {}
+        """By node: what the disks before its present one had flushed."""
         self._held_upto = 0
         """Every committed entry up to here was seen on a majority of disks."""
 
@@ -206,6 +212,13 @@ class ClusterInvariants:
     def hard_state_flushed(self, name: NodeId, hard_state: HardState) -> None:
         """Note what a node's disk promised to keep."""
         self._flushed_hard_states[name] = hard_state
+
+    def disk_replaced(self, name: NodeId) -> None:
+        """Note that a node's disk is lost, and with it what it promised; who counts on that is judged as ever."""
+        held = self._flushed_hard_states.pop(name, None)
+        if held is not None:
+            self._former_hard_states.setdefault(name, []).append(held)
+        self._votes = {(node, term): vote for (node, term), vote in self._votes.items() if node != name}
 
     # -- logs -----------------------------------------------------------------------------------------------------
 
@@ -280,7 +293,11 @@ class ClusterInvariants:
         if known != name:
             _broken(f"Election Safety: {known} and {name} both lead term {term}")
         # §5.2: a candidate wins an election if it receives votes from a majority of the servers in the same term.
-        voters = [node for node, disk in self._disks.items() if _has_voted(disk, term, name)]
+        voters = [
+            node
+            for node, disk in self._disks.items()
+            if any(_has_voted(held, term, name) for held in (disk.hard_state, *self._former_hard_states.get(node, ())))
+        ]
         if len(voters) < self._majority:
             _broken(f"Election Safety: {name} leads term {term}, but only {voters} hold flushed votes for it")
         # Leader Completeness (§5.4.3): if a log entry is committed in a given term, then that entry will be present in
@@ -316,14 +333,13 @@ class ClusterInvariants:
     def _vote_leaves(self, source: NodeId, candidate: NodeId, term: Term) -> None:
         """Check a vote: flushed, and the only one (§5.2: at most one candidate in a given term)."""
         self.checks += 2
-        if not _has_voted(self._disks[source], term, candidate):
+        if not _has_voted(self._disks[source].hard_state, term, candidate):
             _broken(f"Durability: {source}'s vote for {candidate} in term {term} leaves before it is flushed")
         known = self._votes.setdefault((source, term), candidate)
         if known != candidate:
             _broken(f"Election Safety: {source} votes twice in term {term}: {known}, {candidate}")
 
 
-def _has_voted(disk: FlushedLog, term: Term, candidate: NodeId) -> bool:
-    """Return whether a disk proves, or has outlived, a vote."""
-    held = disk.hard_state
+def _has_voted(held: HardState, term: Term, candidate: NodeId) -> bool:
+    """Return whether a flushed hard state proves, or has outlived, a vote."""
     return held.current_term > term or (held.current_term == term and held.voted_for == candidate)

@@ -12,11 +12,33 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol
 
-from durable_raft.errors import EntryUnavailable, InvariantViolation
+from durable_raft.errors import CorruptRecord, EntryUnavailable, InvariantViolation
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import ORIGIN, Base, Entry, HardState, Index, LogPoint, StoredLog, Term, chain_crc
+from durable_raft.raft.types import (
+    ORIGIN,
+    Base,
+    Entry,
+    HardState,
+    Index,
+    LogPoint,
+    LostEntry,
+    Standing,
+    StoredLog,
+    Term,
+    chain_crc,
+)
+
+
+class EntriesLost(CorruptRecord):
+    """Entries whose payload rotted on this node's disk; who they are is known, and nothing else is wrong."""
+
+    def __init__(self, lost: Sequence[LostEntry], what: str = "") -> None:
+        self.lost: Final = tuple(lost)
+        named = ", ".join(f"index {each.index} term {each.term} crc {each.crc:#010x}" for each in self.lost)
+        super().__init__(what or f"payload lost: {named}")
 
 
 class LogView(Protocol):
@@ -32,10 +54,12 @@ class LogView(Protocol):
 class _InflightWrite:
     """A write on its way to the disk and what its acknowledgement will prove."""
 
-    __slots__ = ("last_index", "number", "submitted_at")
+    __slots__ = ("last_index", "mended", "number", "submitted_at")
 
-    def __init__(self, number: int, last_index: Index, submitted_at: int) -> None:
+    def __init__(self, number: int, last_index: Index, submitted_at: int, mended: Sequence[LostEntry]) -> None:
         self.number = number
+        self.mended = mended
+        """Entries that are whole again once the write is durable."""
         self.last_index = last_index
         """Entries up to here are durable once the write is; lowered when a later cut makes that untrue."""
         self.submitted_at = submitted_at
@@ -73,6 +97,13 @@ class RaftLog:
         self._cut_from: Index | None = None
         """Lowest index that the next write has to cut from the disk; None when nothing submitted was cut."""
         self._inflight: deque[_InflightWrite] = deque()
+        self.lost: dict[Index, LostEntry] = {each.index: each for each in stored.lost}
+        """Entries whose payload rotted on the disk, until another copy of each is flushed."""
+        self._newly_lost: list[LostEntry] = list(stored.lost)
+        self._mended: dict[Index, Entry] = {}
+        """Copies of lost entries that the next write takes."""
+        self.healed = 0
+        """Entries that were lost and are whole again, since the start."""
         if not self.holds(applied):
             raise InvariantViolation(f"the state was taken at {applied}, which is not what the log holds there")
 
@@ -125,13 +156,18 @@ class RaftLog:
 
         Raises:
             EntryUnavailable: ``lo`` is compacted away or beyond the end.
-            CorruptRecord: an entry read from the disk fails its checksum.
+            EntriesLost: the payload of ``lo`` is rotten; one that is found to be is noted in ``lost``.
+            CorruptRecord: an entry read from the disk is damaged in another way.
         """
         if not self.base.index < lo <= self.last.index:
             raise EntryUnavailable(f"index {lo} is outside the log [{self.base.index}, {self.last.index}]")
+        if self.lost:
+            hi = min((index for index in self.lost if index >= lo), default=hi) if hi > lo else hi
+            if lo in self.lost:
+                raise EntriesLost([self.lost[lo]])
         found: list[Entry] = []
         if lo < self._cache_first:
-            found = self._view.entries(lo, min(hi, self._cache_first), bytes_max)
+            found = self._read(lo, min(hi, self._cache_first), bytes_max)
             if found[-1].index + 1 < self._cache_first:
                 return found
         size = sum(len(entry.payload) for entry in found)
@@ -146,6 +182,62 @@ class RaftLog:
     def is_up_to_date(self, last_log_index: Index, last_log_term: Term) -> bool:
         """Return whether a log that ends so is at least as up-to-date as this one (Raft §5.4.1)."""
         return (last_log_term, last_log_index) >= (self.last.term, self.last.index)
+
+    def _read(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
+        try:
+            return self._view.entries(lo, hi, bytes_max)
+        except EntriesLost as error:
+            for each in error.lost:
+                self.lose(each)
+            raise
+
+    # -- healing (healing.py) -----------------------------------------------------------------------------------
+
+    def lose(self, lost: LostEntry) -> bool:
+        """Note that the payload of an entry is rotten on the disk; return whether that is news.
+
+        One that is still in memory is mended from there at once.
+        """
+        index = lost.index
+        if index in self.lost or not self.base.index < index <= self.flushed or self.chain_at(index) != lost.chain:
+            return False
+        self.lost[index] = lost
+        self._newly_lost.append(lost)
+        if index in self._cache:
+            self.mend(self._cache[index])
+        return True
+
+    def take_newly_lost(self) -> list[LostEntry]:
+        """Return what was found lost since the last call."""
+        newly, self._newly_lost = self._newly_lost, []
+        return newly
+
+    def mend(self, entry: Entry) -> bool:
+        """Take a copy of a lost entry, verified by its checksum; return whether it is the one that was lost."""
+        lost = self.lost.get(entry.index)
+        if lost is None or (lost.term, lost.crc, lost.chain) != (entry.term, entry.crc, entry.chain):
+            return False
+        self._mended[entry.index] = entry
+        return True
+
+    def wanted(self) -> list[LostEntry]:
+        """Return the lost entries of which no copy is on its way to the disk, ascending."""
+        underway = {each.index for write in self._inflight for each in write.mended}
+        return [self.lost[i] for i in sorted(self.lost) if i not in self._mended and i not in underway]
+
+    def acknowledgeable(self, index: Index) -> Index:
+        """Return up to where, at most ``index``, this node may say that it holds the log.
+
+        What was lost and is not known to be committed may never be: then nobody may count on this copy.
+        """
+        lost = min((i for i in self.lost if i > self.commit_index), default=None)
+        return index if lost is None else min(index, Index(lost - 1))
+
+    def _forget_lost(self, first: int, last: int) -> None:
+        """Forget the lost entries of [first, last], which are gone from the log."""
+        for index in [i for i in self.lost if first <= i <= last]:
+            del self.lost[index]
+            self._mended.pop(index, None)
 
     # -- changing -----------------------------------------------------------------------------------------------
 
@@ -189,6 +281,7 @@ class RaftLog:
         while self._run_starts and self._run_starts[-1] >= index:
             self._run_starts.pop()
             self._run_terms.pop()
+        self._forget_lost(index, self.submitted)
         if index <= self.submitted:
             self._cut_from = index if self._cut_from is None else min(self._cut_from, index)
             self.submitted = previous
@@ -219,6 +312,7 @@ class RaftLog:
             raise InvariantViolation(f"compact up to {upto}: applied {self.last_applied}, flushed {self.flushed}")
         timestamp_ms, point = self._timestamp_at(upto), LogPoint(upto, self.term_at(upto), self.chain_at(upto))
         self.base, self._base_timestamp_ms = point, timestamp_ms
+        self._forget_lost(0, upto)
         first = Index(upto + 1)
         gone = bisect_right(self._run_starts, first) - 1
         del self._run_starts[:gone], self._run_terms[:gone]
@@ -244,6 +338,7 @@ class RaftLog:
                 raise InvariantViolation(
                     f"snapshot at {point} conflicts with entries committed up to {self.commit_index}"
                 )
+            self._forget_lost(0, self.last.index)
             self.base = self.last = point
             self._base_timestamp_ms = self.last_timestamp_ms = base.timestamp_ms
             self._run_starts, self._run_terms = [], []
@@ -284,15 +379,22 @@ class RaftLog:
 
     def has_unsubmitted(self) -> bool:
         """Return whether the next write has entries to append or a suffix to cut."""
-        return self._cut_from is not None or self.submitted < self.last.index or self._new_base is not None
+        if self._cut_from is not None or self._new_base is not None or self._mended:
+            return True
+        return self.submitted < self.last.index
 
-    def take_write(self, now: int, number: int, hard_state: HardState | None) -> Write:
+    def take_write(
+        self, now: int, number: int, hard_state: HardState | None, standing: Standing | None = None
+    ) -> Write:
         """Hand out everything not yet submitted as write ``number``."""
         entries = tuple(self._cache[Index(i)] for i in range(self.submitted + 1, self.last.index + 1))
-        write = Write(number, hard_state, self._cut_from, entries, self._new_base)
+        mended, self._mended = self._mended, {}
+        copies = tuple(mended[index] for index in sorted(mended))
+        write = Write(number, hard_state, self._cut_from, entries, self._new_base, standing, copies)
         self._cut_from = self._new_base = None
         self.submitted = self.last.index
-        self._inflight.append(_InflightWrite(number, self.last.index, now))
+        whole_again = [self.lost[entry.index] for entry in copies]
+        self._inflight.append(_InflightWrite(number, self.last.index, now, whole_again))
         return write
 
     def acknowledge(self, number: int) -> None:
@@ -304,7 +406,13 @@ class RaftLog:
         if not self._inflight or self._inflight[0].number != number:
             expected = self._inflight[0].number if self._inflight else "none"
             raise InvariantViolation(f"write {number} acknowledged, but the oldest in flight is {expected}")
-        self.flushed = max(self.flushed, self._inflight.popleft().last_index)
+        write = self._inflight.popleft()
+        self.flushed = max(self.flushed, write.last_index)
+        for lost in write.mended:
+            # The same index may have been cut and lost once more since: then it is another one.
+            if self.lost.get(lost.index) is lost:
+                del self.lost[lost.index]
+                self.healed += 1
         self._trim_cache()
 
     def oldest_unflushed_at(self) -> int | None:

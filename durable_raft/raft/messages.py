@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from durable_raft.raft.types import Entry, Index, NodeId, Term
+from durable_raft.raft.types import Entry, Index, LogPoint, NodeId, Term
 
 
 class RequestVote(NamedTuple):
@@ -43,6 +43,8 @@ class AppendEntries(NamedTuple):
     leader_commit: Index
     read_round: int
     """Number of the newest ReadIndex round (Ongaro §6.4); the answer repeats it."""
+    admits: bytes = b""
+    """The uuid of the follower's disk when the leader admits it as a voter (admission.py); else empty."""
 
 
 class AppendEntriesResponse(NamedTuple):
@@ -59,6 +61,9 @@ class AppendEntriesResponse(NamedTuple):
     rejected_index: Index
     """On rejection: the prev_log_index refused, so that a stale rejection is recognised. Else 0."""
     read_round: int
+    is_voter: bool = True
+    """Whether the answer may be counted: False from a disk that is not admitted yet (admission.py)."""
+    asks_admission: bool = False
 
 
 class InstallSnapshot(NamedTuple):
@@ -75,7 +80,47 @@ class InstallSnapshot(NamedTuple):
     read_round: int
 
 
-Message = RequestVote | RequestVoteResponse | AppendEntries | AppendEntriesResponse | InstallSnapshot
+class Introduce(NamedTuple):
+    """Tells a peer which disk speaks under this node id (admission.py). No term goes with it: nothing is promised."""
+
+    node_uuid: bytes
+
+
+class IntroduceResponse(NamedTuple):
+    """The answer to ``Introduce``, sent once the new acquaintance is flushed."""
+
+    introduced_uuid: bytes
+    """The disk that introduced itself."""
+    knew_another: bool
+    """Whether another disk was known under that node id before."""
+    node_uuid: bytes
+    """The disk that answers."""
+
+
+class FetchEntries(NamedTuple):
+    """Asks for entries whose payload rotted (healing.py)."""
+
+    wanted: tuple[LogPoint, ...]
+
+
+class FetchEntriesResponse(NamedTuple):
+    """The answer to ``FetchEntries``: what is held of it, and what could be had instead."""
+
+    entries: tuple[Entry, ...]
+    """Ascending, not contiguous."""
+    snapshot: LogPoint
+    """The answering node's newest durable checkpoint."""
+    base: LogPoint
+    """What its log begins behind: for entries up to there only a snapshot helps."""
+
+
+TermMessage = RequestVote | RequestVoteResponse | AppendEntries | AppendEntriesResponse | InstallSnapshot
+"""What is said in a term."""
+
+Aside = Introduce | IntroduceResponse | FetchEntries | FetchEntriesResponse
+"""What is said beside the algorithm: of disks and wounds, in no term."""
+
+Message = TermMessage | Aside
 
 
 class Envelope(NamedTuple):

@@ -26,8 +26,11 @@ class Progress:
     __slots__ = (
         "_inflight",
         "acked_round",
+        "admission_round",
+        "admit_at",
         "heard_at",
         "inflight_bytes",
+        "is_voter",
         "match_index",
         "next_index",
         "pace",
@@ -52,6 +55,12 @@ class Progress:
         """Newest ReadIndex round that any AppendEntries to this follower carried."""
         self.acked_round = 0
         """Newest ReadIndex round that the follower repeated."""
+        self.is_voter = True
+        """Whether its answers count: False once it says that its disk is not admitted yet (admission.py)."""
+        self.admission_round = 0
+        """ReadIndex round that proves this leadership to a disk that asks for admission; 0 when none does."""
+        self.admit_at: Index | None = None
+        """Where the follower's log must match before its disk is admitted; None until the round is confirmed."""
 
     def inflight_count(self) -> int:
         """Return how many AppendEntries with entries are unanswered."""

@@ -27,9 +27,15 @@ def read(state: RaftState, read_id: int, after: Index) -> None:
     confirm(state)
 
 
+def confirmed_round(state: RaftState) -> int:
+    """Return the newest round that a majority repeated; only voters count (admission.py)."""
+    acked = (progress.acked_round if progress.is_voter else 0 for progress in state.progress.values())
+    return majority_value([*acked, state.read_round])
+
+
 def confirm(state: RaftState) -> None:
     """Move on what a majority has confirmed; ask about the next round when reads still wait and none is out."""
-    acked = majority_value([*(progress.acked_round for progress in state.progress.values()), state.read_round])
+    acked = confirmed_round(state)
     while state.pending_reads and state.pending_reads[0].read_round <= acked:
         confirmed = state.pending_reads.popleft()
         state.confirmed_reads.append(ReadReady(confirmed.read_id, confirmed.read_index))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from durable_raft.raft.messages import Envelope
-from durable_raft.raft.types import Base, Entry, HardState, Index, LogPoint, NodeId
+from durable_raft.raft.types import Base, Entry, HardState, Index, LogPoint, NodeId, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,10 @@ class Write:
     """Appended, contiguous, following what is left after the cut."""
     new_base: Base | None = None
     """Drop every entry and let the log begin behind this one, before appending: a snapshot was installed (Raft §7)."""
+    standing: Standing | None = None
+    """The new standing, or None when it did not change."""
+    mended: tuple[Entry, ...] = ()
+    """Entries to be written again in their places, before anything is cut: their records were rotten."""
 
 
 class ReadReady(NamedTuple):

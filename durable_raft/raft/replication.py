@@ -6,13 +6,19 @@ so that several proposals share one AppendEntries and a ReadIndex round rides on
 
 from __future__ import annotations
 
+from typing import Final
+
 from durable_raft.errors import InvariantViolation
+from durable_raft.raft import admission, healing
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.progress import Pace, Progress
 from durable_raft.raft.quorum import majority_value
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Term, make_entry
+
+_NEVER: Final = -(1 << 62)
+"""A time before any."""
 
 # -- leader -----------------------------------------------------------------------------------------------------------
 
@@ -59,7 +65,7 @@ def send_due(state: RaftState, now: int) -> None:
 
 def check_quorum(state: RaftState, now: int) -> None:
     """Step down when no majority answered within an election timeout (Ongaro §6.2)."""
-    heard = [progress.heard_at for progress in state.progress.values()]
+    heard = [progress.heard_at if progress.is_voter else _NEVER for progress in state.progress.values()]
     if now - majority_value([*heard, now]) > state.config.election_timeout_max_ms:
         state.observe("lost_quorum", term=state.current_term)
         state.become_follower(now, state.current_term, None)
@@ -70,6 +76,7 @@ def handle_append_response(state: RaftState, now: int, source: NodeId, message: 
     progress = state.progress[source]
     progress.heard_at = now
     progress.acked_round = max(progress.acked_round, message.read_round)
+    admission.note_standing(state, progress, message)
     if not message.success:
         _handle_rejection(state, progress, message)
     elif message.match_index > state.log.last.index:
@@ -80,7 +87,7 @@ def handle_append_response(state: RaftState, now: int, source: NodeId, message: 
 
 def advance_commit_index(state: RaftState) -> None:
     """Commit what a majority has flushed, if it is an entry of the current term (Raft §5.3, §5.4.2, Figure 8)."""
-    matched = [progress.match_index for progress in state.progress.values()]
+    matched = [progress.match_index if progress.is_voter else 0 for progress in state.progress.values()]
     index = Index(majority_value([*matched, state.log.flushed]))
     if index > state.log.commit_index and state.log.term_at(index) == state.current_term:
         state.log.commit_to(index)
@@ -137,6 +144,7 @@ def _send_append(state: RaftState, peer: NodeId, progress: Progress, *, even_if_
         entries=tuple(entries),
         leader_commit=log.commit_index,
         read_round=state.read_round,
+        admits=admission.admitted_disk(state, peer, progress),
     )
     progress.sent_round = state.read_round
     if entries:
@@ -168,7 +176,7 @@ def handle_append_entries(state: RaftState, now: int, source: NodeId, message: A
         # What the base covers is committed, so it matches; begin behind it.
         skip = log.base.index - previous.index
         if len(entries) < skip:
-            return _accept(state, source, message, verified=Index(previous.index + len(entries)), is_new=False)
+            return _accept(state, now, source, message, verified=Index(previous.index + len(entries)), is_new=False)
         previous = LogPoint(log.base.index, entries[skip - 1].term, entries[skip - 1].chain)
         entries = entries[skip:]
     if previous.index > log.last.index:
@@ -182,9 +190,11 @@ def handle_append_entries(state: RaftState, now: int, source: NodeId, message: A
             # Log Matching says this cannot be: one of the two logs is wounded. Believe neither, answer nothing.
             state.observe("chain_mismatch", leader=source, index=point.index, term=point.term)
             return None
+    if log.lost:
+        healing.mend_from(state, source, entries[:known])
     _append_new(state, entries[known:])
     verified = Index(previous.index + len(entries))
-    return _accept(state, source, message, verified=verified, is_new=known < len(entries))
+    return _accept(state, now, source, message, verified=verified, is_new=known < len(entries))
 
 
 def _count_known(log: RaftLog, entries: tuple[Entry, ...]) -> int:
@@ -205,21 +215,28 @@ def _append_new(state: RaftState, entries: tuple[Entry, ...]) -> None:
         log.append(entry)
 
 
-def _accept(state: RaftState, source: NodeId, message: AppendEntries, *, verified: Index, is_new: bool) -> None:
+def _accept(
+    state: RaftState, now: int, source: NodeId, message: AppendEntries, *, verified: Index, is_new: bool
+) -> None:
     """Commit what this message verified, and answer: flushed matches at once, new entries after the write.
 
     The commit index never passes ``verified``: beyond it this log may hold another leader's leftovers.
     """
     state.log.commit_to(min(message.leader_commit, verified))
+    admission.admit(state, now, source, message)
     if is_new or (verified > state.log.flushed and message.entries):
-        answer = AppendEntriesResponse(
-            state.current_term, True, verified, Index(0), Term(0), Index(0), message.read_round
-        )
-        state.send_after_write(source, answer)
+        state.send_after_write(source, matching(state, state.log.acknowledgeable(verified), message.read_round))
     else:
-        match = min(verified, state.log.flushed)
-        answer = AppendEntriesResponse(state.current_term, True, match, Index(0), Term(0), Index(0), message.read_round)
-        state.send(source, answer)
+        match = state.log.acknowledgeable(min(verified, state.log.flushed))
+        state.send(source, matching(state, match, message.read_round))
+
+
+def matching(state: RaftState, match_index: Index, read_round: int) -> AppendEntriesResponse:
+    """Return a success that says up to where this log matches the leader's and is flushed."""
+    is_voter, asks = state.standing.is_voter, admission.asks(state)
+    return AppendEntriesResponse(
+        state.current_term, True, match_index, Index(0), Term(0), Index(0), read_round, is_voter, asks
+    )
 
 
 def _reject(
@@ -233,6 +250,8 @@ def _reject(
         conflict_term=term,
         rejected_index=message.prev_log_index if isinstance(message, AppendEntries) else Index(0),
         read_round=message.read_round,
+        is_voter=state.standing.is_voter,
+        asks_admission=admission.asks(state),
     )
     state.send(source, answer)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.messages import AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.ready import Offer
+from durable_raft.raft.replication import matching
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import Base, Index, LogPoint, NodeId, Role, Term
+from durable_raft.raft.types import Base, Index, LogPoint, NodeId, Role
 
 
 def handle_install_snapshot(state: RaftState, now: int, source: NodeId, message: InstallSnapshot) -> None:
@@ -29,8 +30,7 @@ def _known_match(state: RaftState, read_round: int) -> AppendEntriesResponse:
 
     So the leader goes on from there, if its log still begins so early, whatever it believed before.
     """
-    match_index = min(state.log.commit_index, state.log.flushed)
-    return AppendEntriesResponse(state.current_term, True, match_index, Index(0), Term(0), Index(0), read_round)
+    return matching(state, min(state.log.commit_index, state.log.flushed), read_round)
 
 
 def wants(state: RaftState, point: LogPoint) -> bool:
@@ -46,7 +46,8 @@ def wants(state: RaftState, point: LogPoint) -> bool:
 def floor(state: RaftState) -> Index:
     """Return the index behind which a snapshot must have been taken to be of use; see ``Raft.snapshot_floor``."""
     if state.is_whole:
-        return state.log.commit_index
+        # What is committed here and lost cannot be applied: a snapshot taken behind it helps.
+        return state.log.last_applied if state.log.lost else state.log.commit_index
     # Without a state any will do behind which the log goes on; one beyond the log replaces it.
     return Index(state.log.base.index - 1)
 

@@ -15,7 +15,7 @@ from durable_raft.raft.messages import Envelope, Message
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.ready import Offer, ReadReady, Write
-from durable_raft.raft.types import HardState, Index, LogPoint, NodeId, RaftConfig, Role, StoredLog, Term
+from durable_raft.raft.types import HardState, Index, LogPoint, NodeId, RaftConfig, Role, Standing, StoredLog, Term
 
 
 class Observer(Protocol):
@@ -66,6 +66,15 @@ class RaftState:
         self.flushed_hard_state: HardState = stored.hard_state
         """What the disk certainly holds. While it differs from ``hard_state`` no message leaves before the write."""
         self._submitted_hard_state: HardState = stored.hard_state
+        self.standing: Standing = stored.standing
+        """What this disk may promise, and whom it knows (admission.py)."""
+        self._submitted_standing: Standing = stored.standing
+        self.introduced: dict[NodeId, bool] = {}
+        """Peers that answered to an introduction in this life: whether they knew another disk under this node's id."""
+        self.errand_due = now
+        """When to ask again what is to be asked of peers beside the algorithm (admission.py, healing.py; ms)."""
+        self.heal_rounds = 0
+        """How often lost entries were asked for since one was last found."""
         self._inflight_hard_states: deque[tuple[int, HardState]] = deque()
         self._write_number = 0
 
@@ -113,6 +122,17 @@ class RaftState:
         """Figure 2: candidate that received this node's vote in the current term, or None."""
         return self.hard_state.voted_for
 
+    @property
+    def may_lead(self) -> bool:
+        """Whether this node may stand for election: a voter that holds its whole log and a state."""
+        return self.standing.is_voter and self.is_whole and not self.log.lost
+
+    @property
+    def has_errands(self) -> bool:
+        """Whether something is to be asked of peers beside the algorithm."""
+        must_introduce = not self.standing.is_voter and (len(self.introduced) < len(self.peers) or not self.peers)
+        return must_introduce or bool(self.log.lost)
+
     def majority(self) -> int:
         """Return how many voters are a majority."""
         return majority(len(self.config.voters))
@@ -148,13 +168,15 @@ class RaftState:
     def take_write(self, now: int) -> Write | None:
         """Hand out what is to be persisted next, hard state and entries in one piece; None when there is nothing."""
         hard_state = self.hard_state if self.hard_state != self._submitted_hard_state else None
-        if hard_state is None and not self.log.has_unsubmitted():
+        standing = self.standing if self.standing != self._submitted_standing else None
+        if hard_state is None and standing is None and not self.log.has_unsubmitted():
             return None
+        self._submitted_standing = self.standing
         self._write_number += 1
         if hard_state is not None:
             self._submitted_hard_state = hard_state
             self._inflight_hard_states.append((self._write_number, hard_state))
-        return self.log.take_write(now, self._write_number, hard_state)
+        return self.log.take_write(now, self._write_number, hard_state, standing)
 
     def acknowledge_write(self, number: int) -> None:
         """Note that write ``number``, the oldest in flight, is flushed."""

@@ -106,6 +106,48 @@ class HardState:
 
 
 @dataclass(frozen=True, slots=True)
+class Acquaintance:
+    """Another voter's disk, as this node knows it."""
+
+    node_id: NodeId
+    node_uuid: bytes
+    """16 bytes: the disk that introduced itself last under this id."""
+    former: tuple[bytes, ...]
+    """Disks that were known under this id before, oldest first: they are not heard any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a node's disk may promise, and which disks of others it knows; flushed as the hard state is (admission.py).
+
+    Invariant: ``peers`` is sorted by node id.
+    """
+
+    is_voter: bool = True
+    """Whether this disk holds all that may have been promised under its node id: only then it votes and counts."""
+    peers: tuple[Acquaintance, ...] = ()
+
+    def peer(self, node_id: NodeId) -> Acquaintance | None:
+        """Return what is known of ``node_id``'s disk."""
+        return next((known for known in self.peers if known.node_id == node_id), None)
+
+    def with_peer(self, known: Acquaintance) -> Standing:
+        """Return the standing that knows ``known`` in place of what it knew of that node."""
+        others = [peer for peer in self.peers if peer.node_id != known.node_id]
+        return Standing(self.is_voter, tuple(sorted([*others, known], key=lambda peer: peer.node_id)))
+
+
+@dataclass(frozen=True, slots=True)
+class LostEntry:
+    """An entry whose payload rotted here; who it is, is still known, so that another node's copy can be recognised."""
+
+    index: Index
+    term: Term
+    crc: int
+    chain: int
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """One voting node and where it is reached."""
 
@@ -153,6 +195,11 @@ class StoredLog:
     """(first index, term) of each run of entries with one term, after ``base``, ascending."""
     base_timestamp_ms: int = 0
     """Timestamp of the entry at ``base``; 0 at the origin."""
+    standing: Standing = Standing()
+    lost: tuple[LostEntry, ...] = ()
+    """Entries whose payload is rotten, ascending."""
+    rebuilt: tuple[Entry, ...] = ()
+    """Entries of which one record is rotten and the other tells all, ascending: to be written again."""
 
 
 class Role(enum.Enum):
@@ -181,5 +228,7 @@ class RaftConfig:
     """AppendEntries with entries that may be unanswered per follower."""
     append_inflight_bytes_max: int = 16 << 20
     """Payload bytes that may be unanswered per follower."""
+    node_uuid: bytes = bytes(16)
+    """Of this node's disk."""
     log_cache_bytes_max: int = 32 << 20
     """Payload bytes of flushed, applied entries kept in memory for followers that are slightly behind."""

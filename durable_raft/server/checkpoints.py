@@ -206,6 +206,10 @@ class Checkpointer:
                 break
             upto = index
             self._marks.popleft()
+        needless = self._raft.needless_prefix()
+        if needless is not None:
+            event(_logger, logging.WARNING, "wounds_compacted", index=needless)
+            upto = max(needless, upto or needless)
         if upto is not None and upto > self._raft.log.base.index:
             self._crash_points.reach("before_compaction")
             self._raft.compact(upto)

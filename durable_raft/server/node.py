@@ -42,6 +42,11 @@ _EVENT_LEVELS = {
     "lost_state": logging.ERROR,
     "heartbeat_withheld": logging.WARNING,
     "chain_mismatch": logging.ERROR,
+    "entry_lost": logging.ERROR,
+    "entries_missing": logging.ERROR,
+    "entry_healed": logging.WARNING,
+    "disk_replaced": logging.WARNING,
+    "replaced_disk_speaks": logging.DEBUG,
 }
 """Levels of the core's events; the others are INFO."""
 
@@ -57,9 +62,10 @@ def time_of_day_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _raft_config(config: NodeConfig) -> RaftConfig:
+def _raft_config(config: NodeConfig, node_uuid: bytes) -> RaftConfig:
     return RaftConfig(
         node_id=config.node_id,
+        node_uuid=node_uuid,
         voters=config.membership.ids(),
         election_timeout_min_ms=config.election_timeout_min_ms,
         election_timeout_max_ms=config.election_timeout_max_ms,
@@ -75,7 +81,8 @@ def _recovered(
     """Return the core that goes on from what the disk holds."""
     applied = None if data.kv is None else data.kv.checkpoint.applied.point
     has_state = data.kv is not None
-    return Raft(_raft_config(config), data.stored, data.log_store, rng, now_ms, observe, applied, has_state=has_state)
+    core_config = _raft_config(config, data.log_store.identity.node_uuid)
+    return Raft(core_config, data.stored, data.log_store, rng, now_ms, observe, applied, has_state=has_state)
 
 
 @dataclass(slots=True)
@@ -143,6 +150,7 @@ class Node:
             self._is_reachable,
         )
         self.peers = Peers(store.identity, members, random.Random(rng.getrandbits(64)), self._receive, self.wake)  # noqa: S311
+        self.peers.was_replaced = self.raft.was_replaced
         self.keeper.on_machine = self._machine_replaced
         self.keeper.checkpointer.on_written = self.wake
         self._submitted = 0

@@ -172,6 +172,7 @@ class _Accepted(asyncio.Protocol):
         self._peers = peers
         self._parser = FrameParser(peers.identity.cluster_id, FRAME_BODY_BYTES_MAX)
         self._source: NodeId | None = None
+        self._node_uuid = b""
         self._transport: asyncio.Transport
         """There from ``connection_made`` on."""
 
@@ -192,6 +193,8 @@ class _Accepted(asyncio.Protocol):
             for message in self._parser.feed(data):
                 if isinstance(message, (Hello, HelloReply)) or self._source is None:
                     self._handshake(message)
+                elif self._peers.was_replaced(self._source, self._node_uuid):
+                    raise PeerError(f"{self._source} speaks from a disk that was replaced")
                 else:
                     self._peers.receive(self._source, message)
         except PeerError as error:
@@ -208,7 +211,11 @@ class _Accepted(asyncio.Protocol):
             raise PeerError(f"{message.node_id} wants {message.target_id}, but this is {identity.node_id}")
         if NodeId(message.node_id) not in self._peers.ids:
             raise PeerError(f"{message.node_id} is not a member of this cluster")
-        self._source = NodeId(message.node_id)
+        if self._peers.was_replaced(NodeId(message.node_id), message.node_uuid):
+            raise PeerError(
+                f"the disk of {message.node_id} with uuid {message.node_uuid.hex()} was replaced by another"
+            )
+        self._source, self._node_uuid = NodeId(message.node_id), message.node_uuid
         self._answer(accepted=True, reason="")
 
     def _refuse(self, reason: str) -> None:
@@ -246,6 +253,8 @@ class Peers:
         """When each peer last sent a message (monotonic, ms); written by the receiver."""
         self.refused = 0
         """Links and frames that were not believed."""
+        self.was_replaced: Callable[[NodeId, bytes], bool] = lambda _peer, _node_uuid: False
+        """Says whether a peer's disk is not to be heard any more (raft/admission.py)."""
         self._complaints: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None

@@ -12,20 +12,21 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from durable_raft import __version__
 from durable_raft.checksum import implementation
-from durable_raft.errors import ConfigError, DirectoryRefused, StoragePoisoned
-from durable_raft.raft.types import Identity, Membership
+from durable_raft.errors import ConfigError, CorruptRecord, DirectoryRefused, StoragePoisoned
 from durable_raft.server.clients import Clients
-from durable_raft.server.config import NodeConfig, derive_cluster_id
+from durable_raft.server.config import NodeConfig
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.exit_codes import ExitCode, exit_code_of
 from durable_raft.server.logs import event
 from durable_raft.server.node import Node
-from durable_raft.server.recovery import NodeData, open_state
+from durable_raft.server.opening import open_node, watch_signals
+from durable_raft.server.recovery import NodeData, set_state_aside
 from durable_raft.server.report import Reporter
-from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.storage.wounds import WoundedState
 
 _logger = logging.getLogger(__name__)
 
@@ -43,8 +44,15 @@ DRAIN_S = 2.0
 """How long a clean stop waits for the fate of what was proposed."""
 
 
+LIVES_MAX: Final = 5
+"""How often a node begins anew in one process because of damage that it found while running."""
+
+
 def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     """Run a node until SIGTERM or SIGINT (returns 0), or until it must stop for good (returns why, as an exit code).
+
+    A node that reads damage which cannot be healed in place begins anew: opening the directory finds all of it, mends
+    what can be mended, and sets aside what cannot (opening.py). Clients see a connection that closes.
 
     Raises:
         ConfigError: the configuration does not fit the directory, or an address cannot be listened on.
@@ -53,17 +61,29 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     crash_points = CrashPoints.from_environment(environment)
     with _named(config.directory):
-        store = open_store(config)
+        watch_signals(config.directory)
+    for life in range(1, LIVES_MAX + 1):
+        ending = _live(config, crash_points)
+        if not isinstance(ending, CorruptRecord) or life == LIVES_MAX or len(config.membership.voters) == 1:
+            return ExitCode.OK if ending is None else exit_code_of(ending)
+        event(_logger, logging.ERROR, "beginning_anew", life=life, reason=ending)
+        if isinstance(ending, WoundedState):
+            set_state_aside(config.directory, str(ending))
+    raise AssertionError("unreachable")
+
+
+def _live(config: NodeConfig, crash_points: CrashPoints) -> BaseException | None:
+    """Run one life of the node; return what ended it, None for a signal."""
+    with _named(config.directory):
+        data = open_node(config)
     process: _Process | None = None
     try:
-        with _named(config.directory):
-            data = open_state(config.directory, store, map_bytes=config.map_bytes)
         process = _Process(config, data, crash_points)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(process.main())
     finally:
         if process is None or process.is_store_free:
-            store.close()
+            data.log_store.close()
 
 
 @contextlib.contextmanager
@@ -79,45 +99,6 @@ def _named(directory: Path) -> Iterator[None]:
     except OSError as error:
         kind = DirectoryRefused if error.errno in _NOT_ALLOWED else StoragePoisoned
         raise kind(f"{directory} cannot be opened: {error}") from error
-
-
-def open_store(config: NodeConfig) -> LmdbLogStore:
-    """Open the node's directory, creating it at the first start, and check whose it is.
-
-    Raises:
-        DirectoryRefused: it belongs to another cluster or node, or is in use.
-        StorageError: it is damaged or of a newer format.
-    """
-    directory = config.directory
-    if not LmdbLogStore.exists(directory):
-        cluster_id = derive_cluster_id(config, secrets.token_bytes)
-        identity = Identity(cluster_id, config.node_id, secrets.token_bytes(16))
-        LmdbLogStore.create(directory, identity, config.membership, map_bytes=config.map_bytes)
-        event(_logger, logging.INFO, "directory_created", directory=directory, cluster=cluster_id.hex())
-    store = LmdbLogStore.open(directory, map_bytes=config.map_bytes, allow_network_file_system=config.allow_network_fs)
-    try:
-        store.expect(config.cluster_id, config.node_id)
-        _expect_membership(config, store.membership)
-    except BaseException:
-        store.close()
-        raise
-    return store
-
-
-def _expect_membership(config: NodeConfig, stored: Membership) -> None:
-    """Check the configured nodes against those the directory was made for (PySyncObj #133: never let them differ)."""
-    configured = config.membership
-    if configured.ids() != stored.ids():
-        raise DirectoryRefused(
-            f"{config.directory} belongs to a cluster of {', '.join(stored.ids())}, "
-            f"but --cluster names {', '.join(configured.ids())}"
-        )
-    if configured != stored and not config.accept_new_addresses:
-        moved = [f"{old.node_id} {old.client_address}@{old.peer_address}" for old in stored.voters]
-        raise DirectoryRefused(
-            f"{config.directory} belongs to a cluster at {', '.join(moved)}, but --cluster names other addresses:"
-            " another cluster's directory? If the nodes have moved, say so with --accept-new-addresses"
-        )
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -143,8 +124,8 @@ class _Process:
         self._fail: Callable[[BaseException], None] = self._note_fatal
         self._clients: Clients | None = None
 
-    async def main(self) -> int:
-        """Start everything, wait for the end, stop everything; return the exit code."""
+    async def main(self) -> BaseException | None:
+        """Start everything, wait for the end, stop everything; return what ended it, None for a signal."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._note_exception)
         seed = secrets.randbits(64)
@@ -183,13 +164,13 @@ class _Process:
         except OSError as error:
             raise ConfigError(f"cannot listen: {error}") from error
 
-    async def _stop(self, node: Node, clients: Clients) -> int:
+    async def _stop(self, node: Node, clients: Clients) -> BaseException | None:
         clients.stop_listening()
         if self._fatal is not None:
             clients.abort()
             event(_logger, logging.CRITICAL, "stopping", error=f"{type(self._fatal).__name__}: {self._fatal}")
             _logger.critical("fatal error", exc_info=self._fatal)
-            return exit_code_of(self._fatal)
+            return self._fatal
         event(_logger, logging.INFO, "stopping", reason="signal")
         await node.drain(DRAIN_S)
         clients.close()
@@ -197,7 +178,7 @@ class _Process:
             async with asyncio.timeout(1.0):
                 while clients.connections:
                     await asyncio.sleep(0.005)
-        return ExitCode.OK if self._fatal is None else exit_code_of(self._fatal)
+        return self._fatal
 
     def _note_fatal(self, error: BaseException) -> None:
         self._fatal = self._fatal or error

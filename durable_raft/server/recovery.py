@@ -1,15 +1,18 @@
-"""Opening a data directory: the log, the state beside it, and whether the two fit together (design §5).
+"""Opening a data directory: the log, the state beside it, and whether the two fit together (design §5, §6).
 
 The state may lie anywhere in the log, from its base to its last entry. It lies beyond the log, or at another entry than
 the log has there, when the node died while a snapshot was being installed: the state was swapped in, the log not yet
-replaced. What the state covers is committed, so the log gives way, and the installation is finished. A state that lies
-before the log's base leaves a gap that nothing here can fill.
+replaced. What the state covers is committed, so the log gives way, and the installation is finished. A state that the
+node wrote itself never lies beyond the log, so such a log went back: it cannot be believed.
+
+A state that is damaged, or lies before the log's base, is set aside; it is rebuilt from the log, or fetched.
 """
 
 from __future__ import annotations
 
 import logging
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +20,11 @@ from durable_raft.errors import CorruptRecord, DirectoryRefused
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Index, StoredLog, Term
 from durable_raft.server.logs import event
+from durable_raft.storage.directory import KV, environment_path, unused_name
 from durable_raft.storage.kv_store import LmdbKvStore
+from durable_raft.storage.kv_swap import NEW, discard, set_aside
 from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.storage.wounds import Wound, WoundedLog
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +39,10 @@ class NodeData:
     """None: the state is lost, and a snapshot is needed."""
 
 
+class StateBehindLog(CorruptRecord):
+    """The state ends before the log begins: the entries between are missing."""
+
+
 def open_state(directory: Path, store: LmdbLogStore, *, map_bytes: int) -> NodeData:
     """Load the log of ``store``, open the state beside it, and make the two fit.
 
@@ -43,13 +53,29 @@ def open_state(directory: Path, store: LmdbLogStore, *, map_bytes: int) -> NodeD
 
     Raises:
         DirectoryRefused: there is a gap between state and log, or one belongs to another node.
-        StorageError: one of them is damaged or of a newer format.
+        CorruptRecord: the log cannot be believed; or anything is damaged and there is no other node.
+        StorageError: one of them is of a newer format.
     """
-    stored = store.load()
-    if not LmdbKvStore.exists(directory):
-        if stored.base.index:
-            return _without_state(directory, store, stored)
-        LmdbKvStore.create(directory, store.identity, store.membership, map_bytes=map_bytes, is_locked=True)
+    stored = mended(store)
+    is_alone = len(store.membership.voters) == 1
+    for _ in range(2):
+        if not LmdbKvStore.exists(directory):
+            break
+        try:
+            return _healable(_with_state(directory, store, stored, map_bytes=map_bytes))
+        except (LogWentBack, WoundedLog):
+            raise
+        except CorruptRecord as error:
+            if is_alone and (stored.base.index or stored.lost):
+                raise
+            set_state_aside(directory, str(error))
+    if stored.base.index:
+        return _without_state(directory, store, stored)
+    LmdbKvStore.create(directory, store.identity, store.membership, map_bytes=map_bytes, is_locked=True)
+    return _healable(_with_state(directory, store, stored, map_bytes=map_bytes))
+
+
+def _with_state(directory: Path, store: LmdbLogStore, stored: StoredLog, *, map_bytes: int) -> NodeData:
     kv = LmdbKvStore.open(directory, map_bytes=map_bytes)
     try:
         kv.expect(store.identity)
@@ -57,6 +83,53 @@ def open_state(directory: Path, store: LmdbLogStore, *, map_bytes: int) -> NodeD
     except BaseException:
         kv.close()
         raise
+
+
+def mended(store: LmdbLogStore) -> StoredLog:
+    """Load the log; write again what one of two records, or one copy of meta, still tells.
+
+    Raises:
+        CorruptRecord: the log is damaged in a way that needs more than that.
+    """
+    stored = store.load()
+    say_wounds((*store.tolerated, *store.healable))
+    if not stored.rebuilt and not store.tolerated:
+        return stored
+    event(_logger, logging.WARNING, "records_rebuilt", entries=len(stored.rebuilt), meta=len(store.tolerated))
+    store.persist([Write(1, None, None, (), standing=stored.standing, mended=stored.rebuilt)])
+    return store.load()
+
+
+def say_wounds(wounds: Iterable[Wound]) -> None:
+    """Log every wound."""
+    for wound in wounds:
+        event(_logger, logging.ERROR, "wound_found", wound=wound)
+
+
+def _healable(data: NodeData) -> NodeData:
+    """Return ``data``; in a cluster of one nobody has another copy of an entry that is not in the state yet.
+
+    Raises:
+        WoundedLog: so it is.
+    """
+    applied = Index(0) if data.kv is None else data.kv.checkpoint.applied.point.index
+    store = data.log_store
+    if len(store.membership.voters) == 1 and any(lost.index > applied for lost in data.stored.lost):
+        if data.kv is not None:
+            data.kv.close()
+        raise WoundedLog(store.healable)
+    return data
+
+
+def set_state_aside(directory: Path, trouble: str) -> None:
+    """Rename a state that cannot be believed, or drop one that waited for its turn."""
+    if environment_path(directory, KV).is_dir():
+        name = unused_name(directory, "kv.wounded").name
+        set_aside(directory, name)
+        event(_logger, logging.ERROR, "state_set_aside", name=name, reason=trouble)
+    else:
+        discard(directory, NEW)
+        event(_logger, logging.ERROR, "snapshot_discarded", reason=trouble)
 
 
 def _without_state(directory: Path, store: LmdbLogStore, stored: StoredLog) -> NodeData:
@@ -68,18 +141,32 @@ def _without_state(directory: Path, store: LmdbLogStore, stored: StoredLog) -> N
     return NodeData(store, stored, None)
 
 
+class LogWentBack(CorruptRecord):
+    """The log ends before what its own node has moved into the state: the file is an older one."""
+
+
 def fit(directory: Path, store: LmdbLogStore, stored: StoredLog, kv: LmdbKvStore) -> StoredLog:
-    """Return the log as it is once it fits the state; raises as ``open_state``."""
-    applied = kv.checkpoint.applied
-    point = applied.point
+    """Return the log as it is once it fits the state.
+
+    Raises:
+        StateBehindLog: entries between the two are missing.
+        LogWentBack: the log is an older one than the state was made from.
+        CorruptRecord: the two are of different histories.
+    """
+    point = kv.checkpoint.applied.point
     if point.index < stored.base.index:
-        raise DirectoryRefused(
+        raise StateBehindLog(
             f"{directory}: the state ends at index {point.index}, but the log begins behind {stored.base.index}:"
             " the entries between are missing. Was the state copied back from elsewhere?"
         )
     if point.index > stored.last.index or point.term != _term_at(stored, point.index):
+        if kv.checkpoint.sequence > 1:
+            raise LogWentBack(
+                f"{directory}: the state is this node's own checkpoint at index {point.index} of term {point.term}, but"
+                f" the log ends at {stored.last.index} of term {stored.last.term}: the log is an older one"
+            )
         event(_logger, logging.WARNING, "log_replaced", index=point.index, last_log_index=stored.last.index)
-        store.persist([Write(1, None, None, (), applied)])
+        store.persist([Write(1, None, None, (), kv.checkpoint.applied)])
         return store.load()
     if (chain := store.chain_at(point.index)) != point.chain:
         raise CorruptRecord(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from durable_raft.errors import DirectoryRefused
-from durable_raft.raft.types import Identity
+from durable_raft.raft.types import Identity, Standing
 from durable_raft.server.config import CLUSTER_ID_BYTES, NodeConfig, derive_cluster_id
 from durable_raft.storage.backup import BackupReader, Progress
 from durable_raft.storage.kv_install import KvInstaller
@@ -51,7 +51,14 @@ def restore_node(file: Path, config: NodeConfig, progress: Callable[[Progress, i
                 installer.add(items)
             installer.finish()
             complete_swap(directory)
-            LmdbLogStore.create(directory, identity, config.membership, map_bytes=config.map_bytes, base=meta.applied)
+            LmdbLogStore.create(
+                directory,
+                identity,
+                config.membership,
+                map_bytes=config.map_bytes,
+                base=meta.applied,
+                standing=Standing(is_voter=False),
+            )
         except BaseException:
             for path in directory.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

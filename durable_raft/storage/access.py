@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 import lmdb
 
 from durable_raft.errors import EntryUnavailable
-from durable_raft.raft.types import Base, Entry, Index, LogPoint, Term, chain_crc
+from durable_raft.raft.log import EntriesLost
+from durable_raft.raft.types import Base, Entry, Index, LogPoint, LostEntry, Term, chain_crc
 from durable_raft.storage.environment import Tables, tree_wound
 from durable_raft.storage.meta import META_KEY, Meta, choose_meta
 from durable_raft.storage.records import (
@@ -67,6 +68,8 @@ def read_point(transaction: Transaction[bytes], tables: Tables, index: Index) ->
 def read_entries(transaction: Transaction[bytes], tables: Tables, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
     """Return entries of [lo, hi): at least one, at most about ``bytes_max`` bytes of payload; raises as ``read_ident``.
 
+    They end before one whose payload is rotten; ``EntriesLost`` when that is the first.
+
     The chain is followed from the second entry on, which finds a stale page whose records are valid by themselves.
     """
     try:
@@ -96,9 +99,15 @@ def _read_entries(idents: Cursor[bytes], pieces: Cursor[bytes], lo: Index, hi: I
         size += ident.length
         if found and size > bytes_max:
             break
-        log = unpack_log(index, _joined(pieces, index, ident.length))
-        if (wound := disagreement(index, ident, log)) is not None:
-            raise_wounds([wound])
+        try:
+            log = unpack_log(index, _joined(pieces, index, ident.length))
+            if (wound := disagreement(index, ident, log)) is not None:
+                raise_wounds([wound])
+        except WoundedLog as error:
+            if found:
+                break
+            lost = LostEntry(Index(index), Term(ident.term), ident.crc, ident.chain)
+            raise EntriesLost([lost], str(error)) from error
         if found and (chain := chain_crc(found[-1].chain, ident.crc)) != ident.chain:
             wound = Wound(IDENT, index, ident.term, f"chain {chain:#010x}", f"{ident.chain:#010x}", WoundKind.CHAIN)
             raise_wounds([wound])

@@ -7,6 +7,8 @@
     DIR/kv/             the LMDB environment of the KV state at a checkpoint (kv_store.py)
     DIR/kv.*/           a KV state on its way in or out (kv_install.py)
     DIR/*.creating/     an interrupted creation; removed by the next one, never opened
+    DIR/wounded-DATE/   raft and kv that could not be believed any more; never opened, never deleted
+    DIR/kv.*-DATE/      a KV state that could not be believed any more; never opened, never deleted
 
 LMDB lets a second process open and write the same environment, and never syncs a directory: both are made good here.
 """
@@ -18,6 +20,7 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -137,6 +140,31 @@ def _make_directories(directory: Path) -> list[Path]:
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     return [path.parent for path in missing]
+
+
+def set_directory_aside(directory: Path, prefix: str) -> Path:
+    """Move everything in ``directory`` but the lock and what was set aside before into a dated directory inside it.
+
+    Nothing is deleted; the caller holds the directory's lock.
+
+    Returns:
+        Where it lies now: ``directory/PREFIX-DATE``.
+    """
+    target = unused_name(directory, prefix)
+    target.mkdir()
+    for path in sorted(directory.iterdir()):
+        if path.name == RAFT or path.name == KV or path.name.startswith((KV + ".", RAFT + ".")):
+            path.rename(target / path.name)
+    sync_path(target)
+    sync_path(directory)
+    return target
+
+
+def unused_name(directory: Path, prefix: str) -> Path:
+    """Return ``directory/PREFIX-DATE``, with a number behind it when that is taken."""
+    dated = directory / time.strftime(f"{prefix}-%Y%m%dT%H%M%SZ", time.gmtime())
+    candidates = (dated.with_name(f"{dated.name}-{number}") for number in range(2, 1000))
+    return next((path for path in (dated, *candidates) if not path.exists()), dated)
 
 
 def refuse_network_file_system(directory: Path, mountinfo: str | None = None) -> None:

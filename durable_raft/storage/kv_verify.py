@@ -7,18 +7,23 @@ found: then the two tables say the same, and only if the numbers differ is the s
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import lmdb
 
 from durable_raft.kv.records import StateSummary
-from durable_raft.storage.environment import tree_wound
-from durable_raft.storage.kv_meta import read_kv_meta
+from durable_raft.storage.directory import KV, require_environment
+from durable_raft.storage.environment import MAP_BYTES, open_environment, tree_wound
+from durable_raft.storage.kv_meta import KvMeta, read_kv_meta
 from durable_raft.storage.kv_records import (
     DEADLINES,
     HEADER,
     KEYS,
     KvTables,
+    open_kv_tables,
     pack_due,
     stored_key,
     unpack_due,
@@ -26,10 +31,11 @@ from durable_raft.storage.kv_records import (
     wound,
 )
 from durable_raft.storage.meta import META
+from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.wounds import Wound, WoundedState, WoundKind
 
 if TYPE_CHECKING:
-    from lmdb import Transaction
+    from lmdb import Environment, Transaction
 
 _PROGRESS_EVERY: Final = 64
 
@@ -144,3 +150,61 @@ class _Walk:
         if found != deadline_ms:
             expected = f"deadline {found} as in {KEYS}" if found else "none"
             self.wounds.append(wound(DEADLINES, key, expected, f"{deadline_ms}", WoundKind.ORPHAN))
+
+
+@dataclass(frozen=True, slots=True)
+class StateFound:
+    """What a walk over ``DIR/kv`` found."""
+
+    meta: KvMeta | None
+    """None when neither copy is valid; nothing was walked then."""
+    wounds: tuple[Wound, ...]
+
+
+def verify_state(directory: Path, progress: Callable[[int], None] = ignore_progress) -> StateFound:
+    """Walk the KV state of a data directory read-only, without its lock, also while a node runs on it.
+
+    It holds a read transaction for as long as it takes; a running node's file grows meanwhile by what is replaced. A
+    damaged page can kill the process that maps it.
+
+    Args:
+        directory: the node's data directory.
+        progress: as in ``walk_state``.
+
+    Raises:
+        DirectoryRefused: there is no state.
+        CorruptRecord: the meta pages are damaged, or a table is missing.
+        UnknownFormatVersion: meta is of a newer format.
+    """
+    with closing(_open_read_only(directory)) as environment:
+        tables = open_kv_tables(environment)
+        with environment.begin(buffers=True) as transaction:
+            try:
+                meta, tolerated = read_kv_meta(transaction, tables)
+            except WoundedState as error:
+                return StateFound(None, error.wounds)
+            try:
+                walk_state(transaction, tables, progress)
+            except WoundedState as error:
+                return StateFound(meta, error.wounds)
+            return StateFound(meta, tolerated)
+
+
+def read_checkpoint(directory: Path) -> KvMeta:
+    """Return which state ``DIR/kv`` holds, without its lock and without walking it.
+
+    Raises:
+        DirectoryRefused: there is no state.
+        CorruptRecord: the meta pages or both copies of meta are damaged, or a table is missing.
+        UnknownFormatVersion: meta is of a newer format.
+    """
+    with closing(_open_read_only(directory)) as environment:
+        tables = open_kv_tables(environment)
+        with environment.begin() as transaction:
+            return read_kv_meta(transaction, tables)[0]
+
+
+def _open_read_only(directory: Path) -> Environment:
+    path = require_environment(directory, KV)
+    check_data_file(path, is_live=True)
+    return open_environment(path, map_bytes=MAP_BYTES, readonly=True)

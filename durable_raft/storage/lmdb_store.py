@@ -28,6 +28,7 @@ from durable_raft.raft.types import (
     LogPoint,
     Membership,
     NodeId,
+    Standing,
     StoredLog,
     Term,
 )
@@ -51,8 +52,8 @@ from durable_raft.storage.environment import (
     open_tables,
     tree_wound,
 )
-from durable_raft.storage.meta import META_KEY, Meta, pack_meta
-from durable_raft.storage.plan import Plan, Standing, plan_writes
+from durable_raft.storage.meta import META_KEY, VOTER, Meta, pack_meta
+from durable_raft.storage.plan import Plan, Stand, plan_writes
 from durable_raft.storage.poison import PoisonLatch
 from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.records import IDENT, IDENT_KEY, LOG_KEY, pack_entries, piece_count, unpack_ident
@@ -92,6 +93,8 @@ class LmdbLogStore:
         """What the newest valid copy says; replaced after each commit that changed it."""
         self.tolerated: tuple[Wound, ...] = tolerated
         """The wound of a rotten copy of meta, until the next write of meta mends it."""
+        self.healable: tuple[Wound, ...] = ()
+        """The wounds of single records that ``load`` found and that did not stop it."""
         self._tail: Base | None = None
         """The last entry; None until ``load`` verified the log."""
         self._number = 0
@@ -113,15 +116,17 @@ class LmdbLogStore:
         *,
         map_bytes: int = MAP_BYTES,
         base: Base = _BEGINNING,
+        standing: Standing = VOTER,
     ) -> None:
         """Create an empty log in ``directory`` (made when missing), whole and durable, or leave nothing that opens.
 
-        It begins behind ``base``, in its term: at the beginning, unless a state was put there before.
+        It begins behind ``base``, in its term: at the beginning, unless a state was put there before. A directory that
+        a node will run on begins with a ``standing`` that is no voter's (raft/admission.py).
 
         Raises:
             DirectoryRefused: there is a log already, or the directory is in use.
         """
-        meta = Meta(1, HardState(base.point.term), identity, membership, base)
+        meta = Meta(1, HardState(base.point.term), identity, membership, base, standing)
 
         def build(path: Path) -> None:
             with open_environment(path, map_bytes=map_bytes, create=True) as environment:
@@ -215,6 +220,7 @@ class LmdbLogStore:
                 walk, idents=transaction.stat(tables.ident)["entries"], pieces=transaction.stat(tables.log)["entries"]
             )
         stored, self._tail = builder.finish()
+        self.healable = tuple(builder.healable)
         self._number = 0
         return stored
 
@@ -244,20 +250,23 @@ class LmdbLogStore:
         """See the protocol; the commit is the flush."""
         tail = self._writable_tail()
         meta = self._meta
-        standing = Standing(meta.hard_state, meta.base.point.index, tail, self._number)
-        plan = plan_writes(writes, standing, self._point_at)
+        stand = Stand(meta.hard_state, meta.base.point.index, tail, self._number)
+        plan = plan_writes(writes, stand, self._point_at)
         entry_bytes = 0
         if not plan.is_empty:
             if plan.hard_state is not None:
                 meta = replace(meta, hard_state=plan.hard_state)
+            if plan.standing is not None:
+                meta = replace(meta, standing=plan.standing)
             if plan.new_base is not None:
                 meta = replace(meta, base=plan.new_base)
             with self._transaction() as transaction:
                 if compact_to is not None and plan.new_base is None:
                     meta = replace(meta, base=self._drop_prefix(transaction, compact_to, DROP_ENTRIES))
-                if meta != self._meta:
+                if meta != self._meta or self.tolerated:
                     meta = replace(meta, sequence=meta.sequence + 1)
                     _put_meta(transaction, self._tables, meta)
+                self._mend(transaction, [entry for i, entry in plan.mended.items() if i > meta.base.point.index])
                 entry_bytes = self._apply(transaction, plan)
         self._replace_meta(meta)
         self._tail = plan.tail or tail
@@ -314,6 +323,15 @@ class LmdbLogStore:
     def _transaction(self) -> AbstractContextManager[Transaction[bytes]]:
         """Run a durable transaction; see poison.py."""
         return self._latch.transaction(lambda: self._environment.begin(write=True))
+
+    def _mend(self, transaction: Transaction[bytes], entries: Sequence[Entry]) -> None:
+        """Write the records of stored entries again."""
+        tables = self._tables
+        for entry in entries:
+            _delete(transaction, tables.log, LOG_KEY.pack(entry.index, 0), LOG_KEY.pack(entry.index + 1, 0))
+            for table, items in zip((tables.ident, tables.log), pack_entries([entry]), strict=True):
+                for key, value in items:
+                    transaction.put(key, value, db=table)
 
     def _apply(self, transaction: Transaction[bytes], plan: Plan) -> int:
         """Cut and append inside ``transaction`` as ``plan`` says; return the bytes of the records of its entries."""

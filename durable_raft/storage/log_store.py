@@ -27,10 +27,12 @@ class LogStore(Protocol):
     def load(self) -> StoredLog:
         """Return what is stored, every checksum, chain value and order of the whole log verified.
 
+        Entries of which one of the two records is rotten are told apart: ``StoredLog.lost`` and ``StoredLog.rebuilt``.
+
         A life of the store begins with it: nothing may be written before, and write numbers start again at 1.
 
         Raises:
-            CorruptRecord: with every wound found, not only the first.
+            CorruptRecord: with every wound found, not only the first, when one of them is of another kind.
             UnknownFormatVersion: a record of a newer format.
         """
 
@@ -53,7 +55,8 @@ class LogStore(Protocol):
 
         Raises:
             EntryUnavailable: ``lo`` is compacted away or not flushed.
-            CorruptRecord: an entry fails its checksum.
+            EntriesLost: the payload of ``lo`` fails its checksum, and who the entry is, is known.
+            CorruptRecord: anything else is damaged.
         """
 
     def chain_at(self, index: Index) -> int:

@@ -1,4 +1,4 @@
-"""The ``meta`` record, format version 1: hard state, identity, membership and the base of the log in one value.
+"""The ``meta`` record, format version 2: hard state, standing, identity, membership and the base of the log.
 
 ::
 
@@ -6,7 +6,10 @@
     | base timestamp_ms u64 | base chain u32 | cluster_id 16 bytes | node_uuid 16 bytes
     | has_vote u8 | voted_for text | node_id text
     | voters u16 | per voter: node_id text, client_address text, peer_address text
+    | is_voter u8 | peers u16 | per peer: node_id text, node_uuid 16 bytes, former u16, as many times 16 bytes
     | proof u32
+
+Version 1 ends after the voters: a node that is a voter and has not been told of any disk.
 
 Integers are big-endian; a text is its length in bytes u16 and that many bytes of UTF-8; ``proof`` is the CRC-32C of all
 before it, at the end in every version to come (as in records.py). ``voted_for`` is empty when ``has_vote`` is 0.
@@ -19,22 +22,42 @@ rotten page would take both.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol, TypeVar
 
 from durable_raft.checksum import ALGORITHM_CRC32C, crc32c
-from durable_raft.raft.types import Base, HardState, Identity, Index, LogPoint, Member, Membership, NodeId, Term
+from durable_raft.raft.types import (
+    Acquaintance,
+    Base,
+    HardState,
+    Identity,
+    Index,
+    LogPoint,
+    Member,
+    Membership,
+    NodeId,
+    Standing,
+    Term,
+)
 from durable_raft.storage.records import FORMAT_VERSION
 from durable_raft.storage.wounds import NewerFormat, Wound, WoundedLog, WoundKind, raise_wounds
+
+META_VERSION: Final = 2
 
 META: Final = "meta"
 META_COPY: Final = "meta_copy"
 META_KEY: Final = b"meta"
+_UUID_BYTES: Final = 16
 
 _FIXED: Final = struct.Struct(">BBHQQQQQI16s16s")
+_U8: Final = struct.Struct(">B")
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
+
+
+VOTER: Final = Standing()
+"""The standing of version 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +70,7 @@ class Meta:
     identity: Identity
     membership: Membership
     base: Base
+    standing: Standing = VOTER
 
 
 class _HasSequence(Protocol):
@@ -62,7 +86,7 @@ def pack_meta(meta: Meta) -> bytes:
     point, identity, vote = meta.base.point, meta.identity, meta.hard_state.voted_for
     parts = [
         _FIXED.pack(
-            FORMAT_VERSION,
+            META_VERSION,
             ALGORITHM_CRC32C,
             0,
             meta.sequence,
@@ -78,6 +102,7 @@ def pack_meta(meta: Meta) -> bytes:
         pack_text("" if vote is None else vote),
         pack_text(identity.node_id),
         pack_membership(meta.membership),
+        _pack_standing(meta.standing),
     ]
     return with_proof(b"".join(parts))
 
@@ -89,7 +114,7 @@ def unpack_meta(table: str, value: bytes) -> Meta:
         WoundedLog: it is damaged.
         NewerFormat: its proof is right and its version or algorithm unknown.
     """
-    return unpack_proven(table, value, _unpack_body)
+    return unpack_proven(table, value, _unpack_body, versions=(FORMAT_VERSION, META_VERSION))
 
 
 def with_proof(body: bytes) -> bytes:
@@ -97,25 +122,28 @@ def with_proof(body: bytes) -> bytes:
     return body + _U32.pack(crc32c(body))
 
 
-def unpack_proven(table: str, value: bytes, unpack_body: Callable[[bytes], _AnyMeta]) -> _AnyMeta:
+def unpack_proven(
+    table: str, value: bytes, unpack_body: Callable[[bytes], _AnyMeta], versions: Sequence[int] = (FORMAT_VERSION,)
+) -> _AnyMeta:
     """Verify proof, version and algorithm, and return what ``unpack_body`` makes of the rest; raises as unpack_meta.
 
     Args:
         table: where it was read.
         value: the record.
-        unpack_body: raises ``struct.error`` or ``ValueError`` when the layout is not of version 1.
+        unpack_body: raises ``struct.error`` or ``ValueError`` when the layout is none of these versions.
+        versions: that are known.
     """
     body, found = value[: -_U32.size], value[-_U32.size :]
     proof = crc32c(body)
     if len(found) != _U32.size or proof != int.from_bytes(found, "big"):
         _raise(table, WoundKind.CHECKSUM, f"proof {proof:#010x}", f"0x{found.hex()}")
-    if body[:2] != bytes((FORMAT_VERSION, ALGORITHM_CRC32C)):
-        expected = f"version {FORMAT_VERSION} algorithm {ALGORITHM_CRC32C}"
+    if body[0] not in versions or body[1] != ALGORITHM_CRC32C:
+        expected = f"version {versions[-1]} algorithm {ALGORITHM_CRC32C}"
         _raise(table, WoundKind.NEWER_FORMAT, expected, f"version and algorithm 0x{body[:2].hex()}")
     try:
         return unpack_body(body)
     except (struct.error, ValueError) as error:
-        raise WoundedLog([_wound(table, WoundKind.SHAPE, "the layout of version 1", str(error))]) from error
+        raise WoundedLog([_wound(table, WoundKind.SHAPE, f"the layout of version {body[0]}", str(error))]) from error
 
 
 def choose_meta(first: bytes | None, copy: bytes | None) -> tuple[Meta, tuple[Wound, ...]]:
@@ -168,6 +196,13 @@ def pack_membership(membership: Membership) -> bytes:
     return b"".join(parts)
 
 
+def _pack_standing(standing: Standing) -> bytes:
+    parts = [_U8.pack(standing.is_voter), _U16.pack(len(standing.peers))]
+    for peer in standing.peers:
+        parts += (pack_text(peer.node_id), peer.node_uuid, _U16.pack(len(peer.former)), *peer.former)
+    return b"".join(parts)
+
+
 class MetaReader:
     """Takes values off the front of a record; ``struct.error`` or ``ValueError`` when they are not there."""
 
@@ -195,8 +230,24 @@ class MetaReader:
         count = self.number(_U16)
         return Membership(tuple(Member(NodeId(self.text()), self.text(), self.text()) for _ in range(count)))
 
+    def uuid(self) -> bytes:
+        """Take one uuid."""
+        found = self._body[self.position : self.position + _UUID_BYTES]
+        if len(found) != _UUID_BYTES:
+            raise ValueError(f"a uuid at {self.position}, but {len(found)} bytes are left")
+        self.position += _UUID_BYTES
+        return found
 
-_U8: Final = struct.Struct(">B")
+    def standing(self) -> Standing:
+        """Take the standing."""
+        is_voter = self.number(_U8)
+        if is_voter > 1:
+            raise ValueError(f"is_voter {is_voter}")
+        peers = []
+        for _ in range(self.number(_U16)):
+            node_id, node_uuid = NodeId(self.text()), self.uuid()
+            peers.append(Acquaintance(node_id, node_uuid, tuple(self.uuid() for _ in range(self.number(_U16)))))
+        return Standing(bool(is_voter), tuple(peers))
 
 
 def _unpack_body(body: bytes) -> Meta:
@@ -208,6 +259,7 @@ def _unpack_body(body: bytes) -> Meta:
     vote = reader.text()
     node_id = reader.text()
     membership = reader.membership()
+    standing = VOTER if body[0] == FORMAT_VERSION else reader.standing()
     if zero or has_vote > 1 or (vote and not has_vote) or reader.position != len(body):
         raise ValueError(
             f"padding {zero}, has_vote {has_vote}, vote {vote!r}, {len(body) - reader.position} bytes left"
@@ -218,6 +270,7 @@ def _unpack_body(body: bytes) -> Meta:
         Identity(cluster_id, NodeId(node_id), node_uuid),
         membership,
         Base(LogPoint(Index(base_index), Term(base_term), base_chain), base_timestamp_ms),
+        standing,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import Base, Entry, HardState, Index, LogPoint, chain_crc, entry_crc
+from durable_raft.raft.types import Base, Entry, HardState, Index, LogPoint, Standing, chain_crc, entry_crc
 
 
 @dataclass(slots=True)
@@ -19,6 +19,9 @@ class Plan:
     """The change that makes a group of writes true; empty fields change nothing."""
 
     hard_state: HardState | None = None
+    standing: Standing | None = None
+    mended: dict[Index, Entry] = field(default_factory=dict)
+    """Stored entries to be written again in their places, before the cut."""
     new_base: Base | None = None
     """Every stored entry goes, and the log begins behind this one."""
     cut_from: Index | None = None
@@ -31,11 +34,11 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is to be written."""
-        return self.hard_state is None and self.tail is None
+        return self.hard_state is None and self.standing is None and not self.mended and self.tail is None
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Stand:
     """What a store holds when a group of writes arrives."""
 
     hard_state: HardState
@@ -47,12 +50,12 @@ class Standing:
     """Number of the last write that was persisted; 0 before the first of this life."""
 
 
-def plan_writes(writes: Sequence[Write], standing: Standing, point_at: Callable[[Index], Base]) -> Plan:
-    """Return the change that ``writes``, in the order of their numbers, make to what ``standing`` says is stored.
+def plan_writes(writes: Sequence[Write], stand: Stand, point_at: Callable[[Index], Base]) -> Plan:
+    """Return the change that ``writes``, in the order of their numbers, make to what ``stand`` says is stored.
 
     Args:
         writes: the group.
-        standing: what is stored.
+        stand: what is stored.
         point_at: reads the point of a stored entry or of the base.
 
     Raises:
@@ -61,7 +64,7 @@ def plan_writes(writes: Sequence[Write], standing: Standing, point_at: Callable[
         CorruptRecord: the entry before a cut cannot be read.
     """
     plan = Plan()
-    last, number, hard_state = standing.tail, standing.number, standing.hard_state
+    last, number, hard_state = stand.tail, stand.number, stand.hard_state
     for write in writes:
         if write.number <= number:
             raise InvariantViolation(f"write {write.number} after write {number}")
@@ -69,10 +72,15 @@ def plan_writes(writes: Sequence[Write], standing: Standing, point_at: Callable[
         if write.hard_state is not None:
             _check_hard_state(write.hard_state, hard_state)
             plan.hard_state = hard_state = write.hard_state
+        if write.standing is not None:
+            plan.standing = write.standing
+        for entry in write.mended:
+            _check_mended(entry, stand)
+            plan.mended[entry.index] = entry
         if write.new_base is not None:
             last = _begin_behind(plan, write.new_base)
         if write.truncate_from is not None:
-            base = standing.base if plan.new_base is None else plan.new_base.point.index
+            base = stand.base if plan.new_base is None else plan.new_base.point.index
             last = _cut(plan, write.truncate_from, base, last, point_at)
         for entry in write.entries:
             _check_follows(entry, last)
@@ -87,6 +95,7 @@ def _begin_behind(plan: Plan, base: Base) -> Base:
     """Drop all that is stored and planned; return the base, which is the last entry then."""
     plan.new_base, plan.cut_from = base, None
     plan.entries.clear()
+    plan.mended.clear()
     return base
 
 
@@ -102,6 +111,7 @@ def _cut(plan: Plan, cut: Index, base: Index, last: Base, point_at: Callable[[In
         kept = plan.entries[-1]
         return Base(LogPoint(kept.index, kept.term, kept.chain), kept.timestamp_ms)
     plan.entries.clear()
+    plan.mended = {index: entry for index, entry in plan.mended.items() if index < cut}
     if cut < first_planned:
         # An earlier cut of this plan was at first_planned, so this one is always the lower.
         plan.cut_from = cut
@@ -115,6 +125,13 @@ def _check_hard_state(new: HardState, old: HardState) -> None:
     same_term = new.current_term == old.current_term
     if new.current_term < old.current_term or (same_term and old.voted_for not in (None, new.voted_for)):
         raise InvariantViolation(f"hard state {new} after {old}")
+
+
+def _check_mended(entry: Entry, stand: Stand) -> None:
+    """Check that a stored entry is written again, with its own checksum right."""
+    if not stand.base < entry.index <= stand.tail.point.index:
+        raise InvariantViolation(f"{_named(entry)} mended, but the log holds ({stand.base}, {stand.tail.point}]")
+    _check_crc(entry)
 
 
 def _check_follows(entry: Entry, previous: Base) -> None:
@@ -131,6 +148,10 @@ def _check_follows(entry: Entry, previous: Base) -> None:
         or entry.chain != chain_crc(point.chain, entry.crc)
     ):
         raise InvariantViolation(f"{_named(entry)} does not follow {previous}")
+    _check_crc(entry)
+
+
+def _check_crc(entry: Entry) -> None:
     found = entry_crc(entry.index, entry.term, entry.kind, entry.timestamp_ms, entry.payload)
     if found != entry.crc:
         raise InvariantViolation(f"{_named(entry)}: its bytes give crc {found:#010x}")

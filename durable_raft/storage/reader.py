@@ -10,6 +10,9 @@ when that matters.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +20,10 @@ from typing import TYPE_CHECKING, Final
 
 import lmdb
 
-from durable_raft.errors import EntryUnavailable
+from durable_raft.errors import CorruptRecord, EntryUnavailable
 from durable_raft.raft.types import Base, Index, LogPoint, Term
 from durable_raft.storage import access
-from durable_raft.storage.directory import require_environment
+from durable_raft.storage.directory import LOCK, RAFT, require_environment
 from durable_raft.storage.environment import MAP_BYTES, Tables, measure, open_environment, open_tables, tree_wound
 from durable_raft.storage.meta import Meta
 from durable_raft.storage.preflight import check_data_file
@@ -90,14 +93,21 @@ class LogReader:
         self.close()
 
     def overview(self) -> Overview:
-        """Return what meta and the tree's own counts say."""
-        with self._environment.begin() as transaction:
-            meta, wounds = self._meta(transaction)
-            used, file, _ = measure(self._environment, transaction, self._tables)
-            entries = transaction.stat(self._tables.ident)["entries"]
-            with transaction.cursor(self._tables.ident) as idents:
-                first = int.from_bytes(idents.key(), "big") if idents.first() else 0
-                last = int.from_bytes(idents.key(), "big") if idents.last() else 0
+        """Return what meta and the tree's own counts say.
+
+        Raises:
+            CorruptRecord: LMDB cannot walk its own pages.
+        """
+        try:
+            with self._environment.begin() as transaction:
+                meta, wounds = self._meta(transaction)
+                used, file, _ = measure(self._environment, transaction, self._tables)
+                entries = transaction.stat(self._tables.ident)["entries"]
+                with transaction.cursor(self._tables.ident) as idents:
+                    first = int.from_bytes(idents.key(), "big") if idents.first() else 0
+                    last = int.from_bytes(idents.key(), "big") if idents.last() else 0
+        except lmdb.Error as error:
+            raise WoundedLog([tree_wound(IDENT, error)]) from error
         return Overview(meta, wounds, first, last, entries, used, file)
 
     def walk(self, lo: int = 0, hi: int | None = None) -> Iterator[Walked]:
@@ -117,6 +127,23 @@ class LogReader:
                 batch, finished = self._batch(transaction, walk, start, hi)
             yield from batch
 
+    def point_at(self, index: int) -> Base | None:
+        """Return point and timestamp of the entry at ``index``, or of the base when that is there; None: not stored.
+
+        Raises:
+            CorruptRecord: its ident record is damaged.
+        """
+        with self._environment.begin() as transaction:
+            meta, _ = self._meta(transaction)
+            if meta is not None and index == meta.base.point.index:
+                return meta.base
+            try:
+                return access.read_point(transaction, self._tables, Index(index))
+            except EntryUnavailable:
+                return None
+            except lmdb.Error as error:
+                raise WoundedLog([tree_wound(IDENT, error)]) from error
+
     # -- inside one read transaction ----------------------------------------------------------------------------
 
     def _meta(self, transaction: Transaction[bytes]) -> tuple[Meta | None, tuple[Wound, ...]]:
@@ -130,12 +157,14 @@ class LogReader:
         meta, _ = self._meta(transaction)
         if meta is not None and lo <= meta.base.point.index + 1:
             return LogWalk(meta.base)
-        with transaction.cursor(self._tables.ident) as idents:
-            first = int.from_bytes(idents.key(), "big") if idents.set_range(IDENT_KEY.pack(lo)) else lo
-        before = max(first - 1, 0)
+        before = max(lo - 1, 0)
         try:
+            with transaction.cursor(self._tables.ident) as idents:
+                if idents.set_range(IDENT_KEY.pack(lo)):
+                    before = max(int.from_bytes(idents.key(), "big") - 1, 0)
             return LogWalk(access.read_point(transaction, self._tables, Index(before)))
-        except (WoundedLog, NewerFormat, EntryUnavailable):
+        except (WoundedLog, NewerFormat, EntryUnavailable, lmdb.Error):
+            # Pages that LMDB cannot walk are met again, and told, when the entries are read.
             return LogWalk(Base(LogPoint(Index(before), Term(0), 0), 0), chain_known=False)
 
     def _resume(self, transaction: Transaction[bytes], walk: LogWalk) -> int:
@@ -147,7 +176,7 @@ class LogReader:
             return meta.base.point.index + 1
         try:
             before = access.read_point(transaction, self._tables, Index(walk.index))
-        except (WoundedLog, NewerFormat, EntryUnavailable):
+        except (WoundedLog, NewerFormat, EntryUnavailable, lmdb.Error):
             return following
         if before.point.chain != walk.chain:
             walk.restart(before)
@@ -180,3 +209,44 @@ def _items(cursor: Cursor[bytes], lo: bytes, hi: bytes | None) -> Iterator[tuple
             if hi is not None and key >= hi:
                 return
             yield key, value
+
+
+def structure_problems(directory: Path, name: str = RAFT) -> list[str]:
+    """Return what is wrong with the pages of environment ``name``, read from the file without mapping it.
+
+    Every page is walked: page numbers, order of keys, counts, and that each page is in use or free, once. It says
+    something only of a file that nobody writes. Takes about a second for each 20,000 pages.
+
+    Raises:
+        DirectoryRefused: there is no such environment.
+        CorruptRecord: not even the meta pages can be read.
+        UnknownFormatVersion: a data file of another LMDB format.
+    """
+    from lmdb.verify import VerifyError, verify
+
+    path = require_environment(directory, name)
+    check_data_file(path, is_live=True)
+    try:
+        problems: list[str] = verify(str(path))  # type: ignore[no-untyped-call]
+    except (VerifyError, OSError) as error:
+        raise CorruptRecord(f"{path}: {error}") from error
+    return problems
+
+
+def running_node(directory: Path) -> str | None:
+    """Return who holds ``directory``, as its lock file says ("pid 12 node n1"); None when no node runs on it."""
+    with contextlib.suppress(OSError):
+        fd = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            holder = os.read(fd, 1024).decode(errors="replace").strip()
+            # A holder says at once who it is and wipes that when it goes. So the lock is tried, for an instant, only
+            # where somebody runs or was killed: a node that starts meanwhile is not turned away.
+            if not holder:
+                return None
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return holder
+        finally:
+            os.close(fd)
+    return None

@@ -148,7 +148,8 @@ class LogWalk:
 
     def _gap(self, index: int) -> Wound:
         self.chain = None
-        return Wound(IDENT, index, None, f"index {self.index + 1} next", f"index {index}", WoundKind.MISSING)
+        following = self.index + 1
+        return Wound(IDENT, following, None, f"index {following} next", f"index {index}", WoundKind.MISSING)
 
     def _rebuilt(self, log: LogRecord) -> IdentRecord | None:
         """Return the ident that a valid log record implies, when the chain before it is known."""

@@ -4,7 +4,7 @@ One frame (big-endian)::
 
     offset  bytes  field
          0      4  magic           b"DRpf"
-         4      1  frame version   1; the first five bytes are the same in every version
+         4      1  frame version   2; the first five bytes are the same in every version
          5      1  checksum        algorithm id of checksum.py
          6      1  kind            FrameKind
          7      1  flags           0
@@ -19,7 +19,8 @@ noticed only with the body, a link could wait for half a gigabyte that nobody se
 
 The body is a msgpack array of the message's fields in the order of its class. AppendEntries carries its entries as
 arrays ``[term, kind, timestamp_ms, crc, chain, payload]``; their indexes are ``prev_log_index + 1, + 2, …``, so that no
-bytes can say "not contiguous".
+bytes can say "not contiguous". In FetchEntriesResponse the index stands before them; a point of the log is ``[index,
+term, chain]``.
 
 This is the gateway for what comes from other nodes. What ``FrameParser`` returns has these properties, which all others
 may assume: 1. every field is of its type, every number in [0, 2^63), every checksum in [0, 2^32); 2. entries are
@@ -32,7 +33,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgpack
 
@@ -41,15 +42,19 @@ from durable_raft.errors import DamagedFrame, ForeignCluster, InvariantViolation
 from durable_raft.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
+    FetchEntries,
+    FetchEntriesResponse,
     InstallSnapshot,
+    Introduce,
+    IntroduceResponse,
     Message,
     RequestVote,
     RequestVoteResponse,
 )
-from durable_raft.raft.types import Entry, EntryKind, Index, NodeId, Term, chain_crc, entry_crc
+from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Term, chain_crc, entry_crc
 
 MAGIC: Final = b"DRpf"
-FRAME_VERSION: Final = 1
+FRAME_VERSION: Final = 2
 FLAGS: Final = 0
 HEADER_BYTES: Final = 36
 NUMBER_MAX: Final = 2**63 - 1
@@ -73,6 +78,10 @@ class FrameKind(enum.IntEnum):
     FETCH_SNAPSHOT = 8
     SNAPSHOT_CHUNK = 9
     STATE_HASH = 10
+    INTRODUCE = 11
+    INTRODUCE_RESPONSE = 12
+    FETCH_ENTRIES = 13
+    FETCH_ENTRIES_RESPONSE = 14
 
 
 class Hello(NamedTuple):
@@ -159,7 +168,14 @@ def encode_frame(cluster_id: bytes, message: PeerMessage) -> bytes:
         InvariantViolation: the entries of an AppendEntries do not follow its ``prev_log_index``.
     """
     kind = _KINDS[type(message)]
-    fields = _append_entries_fields(message) if isinstance(message, AppendEntries) else message
+    fields: tuple[object, ...] = message
+    if isinstance(message, AppendEntries):
+        fields = _append_entries_fields(message)
+    elif isinstance(message, FetchEntries):
+        fields = ([_point_row(point) for point in message.wanted],)
+    elif isinstance(message, FetchEntriesResponse):
+        rows = [(entry.index, *_entry_row(entry)) for entry in message.entries]
+        fields = (rows, _point_row(message.snapshot), _point_row(message.base))
     body: bytes = msgpack.packb(fields)
     header = _HEADER.pack(MAGIC, FRAME_VERSION, ALGORITHM_CRC32C, kind, FLAGS, cluster_id, len(body), crc32c(body))
     return b"".join((header, _CRC.pack(crc32c(header)), body))
@@ -175,8 +191,15 @@ def _append_entries_fields(message: AppendEntries) -> tuple[object, ...]:
             f"AppendEntries after {message.prev_log_index}: entries {entries[0].index}..{entries[-1].index}, "
             f"expected {first}..{last}"
         )
-    rows = [(entry.term, entry.kind, entry.timestamp_ms, entry.crc, entry.chain, entry.payload) for entry in entries]
-    return (*message[:_ENTRIES_AT], rows, *message[_ENTRIES_AT + 1 :])
+    return (*message[:_ENTRIES_AT], [_entry_row(entry) for entry in entries], *message[_ENTRIES_AT + 1 :])
+
+
+def _entry_row(entry: Entry) -> tuple[object, ...]:
+    return (entry.term, entry.kind, entry.timestamp_ms, entry.crc, entry.chain, entry.payload)
+
+
+def _point_row(point: LogPoint) -> tuple[int, int, int]:
+    return (point.index, point.term, point.chain)
 
 
 # -- frames ---------------------------------------------------------------------------------------------------------
@@ -307,6 +330,7 @@ _NUMBERS: Final = _Check(
 _SUMS: Final = _Check(
     "an array of integers in [0, 2^32)", lambda value: type(value) is list and all(map(_SUM.holds, value))
 )
+_DISK: Final = _Check("16 bytes or none", lambda value: type(value) is bytes and len(value) in (0, UUID_BYTES))
 _ENTRY_KIND: Final = _Check("an entry kind", lambda value: type(value) is int and value in _ENTRY_KINDS)
 
 _SHAPES: Final[dict[int, _Shape]] = {
@@ -314,9 +338,9 @@ _SHAPES: Final[dict[int, _Shape]] = {
     FrameKind.HELLO_REPLY: _Shape(HelloReply, (_FLAG, _TEXT, _NAME, _UUID)),
     FrameKind.REQUEST_VOTE: _Shape(RequestVote, (_NUMBER, _NUMBER, _NUMBER, _FLAG)),
     FrameKind.REQUEST_VOTE_RESPONSE: _Shape(RequestVoteResponse, (_NUMBER, _FLAG, _FLAG)),
-    FrameKind.APPEND_ENTRIES: _Shape(AppendEntries, (_NUMBER, _NUMBER, _NUMBER, _SUM, _ARRAY, _NUMBER, _NUMBER)),
+    FrameKind.APPEND_ENTRIES: _Shape(AppendEntries, (_NUMBER, _NUMBER, _NUMBER, _SUM, _ARRAY, _NUMBER, _NUMBER, _DISK)),
     FrameKind.APPEND_ENTRIES_RESPONSE: _Shape(
-        AppendEntriesResponse, (_NUMBER, _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
+        AppendEntriesResponse, (_NUMBER, _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _FLAG, _FLAG)
     ),
     FrameKind.INSTALL_SNAPSHOT: _Shape(InstallSnapshot, (_NUMBER, _NUMBER, _NUMBER, _SUM, _NUMBER)),
     FrameKind.FETCH_SNAPSHOT: _Shape(FetchSnapshot, (_NUMBER, _FLAG, _KEY, _NUMBER)),
@@ -325,6 +349,10 @@ _SHAPES: Final[dict[int, _Shape]] = {
         (_NUMBER, _NUMBER, _SUM, _NUMBER, _NUMBER, _NUMBER, _HASH, _FLAG, _KEY, _KEYS, _KEYS, _NUMBERS, _SUMS, _FLAG),
     ),
     FrameKind.STATE_HASH: _Shape(StateHash, (_NUMBER, _SUM, _NUMBER, _HASH)),
+    FrameKind.INTRODUCE: _Shape(Introduce, (_UUID,)),
+    FrameKind.INTRODUCE_RESPONSE: _Shape(IntroduceResponse, (_UUID, _FLAG, _UUID)),
+    FrameKind.FETCH_ENTRIES: _Shape(FetchEntries, (_ARRAY,)),
+    FrameKind.FETCH_ENTRIES_RESPONSE: _Shape(FetchEntriesResponse, (_ARRAY, _ARRAY, _ARRAY)),
 }
 _KINDS: Final[dict[type, FrameKind]] = {shape.message: FrameKind(kind) for kind, shape in _SHAPES.items()}
 
@@ -350,6 +378,10 @@ def decode_body(kind: int, body: bytes) -> PeerMessage:
     _check_fields(message.__name__, message._fields, checks, fields)
     if message is AppendEntries:
         fields[_ENTRIES_AT] = _decode_entries(*fields[: _ENTRIES_AT + 1])
+    elif message is FetchEntries:
+        fields = [tuple(_decode_point(row) for row in fields[0])]
+    elif message is FetchEntriesResponse:
+        fields = [tuple(_decode_entry(row) for row in fields[0]), _decode_point(fields[1]), _decode_point(fields[2])]
     decoded: PeerMessage = message(*fields)
     if isinstance(decoded, SnapshotChunk):
         _check_records(decoded)
@@ -397,3 +429,18 @@ def _decode_entries(term: int, prev_index: int, prev_term: int, chain: int, rows
         prev_term = entry_term
         entries.append(Entry(Index(index), entry_term, _ENTRY_KINDS[kind], timestamp_ms, payload, crc=crc, chain=chain))
     return tuple(entries)
+
+
+def _decode_point(row: object) -> LogPoint:
+    _check_fields("point of the log", ("index", "term", "chain"), (_NUMBER, _NUMBER, _SUM), row)
+    return LogPoint(*cast("tuple[Index, Term, int]", row))
+
+
+def _decode_entry(row: Any) -> Entry:
+    """Decode an entry that stands alone: its crc is checked, its chain value by whoever asked for it."""
+    _check_fields("entry", ("index", *_ENTRY_FIELDS), (_NUMBER, *_ENTRY_CHECKS), row)
+    index, term, kind, timestamp_ms, crc, chain, payload = row
+    found = entry_crc(index, term, kind, timestamp_ms, payload)
+    if found != crc:
+        raise DamagedFrame(f"entry {index}: crc of its content {found:08x}, expected {crc:08x}")
+    return Entry(Index(index), Term(term), _ENTRY_KINDS[kind], timestamp_ms, payload, crc=crc, chain=chain)

@@ -4,8 +4,9 @@ A transaction's records are written to the page cache and count only once flushe
 was not flushed is dropped. A transaction is there wholly or not at all, because LMDB flips one meta page last, which a
 crash may find on the disk though nobody was told (``reaches_disk``).
 
-The disk may also lie, at most once in its life: a bit rots, one record's write is lost, or goes to another place.
-Then the codec must say so at the next start; ``promised`` is what it is judged by.
+The disk may also lie: a bit rots, one record's write is lost, or goes to another place. Then the codec must say so at
+the next start, which heals it or sets it aside; ``promised`` is what it is judged by. ``replace`` puts a new disk in
+its place.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from durable_raft.errors import EntryUnavailable, InvariantViolation, StoragePoisoned
+from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
     ORIGIN,
@@ -26,18 +28,21 @@ from durable_raft.raft.types import (
     Identity,
     Index,
     LogPoint,
+    LostEntry,
     Membership,
+    Standing,
     StoredLog,
     Term,
 )
 from durable_raft.storage.meta import META, META_COPY, Meta, choose_meta, pack_meta
-from durable_raft.storage.plan import Plan, Standing, plan_writes
+from durable_raft.storage.plan import Plan, Stand, plan_writes
 from durable_raft.storage.records import (
     IDENT,
     IDENT_KEY,
     LOG,
     LOG_KEY,
     IdentRecord,
+    disagreement,
     entry_of,
     pack_entries,
     piece_count,
@@ -46,6 +51,7 @@ from durable_raft.storage.records import (
 )
 from durable_raft.storage.stored_log import StoredLogBuilder
 from durable_raft.storage.walk import LogWalk
+from durable_raft.storage.wounds import Wound, WoundedLog
 from tests.simulation.state_disk import StateDisk
 
 Tables = dict[str, dict[bytes, bytes]]
@@ -100,6 +106,19 @@ class Disk:
 
     def __init__(self, identity: Identity, membership: Membership, rng: random.Random) -> None:
         self.rng = rng
+        self.former: list[Promised] = []
+        """What the disks before this one had promised."""
+        self.fails: str | None = None
+        """The error that the next transaction meets."""
+        self.free_bytes = 1 << 40
+        self.pending_lie: str | None = None
+        self.lie: str | None = None
+        """The lie this disk told; None while it is honest."""
+        self._format(identity, membership)
+
+    def _format(self, identity: Identity, membership: Membership) -> None:
+        """Begin with nothing on the disk."""
+        self.node_uuid = identity.node_uuid
         self.promised = Promised()
         self.kv = StateDisk.empty(identity, membership)
         self.durable: Tables = {META: {}, META_COPY: {}, IDENT: {}, LOG: {}}
@@ -107,15 +126,16 @@ class Disk:
         self.unflushed: list[Change] = []
         self.record_counts = (0, 0)
         """Idents and pieces, as the tree's root counts them."""
-        self.fails: str | None = None
-        """The error that the next transaction meets."""
-        self.free_bytes = 1 << 40
-        self.pending_lie: str | None = None
-        self.lie: str | None = None
-        """The lie this disk told; None while it is honest."""
-        record = pack_meta(Meta(1, HardState(), identity, membership, Base(ORIGIN, 0)))
+        newcomer = Standing(is_voter=False)
+        record = pack_meta(Meta(1, HardState(), identity, membership, Base(ORIGIN, 0), newcomer))
         self.write([Change(META, META_KEY, record), Change(META_COPY, META_KEY, record)])
         self.flush()
+
+    def replace(self, identity: Identity, membership: Membership) -> None:
+        """Put an empty disk in the place of this one."""
+        self.former.append(self.promised)
+        self.fails = self.pending_lie = self.lie = None
+        self._format(replace(identity, node_uuid=self.rng.randbytes(16)), membership)
 
     def write(self, changes: Sequence[Change]) -> None:
         """Change the page cache."""
@@ -142,11 +162,17 @@ class Disk:
 
     def rot(self) -> None:
         """Flip one bit of one durable record."""
-        places = [(table, key) for table, records in self.durable.items() for key in records]
-        table, key = self.rng.choice(places)
+        table = self.rng.choices((META, META_COPY, IDENT, LOG), (1, 1, 4, 6))[0]
+        if not self.durable[table]:
+            table = META
+        # The newest records are there for longest, and may not be committed yet.
+        keys = sorted(self.durable[table])[-12:]
+        key = self.rng.choice(keys)
         value = bytearray(self.durable[table][key])
         value[self.rng.randrange(len(value))] ^= 1 << self.rng.randrange(8)
         self.durable[table][key] = bytes(value)
+        if key in self.cached[table]:
+            self.cached[table][key] = bytes(value)
         self.lie, self.pending_lie = f"bit_rot in {table}", None
 
     def _twist(self, changes: list[Change]) -> list[Change]:
@@ -184,7 +210,8 @@ class SimStore:
         self.disk = disk
         self._on_flushed = on_flushed
         cached = disk.cached
-        self._meta = choose_meta(cached[META].get(META_KEY), cached[META_COPY].get(META_KEY))[0]
+        self._meta, self.tolerated = choose_meta(cached[META].get(META_KEY), cached[META_COPY].get(META_KEY))
+        self.healable: tuple[Wound, ...] = ()
         self._tail: Base | None = None
         self.number = 0
         """Number of the last write that was flushed."""
@@ -210,6 +237,7 @@ class SimStore:
         idents, pieces = self.disk.record_counts
         builder.check_counts(walk, idents=idents, pieces=pieces)
         stored, self._tail = builder.finish()
+        self.healable = tuple(builder.healable)
         self.number = 0
         return stored
 
@@ -219,15 +247,17 @@ class SimStore:
             raise self._poison
         tail = self._require_tail()
         meta = self._meta
-        plan = plan_writes(writes, Standing(meta.hard_state, meta.base.point.index, tail, self.number), self._point_at)
+        plan = plan_writes(writes, Stand(meta.hard_state, meta.base.point.index, tail, self.number), self._point_at)
         if plan.hard_state is not None:
             meta = replace(meta, hard_state=plan.hard_state)
+        if plan.standing is not None:
+            meta = replace(meta, standing=plan.standing)
         if plan.new_base is not None:
             meta = replace(meta, base=plan.new_base)
         elif compact_to is not None and compact_to > meta.base.point.index:
             upto = Index(min(compact_to, meta.base.point.index + DROP_ENTRIES))
             meta = replace(meta, base=self._point_at(upto))
-        if meta != self._meta:
+        if meta != self._meta or self.tolerated:
             meta = replace(meta, sequence=meta.sequence + 1)
         disk = self.disk
         if disk.fails is not None:
@@ -249,6 +279,9 @@ class SimStore:
             for table, end in ((IDENT, IDENT_KEY.pack(first)), (LOG, LOG_KEY.pack(first, 0))):
                 is_all = plan.new_base is not None
                 changes += [Change(table, key, None) for key in self.disk.cached[table] if is_all or key < end]
+        mended = [entry for index, entry in plan.mended.items() if index > meta.base.point.index]
+        for table, items in zip((IDENT, LOG), pack_entries(mended), strict=True):
+            changes += [Change(table, key, bytes(value)) for key, value in items]
         if plan.cut_from is not None:
             for table, lo in ((IDENT, IDENT_KEY.pack(plan.cut_from)), (LOG, LOG_KEY.pack(plan.cut_from, 0))):
                 keys = sorted(self.disk.cached[table])
@@ -280,7 +313,7 @@ class SimStore:
         if plan.cut_from is not None:
             del promised.chains[plan.cut_from - promised.base.index - 1 :]
         promised.chains.extend([entry.chain for entry in plan.entries])
-        self._meta = meta
+        self._meta, self.tolerated = meta, ()
         if plan.hard_state is not None:
             promised.hard_state = plan.hard_state
             self._on_flushed(plan.hard_state)
@@ -294,8 +327,17 @@ class SimStore:
             size += ident.length
             if found and size > bytes_max:
                 break
-            pieces = [self.disk.cached[LOG][LOG_KEY.pack(index, n)] for n in range(piece_count(ident.length))]
-            found.append(entry_of(index, ident, unpack_log(index, b"".join(pieces)).payload))
+            keys = [LOG_KEY.pack(index, n) for n in range(piece_count(ident.length))]
+            try:
+                log = unpack_log(index, b"".join(self.disk.cached[LOG].get(key, b"") for key in keys))
+                if (wound := disagreement(index, ident, log)) is not None:
+                    raise WoundedLog([wound])
+            except WoundedLog as error:
+                if found:
+                    break
+                lost = LostEntry(Index(index), Term(ident.term), ident.crc, ident.chain)
+                raise EntriesLost([lost]) from error
+            found.append(entry_of(index, ident, log.payload))
         if not found:
             raise EntryUnavailable(f"index {lo} is not flushed")
         return found

@@ -1,6 +1,6 @@
 """The faults of one run: what strikes, whom, and when. A fault is counted when it has struck, not when it was planned.
 
-Damage (a lying disk) strikes at most as many nodes as the cluster may lose for good: healing is a later matter.
+Damage (a lying disk, a lost state, a wiped disk) strikes a minority at a time: the next ones when the last are healed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Faults:
         self._world = world
         self._rng = random.Random(world.rng_of("faults"))
         self._is_over = False
-        self._liars: list[Site] = []
+        self._liars: list[tuple[Site, int]] = []
+        """Sites that were damaged, and in which of their lives; until they are sound in a later one."""
 
     def begin(self) -> None:
         """Plan the first fault."""
@@ -164,28 +165,51 @@ class Faults:
             site.disk.free_bytes = 1 << 20
             self._world.at(self._later(1, 10), None, setattr, site.disk, "free_bytes", 1 << 40)
 
+    def _next_liar(self) -> Site | None:
+        """Return a sound site that may be damaged while all others but a minority are sound."""
+        for site, life in self._liars:
+            if site.is_sound and site.lives > life:
+                site.disk.lie = None
+        self._liars = [(site, life) for site, life in self._liars if not site.is_sound or site.lives == life]
+        damaged = [site for site, _ in self._liars]
+        candidates = [site for site in self._world.sites.values() if site.is_sound and site not in damaged]
+        if len(damaged) >= (len(self._world.names) - 1) // 2 or not candidates:
+            return None
+        site = self._rng.choice(candidates)
+        self._liars.append((site, site.lives))
+        return site
+
+    def _disk_wiped(self) -> None:
+        """Put an empty disk in a node's place; its id stays."""
+        if site := self._next_liar():
+            self._struck("disk_wiped", site.name)
+            site.crashed("loses its disk")
+            site.wipe()
+
     def _state_lost(self) -> None:
         """Take a node's state from its disk; the log stays. Nobody can give one in a cluster of one."""
-        candidates = [site for site in self._world.up() if site not in self._liars]
-        if len(self._liars) >= (len(self._world.names) - 1) // 2 or not candidates:
+        site = self._next_liar()
+        if site is None:
             return
-        site = self._rng.choice(candidates)
-        self._liars.append(site)
         self._struck("state_lost", site.name)
         site.crashed("loses its state")
         site.disk.kv.meta = site.disk.kv.waiting = site.disk.kv.partial = None
 
     def _lie(self, name: str) -> None:
-        candidates = [site for site in self._world.sites.values() if site not in self._liars]
-        if len(self._liars) >= (len(self._world.names) - 1) // 2 or not candidates:
+        site = self._next_liar()
+        if site is None:
             return
-        site = self._rng.choice(candidates)
-        self._liars.append(site)
         self._struck(name, site.name)
         if name == "bit_rot":
             site.disk.rot()
         else:
             site.disk.pending_lie = name
+        self._world.at(self._later(0.2, 3), None, self._reveal, site)
+
+    def _reveal(self, site: Site) -> None:
+        """Have a lie found before the log moves on, more often than chance would."""
+        if site.disk.lie is not None and self._rng.random() < 0.7:
+            site.crashed("looks at its disk again")
 
     # -- clocks ---------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from durable_raft.server.node import Node
 from durable_raft.storage.meta import META, Meta
 from durable_raft.storage.plan import Plan
 from durable_raft.storage.records import IDENT, LOG
+from durable_raft.storage.wounds import WoundedLog
 from tests.simulation.disk import Change, Disk, SimStore
 from tests.simulation.planting import Patch, mutant
 
@@ -243,13 +244,16 @@ def suffix_not_cut_on_disk() -> Sequence[Patch]:
 
 @mutant
 def damage_skipped() -> Sequence[Patch]:
-    """Whatever lies behind the first damaged record is silently dropped, as if it were a torn tail."""
+    """The log is cut at the first bad checksum, as if it were a torn tail."""
     load = SimStore.load
 
     def cut(self: SimStore) -> Any:
         while True:
             try:
-                return load(self)
+                stored = load(self)
+                if not self.healable:
+                    return stored
+                raise WoundedLog(self.healable)
             except CorruptRecord as error:
                 first = min((w.index for w in getattr(error, "wounds", ()) if w.index), default=1)
                 for table in (IDENT, LOG):

@@ -158,9 +158,9 @@ def commit_beyond_verified() -> Sequence[Patch]:
     """A follower commits up to the leader's index, whatever this message verified (hashicorp raft.go:1591)."""
     accept = replication._accept
 
-    def eager(state: RaftState, source: Any, message: AppendEntries, *, verified: Index, is_new: bool) -> None:
+    def eager(state: RaftState, now: int, source: Any, message: AppendEntries, **known: Any) -> None:
         state.log.commit_to(min(message.leader_commit, state.log.last.index))
-        accept(state, source, message, verified=verified, is_new=is_new)
+        accept(state, now, source, message, **known)
 
     return [(replication, "_accept", eager)]
 
@@ -169,7 +169,10 @@ def commit_beyond_verified() -> Sequence[Patch]:
 def match_beyond_verified() -> Sequence[Patch]:
     """A follower acknowledges its whole log when a heartbeat fits."""
 
-    def accept(state: RaftState, source: Any, message: AppendEntries, *, verified: Index, is_new: bool) -> None:
+    def accept(
+        state: RaftState, now: int, source: Any, message: AppendEntries, *, verified: Index, is_new: bool
+    ) -> None:
+        del now
         state.log.commit_to(min(message.leader_commit, verified))
         match = verified if is_new else max(verified, state.log.flushed)
         answer = AppendEntriesResponse(state.current_term, True, match, Index(0), Term(0), Index(0), message.read_round)

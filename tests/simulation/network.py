@@ -65,12 +65,16 @@ class Network:
         else:
             arrival = max(arrival, wire.last_arrival)
             wire.last_arrival = arrival
-        world.at(arrival, None, self._arrive, wire, source, target, message)
+        node_uuid = world.sites[source].disk.node_uuid
+        world.at(arrival, None, self._arrive, wire, source, node_uuid, target, message)
 
-    def _arrive(self, wire: Wire, source: NodeId, target: NodeId, message: NodeMessage) -> None:
+    def _arrive(self, wire: Wire, source: NodeId, node_uuid: bytes, target: NodeId, message: NodeMessage) -> None:
         world = self._world
         process = world.sites[target].process
         if process is None or wire.is_cut:
+            return
+        if process.node.raft.was_replaced(source, node_uuid):
+            world.counts["message of a replaced disk"] += 1
             return
         if world.is_traced:
             world.say(f"{source} -> {target}  {_words(message)}")

@@ -115,7 +115,8 @@ class Process:
         """Open the disk as the real recovery does."""
         disk = self.site.disk
         disk.kv.restart()
-        store, stored = cast("LmdbLogStore", self.store), self.store.load()
+        store = cast("LmdbLogStore", self.store)
+        stored = recovery.mended(store)
         if disk.kv.meta is None and stored.base.index == 0:
             disk.kv.meta, disk.kv.state = first_meta(self.store.identity, self.store.membership), {}
         if disk.kv.meta is None:
@@ -270,10 +271,11 @@ def _event(logger: logging.Logger, level: int, name: str, /, **fields: object) -
         world.say(f"    {process.site.name} {event_words(name, fields)}")
 
 
-def _raft_config(config: NodeConfig) -> RaftConfig:
+def _raft_config(config: NodeConfig, node_uuid: bytes) -> RaftConfig:
     swarm = stage_now.process.world.swarm
     return RaftConfig(
         node_id=config.node_id,
+        node_uuid=node_uuid,
         voters=config.membership.ids(),
         election_timeout_min_ms=config.election_timeout_min_ms,
         election_timeout_max_ms=config.election_timeout_max_ms,

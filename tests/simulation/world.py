@@ -12,7 +12,7 @@ from collections import Counter
 from heapq import heappop, heappush
 from typing import Any, Final
 
-from durable_raft.errors import CorruptRecord, DirectoryRefused, InvariantViolation
+from durable_raft.errors import CorruptRecord, InvariantViolation
 from durable_raft.kv.batch import decode_batch
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.invariants import ClusterInvariants
@@ -81,8 +81,8 @@ class Site:
         self.name = member.node_id
         self.member = member
         swarm = world.swarm
-        identity = Identity(b"simulated-group!", self.name, self.name.encode().ljust(16, b"-"))
-        self.disk = Disk(identity, membership, random.Random(world.rng_of(f"disk {self.name}")))
+        self.identity = Identity(b"simulated-group!", self.name, self.name.encode().ljust(16, b"-"))
+        self.disk = Disk(self.identity, membership, random.Random(world.rng_of(f"disk {self.name}")))
         self.clock = Clock(world, random.Random(world.rng_of(f"clock {self.name}")))
         self._rng = random.Random(world.rng_of(f"site {self.name}"))
         self.loop_lag = swarm.loop_lag
@@ -90,8 +90,6 @@ class Site:
         self.hung_until = 0
         self.process: Process | None = None
         self.lives = 0
-        self.is_wounded = False
-        """Damage was found at a start: this node stays down."""
         self.config = NodeConfig(
             node_id=self.name,
             directory=NOWHERE,
@@ -116,22 +114,32 @@ class Site:
         return max(delay, self.hung_until - self.world.now)
 
     def start(self) -> None:
-        """Begin a life, unless one is under way or the disk is known to be damaged."""
-        if self.process is not None or self.is_wounded:
+        """Begin a life, unless one is under way; what cannot be believed is set aside, as opening.py does."""
+        if self.process is not None:
             return
         self.lives += 1
         try:
             self.process = Process(self.world, self)
-        except (CorruptRecord, DirectoryRefused) as error:
+        except CorruptRecord as error:
             if self.disk.lie is None:
                 raise InvariantViolation(f"Durability: {self.name} refuses its own disk: {error}") from error
-            self.is_wounded = True
-            self.world.counts["damage found at start"] += 1
-            self.world.say(f"{self.name} refuses to start ({self.disk.lie}): {error}")
-            return
+            self.world.counts["set aside"] += 1
+            self.world.say(f"{self.name} sets its directory aside ({self.disk.lie}): {error}")
+            self.wipe()
+            self.process = Process(self.world, self)
         self.world.counts["starts"] += 1
         self.world.say(f"{self.name} starts, life {self.lives}")
         self.world.links_change(self.name, is_up=True)
+
+    def wipe(self) -> None:
+        """Put an empty disk in the place of this node's."""
+        self.disk.replace(self.identity, self.config.membership)
+        self.world.rules.disk_replaced(self.name)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the node runs on a voter's disk with its whole log and a state."""
+        return self.process is not None and self.process.node.raft.state.may_lead and self.disk.pending_lie is None
 
     def crashed(self, why: str, *, loses_power: bool = False) -> None:
         """End the process and have it started again later."""
@@ -147,7 +155,7 @@ class Site:
         elif why.startswith("stops: simulated"):
             world.faults["disk_error" if "EIO" in why else "full_disk"] += 1
         process.end()
-        if loses_power:
+        if loses_power or self.disk.lie is not None:
             self.disk.power_cut()
             self.clock.jump(self._rng.uniform(-1000, 0))
         world.links_change(self.name, is_up=False)
@@ -288,6 +296,7 @@ class World:
         reader = FinalReader(self, lambda: done.append(True))
         reader.begin()
         self._settle("read every key", lambda: bool(done))
+        self._settle("heal every disk", lambda: all(site.is_sound for site in self.sites.values()))
         self._settle("agree", self._agrees)
         self._check_states()
         self.judged = judge(each for each in self.history if id(each) not in self._forgotten)
@@ -310,7 +319,7 @@ class World:
 
     def _agrees(self) -> bool:
         logs = [site.process.node.raft.log for site in self.up() if site.process]
-        if len(logs) < sum(not site.is_wounded for site in self.sites.values()):
+        if len(logs) < len(self.sites):
             return False
         return all(log.last == logs[0].last and log.last_applied == log.last.index == log.flushed for log in logs)
 
@@ -353,4 +362,5 @@ class SiteDisk:
 
     def holds(self, index: int, chain: int) -> bool:
         """Return whether the entry is flushed there."""
-        return self._disk.promised.holds(index, chain) or self._disk.kv.covers(index)
+        held = (self._disk.promised, *self._disk.former)
+        return any(each.holds(index, chain) for each in held) or self._disk.kv.covers(index)

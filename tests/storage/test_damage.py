@@ -35,9 +35,11 @@ def filled(lmdb_shelf: LmdbShelf) -> LmdbShelf:
 def wounds_of(shelf: LmdbShelf) -> list[Wound]:
     """Return what ``load`` finds."""
     store = shelf.open()
-    with pytest.raises(WoundedLog) as caught:
+    try:
         store.load()
-    return list(caught.value.wounds)
+    except WoundedLog as error:
+        return list(error.wounds)
+    return list(store.healable)
 
 
 def summary(wounds: list[Wound]) -> list[tuple[str, int | None, WoundKind]]:
@@ -129,7 +131,7 @@ def test_a_hole_in_both_tables_is_found(filled: LmdbShelf) -> None:
     """Indexes are contiguous, whatever their records say."""
     change(filled.directory, "ident", KEY5, None)
     change(filled.directory, "log", LOG5, None)
-    assert summary(wounds_of(filled)) == [("ident", 6, WoundKind.MISSING)]
+    assert summary(wounds_of(filled)) == [("ident", 5, WoundKind.MISSING)]
     with pytest.raises(CorruptRecord):
         filled.open().chain_at(Index(5))
 
@@ -178,7 +180,7 @@ def test_a_base_that_does_not_meet_the_log_is_found(filled: LmdbShelf) -> None:
     """The first entry has to follow the base."""
     change(filled.directory, "ident", IDENT_KEY.pack(1), None)
     change(filled.directory, "log", LOG_KEY.pack(1, 0), None)
-    assert summary(wounds_of(filled)) == [("ident", 2, WoundKind.MISSING)]
+    assert summary(wounds_of(filled)) == [("ident", 1, WoundKind.MISSING)]
 
 
 def test_missing_and_swapped_pieces_are_found(lmdb_shelf: LmdbShelf) -> None:

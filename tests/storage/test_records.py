@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from durable_raft.checksum import crc32c
 from durable_raft.raft.types import (
     ORIGIN,
+    Acquaintance,
     Base,
     EntryKind,
     HardState,
@@ -20,6 +21,8 @@ from durable_raft.raft.types import (
     LogPoint,
     Member,
     Membership,
+    NodeId,
+    Standing,
     Term,
     make_entry,
 )
@@ -49,6 +52,13 @@ META_VALUE = Meta(
     membership=Membership(MEMBERSHIP.voters[:1]),
     base=Base(LogPoint(Index(6), Term(2), 0x01020304), 1_700_000_000_000),
 )
+STANDING = Standing(
+    False,
+    (
+        Acquaintance(NodeId("n2"), b"a disk of node 2", (b"the disk before!",)),
+        Acquaintance(NodeId("n3"), b"a disk of node 3", ()),
+    ),
+)
 
 GOLDEN_IDENT_KEY = "0000000000000007"
 GOLDEN_IDENT = "0101010000000000000000030000018bcfe5687b00000007e9558ab2978382015f470676"
@@ -58,6 +68,13 @@ GOLDEN_META = (
     "0101000000000000000000050000000000000003000000000000000600000000000000020000018bcfe5680001020304636c75737465722d"
     "69642d31362d62796e6f64652d757569642d31362d6279740100026e3200026e31000100026e31000e3132372e302e302e313a3730303100"
     "0f3132372e302e302e313a3137303031e6a1a2fe"
+)
+
+GOLDEN_META_2 = (
+    "0201000000000000000000050000000000000003000000000000000600000000000000020000018bcfe5680001020304636c75737465722d"
+    "69642d31362d62796e6f64652d757569642d31362d6279740100026e3200026e31000100026e31000e3132372e302e302e313a3730303100"
+    "0f3132372e302e302e313a313730303100000200026e3261206469736b206f66206e6f646520320001746865206469736b206265666f7265"
+    "2100026e3361206469736b206f66206e6f646520330000b1debceb"
 )
 
 
@@ -78,9 +95,11 @@ def test_log_record_golden_bytes() -> None:
 
 
 def test_meta_record_golden_bytes() -> None:
-    """The meta record of version 1 is packed and unpacked as it always was."""
-    assert pack_meta(META_VALUE).hex() == GOLDEN_META
+    """The meta record of version 1 is unpacked, that of version 2 packed and unpacked, as it always was."""
     assert unpack_meta(META, bytes.fromhex(GOLDEN_META)) == META_VALUE
+    value = replace(META_VALUE, standing=STANDING)
+    assert pack_meta(value).hex() == GOLDEN_META_2
+    assert unpack_meta(META, bytes.fromhex(GOLDEN_META_2)) == value
 
 
 def test_meta_without_a_vote_is_not_a_vote_for_nobody() -> None:
@@ -119,6 +138,7 @@ def _unpack_log(data: bytes) -> object:
 
 RECORDS = {
     "meta": (_unpack_meta, bytes.fromhex(GOLDEN_META)),
+    "meta of version 2": (_unpack_meta, bytes.fromhex(GOLDEN_META_2)),
     "ident with key": (_unpack_ident, bytes.fromhex(GOLDEN_IDENT_KEY + GOLDEN_IDENT)),
     "log with index": (_unpack_log, bytes.fromhex(GOLDEN_IDENT_KEY + GOLDEN_LOG)),
 }
@@ -170,7 +190,7 @@ def test_a_newer_entry_record_is_not_damage(at: int) -> None:
 def test_a_newer_meta_record_is_not_damage(at: int) -> None:
     """One newer copy is enough to refuse: a newer build was here."""
     good = bytes.fromhex(GOLDEN_META)
-    newer = _with_proof(good, at, 2, len(good) - 4, lambda data: data[:-4])
+    newer = _with_proof(good, at, 9, len(good) - 4, lambda data: data[:-4])
     with pytest.raises(NewerFormat):
         unpack_meta(META, newer)
     with pytest.raises(NewerFormat):

@@ -25,7 +25,7 @@ from durable_raft.raft.types import (
 )
 from durable_raft.storage.lmdb_store import DROP_ENTRIES
 from durable_raft.storage.meta import Meta, choose_meta, pack_meta
-from durable_raft.storage.plan import Standing, plan_writes
+from durable_raft.storage.plan import Stand, plan_writes
 from durable_raft.storage.records import (
     IDENT_KEY,
     LOG_KEY,
@@ -62,6 +62,10 @@ class MemoryLogStore:
         return survivor
 
     @property
+    def _tables(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+        return self.ident_records, self.log_records
+
+    @property
     def _meta(self) -> Meta:
         return choose_meta(self.meta_record, self.meta_record)[0]
 
@@ -89,12 +93,16 @@ class MemoryLogStore:
         """Apply ``writes`` at once."""
         tail = self._writable_tail()
         meta = self._meta
-        plan = plan_writes(writes, Standing(meta.hard_state, meta.base.point.index, tail, self._number), self._point_at)
+        plan = plan_writes(writes, Stand(meta.hard_state, meta.base.point.index, tail, self._number), self._point_at)
         if not plan.is_empty and plan.new_base is None and compact_to is not None:
             self.compact(compact_to, DROP_ENTRIES)
             meta = self._meta
         if plan.hard_state is not None:
             self.meta_record = pack_meta(replace(meta, sequence=meta.sequence + 1, hard_state=plan.hard_state))
+        if plan.standing is not None:
+            self.meta_record = pack_meta(replace(self._meta, standing=plan.standing))
+        for items, records in zip(pack_entries(list(plan.mended.values())), self._tables, strict=True):
+            records.update((key, bytes(value)) for key, value in items)
         if plan.new_base is not None:
             self.ident_records.clear()
             self.log_records.clear()

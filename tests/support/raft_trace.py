@@ -50,7 +50,9 @@ def message_words(message: Message) -> str:
         return _append_words(message)
     if isinstance(message, InstallSnapshot):
         return f"InstallSnapshot at {message.last_included_index}/t{message.last_included_term}, term {message.term}"
-    return _append_response_words(message)
+    if isinstance(message, AppendEntriesResponse):
+        return _append_response_words(message)
+    return repr(message)
 
 
 def write_words(write: Write) -> str:

@@ -8,7 +8,11 @@ from durable_raft.kv.records import Record, make_record
 from durable_raft.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
+    FetchEntries,
+    FetchEntriesResponse,
     InstallSnapshot,
+    Introduce,
+    IntroduceResponse,
     RequestVote,
     RequestVoteResponse,
 )
@@ -63,6 +67,12 @@ EXAMPLES: dict[str, PeerMessage] = {
     "fetch_snapshot": FetchSnapshot(Index(300), True, b"key\x00", Index(7)),
     "snapshot_chunk": chunk_of([make_record(b"", b"v"), make_record(b"k", b"\x00", 1_700_000_000_000)], [b"", b"k"]),
     "state_hash": StateHash(Index(4096), 0x01020304, 5, 2**64 - 1),
+    "introduce": Introduce(b"u" * 16),
+    "introduce_response": IntroduceResponse(b"u" * 16, True, b"v" * 16),
+    "fetch_entries": FetchEntries((PREVIOUS, LogPoint(Index(300), Term(6), 2**32 - 1))),
+    "fetch_entries_response": FetchEntriesResponse(
+        make_entries(PREVIOUS, [(3, b"one"), (7, b"\x00two")])[1:], PREVIOUS, LogPoint(Index(2), Term(1), 5)
+    ),
 }
 
 NUMBERS = st.integers(0, NUMBER_MAX) | st.integers(0, 300)
@@ -105,15 +115,28 @@ def any_chunk(draw: st.DrawFn) -> SnapshotChunk:
 
 HASHES = st.integers(0, 2**64 - 1)
 
+POINTS = st.builds(LogPoint, NUMBERS, NUMBERS, SUMS)
+
 MESSAGES: st.SearchStrategy[PeerMessage] = st.one_of(
     st.builds(Hello, NAMES, UUIDS, NAMES, st.text(max_size=12)),
     st.builds(HelloReply, st.booleans(), st.text(max_size=40), NAMES, UUIDS),
     st.builds(RequestVote, NUMBERS, NUMBERS, NUMBERS, st.booleans()),
     st.builds(RequestVoteResponse, NUMBERS, st.booleans(), st.booleans()),
-    st.builds(AppendEntriesResponse, NUMBERS, st.booleans(), NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    st.builds(
+        AppendEntriesResponse,
+        NUMBERS,
+        st.booleans(),
+        *[NUMBERS] * 5,
+        is_voter=st.booleans(),
+        asks_admission=st.booleans(),
+    ),
     any_append_entries(),
     st.builds(InstallSnapshot, NUMBERS, NUMBERS, NUMBERS, SUMS, NUMBERS),
     st.builds(FetchSnapshot, NUMBERS, st.booleans(), st.binary(max_size=9), NUMBERS),
     any_chunk(),
     st.builds(StateHash, NUMBERS, SUMS, NUMBERS, HASHES),
+    st.builds(Introduce, UUIDS),
+    st.builds(IntroduceResponse, UUIDS, st.booleans(), UUIDS),
+    st.builds(FetchEntries, st.lists(POINTS, max_size=4).map(tuple)),
+    st.builds(FetchEntriesResponse, any_append_entries().map(lambda message: message.entries), POINTS, POINTS),
 )

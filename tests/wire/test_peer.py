@@ -30,60 +30,63 @@ from tests.wire.resp_inputs import CUTS, cut
 
 GOLDEN = {
     "hello": (
-        "4452706601010100000102030405060708090a0b0c0d0e0f0000001fb757249ede0846a5"
-        "94a26e31c41075757575757575757575757575757575a26e32a5302e312e30"
+        "4452706602010100000102030405060708090a0b0c0d0e0f0000001fb757249e3ddaad0894a26e31c410757575757575"
+        "75757575757575757575a26e32a5302e312e30"
     ),
     "hello_reply": (
-        "4452706601010200000102030405060708090a0b0c0d0e0f0000002aefd65edb0f478"
-        "95c94c2b26e31206973206e6f742061206d656d626572a26e32c41076767676767676767676767676767676"
+        "4452706602010200000102030405060708090a0b0c0d0e0f0000002aefd65edbec9562f194c2b26e31206973206e6f74"
+        "2061206d656d626572a26e32c41076767676767676767676767676767676"
     ),
-    "request_vote": (
-        "4452706601010300000102030405060708090a0b0c0d0e0f0000000796fe8d4df87eea4d"  # Header.
-        "9407cd012c06c3"
-    ),
-    "request_vote_response": (
-        "4452706601010400000102030405060708090a0b0c0d0e0f00000004f7f41cc2adbddfdb"  # Header.
-        "9307c3c2"
-    ),
+    "request_vote": ("4452706602010300000102030405060708090a0b0c0d0e0f0000000796fe8d4d1bac01e09407cd012c06c3"),
+    "request_vote_response": ("4452706602010400000102030405060708090a0b0c0d0e0f00000004f7f41cc24e6f34769307c3c2"),
     "heartbeat": (
-        "4452706601010500000102030405060708090a0b0c0d0e0f0000000cbccdb97d432461e5"  # Header.
-        "97070603ce01020304900409"
+        "4452706602010500000102030405060708090a0b0c0d0e0f0000000e0ce74a5e69df558898070603ce01020304900409c400"
     ),
     "append_entries": (
-        "4452706601010500000102030405060708090a0b0c0d0e0f00000043c4712faeabc3b43e"  # Header.
-        "97070603ce0102030492"
-        "960301cf0000018bcfe56800cedc2baf45ceb5c1635ec4036f6e65"
-        "960701cf0000018bcfe56800ceba26da23cec3a3cf85c4040074776f"
-        "0409"
+        "4452706602010500000102030405060708090a0b0c0d0e0f00000045bc9cde1569b9cc1898070603ce01020304929603"
+        "01cf0000018bcfe56800cedc2baf45ceb5c1635ec4036f6e65960701cf0000018bcfe56800ceba26da23cec3a3cf85c4"
+        "040074776f0409c400"
     ),
     "append_entries_response": (
-        "4452706601010600000102030405060708090a0b0c0d0e0f000000128f7874045f0a8447"  # Header.
-        "9707c2000502cd012ccf7fffffffffffffff"
+        "4452706602010600000102030405060708090a0b0c0d0e0f00000014171762a4fffe21929907c2000502cd012ccf7fff"
+        "ffffffffffffc3c2"
     ),
     "install_snapshot": (
-        "4452706601010700000102030405060708090a0b0c0d0e0f0000000ca3ccb21718cf41ef"  # Header.
-        "9507cd012c06ce0102030409"
+        "4452706602010700000102030405060708090a0b0c0d0e0f0000000ca3ccb217fb1daa429507cd012c06ce0102030409"
     ),
     "fetch_snapshot": (
-        "4452706601010800000102030405060708090a0b0c0d0e0f0000000c8907ef0652fe9f71"  # Header.
-        "94cd012cc3c4046b65790007"
+        "4452706602010800000102030405060708090a0b0c0d0e0f0000000c8907ef06b12c74dc94cd012cc3c4046b65790007"
     ),
     "snapshot_chunk": (
-        "4452706601010900000102030405060708090a0b0c0d0e0f00000046c7fc1b95e0d04499"  # Header.
-        "9ecd012c06ce01020304cf0000018bcfe568000501cf0000000200000000c3c4016192c400c4016b92c40176"
-        "c401009200cf0000018bcfe5680092ceeb621601ce66848e73c2"
+        "4452706602010900000102030405060708090a0b0c0d0e0f00000046c7fc1b950302af349ecd012c06ce01020304cf00"
+        "00018bcfe568000501cf0000000200000000c3c4016192c400c4016b92c40176c401009200cf0000018bcfe5680092ce"
+        "eb621601ce66848e73c2"
     ),
     "state_hash": (
-        "4452706601010a00000102030405060708090a0b0c0d0e0f000000137e7c0de33bf0d32b"  # Header.
-        "94cd1000ce0102030405cfffffffffffffffff"
+        "4452706602010a00000102030405060708090a0b0c0d0e0f000000137e7c0de3d822388694cd1000ce0102030405cfffffffffffffffff"
+    ),
+    "introduce": (
+        "4452706602010b00000102030405060708090a0b0c0d0e0f00000013f62f65284b0d403191c41075757575757575757575757575757575"
+    ),
+    "introduce_response": (
+        "4452706602010c00000102030405060708090a0b0c0d0e0f000000268ea0244bfd9c533993c410757575757575757575"
+        "75757575757575c3c41076767676767676767676767676767676"
+    ),
+    "fetch_entries": (
+        "4452706602010d00000102030405060708090a0b0c0d0e0f000000141fc34c47cedf9c809192930603ce0102030493cd"
+        "012c06ceffffffff"
+    ),
+    "fetch_entries_response": (
+        "4452706602010e00000102030405060708090a0b0c0d0e0f0000002b61169923214bc6db939197080701cf0000018bcf"
+        "e56800ceba26da23cec3a3cf85c4040074776f930603ce0102030493020105"
     ),
 }
-"""Frames of version 1, as written by the first release; only ever added to."""
+"""Frames of version 2; only ever added to until there is a version 3."""
 
 
 def frame(kind: int, body: bytes, *, flags: int = 0, algorithm: int = 1) -> bytes:
     """Return a frame with good checksums around any body, built from the drawing in the docstring of peer.py."""
-    header = b"DRpf" + bytes([1, algorithm, kind, flags]) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
+    header = b"DRpf" + bytes([2, algorithm, kind, flags]) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
     return header + struct.pack(">I", crc32c(header)) + body
 
 
@@ -117,8 +120,9 @@ def test_numbers_of_kinds_never_change() -> None:
     """The numbers are what is sent."""
     names = "HELLO HELLO_REPLY REQUEST_VOTE REQUEST_VOTE_RESPONSE APPEND_ENTRIES APPEND_ENTRIES_RESPONSE"
     names += " INSTALL_SNAPSHOT FETCH_SNAPSHOT SNAPSHOT_CHUNK STATE_HASH"
+    names += " INTRODUCE INTRODUCE_RESPONSE FETCH_ENTRIES FETCH_ENTRIES_RESPONSE"
     assert [kind.name for kind in sorted(FrameKind)] == names.split()
-    assert sorted(FrameKind) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert sorted(FrameKind) == list(range(1, 15))
 
 
 @pytest.mark.parametrize("field", ["keys", "values", "deadlines_ms", "checksums"])
@@ -172,8 +176,8 @@ def test_foreign_cluster() -> None:
 
 def test_unknown_version_is_not_damage() -> None:
     """Another frame version is named as such as soon as it is seen: its layout is not ours to judge."""
-    with pytest.raises(UnknownFrameVersion, match="frame version 2, known 1"):
-        decode(b"DRpf\x02")
+    with pytest.raises(UnknownFrameVersion, match="frame version 1, known 2"):
+        decode(b"DRpf\x01")
 
 
 def test_unknown_checksum_algorithm_is_not_damage() -> None:
@@ -210,8 +214,8 @@ def test_damaged_length_is_noticed_with_the_header() -> None:
 def test_damaged_body_names_both_checksums() -> None:
     """The checksum of the body is told as found and as expected."""
     data = encode_frame(CLUSTER, EXAMPLES["heartbeat"])
-    found = crc32c(data[36:-1] + b"\x08")
-    with pytest.raises(DamagedFrame, match=f"body of 12 bytes: crc {found:08x}, expected bccdb97d"):
+    found, expected = crc32c(data[36:-1] + b"\x08"), crc32c(data[36:])
+    with pytest.raises(DamagedFrame, match=f"body of 14 bytes: crc {found:08x}, expected {expected:08x}"):
         decode(data[:-1] + b"\x08")
 
 
@@ -229,8 +233,8 @@ def test_error_is_final() -> None:
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (frame(0, b"\x90"), "frame kind 0, known 1..10"),
-        (frame(11, b"\x90"), "frame kind 11, known 1..10"),
+        (frame(0, b"\x90"), "frame kind 0, known 1..14"),
+        (frame(15, b"\x90"), "frame kind 15, known 1..14"),
         (frame(4, b"\x93\x07\xc3\xc2", flags=1), "flags 0x01, known 0x00"),
         (frame(4, b""), "RequestVoteResponse: the body is no msgpack"),
         (frame(4, b"\x93\x07\xc3"), "RequestVoteResponse: the body is no msgpack"),
@@ -256,9 +260,12 @@ def test_error_is_final() -> None:
         (packed(1, ["n1", b"u" * 15, "n2", "1"]), "Hello: node_uuid is b'uuuuuuuuuuuuuuu', expected 16 bytes"),
         (packed(1, ["n1", "u" * 16, "n2", "1"]), "Hello: node_uuid is 'uuuuuuuuuuuuuuuu', expected 16 bytes"),
         (packed(1, ["n1", b"u" * 16, "n2", b"1"]), "Hello: version is b'1', expected text"),
-        (packed(5, [7, 6, 3, 2**32, [], 4, 9]), r"prev_log_chain is 4294967296, expected an integer in \[0, 2\^32\)"),
-        (packed(5, [7, 6, 3, 0, None, 4, 9]), "AppendEntries: entries is None, expected an array"),
-        (packed(5, [7, NUMBER_MAX, 3, 0, [[]], 4, 9]), "1 entries after 9223372036854775807 go beyond"),
+        (
+            packed(5, [7, 6, 3, 2**32, [], 4, 9, b""]),
+            r"prev_log_chain is 4294967296, expected an integer in \[0, 2\^32\)",
+        ),
+        (packed(5, [7, 6, 3, 0, None, 4, 9, b""]), "AppendEntries: entries is None, expected an array"),
+        (packed(5, [7, NUMBER_MAX, 3, 0, [[]], 4, 9, b""]), "1 entries after 9223372036854775807 go beyond"),
     ],
     ids=lambda value: value if isinstance(value, str) else "frame",
 )
@@ -283,7 +290,7 @@ def row(index: int, chain_before: int, /, **changes: Any) -> list[Any]:
 
 def with_rows(*rows: object, prev_index: int = 6, prev_chain: int = 77) -> bytes:
     """Return a frame with an AppendEntries of term 7 whose entries are ``rows``."""
-    return packed(5, [7, prev_index, 3, prev_chain, list(rows), 4, 9])
+    return packed(5, [7, prev_index, 3, prev_chain, list(rows), 4, 9, b""])
 
 
 def test_row_is_good() -> None:
@@ -368,6 +375,17 @@ def test_wrong_entry_shape(value: object) -> None:
     """An entry is an array of six."""
     with pytest.raises(DamagedFrame, match=r"entry 7: .*expected an array of 6"):
         decode(with_rows(value))
+
+
+def test_a_fetched_entry_is_checked_by_itself() -> None:
+    """It follows no other in its frame; its own crc is checked, and the points are points."""
+    good = [7, *row(7, 77)]
+    point = [6, 3, 77]
+    assert decode(packed(14, [[good], point, point]))
+    with pytest.raises(DamagedFrame, match="entry 7: crc of its content"):
+        decode(packed(14, [[[*good[:6], b"damaged"]], point, point]))
+    with pytest.raises(DamagedFrame, match=r"point of the log: chain is -1, expected an integer in \[0, 2\^32\)"):
+        decode(packed(13, [[[6, 3, -1]]]))
 
 
 def test_entries_with_a_gap_are_not_sent() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Final
+
+TEXT_MAX: Final = 4000
 
 
 class KilledBySignal(Exception):
@@ -33,8 +37,36 @@ def run_in_child(function: Callable[[], int]) -> int:
     return os.WEXITSTATUS(status)
 
 
+def told_by_child(function: Callable[[], str]) -> str:
+    """Return the text that ``function`` returns in a forked process, its first ``TEXT_MAX`` characters.
+
+    Raises:
+        KilledBySignal: the child did not end by itself.
+        RuntimeError: the function raised; what, is on standard error.
+    """
+    reading, writing = os.pipe()
+
+    def tell() -> int:
+        text = function()[:TEXT_MAX]
+        os.write(writing, text.encode(errors="backslashreplace"))
+        return 0
+
+    try:
+        try:
+            code = run_in_child(tell)
+        finally:
+            os.close(writing)
+        if code:
+            raise RuntimeError(f"{function} failed in a child process with exit code {code}")
+        # It fits into the pipe: the child never waited for this.
+        return os.read(reading, 1 << 16).decode(errors="backslashreplace")
+    finally:
+        os.close(reading)
+
+
 def _end_with(function: Callable[[], int]) -> None:
     """Run ``function`` in the child and end it, without what the parent registered to run at exit."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     status = 70
     try:
         status = function()

@@ -1,0 +1,143 @@
+"""Admission of a disk: whose promises count (the forgetful voter; VSR's recovery has the same problem).
+
+A node that comes back with an empty disk under its old id has forgotten its votes and what it acknowledged; counted as
+if nothing had happened, it can elect a leader that lacks a committed entry. So a new disk is no voter: it stores and
+answers, but grants no vote, stands for no election, and no leader counts it for a commit, a read or its quorum.
+
+Every disk has a uuid. A node on a new disk introduces it to every peer; a peer answers when it is flushed there which
+disk speaks under that id, and whether it knew another. (So every voter knows the disks of all others: one that does
+not, because it is older than this rule, says that it knew another.) A new disk becomes a voter
+
+- when *all* peers have answered and none knew another: nothing was ever promised under this id. So the first start of
+  a cluster needs every node once;
+- else when all have answered and the leader admits it: a ReadIndex round that was begun after the disk asked is
+  confirmed by a majority that does not count it, and its log matches up to what was committed then.
+
+Why that is enough. From the moment t at which a peer knows the new disk it drops what still comes from the old one, a
+vote counted in an open election included; so after the last such t nothing new rests on a promise of the old disk. A
+commit or an election that rests on one was complete before, and shares a node with the majority that confirmed the
+leader's term after t (a majority of all, and one less than a majority of the others, do not fit beside each other into
+the others); so that leader's term is not lower, and by Leader Completeness (Raft §5.4.3) its log holds that commit. On
+admission the disk adopts the leader's term and takes its vote of that term as given to the leader, so that no forgotten
+vote can be given twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, Introduce, IntroduceResponse
+from durable_raft.raft.progress import Progress
+from durable_raft.raft.types import Acquaintance, HardState, Index, NodeId, Role
+
+if TYPE_CHECKING:
+    from durable_raft.raft.state import RaftState
+
+_UNKNOWN_DISK: Final = bytes(16)
+"""Stands for a disk that spoke under a node id before uuids were kept."""
+
+
+# -- whoever has a disk -----------------------------------------------------------------------------------------------
+
+
+def introduce(state: RaftState, now: int) -> None:
+    """Have a new disk known to every peer that has not answered yet."""
+    if state.standing.is_voter:
+        return
+    for peer in state.peers:
+        if peer not in state.introduced:
+            state.send(peer, Introduce(state.config.node_uuid))
+    _admit_newcomer(state, now)
+
+
+def handle_introduce(state: RaftState, now: int, source: NodeId, message: Introduce) -> None:
+    """Know the disk of ``source`` from now on, and say so when that is flushed; one that was replaced is not heard."""
+    if not _know(state, now, source, message.node_uuid):
+        return
+    known = state.standing.peer(source)
+    knew_another = known is not None and bool(known.former)
+    state.send_after_write(source, IntroduceResponse(message.node_uuid, knew_another, state.config.node_uuid))
+
+
+def handle_introduce_response(state: RaftState, now: int, source: NodeId, message: IntroduceResponse) -> None:
+    """Note that ``source`` knows this disk, and which disk answered."""
+    if message.introduced_uuid != state.config.node_uuid or not _know(state, now, source, message.node_uuid):
+        return
+    state.introduced[source] = message.knew_another
+    _admit_newcomer(state, now)
+
+
+def asks(state: RaftState) -> bool:
+    """Return whether this disk is known to all and waits for a leader to admit it."""
+    return not state.standing.is_voter and len(state.introduced) == len(state.peers)
+
+
+def admit(state: RaftState, now: int, leader: NodeId, message: AppendEntries) -> None:
+    """Become a voter if the leader says so: its term is ours, and our vote in it counts as given to it."""
+    if message.admits == state.config.node_uuid and asks(state):
+        state.hard_state = HardState(state.current_term, leader)
+        _become_voter(state, now, "leader")
+
+
+def _admit_newcomer(state: RaftState, now: int) -> None:
+    if asks(state) and not any(state.introduced.values()):
+        _become_voter(state, now, "nobody knew another disk")
+
+
+def _become_voter(state: RaftState, now: int, by: str) -> None:
+    state.standing = replace(state.standing, is_voter=True)
+    if state.peers:
+        state.reset_election_deadline(now)
+    state.observe("admitted", term=state.current_term, by=by)
+
+
+def _know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
+    """Know ``node_uuid`` as the disk of ``source``; return False when it is one that was replaced."""
+    known = state.standing.peer(source)
+    if known is None:
+        former: tuple[bytes, ...] = (_UNKNOWN_DISK,) if state.standing.is_voter else ()
+        state.standing = state.standing.with_peer(Acquaintance(source, node_uuid, former))
+    elif node_uuid in known.former:
+        state.observe("replaced_disk_speaks", peer=source, uuid=node_uuid.hex())
+        return False
+    elif node_uuid != known.node_uuid:
+        former = (*known.former, known.node_uuid)
+        state.standing = state.standing.with_peer(Acquaintance(source, node_uuid, former))
+        state.observe("disk_replaced", peer=source, uuid=node_uuid.hex(), was=known.node_uuid.hex())
+        state.votes.pop(source, None)
+        if state.role is Role.LEADER:
+            progress = state.progress[source] = Progress(Index(state.log.last.index + 1), now)
+            progress.is_voter = False
+    return True
+
+
+# -- the leader -------------------------------------------------------------------------------------------------------
+
+
+def note_standing(state: RaftState, progress: Progress, message: AppendEntriesResponse) -> None:
+    """Count a follower only if it is a voter; prove this leadership when its disk asks for admission."""
+    progress.is_voter = message.is_voter
+    if message.is_voter:
+        progress.admission_round, progress.admit_at = 0, None
+    elif message.asks_admission and not progress.admission_round:
+        state.read_round += 1
+        progress.admission_round = state.broadcast_round = state.read_round
+
+
+def confirm(state: RaftState, confirmed_round: int) -> None:
+    """Note that a majority confirmed this leadership up to ``confirmed_round``."""
+    if state.log.commit_index < state.term_start_index:
+        # What is committed is not known yet (Raft §8).
+        return
+    for progress in state.progress.values():
+        if progress.admit_at is None and 0 < progress.admission_round <= confirmed_round:
+            progress.admit_at = state.log.commit_index
+
+
+def admitted_disk(state: RaftState, peer: NodeId, progress: Progress) -> bytes:
+    """Return the uuid of ``peer``'s disk if it is to be a voter from now on, else nothing."""
+    if progress.is_voter or progress.admit_at is None or progress.match_index < progress.admit_at:
+        return b""
+    known = state.standing.peer(peer)
+    return b"" if known is None else known.node_uuid

@@ -1,0 +1,110 @@
+"""Healing of the log: entries whose payload rotted are fetched from any node that holds them.
+
+("Protocol-Aware Recovery for Consensus-Based Storage", FAST '18.) Who a lost entry is, is known: index, term, crc and
+chain value. Another node's entry with the same four is the same entry, whatever the node's role, so no leader is needed
+to heal; and after a restart with wounds on every node there is none. While anything is lost a node does not lead. It
+votes as ever: its log's end is known. What nobody holds because it was never committed is cut by the next leader, whom
+a majority without this node elects (Raft §5.3).
+
+Where the lost entries lie behind the giver's checkpoint, its snapshot is wanted instead. Lost entries that this node's
+own durable checkpoint covers are not needed here: when nobody has them the log is compacted over them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from durable_raft.raft.log import EntriesLost
+from durable_raft.raft.messages import FetchEntries, FetchEntriesResponse
+from durable_raft.raft.ready import Offer
+from durable_raft.raft.types import Entry, Index, LogPoint, LostEntry, NodeId, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from durable_raft.raft.state import RaftState
+
+ASKED_MAX: Final = 64
+"""Entries asked for at once."""
+
+PATIENCE: Final = 3
+"""Rounds of asking every peer before lost entries are given up as far as they are not needed."""
+
+
+def lose(state: RaftState, now: int, lost: Sequence[LostEntry]) -> None:
+    """Note lost entries, and ask for them at once."""
+    for each in lost:
+        state.log.lose(each)
+    notice(state, now)
+
+
+def notice(state: RaftState, now: int) -> None:
+    """Ask at once for what was newly found lost; give leadership up while anything is: others hold it whole."""
+    for each in state.log.take_newly_lost():
+        state.errand_due = now
+        state.observe("entry_lost", index=each.index, term=each.term, crc=f"{each.crc:08x}")
+    if state.log.lost and state.role is not Role.FOLLOWER:
+        state.become_follower(now, state.current_term, None)
+
+
+def fetch(state: RaftState) -> None:
+    """Ask the next peer in turn for what is lost."""
+    if not state.log.lost:
+        return
+    state.heal_rounds += 1
+    if state.peers:
+        _ask(state, state.peers[state.heal_rounds % len(state.peers)])
+    if state.heal_rounds % (PATIENCE * 8 * max(1, len(state.peers))) == 0:
+        missing = ",".join(f"{each.index}/t{each.term}/{each.crc:08x}" for each in state.log.wanted()[:ASKED_MAX])
+        state.observe("entries_missing", entries=missing, count=len(state.log.lost))
+
+
+def _ask(state: RaftState, peer: NodeId) -> None:
+    wanted = state.log.wanted()[:ASKED_MAX]
+    if wanted:
+        state.send(peer, FetchEntries(tuple(LogPoint(each.index, each.term, each.chain) for each in wanted)))
+
+
+def handle_fetch_entries(state: RaftState, source: NodeId, message: FetchEntries) -> None:
+    """Give what is held of what is asked for, bounded like an AppendEntries."""
+    log, size = state.log, 0
+    found: list[Entry] = []
+    for point in message.wanted:
+        if not log.base.index < point.index <= log.flushed or not log.holds(point):
+            continue
+        try:
+            (entry,) = log.entries(point.index, Index(point.index + 1), 0)
+        except EntriesLost:
+            continue
+        size += len(entry.payload)
+        if found and size > state.config.append_bytes_max:
+            break
+        found.append(entry)
+    state.send(source, FetchEntriesResponse(tuple(found), state.snapshot, log.base))
+
+
+def handle_fetch_entries_response(state: RaftState, source: NodeId, message: FetchEntriesResponse) -> None:
+    """Mend what was found; else see whether the giver's snapshot would do."""
+    if mend_from(state, source, message.entries):
+        _ask(state, source)
+    elif state.log.lost and min(state.log.lost) <= message.base.index:
+        state.offer = Offer(source, message.snapshot)
+
+
+def mend_from(state: RaftState, source: NodeId, entries: Sequence[Entry]) -> bool:
+    """Take those of ``entries`` that are lost here; return whether any was."""
+    found = False
+    for entry in entries:
+        if state.log.mend(entry):
+            found = True
+            state.heal_rounds = 0
+            state.observe("entry_healed", index=entry.index, term=entry.term, source=source)
+    return found
+
+
+def needless_prefix(state: RaftState) -> Index | None:
+    """Return up to where the log may be compacted because what is lost there is not needed, and nobody gave it."""
+    if state.heal_rounds < PATIENCE * max(1, len(state.peers)):
+        return None
+    covered = min(state.snapshot.index, state.log.last_applied, state.log.flushed)
+    return max((index for index in state.log.lost if index <= covered), default=None)

@@ -1,0 +1,115 @@
+"""Is a data directory sound enough to be mapped? Looked at in a child process, before anything is written to it.
+
+LMDB's pages carry no checksum: a damaged one can kill the process that maps it, or have a later commit overwrite what
+is in use. So the tree of the log is walked without mapping it (``lmdb.verify``) and then read wholly, half a second for
+100 MB. Records that are merely rotten are not judged here: whoever loads the log does that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from durable_raft.errors import StorageError, UnknownFormatVersion
+from durable_raft.storage.directory import KV, RAFT, environment_path, holds_environment
+from durable_raft.storage.environment import MAP_BYTES, open_environment
+from durable_raft.storage.isolation import KilledBySignal, told_by_child
+from durable_raft.storage.kv_records import open_kv_tables
+from durable_raft.storage.kv_swap import read_waiting
+from durable_raft.storage.kv_verify import ignore_progress, walk_state
+from durable_raft.storage.preflight import check_data_file
+from durable_raft.storage.reader import LogReader
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose data a directory holds, as far as it can be told."""
+
+    cluster_id: bytes
+    node_id: str
+
+
+def log_trouble(directory: Path) -> str:
+    """Return why the log's environment must not be opened for writing; nothing when it may be."""
+    return _told(lambda: _examine_log(directory))
+
+
+def state_trouble(directory: Path) -> str:
+    """Return what is wrong with the KV state in ``DIR/kv``, every record looked at; nothing when it is sound."""
+    return _told(lambda: _examine_state(directory))
+
+
+def owner_of(directory: Path) -> Owner | None:
+    """Return whose data lies in a directory that may be damaged; None when nothing tells."""
+    try:
+        cluster, _, node_id = told_by_child(lambda: _owner(directory)).partition(" ")
+    except KilledBySignal:
+        return None
+    return Owner(bytes.fromhex(cluster), node_id) if node_id else None
+
+
+def _told(examine: Callable[[], str]) -> str:
+    try:
+        return told_by_child(examine)
+    except KilledBySignal as killed:
+        name = signal.Signals(killed.signal_number).name
+        return f"reading it ended the process by {name}: a page is damaged or cut off"
+
+
+def _examine_log(directory: Path) -> str:
+    path = environment_path(directory, RAFT)
+    try:
+        if problems := _structure(path):
+            return problems
+        with LogReader.open(directory) as reader:
+            reader.overview()
+            for _ in reader.walk():
+                pass
+    except UnknownFormatVersion:
+        return ""  # Not damage: whoever opens it says so.
+    except StorageError as error:
+        return str(error)
+    return ""
+
+
+def _examine_state(directory: Path) -> str:
+    path = environment_path(directory, KV)
+    try:
+        if problems := _structure(path):
+            return problems
+        with open_environment(path, map_bytes=MAP_BYTES, readonly=True) as environment:
+            tables = open_kv_tables(environment)
+            with environment.begin(buffers=True) as transaction:
+                walk_state(transaction, tables, ignore_progress)
+    except UnknownFormatVersion:
+        return ""
+    except StorageError as error:
+        return str(error)
+    return ""
+
+
+def _structure(path: Path) -> str:
+    """Check meta pages and tree without mapping the file; raises as ``check_data_file``."""
+    from lmdb.verify import VerifyError, verify
+
+    check_data_file(path)
+    try:
+        problems: list[str] = verify(str(path))  # type: ignore[no-untyped-call]
+    except VerifyError as error:
+        problems = [str(error)]
+    return f"{path}: {'; '.join(problems[:3])}" if problems else ""
+
+
+def _owner(directory: Path) -> str:
+    with contextlib.suppress(StorageError), LogReader.open(directory) as reader:
+        meta = reader.overview().meta
+        if meta is not None:
+            return f"{meta.identity.cluster_id.hex()} {meta.identity.node_id}"
+    if holds_environment(directory, KV):
+        with contextlib.suppress(StorageError):
+            identity = read_waiting(directory, KV).identity
+            return f"{identity.cluster_id.hex()} {identity.node_id}"
+    return ""

@@ -1,0 +1,117 @@
+"""Planted bugs of healing (raft/healing.py) and of disks that forgot what they promised (raft/admission.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from durable_raft.raft import admission
+from durable_raft.raft.log import RaftLog
+from durable_raft.raft.messages import AppendEntriesResponse
+from durable_raft.raft.progress import Progress
+from durable_raft.raft.state import RaftState
+from durable_raft.raft.types import Entry, Index, NodeId
+from tests.simulation.planting import Patch, mutant
+
+
+@mutant
+def wiped_disk_votes() -> Sequence[Patch]:
+    """A node with an empty disk under an old id votes and counts as if nothing had happened."""
+
+    def introduce(state: RaftState, now: int) -> None:
+        if not state.standing.is_voter:
+            admission._become_voter(state, now, "nobody")
+
+    return [(admission, "introduce", introduce)]
+
+
+@mutant
+def admitted_though_replaced() -> Sequence[Patch]:
+    """A new disk is admitted once all know it, though another was known before it."""
+
+    def admit(state: RaftState, now: int) -> None:
+        if admission.asks(state):
+            admission._become_voter(state, now, "nobody")
+
+    return [(admission, "_admit_newcomer", admit)]
+
+
+@mutant
+def admitted_by_a_stale_leader() -> Sequence[Patch]:
+    """A leader admits a new disk without having its leadership confirmed."""
+
+    def note(state: RaftState, progress: Progress, message: AppendEntriesResponse) -> None:
+        progress.is_voter = message.is_voter
+        if message.asks_admission and progress.admit_at is None:
+            progress.admit_at = state.log.commit_index
+
+    return [(admission, "note_standing", note)]
+
+
+@mutant
+def admitted_before_caught_up() -> Sequence[Patch]:
+    """A new disk is admitted before its log holds what was committed."""
+
+    def admitted(state: RaftState, peer: NodeId, progress: Progress) -> bytes:
+        known = state.standing.peer(peer)
+        return b"" if progress.is_voter or progress.admit_at is None or known is None else known.node_uuid
+
+    return [(admission, "admitted_disk", admitted)]
+
+
+@mutant
+def new_disk_counted() -> Sequence[Patch]:
+    """A leader counts the answers of a disk that is not admitted."""
+    note = admission.note_standing
+
+    def count(state: RaftState, progress: Progress, message: AppendEntriesResponse) -> None:
+        note(state, progress, message)
+        progress.is_voter = True
+
+    return [(admission, "note_standing", count)]
+
+
+@mutant
+def other_entry_heals() -> Sequence[Patch]:
+    """A lost entry is mended with whatever another node has at its index."""
+
+    def mend(self: RaftLog, entry: Entry) -> bool:
+        if entry.index not in self.lost:
+            return False
+        self._mended[entry.index] = entry
+        return True
+
+    def fetched(self: RaftLog, point: Any) -> bool:
+        return bool(self.base.index < point.index <= self.flushed)
+
+    return [(RaftLog, "mend", mend), (RaftLog, "holds", fetched)]
+
+
+@mutant
+def wounded_node_leads() -> Sequence[Patch]:
+    """A node stands for election though it lost entries."""
+    return [(RaftState, "may_lead", property(lambda self: self.standing.is_voter and self.is_whole))]
+
+
+@mutant
+def lost_entry_acknowledged() -> Sequence[Patch]:
+    """A follower acknowledges entries behind one that it lost, as if it held them all; nor does it heal any."""
+
+    def acknowledgeable(self: RaftLog, index: Index) -> Index:
+        self.lost.clear()
+        return index
+
+    return [(RaftLog, "acknowledgeable", acknowledgeable)]
+
+
+@mutant
+def standing_not_stored() -> Sequence[Patch]:
+    """Whom a node knows is forgotten at its next start."""
+    take = RaftLog.take_write
+
+    def forget(self: RaftLog, now: int, number: int, hard_state: Any, standing: Any = None) -> Any:
+        kept = None if standing is None else replace(standing, peers=())
+        return take(self, now, number, hard_state, kept)
+
+    return [(RaftLog, "take_write", forget)]
