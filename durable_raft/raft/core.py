@@ -150,8 +150,8 @@ class Raft:
             election.election_timeout(state, now)
 
     def _do_errands(self, now: int) -> None:
-        """Introduce this disk, and ask for lost entries; again after an election timeout until that is done."""
-        self._state.errand_due = now + self._state.config.election_timeout_min_ms
+        """Introduce this disk, and ask for lost entries; again after a heartbeat's time until that is done."""
+        self._state.errand_due = now + self._state.config.heartbeat_ms
         admission.introduce(self._state, now)
         healing.fetch(self._state)
 
@@ -227,6 +227,14 @@ class Raft:
     def needless_prefix(self) -> Index | None:
         """Return up to where the log is to be compacted because of wounds that need no healing; None: nowhere."""
         return healing.needless_prefix(self._state)
+
+    def peers_changed(self, now: int) -> None:
+        """Note that a link came up or went down: what waits for a peer need not wait longer."""
+        self._state.errand_due = now
+
+    def rewrite_standing(self) -> None:
+        """Have the next write repeat the standing, and with it both copies of what is stored beside the log."""
+        self._state.forget_submitted_standing()
 
     def was_replaced(self, peer: NodeId, node_uuid: bytes) -> bool:
         """Return whether this disk of ``peer`` is not to be heard any more, because another took its place."""

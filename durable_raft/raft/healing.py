@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ASKED_MAX: Final = 64
 """Entries asked for at once."""
 
-PATIENCE: Final = 3
+PATIENCE: Final = 20
 """Rounds of asking every peer before lost entries are given up as far as they are not needed."""
 
 
@@ -54,7 +54,7 @@ def fetch(state: RaftState) -> None:
     state.heal_rounds += 1
     if state.peers:
         _ask(state, state.peers[state.heal_rounds % len(state.peers)])
-    if state.heal_rounds % (PATIENCE * 8 * max(1, len(state.peers))) == 0:
+    if state.heal_rounds % (PATIENCE * max(1, len(state.peers))) == 0:
         missing = ",".join(f"{each.index}/t{each.term}/{each.crc:08x}" for each in state.log.wanted()[:ASKED_MAX])
         state.observe("entries_missing", entries=missing, count=len(state.log.lost))
 
@@ -87,7 +87,7 @@ def handle_fetch_entries_response(state: RaftState, source: NodeId, message: Fet
     """Mend what was found; else see whether the giver's snapshot would do."""
     if mend_from(state, source, message.entries):
         _ask(state, source)
-    elif state.log.lost and min(state.log.lost) <= message.base.index:
+    elif any(state.log.last_applied < index <= message.base.index for index in state.log.lost):
         state.offer = Offer(source, message.snapshot)
 
 

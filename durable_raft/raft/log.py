@@ -50,6 +50,9 @@ class LogView(Protocol):
     def chain_at(self, index: Index) -> int:
         """Return the chain value at ``index``."""
 
+    def base_at(self, index: Index) -> Base:
+        """Return point and timestamp of the entry at ``index``; its payload may be lost."""
+
 
 class _InflightWrite:
     """A write on its way to the disk and what its acknowledgement will prove."""
@@ -355,7 +358,8 @@ class RaftLog:
         """Return the timestamp of the entry at ``index`` (or of the base)."""
         if index == self.base.index:
             return self._base_timestamp_ms
-        return self.entries(index, Index(index + 1), 0)[0].timestamp_ms
+        cached = self._cache.get(index)
+        return self._view.base_at(index).timestamp_ms if cached is None else cached.timestamp_ms
 
     def commit_to(self, index: Index) -> bool:
         """Raise ``commit_index`` to ``index`` if that is higher; return whether it moved."""

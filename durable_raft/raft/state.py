@@ -68,7 +68,7 @@ class RaftState:
         self._submitted_hard_state: HardState = stored.hard_state
         self.standing: Standing = stored.standing
         """What this disk may promise, and whom it knows (admission.py)."""
-        self._submitted_standing: Standing = stored.standing
+        self._submitted_standing: Standing | None = stored.standing
         self.introduced: dict[NodeId, bool] = {}
         """Peers that answered to an introduction in this life: whether they knew another disk under this node's id."""
         self.errand_due = now
@@ -177,6 +177,10 @@ class RaftState:
             self._submitted_hard_state = hard_state
             self._inflight_hard_states.append((self._write_number, hard_state))
         return self.log.take_write(now, self._write_number, hard_state, standing)
+
+    def forget_submitted_standing(self) -> None:
+        """Have the next write carry the standing again."""
+        self._submitted_standing = None
 
     def acknowledge_write(self, number: int) -> None:
         """Note that write ``number``, the oldest in flight, is flushed."""

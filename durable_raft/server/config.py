@@ -130,6 +130,9 @@ class NodeConfig:
         32 << 20, parse_bytes, "BYTES", "Log kept behind a checkpoint, for followers that were away for a moment"
     )
     log_tail_entries: int = _tunable(20_000, parse_count, "N", "The same in entries: every start verifies them")
+    scrub_bytes_per_second: int = _tunable(
+        1 << 20, parse_bytes, "BYTES", "How much of the stored data is read and verified again each second; 0: nothing"
+    )
     map_bytes: int = _tunable(
         64 << 30, parse_bytes, "BYTES", "Largest size of each LMDB environment; address space, not disk, until used"
     )

@@ -8,19 +8,20 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.core import Raft
 from durable_raft.raft.ready import Offer
-from durable_raft.raft.types import Base, Entry, Index, NodeId
+from durable_raft.raft.types import Base, Entry, Index, LostEntry, NodeId
 from durable_raft.server.backup_source import BackupSource
 from durable_raft.server.checkpoints import Checkpointer
 from durable_raft.server.config import NodeConfig
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.logs import event
 from durable_raft.server.recovery import NodeData
+from durable_raft.server.scrubber import Scrubber
 from durable_raft.server.snapshot_fetch import SnapshotFetcher
 from durable_raft.server.snapshot_source import SnapshotSource
 from durable_raft.server.state_hashes import StateHashes
@@ -73,6 +74,7 @@ class StateKeeper:
         self.checkpointer = Checkpointer(raft, membership, worker, crash_points, config, compact)
         self.source = SnapshotSource(giver)
         self.backups = BackupSource()
+        self.scrubber = Scrubber(data.log_store, raft, giver, config.scrub_bytes_per_second, self._lose)
         self.fetcher = SnapshotFetcher(self._begin_installation, worker, crash_points, send, raft, self._install)
         self.hashes = StateHashes(config.node_id, self._voters)
         self._asked = 0
@@ -80,6 +82,8 @@ class StateKeeper:
         """How often this node's state was found to differ from the majority's."""
         self.on_machine: Callable[[Machine], None] = lambda _: None
         """Is told of every machine that takes the place of another."""
+        self.on_wound: Callable[[], None] = lambda: None
+        """Is told when entries were found to be lost."""
         self.machine = self._begin(self._kv)
 
     def _begin(self, kv: LmdbKvStore | None) -> Machine:
@@ -96,6 +100,7 @@ class StateKeeper:
         self.checkpointer.begin_with(machine, kv, view)
         self.source.begin_with(kv)
         self.backups.begin_with(kv)
+        self.scrubber.begin_with(kv)
         self.hashes.forget()
         return machine
 
@@ -118,6 +123,7 @@ class StateKeeper:
         """Do what only time makes due: compaction, questions that were lost, views that nobody uses."""
         self.source.expire()
         self.backups.expire()
+        self.scrubber.tick()
         self.checkpointer.compact(self.source.held())
         if self._raft.is_whole:
             self.fetcher.tick()
@@ -163,6 +169,7 @@ class StateKeeper:
 
     def close(self) -> None:
         """Release the state; nothing may use it any more."""
+        self.scrubber.close()
         self.source.close()
         self.backups.close()
         self.checkpointer.close()
@@ -189,8 +196,13 @@ class StateKeeper:
         self.on_machine(self._begin(kv))
         event(_logger, logging.INFO, "snapshot_installed", index=base.point.index, keys=kv.checkpoint.summary.key_count)
 
+    def _lose(self, lost: Sequence[LostEntry]) -> None:
+        self._raft.lose(int(time.monotonic() * 1000), lost)
+        self.on_wound()
+
     def _release(self) -> None:
         """Close the state that there is."""
+        self.scrubber.close()
         self.source.close()
         self.backups.close()
         self.checkpointer.close()

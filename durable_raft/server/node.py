@@ -149,10 +149,13 @@ class Node:
             self.wake,
             self._is_reachable,
         )
-        self.peers = Peers(store.identity, members, random.Random(rng.getrandbits(64)), self._receive, self.wake)  # noqa: S311
+        self.peers = Peers(
+            store.identity, members, random.Random(rng.getrandbits(64)), self._receive, self._link_changed
+        )  # noqa: S311
         self.peers.was_replaced = self.raft.was_replaced
         self.keeper.on_machine = self._machine_replaced
         self.keeper.checkpointer.on_written = self.wake
+        self.keeper.on_wound = self.wake
         self._submitted = 0
         self._flushed = 0
         self._after_write: deque[tuple[int, list[Envelope]]] = deque()
@@ -215,6 +218,10 @@ class Node:
         if not self._is_wake_scheduled:
             self._is_wake_scheduled = True
             self._loop.call_soon(self._process)
+
+    def _link_changed(self) -> None:
+        self.raft.peers_changed(self._now_ms())
+        self.wake()
 
     def _receive(self, source: NodeId, message: NodeMessage) -> None:
         if not self._is_stopped:

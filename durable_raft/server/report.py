@@ -109,6 +109,7 @@ class Reporter:
             "is_voter": int(node.raft.is_voter),
             "wounds": len(node.raft.lost),
             "healed": node.raft.log.healed,
+            "scrub_passes": keeper.scrubber.passes,
             "chain_mismatches": node.counters.chain_mismatches,
             "checkpoints": keeper.checkpointer.count,
             "snapshots_installed": keeper.fetcher.installed,

@@ -237,6 +237,23 @@ class LmdbLogStore:
         with self._environment.begin() as transaction:
             return access.read_ident(transaction, self._tables, index).chain
 
+    def is_meta_wounded(self) -> bool:
+        """Return whether one copy of meta is rotten; the next write of meta then mends it.
+
+        Raises:
+            WoundedLog: both are.
+        """
+        with self._environment.begin() as transaction:
+            self.tolerated = access.read_meta(transaction, self._tables)[1]
+        return bool(self.tolerated)
+
+    def base_at(self, index: Index) -> Base:
+        """See the protocol; one read transaction on the calling thread, none for the base."""
+        if index == self._meta.base.point.index:
+            return self._meta.base
+        with self._environment.begin() as transaction:
+            return access.read_point(transaction, self._tables, index)
+
     def space(self) -> Space:
         """Return how much room is left; cheap enough to be asked every second."""
         with self._environment.begin() as transaction:
@@ -251,7 +268,7 @@ class LmdbLogStore:
         tail = self._writable_tail()
         meta = self._meta
         stand = Stand(meta.hard_state, meta.base.point.index, tail, self._number)
-        plan = plan_writes(writes, stand, self._point_at)
+        plan = plan_writes(writes, stand, self.base_at)
         entry_bytes = 0
         if not plan.is_empty:
             if plan.hard_state is not None:
@@ -352,12 +369,6 @@ class LmdbLogStore:
                 if added != len(items):
                     raise InvariantViolation(f"{added} of {len(items)} records added ({consumed} taken)")
         return size
-
-    def _point_at(self, index: Index) -> Base:
-        if index == self._meta.base.point.index:
-            return self._meta.base
-        with self._environment.begin() as transaction:
-            return access.read_point(transaction, self._tables, index)
 
 
 def _put_meta(transaction: Transaction[bytes], tables: Tables, meta: Meta) -> None:

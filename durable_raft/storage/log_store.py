@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import Entry, Identity, Index, Membership, StoredLog
+from durable_raft.raft.types import Base, Entry, Identity, Index, Membership, StoredLog
 
 
 class LogStore(Protocol):
@@ -66,6 +66,9 @@ class LogStore(Protocol):
             EntryUnavailable: as ``entries``.
             CorruptRecord: the ident record fails its checksum.
         """
+
+    def base_at(self, index: Index) -> Base:
+        """Return point and timestamp of the flushed entry at ``index`` (or the base); raises as ``chain_at``."""
 
     def compact(self, upto: Index, entries_max: int) -> Index:
         """Drop entries up to and including ``upto``, at most ``entries_max`` of them in one durable transaction.

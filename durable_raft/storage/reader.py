@@ -215,7 +215,7 @@ def structure_problems(directory: Path, name: str = RAFT) -> list[str]:
     """Return what is wrong with the pages of environment ``name``, read from the file without mapping it.
 
     Every page is walked: page numbers, order of keys, counts, and that each page is in use or free, once. It says
-    something only of a file that nobody writes. Takes about a second for each 20,000 pages.
+    something only of a file that nobody writes.
 
     Raises:
         DirectoryRefused: there is no such environment.

@@ -223,6 +223,9 @@ class Cluster:
 
         def is_led() -> bool:
             infos = self.infos()
+            if any(info["raft_is_voter"] == "0" for info in infos.values()):
+                # A first start, or a new disk: it is about to be admitted.
+                return False
             for node_id, info in infos.items():
                 followers = [
                     each

@@ -175,6 +175,20 @@ class Disk:
             self.cached[table][key] = bytes(value)
         self.lie, self.pending_lie = f"bit_rot in {table}", None
 
+    def rot_payload(self, but: set[int]) -> bytes | None:
+        """Flip one bit of the payload of an entry whose index is not in ``but``; return its key, if there is one."""
+        keys = [key for key in self.durable[LOG] if int.from_bytes(key[:8], "big") not in but]
+        if not keys:
+            return None
+        key = self.rng.choice(sorted(keys)[-12:])
+        value = bytearray(self.durable[LOG][key])
+        value[self.rng.randrange(len(value) * 3 // 4, len(value))] ^= 1 << self.rng.randrange(8)
+        self.durable[LOG][key] = bytes(value)
+        if key in self.cached[LOG]:
+            self.cached[LOG][key] = bytes(value)
+        self.lie = "payload_rot"
+        return key
+
     def _twist(self, changes: list[Change]) -> list[Change]:
         """Lose one put, or put its value in another record's place."""
         puts = [number for number, change in enumerate(changes) if change.value is not None]
@@ -247,7 +261,7 @@ class SimStore:
             raise self._poison
         tail = self._require_tail()
         meta = self._meta
-        plan = plan_writes(writes, Stand(meta.hard_state, meta.base.point.index, tail, self.number), self._point_at)
+        plan = plan_writes(writes, Stand(meta.hard_state, meta.base.point.index, tail, self.number), self.base_at)
         if plan.hard_state is not None:
             meta = replace(meta, hard_state=plan.hard_state)
         if plan.standing is not None:
@@ -256,7 +270,7 @@ class SimStore:
             meta = replace(meta, base=plan.new_base)
         elif compact_to is not None and compact_to > meta.base.point.index:
             upto = Index(min(compact_to, meta.base.point.index + DROP_ENTRIES))
-            meta = replace(meta, base=self._point_at(upto))
+            meta = replace(meta, base=self.base_at(upto))
         if meta != self._meta or self.tolerated:
             meta = replace(meta, sequence=meta.sequence + 1)
         disk = self.disk
@@ -344,7 +358,7 @@ class SimStore:
 
     def chain_at(self, index: Index) -> int:
         """Return the chain value of a flushed entry or of the base."""
-        return self._point_at(index).point.chain
+        return self.base_at(index).point.chain
 
     def compact(self, upto: Index, entries_max: int) -> Index:
         """Drop a piece of the prefix."""
@@ -353,11 +367,17 @@ class SimStore:
             raise self._poison
         if upto > self._meta.base.point.index:
             end = Index(min(upto, self._meta.base.point.index + DROP_ENTRIES))
-            meta = replace(self._meta, sequence=self._meta.sequence + 1, base=self._point_at(end))
+            meta = replace(self._meta, sequence=self._meta.sequence + 1, base=self.base_at(end))
             self.disk.write(self.changes(Plan(), meta))
             self.disk.flush()
             self._keep(Plan(), meta)
         return self._meta.base.point.index
+
+    def is_meta_wounded(self) -> bool:
+        """Return whether one copy of meta is rotten."""
+        cached = self.disk.cached
+        self.tolerated = choose_meta(cached[META].get(META_KEY), cached[META_COPY].get(META_KEY))[1]
+        return bool(self.tolerated)
 
     def space(self) -> Room:
         """Return the room left."""
@@ -379,7 +399,8 @@ class SimStore:
             raise EntryUnavailable(f"index {index} is not stored")
         return unpack_ident(key, value)
 
-    def _point_at(self, index: Index) -> Base:
+    def base_at(self, index: Index) -> Base:
+        """Return point and timestamp of an entry or the base."""
         if index == self._meta.base.point.index:
             return self._meta.base
         ident = self._ident(index)

@@ -9,6 +9,7 @@ import random
 from typing import TYPE_CHECKING
 
 from durable_raft.server.crash_points import CRASH_POINTS
+from durable_raft.storage.records import LOG
 from tests.simulation.disk import LIES
 from tests.simulation.swarm import MS
 
@@ -25,6 +26,8 @@ class Faults:
         self._is_over = False
         self._liars: list[tuple[Site, int]] = []
         """Sites that were damaged, and in which of their lives; until they are sound in a later one."""
+        self._rotten: list[tuple[Site, bytes, bytes]] = []
+        """Payloads that rotted: where, key and rotten value; until another value is there."""
 
     def begin(self) -> None:
         """Plan the first fault."""
@@ -167,10 +170,9 @@ class Faults:
 
     def _next_liar(self) -> Site | None:
         """Return a sound site that may be damaged while all others but a minority are sound."""
-        for site, life in self._liars:
-            if site.is_sound and site.lives > life:
-                site.disk.lie = None
-        self._liars = [(site, life) for site, life in self._liars if not site.is_sound or site.lives == life]
+        self._forget_healed()
+        if self._rotten:
+            return None
         damaged = [site for site, _ in self._liars]
         candidates = [site for site in self._world.sites.values() if site.is_sound and site not in damaged]
         if len(damaged) >= (len(self._world.names) - 1) // 2 or not candidates:
@@ -178,6 +180,32 @@ class Faults:
         site = self._rng.choice(candidates)
         self._liars.append((site, site.lives))
         return site
+
+    def _forget_healed(self) -> None:
+        """Forget the damage that is healed."""
+        for site, life in self._liars:
+            if site.is_sound and site.lives > life:
+                site.disk.lie = None
+        self._liars = [(site, life) for site, life in self._liars if not site.is_sound or site.lives == life]
+        self._rotten = [rotten for rotten in self._rotten if rotten[0].disk.durable[LOG].get(rotten[1]) == rotten[2]]
+        for site in {id(site): site for site, _, _ in self._rotten}.values():
+            site.disk.lie = "payload_rot"
+
+    def _payload_rot(self) -> None:
+        """Rot payloads on every node, at different places, so that an intact copy of each entry stays."""
+        self._forget_healed()
+        if self._liars or self._rotten or len(self._world.names) == 1:
+            return
+        struck: set[int] = set()
+        for site in self._world.sites.values():
+            for _ in range(self._rng.randint(0, 3) if site.is_sound else 0):
+                key = site.disk.rot_payload(struck)
+                if key is not None:
+                    struck.add(int.from_bytes(key[:8], "big"))
+                    self._rotten.append((site, key, site.disk.durable[LOG][key]))
+                    self._world.at(self._later(0.2, 3), None, self._reveal, site)
+        if struck:
+            self._struck("payload_rot", f"indexes {sorted(struck)}")
 
     def _disk_wiped(self) -> None:
         """Put an empty disk in a node's place; its id stays."""
@@ -208,7 +236,7 @@ class Faults:
 
     def _reveal(self, site: Site) -> None:
         """Have a lie found before the log moves on, more often than chance would."""
-        if site.disk.lie is not None and self._rng.random() < 0.7:
+        if site.disk.lie is not None and self._rng.random() < 0.6:
             site.crashed("looks at its disk again")
 
     # -- clocks ---------------------------------------------------------------------------------------------------

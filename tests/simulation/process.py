@@ -25,6 +25,7 @@ from durable_raft.server import keeper as keeper_module
 from durable_raft.server import log_writer as log_writer_module
 from durable_raft.server import node as node_module
 from durable_raft.server import recovery
+from durable_raft.server import scrubber as scrubber_module
 from durable_raft.server import snapshot_fetch as snapshot_fetch_module
 from durable_raft.server import snapshot_source as snapshot_source_module
 from durable_raft.server.config import NodeConfig
@@ -177,20 +178,21 @@ class Process:
                 turns += 1
                 if turns > TURNS_MAX:
                     raise Livelock(f"{self.site.name} turns for ever")
+            if self.is_alive:
+                self._check_rules()
         except SimulatedCrash as crash:
             self.site.crashed(f"crash_at_point: {crash}")
-            return
         except CorruptRecord as error:
             if self.site.disk.lie is None:
                 raise
             self._fatal(error)
-            return
-        if self.is_alive:
-            state = self.node.raft.state
-            self.observed = self.world.rules.node_changed(self.site.name, state, self.observed)
-            if state.heartbeat_due != self._heartbeat_due:
-                self._heartbeat_due = state.heartbeat_due
-                self.world.rules.quorum_kept(self.site.name, state, self._heartbeat_due - state.config.heartbeat_ms)
+
+    def _check_rules(self) -> None:
+        state = self.node.raft.state
+        self.observed = self.world.rules.node_changed(self.site.name, state, self.observed)
+        if state.heartbeat_due != self._heartbeat_due:
+            self._heartbeat_due = state.heartbeat_due
+            self.world.rules.quorum_kept(self.site.name, state, self._heartbeat_due - state.config.heartbeat_ms)
 
     def _check_commit(self) -> None:
         """Judge a commit before what it commits is applied or answered, in the same event."""
@@ -314,6 +316,7 @@ def stage(batch_bytes_max: int) -> Iterator[None]:
         ),
         mock.patch.object(recovery, "event", _event),
         mock.patch.multiple(checkpoints_module, time=stage_now, event=_event),
+        mock.patch.multiple(scrubber_module, time=stage_now, event=_event),
         mock.patch.multiple(snapshot_source_module, time=stage_now),
         mock.patch.multiple(snapshot_fetch_module, time=stage_now, event=_event),
         mock.patch.object(log_writer_module, "time", stage_now),

@@ -93,7 +93,7 @@ class MemoryLogStore:
         """Apply ``writes`` at once."""
         tail = self._writable_tail()
         meta = self._meta
-        plan = plan_writes(writes, Stand(meta.hard_state, meta.base.point.index, tail, self._number), self._point_at)
+        plan = plan_writes(writes, Stand(meta.hard_state, meta.base.point.index, tail, self._number), self.base_at)
         if not plan.is_empty and plan.new_base is None and compact_to is not None:
             self.compact(compact_to, DROP_ENTRIES)
             meta = self._meta
@@ -135,7 +135,7 @@ class MemoryLogStore:
     def chain_at(self, index: Index) -> int:
         """Return the chain value of an entry or of the base."""
         self._check_open()
-        return self._point_at(index).point.chain
+        return self.base_at(index).point.chain
 
     def compact(self, upto: Index, entries_max: int) -> Index:
         """Drop a bounded part of the prefix."""
@@ -147,7 +147,7 @@ class MemoryLogStore:
         new_base = Index(min(upto, base + entries_max))
         if new_base <= base:
             return base
-        moved = replace(meta, sequence=meta.sequence + 1, base=self._point_at(new_base))
+        moved = replace(meta, sequence=meta.sequence + 1, base=self.base_at(new_base))
         self._delete(base + 1, new_base)
         self.meta_record = pack_meta(moved)
         return new_base
@@ -173,7 +173,8 @@ class MemoryLogStore:
             raise EntryUnavailable(f"index {index} is not stored")
         return unpack_ident(key, value)
 
-    def _point_at(self, index: Index) -> Base:
+    def base_at(self, index: Index) -> Base:
+        """Return point and timestamp of an entry or the base."""
         base = self._meta.base
         if index == base.point.index:
             return base

@@ -12,6 +12,7 @@ from durable_raft.errors import EntryUnavailable, InvariantViolation
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
     ORIGIN,
+    Base,
     Entry,
     EntryKind,
     HardState,
@@ -97,6 +98,12 @@ class Disk:
             return self.base.chain
         self._require(index)
         return self._entries[index - self.base.index - 1].chain
+
+    def base_at(self, index: Index) -> Base:
+        """Return point and timestamp of the flushed entry at ``index``."""
+        self._require(index)
+        entry = self._entries[index - self.base.index - 1]
+        return Base(LogPoint(entry.index, entry.term, entry.chain), entry.timestamp_ms)
 
     def holds(self, index: int, chain: int) -> bool:
         """Return whether the entry at ``index`` is flushed with this chain value (so that all before it agree)."""
