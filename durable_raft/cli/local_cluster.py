@@ -82,9 +82,25 @@ def local_nodes(ports: Sequence[tuple[int, int]], directory: Path) -> list[Local
     ]
 
 
-def serve_command(node: LocalNode, nodes: Sequence[LocalNode], settings: Mapping[str, object]) -> list[str]:
-    """Return the command line that starts ``node``; ``settings`` are further ones by name (a bool is a switch)."""
-    command = [sys.executable, "-m", "durable_raft", "serve", "--id", node.node_id, "--dir", str(node.directory)]
+def own_program() -> list[str]:
+    """Return how this program is started: by its interpreter or, in the binary of tools/build_binary, by itself."""
+    # PyInstaller sets ``frozen``; then ``sys.executable`` is the program that was unpacked.
+    return [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "durable_raft"]
+
+
+def serve_command(
+    node: LocalNode,
+    nodes: Sequence[LocalNode],
+    settings: Mapping[str, object],
+    program: Sequence[str] | None = None,
+) -> list[str]:
+    """Return the command line that starts ``node``.
+
+    Args:
+        settings: further ones by name (a bool is a switch).
+        program: how durable-raft is started; ``own_program`` when not given.
+    """
+    command = [*(program or own_program()), "serve", "--id", node.node_id, "--dir", str(node.directory)]
     command += ["--cluster", ",".join(each.entry for each in nodes)]
     for name, value in settings.items():
         flag = name.replace("_", "-")

@@ -165,7 +165,7 @@ class RaftLog:
         if not self.base.index < lo <= self.last.index:
             raise EntryUnavailable(f"index {lo} is outside the log [{self.base.index}, {self.last.index}]")
         if self.lost:
-            hi = min((index for index in self.lost if index >= lo), default=hi) if hi > lo else hi
+            hi = min(hi, min((index for index in self.lost if index > lo), default=hi))
             if lo in self.lost:
                 raise EntriesLost([self.lost[lo]])
         found: list[Entry] = []

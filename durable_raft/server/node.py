@@ -149,9 +149,8 @@ class Node:
             self.wake,
             self._is_reachable,
         )
-        self.peers = Peers(
-            store.identity, members, random.Random(rng.getrandbits(64)), self._receive, self._link_changed
-        )  # noqa: S311
+        dials = random.Random(rng.getrandbits(64))  # noqa: S311
+        self.peers = Peers(store.identity, members, dials, self._receive, self._link_changed)
         self.peers.was_replaced = self.raft.was_replaced
         self.keeper.on_machine = self._machine_replaced
         self.keeper.checkpointer.on_written = self.wake

@@ -103,7 +103,7 @@ def test_directory_in_use_is_refused(cluster: Cluster) -> None:
 
 
 def test_wounded_log_of_a_lone_node_is_refused_and_left_as_it_is(cluster_of: ClusterFactory) -> None:
-    """A payload that fails its checksum, and nobody to heal it: exit code 3, the wound is named, nothing is cut away."""
+    """A payload fails its checksum, and nobody can heal it: exit code 3, the wound is named, nothing is cut away."""
     cluster = cluster_of(1)
     cluster.wait_ready()
     for number in range(10):

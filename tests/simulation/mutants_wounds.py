@@ -38,18 +38,6 @@ def admitted_though_replaced() -> Sequence[Patch]:
 
 
 @mutant
-def admitted_by_a_stale_leader() -> Sequence[Patch]:
-    """A leader admits a new disk without having its leadership confirmed."""
-
-    def note(state: RaftState, progress: Progress, message: AppendEntriesResponse) -> None:
-        progress.is_voter = message.is_voter
-        if message.asks_admission and progress.admit_at is None:
-            progress.admit_at = state.log.commit_index
-
-    return [(admission, "note_standing", note)]
-
-
-@mutant
 def admitted_before_caught_up() -> Sequence[Patch]:
     """A new disk is admitted before its log holds what was committed."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from durable_raft.errors import EntryUnavailable, InvariantViolation
+from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
     ORIGIN,
@@ -18,7 +19,9 @@ from durable_raft.raft.types import (
     HardState,
     Index,
     LogPoint,
+    LostEntry,
     NodeId,
+    Standing,
     StoredLog,
     Term,
     make_entry,
@@ -48,6 +51,9 @@ class Disk:
         self.base: LogPoint = ORIGIN
         last_term = self._entries[-1].term if self._entries else 0
         self.hard_state = HardState(Term(last_term if term is None else term), NodeId(vote) if vote else None)
+        self.standing = Standing()
+        self.rotten: set[int] = set()
+        """Indexes whose payload is rotten."""
 
     @property
     def last(self) -> LogPoint:
@@ -64,17 +70,31 @@ class Disk:
             if not starts or starts[-1][1] != entry.term:
                 starts.append((entry.index, entry.term))
         timestamp = self._entries[-1].timestamp_ms if self._entries else 0
-        return StoredLog(self.hard_state, self.base, self.last, timestamp, tuple(starts))
+        lost = tuple(self.lost(index) for index in sorted(self.rotten))
+        return StoredLog(
+            self.hard_state, self.base, self.last, timestamp, tuple(starts), standing=self.standing, lost=lost
+        )
+
+    def lost(self, index: int) -> LostEntry:
+        """Return who the entry at ``index`` is."""
+        entry = self._entries[index - self.base.index - 1]
+        return LostEntry(entry.index, entry.term, entry.crc, entry.chain)
 
     def persist(self, write: Write) -> None:
         """Make ``write`` durable, all of it at once."""
         if write.hard_state is not None:
             self.hard_state = write.hard_state
+        if write.standing is not None:
+            self.standing = write.standing
+        for entry in write.mended:
+            self._entries[entry.index - self.base.index - 1] = entry
+            self.rotten.discard(entry.index)
         if write.new_base is not None:
             self._entries.clear()
             self.base = write.new_base.point
         if write.truncate_from is not None:
             del self._entries[write.truncate_from - self.base.index - 1 :]
+            self.rotten = {index for index in self.rotten if index < write.truncate_from}
         for entry in write.entries:
             if entry.index != self.last.index + 1:
                 raise InvariantViolation(f"write {write.number} puts {entry.index} after {self.last.index}")
@@ -86,6 +106,10 @@ class Disk:
         found: list[Entry] = []
         size = 0
         for entry in self._entries[lo - self.base.index - 1 : hi - self.base.index - 1]:
+            if entry.index in self.rotten:
+                if found:
+                    break
+                raise EntriesLost([self.lost(entry.index)])
             size += len(entry.payload)
             if found and size > bytes_max:
                 break

@@ -1,0 +1,176 @@
+"""Lost payloads (raft/healing.py): who may give them, what is served meanwhile, and what a wounded node does not do."""
+
+from __future__ import annotations
+
+import pytest
+
+from durable_raft.raft.messages import AppendEntriesResponse, FetchEntries, FetchEntriesResponse, Message
+from durable_raft.raft.types import ORIGIN, Entry, Index, LogPoint, Role
+from tests.support.raft_cluster import Cluster
+from tests.support.raft_disk import Disk, entries_of
+from tests.support.raft_solo import append_entries, ask, follow, lead, point_of, refused, request_vote
+
+LOG = "1 1 1 2 2"
+
+
+def wounded(*indexes: int, terms: str = LOG) -> Cluster:
+    """Return n1 among played peers; the payloads at ``indexes`` of its log are rotten."""
+    disk = Disk(terms)
+    disk.rotten = set(indexes)
+    return Cluster("n1 n2 n3", real="n1", disks={"n1": disk})
+
+
+def asked(cluster: Cluster) -> dict[str, list[int]]:
+    """Take the indexes that n1 has asked each peer for."""
+    found: dict[str, list[int]] = {}
+    for peer in ("n2", "n3"):
+        for message in cluster.sent("n1", peer):
+            if isinstance(message, FetchEntries):
+                found.setdefault(peer, []).extend(point.index for point in message.wanted)
+    return found
+
+
+def given(*entries: Entry, snapshot: LogPoint = ORIGIN, base: LogPoint = ORIGIN) -> FetchEntriesResponse:
+    """Return a peer's answer."""
+    return FetchEntriesResponse(tuple(entries), snapshot, base)
+
+
+def test_lost_entries_are_asked_for_and_mended() -> None:
+    """Whoever has the same entry may give it; it is whole once it is flushed again."""
+    cluster = wounded(2, 4)
+    cluster.fire("n1")
+    (indexes,) = asked(cluster).values()
+    assert indexes == [2, 4]
+    cluster.slow("n1")
+    cluster.tell("n1", "n3", given(entries_of(LOG)[1]))
+    assert set(cluster["n1"].lost) == {2, 4}, "mended before the write was flushed"
+    cluster.flush("n1")
+    assert set(cluster["n1"].lost) == {4}
+    assert cluster.disk("n1").rotten == {4}
+    assert cluster["n1"].log.healed == 1
+
+
+def test_the_next_peer_is_asked_in_turn() -> None:
+    """One that is down or has nothing holds nobody up."""
+    cluster = wounded(2)
+    peers = []
+    for _ in range(4):
+        cluster.timeout("n1")
+        peers += list(asked(cluster))
+    assert set(peers) == {"n2", "n3"}
+
+
+@pytest.mark.parametrize("terms", ["1 3", "2 2"])
+def test_another_entry_of_that_index_heals_nothing(terms: str) -> None:
+    """Index, term, crc and chain all have to be the same."""
+    cluster = wounded(2)
+    cluster.tell("n1", "n2", given(entries_of(terms)[1]))
+    assert set(cluster["n1"].lost) == {2}
+    assert not cluster.in_flight("n1")
+
+
+def test_an_append_entries_that_repeats_the_entry_heals_it() -> None:
+    """The leader's own copy does, too."""
+    cluster = wounded(4)
+    cluster.tell("n1", "n2", append_entries(LOG, term=3, after=2))
+    assert not cluster["n1"].lost
+
+
+def test_a_wounded_node_does_not_stand_for_election_but_votes() -> None:
+    """It could not send what it lost; where its log ends is known, and so is whom it may vote for."""
+    cluster = wounded(2)
+    for _ in range(50):
+        cluster.timeout("n1")
+        assert cluster.role("n1") is Role.FOLLOWER
+    assert answers(cluster, "n2", request_vote(9, 4, 2)) == [False]
+    assert answers(cluster, "n2", request_vote(10, 5, 2)) == [True]
+
+
+def answers(cluster: Cluster, peer: str, message: Message) -> list[bool]:
+    """Return whether n1 granted a vote."""
+    return [each.vote_granted for each in ask(cluster, peer, message)]  # type: ignore[union-attr]
+
+
+def test_nothing_behind_a_lost_entry_is_applied_before_it_is_healed() -> None:
+    """Entries are applied in order, whatever is committed."""
+    cluster = wounded(3)
+    cluster.tell("n1", "n2", append_entries(LOG, term=2, after=5, commit=5))
+    assert [entry.index for entry in cluster.node("n1").applied] == [1, 2]
+    cluster.tell("n1", "n3", given(entries_of(LOG)[2]))
+    assert [entry.index for entry in cluster.node("n1").applied] == [1, 2, 3, 4, 5]
+    assert cluster.node("n1").applied[2].payload == entries_of(LOG)[2].payload
+
+
+def test_what_is_lost_and_not_known_committed_is_not_acknowledged() -> None:
+    """A leader must not count a copy that is rotten; once it is healed it may."""
+    cluster = wounded(4)
+    for expected in (3, 5):
+        (answer,) = ask(cluster, "n2", append_entries(LOG, term=2, after=5, commit=2))
+        assert isinstance(answer, AppendEntriesResponse)
+        assert answer.match_index == expected
+        cluster.tell("n1", "n3", given(entries_of(LOG)[3]))
+
+
+def test_a_leader_that_finds_a_rotten_entry_steps_down() -> None:
+    """Reading it for a follower that is behind shows it; others hold the log whole."""
+    cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": Disk(LOG)}, log_cache_bytes_max=0)
+    term = lead(cluster)
+    cluster.disk("n1").rotten = {2}
+    cluster.tell("n1", "n2", refused(term, rejected=5, conflict=2))
+    assert cluster.role("n1") is Role.FOLLOWER
+    assert set(cluster["n1"].lost) == {2}
+    assert cluster.counts["entry_lost"] == 1
+
+
+def test_a_node_gives_what_it_holds_of_what_is_asked_for() -> None:
+    """An entry of another term, one it lost itself, or one beyond its end is not given."""
+    cluster = wounded(3)
+    log = entries_of(LOG)
+    other = entries_of("1 1 1 3")
+    wanted = (
+        point_of(log, 1),
+        point_of(log, 3),
+        point_of(other, 4),
+        point_of(log, 5),
+        LogPoint(Index(9), log[4].term, 7),
+    )
+    (answer,) = ask(cluster, "n2", FetchEntries(wanted))
+    assert isinstance(answer, FetchEntriesResponse)
+    assert answer.entries == (log[0], log[4])
+
+
+def test_a_lost_entry_that_conflicts_with_the_leader_is_cut() -> None:
+    """What was never committed needs no healing: the next leader's log has something else there (Raft §5.3)."""
+    cluster = wounded(5)
+    cluster.tell("n1", "n2", append_entries("1 1 1 2 3", term=3, after=4))
+    assert not cluster["n1"].lost
+    assert not cluster.disk("n1").rotten
+
+
+def test_an_entry_that_peers_have_compacted_is_replaced_by_their_snapshot() -> None:
+    """The giver names its checkpoint; the node wants it, though it has heard of a commit beyond it."""
+    cluster = wounded(3)
+    cluster.tell("n1", "n2", append_entries(LOG, term=2, after=5, commit=5))
+    log = entries_of(LOG)
+    cluster.tell("n1", "n3", given(snapshot=point_of(log, 4), base=point_of(log, 4)))
+    assert cluster.offers[-1] == ("n3", 4)
+    assert cluster["n1"].wants_snapshot(point_of(log, 4))
+    assert not cluster["n1"].wants_snapshot(point_of(log, 2))
+
+
+def test_what_the_own_checkpoint_covers_may_go() -> None:
+    """When nobody has it and the state has it, the log is compacted over it; and not before all were asked."""
+    cluster = wounded(2)
+    follow(cluster, "n2", 2)
+    cluster.tell("n1", "n3", given(entries_of(LOG)[1]))
+    cluster.tell("n1", "n2", append_entries(LOG, term=2, after=5, commit=5))
+    core = cluster["n1"]
+    cluster.disk("n1").rotten = {2, 4}
+    core.lose(cluster.now, [cluster.disk("n1").lost(2), cluster.disk("n1").lost(4)])
+    core.log._cache.clear()
+    core.checkpointed(point_of(entries_of(LOG), 3))
+    assert core.needless_prefix() is None
+    for _ in range(60):
+        cluster.now += 50
+        cluster.fire("n1")
+    assert core.needless_prefix() == 2
