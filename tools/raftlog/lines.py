@@ -1,9 +1,11 @@
-"""How one index of the log is shown: a line for people, or a JSON object."""
+"""How an entry and a wound are shown: a line for people, or a JSON object."""
 
 from __future__ import annotations
 
 import json
 import re
+import sys
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -11,6 +13,8 @@ from durable_raft.errors import DurableRaftError
 from durable_raft.kv.batch import decode_batch
 from durable_raft.raft.types import EntryKind
 from durable_raft.storage.walk import Walked
+from durable_raft.storage.wounds import Wound
+from raftlog.running import code_of
 
 _PLAIN: Final = re.compile(rb"[!#-&(-\[\]-~]+")
 """Bytes that need no quotes: printable ASCII without space, quotes and backslash."""
@@ -26,15 +30,20 @@ def commands_of(walked: Walked) -> list[list[bytes]] | str | None:
         return f"payload cannot be decoded: {error}"
 
 
-def as_text(walked: Walked) -> str:
-    """Return ``index=.. term=.. kind=.. time=.. bytes=.. crc=.. chain=..``, then the commands, then the wounds."""
+def as_text(walked: Walked, *, raw: bool = False) -> str:
+    """Return ``index=.. term=.. kind=.. time=.. bytes=.. crc=.. chain=..``, then the commands, then the wounds.
+
+    With ``raw`` the payload stands in place of the commands, as ``payload=`` and hexadecimal digits.
+    """
     parts = [f"index={walked.index}"]
     ident = walked.ident
     if ident is not None:
         time = datetime.fromtimestamp(ident.timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds")
         parts += [f"term={ident.term}", f"kind={EntryKind(ident.kind).name}", f"time={time}", f"bytes={ident.length}"]
         parts += [f"crc={ident.crc:08x}", f"chain={ident.chain:08x}"]
-    commands = commands_of(walked)
+    commands = None if raw else commands_of(walked)
+    if raw and walked.payload is not None:
+        parts.append(f"payload={walked.payload.hex()}")
     if isinstance(commands, str):
         parts.append(commands)
     elif commands is not None:
@@ -52,30 +61,52 @@ def quoted(argument: bytes) -> str:
     return f'"{text}"'
 
 
-def as_json(walked: Walked) -> str:
-    """Return one JSON object on one line; arguments are text with ``\\xNN`` for bytes that are not UTF-8."""
+def as_json(walked: Walked, *, raw: bool = False) -> str:
+    """Return one JSON object on one line; arguments are as ``text_of`` shows them.
+
+    With ``raw`` it has ``payload``, in hexadecimal digits, in place of ``commands``.
+    """
     shown: dict[str, object] = {"index": walked.index}
     ident = walked.ident
     if ident is not None:
         shown |= {"term": ident.term, "kind": EntryKind(ident.kind).name, "timestamp_ms": ident.timestamp_ms}
         shown |= {"length": ident.length, "crc": ident.crc, "chain": ident.chain}
-    commands = commands_of(walked)
+    commands = None if raw else commands_of(walked)
+    if raw and walked.payload is not None:
+        shown["payload"] = walked.payload.hex()
     if isinstance(commands, str):
         shown["undecodable"] = commands
     elif commands is not None:
-        shown["commands"] = [
-            [argument.decode(errors="backslashreplace") for argument in command] for command in commands
-        ]
+        shown["commands"] = [[text_of(argument) for argument in command] for command in commands]
     if walked.wounds:
-        shown["wounds"] = [
-            {
-                "table": wound.table,
-                "index": wound.index,
-                "term": wound.term,
-                "what": wound.what.value,
-                "expected": wound.expected,
-                "found": wound.found,
-            }
-            for wound in walked.wounds
-        ]
+        shown["wounds"] = [wound_object(wound) for wound in walked.wounds]
     return json.dumps(shown, ensure_ascii=False)
+
+
+def print_entries(walk: Iterable[Walked], show: Callable[[Walked], str]) -> int:
+    """Print each entry as ``show`` says, tell how many wounds they have, and return the exit code."""
+    wounds: list[Wound] = []
+    for walked in walk:
+        sys.stdout.write(show(walked) + "\n")
+        wounds += walked.wounds
+    return code_of(wounds)
+
+
+def wound_object(wound: Wound) -> dict[str, object]:
+    """Return a wound as the members of a JSON object; ``key`` is there only for wounds of the KV state."""
+    shown: dict[str, object] = {
+        "table": wound.table,
+        "index": wound.index,
+        "term": wound.term,
+        "what": wound.what.value,
+        "expected": wound.expected,
+        "found": wound.found,
+    }
+    if wound.key is not None:
+        shown["key"] = text_of(wound.key)
+    return shown
+
+
+def text_of(argument: bytes) -> str:
+    """Return an argument or key as JSON shows it: text, with ``\\xNN`` for bytes that are not UTF-8."""
+    return argument.decode(errors="backslashreplace")

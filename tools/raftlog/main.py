@@ -1,22 +1,45 @@
-"""The commands: ``raftlog stat DIR`` and ``raftlog dump DIR``; also mounted as ``durable-raft log``.
+"""The commands: ``raftlog stat DIR``, ``raftlog dump DIR`` and so on; also mounted as ``durable-raft log``.
 
-Both read without any lock, so they work on the directory of a running node, and in a child process, so that a page
+All read without any lock, so they work on the directory of a running node, and in a child process, so that a page
 that kills its reader is reported and not suffered. Data goes to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+import json as json_module
+import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
 
+from durable_raft.raft.types import EntryKind
 from durable_raft.storage.reader import LogReader, Overview
-from durable_raft.storage.walk import Walked
 from durable_raft.storage.wounds import Wound
-from raftlog.lines import as_json, as_text
-from raftlog.running import DIRECTORY, EXIT_CODES, code_of, complain, run
+from raftlog.choose import DIRECTORY, FROM, JSON, TO, Choice, naming, of_kind, of_term, range_end
+from raftlog.diff import diff
+from raftlog.grep import grep
+from raftlog.lines import as_json, as_text, print_entries, wound_object
+from raftlog.running import EXIT_CODES, code_of, complain, run
+from raftlog.tail import tail
+from raftlog.verify import verify
+
+_STAT_EPILOG = f"""\b
+Examples:
+  raftlog stat DIR
+  raftlog stat DIR --json
+
+{EXIT_CODES}"""
+
+_DUMP_EPILOG = f"""\b
+Examples:
+  raftlog dump DIR --from 100 --to 120
+  raftlog dump DIR --key user:42 --json
+  raftlog dump DIR --kind noop
+  raftlog dump DIR --term 7 --raw
+
+{EXIT_CODES}"""
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,66 +47,88 @@ def main() -> None:
     """Look at the log in a node's data directory, running or not; nothing is locked or changed."""
 
 
-@main.command(epilog=EXIT_CODES)
+@main.command(epilog=_STAT_EPILOG)
 @DIRECTORY
-def stat(directory: Path) -> None:
+@click.option("--json", "json", is_flag=True, help="One JSON object, with every wound.")
+def stat(directory: Path, *, json: bool) -> None:
     """Say whose log DIRECTORY holds, its term and vote, its extent and size, and how many wounds it has."""
-    run(directory, _stat)
+    run(directory, partial(_stat, json=json))
 
 
-@main.command(epilog=EXIT_CODES)
+@main.command(epilog=_DUMP_EPILOG)
 @DIRECTORY
-@click.option("--from", "lo", type=click.IntRange(min=0), default=0, metavar="I", help="First index to show.")
-@click.option("--to", "last", type=click.IntRange(min=0), default=None, metavar="I", help="Last index to show.")
+@FROM
+@TO
 @click.option("--term", type=click.IntRange(min=0), default=None, help="Only entries of this term.")
-@click.option("--json", "json", is_flag=True, help="One JSON object per line.")
-def dump(directory: Path, lo: int, last: int | None, term: int | None, *, json: bool) -> None:
+@click.option("--kind", type=click.Choice(["noop", "commands"]), default=None, help="Only entries of this kind.")
+@click.option("--key", default=None, help="Only entries with a command that names this key.")
+@click.option("--raw", is_flag=True, help="The payload in hexadecimal digits in place of the commands.")
+@JSON
+def dump(
+    directory: Path,
+    lo: int,
+    last: int | None,
+    term: int | None,
+    kind: str | None,
+    key: str | None,
+    *,
+    raw: bool,
+    json: bool,
+) -> None:
     """Show the entries of DIRECTORY, one per line with its commands, going on past damage.
 
-    A wounded entry is shown with what is still known of it and each WOUND; with --term it is shown when its term
-    cannot be told.
+    A wounded entry is shown with what is still known of it and each WOUND; with --term, --kind or --key it is shown
+    when it cannot be told whether it is meant.
     """
-    if last is not None and last < lo:
-        raise click.UsageError(f"--to {last} lies before --from {lo}")
-    show = as_json if json else as_text
+    hi = range_end(lo, last)
+    choices: list[Choice] = []
+    if term is not None:
+        choices.append(of_term(term))
+    if kind is not None:
+        choices.append(of_kind(EntryKind[kind.upper()]))
+    if key is not None:
+        choices.append(naming(os.fsencode(key)))
+    show = partial(as_json if json else as_text, raw=raw)
 
     def print_them(reader: LogReader) -> int:
-        hi = None if last is None else last + 1
-        return _print_entries(_of_term(reader.walk(lo, hi), term), show)
+        chosen = (walked for walked in reader.walk(lo, hi) if all(choice(walked) for choice in choices))
+        return print_entries(chosen, show)
 
     run(directory, print_them)
-
-
-# -- dump -------------------------------------------------------------------------------------------------------------
-
-
-def _of_term(walk: Iterator[Walked], term: int | None) -> Iterator[Walked]:
-    return (walked for walked in walk if term is None or walked.ident is None or walked.ident.term == term)
-
-
-def _print_entries(walk: Iterator[Walked], show: Callable[[Walked], str]) -> int:
-    wounds: list[Wound] = []
-    for walked in walk:
-        sys.stdout.write(show(walked) + "\n")
-        wounds += walked.wounds
-    return code_of(wounds)
 
 
 # -- stat -------------------------------------------------------------------------------------------------------------
 
 
-def _stat(reader: LogReader) -> int:
+def _stat(reader: LogReader, *, json: bool) -> int:
     overview = reader.overview()
     wounds = list(overview.wounds)
     payload_bytes = 0
     for walked in reader.walk():
         payload_bytes += len(walked.payload or b"")
         wounds += walked.wounds
-    for name, value in [*_stat_lines(overview), ("payload_bytes", payload_bytes), ("wounds", len(wounds))]:
+    lines = [*_stat_lines(overview), ("payload_bytes", payload_bytes)]
+    if json:
+        click.echo(_stat_object(overview, lines, wounds))
+        return code_of(wounds)
+    for name, value in [*lines, ("wounds", len(wounds))]:
         click.echo(f"{name}:{value}")
     for wound in wounds:
         complain(f"wound: {wound}")
     return code_of(wounds)
+
+
+def _stat_object(overview: Overview, lines: list[tuple[str, object]], wounds: list[Wound]) -> str:
+    """Return the JSON object: the lines, but voters and wounds as arrays of objects, and no vote as null."""
+    shown: dict[str, object] = dict(lines)
+    if (meta := overview.meta) is not None:
+        shown["raft_voted_for"] = meta.hard_state.voted_for
+        shown["voters"] = [
+            {"node_id": v.node_id, "client_address": v.client_address, "peer_address": v.peer_address}
+            for v in meta.membership.voters
+        ]
+    shown["wounds"] = [wound_object(wound) for wound in wounds]
+    return json_module.dumps(shown, ensure_ascii=False)
 
 
 def _stat_lines(overview: Overview) -> Iterator[tuple[str, object]]:
@@ -105,6 +150,11 @@ def _stat_lines(overview: Overview) -> Iterator[tuple[str, object]]:
     yield "used_bytes", overview.used_bytes
     yield "file_bytes", overview.file_bytes
 
+
+main.add_command(verify)
+main.add_command(diff)
+main.add_command(tail)
+main.add_command(grep)
 
 if __name__ == "__main__":
     main()
