@@ -43,7 +43,9 @@ def notice(state: RaftState, now: int) -> None:
     for each in state.log.take_newly_lost():
         state.errand_due = now
         state.observe("entry_lost", index=each.index, term=each.term, crc=f"{each.crc:08x}")
-    if state.log.lost and state.role is not Role.FOLLOWER:
+        if each.index not in state.log.missing():
+            state.observe("entry_healed", index=each.index, term=each.term, source="memory")
+    if state.log.missing() and state.role is not Role.FOLLOWER:
         state.become_follower(now, state.current_term, None)
 
 

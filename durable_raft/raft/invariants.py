@@ -85,7 +85,7 @@ def check_state(state: RaftState) -> None:
 def _check_leader(state: RaftState, log: RaftLog) -> None:
     if state.flushed_hard_state != state.hard_state:
         _broken("a leader's own vote is flushed")
-    if log.lost:
+    if log.missing():
         _broken("a leader holds its whole log")
     for peer, progress in state.progress.items():
         if not 0 <= progress.match_index < progress.next_index <= log.last.index + 1:

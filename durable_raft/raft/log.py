@@ -165,8 +165,9 @@ class RaftLog:
         if not self.base.index < lo <= self.last.index:
             raise EntryUnavailable(f"index {lo} is outside the log [{self.base.index}, {self.last.index}]")
         if self.lost:
-            hi = min(hi, min((index for index in self.lost if index > lo), default=hi))
-            if lo in self.lost:
+            missing = self.missing()
+            hi = min(hi, min((index for index in missing if index > lo), default=hi))
+            if lo in missing:
                 raise EntriesLost([self.lost[lo]])
         found: list[Entry] = []
         if lo < self._cache_first:
@@ -209,6 +210,10 @@ class RaftLog:
         if index in self._cache:
             self.mend(self._cache[index])
         return True
+
+    def missing(self) -> list[Index]:
+        """Return the lost entries that are not in memory either, so that they cannot be sent or applied."""
+        return [index for index in self.lost if index not in self._cache]
 
     def take_newly_lost(self) -> list[LostEntry]:
         """Return what was found lost since the last call."""
@@ -415,7 +420,7 @@ class RaftLog:
         for lost in write.mended:
             # The same index may have been cut and lost once more since: then it is another one.
             if self.lost.get(lost.index) is lost:
-                del self.lost[lost.index]
+                self._forget_lost(lost.index, lost.index)
                 self.healed += 1
         self._trim_cache()
 

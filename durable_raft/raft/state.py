@@ -125,7 +125,7 @@ class RaftState:
     @property
     def may_lead(self) -> bool:
         """Whether this node may stand for election: a voter that holds its whole log and a state."""
-        return self.standing.is_voter and self.is_whole and not self.log.lost
+        return self.standing.is_voter and self.is_whole and not self.log.missing()
 
     @property
     def has_errands(self) -> bool:

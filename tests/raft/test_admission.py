@@ -92,7 +92,7 @@ def test_a_disk_in_another_s_place_asks_the_leader() -> None:
     assert not said_before, "it speaks as a voter before its disk says so"
     cluster.flush("n1")
     (told,) = cluster.sent("n1", "n2")
-    assert told == said._replace(is_voter=True, asks_admission=False)  # type: ignore[union-attr]
+    assert told == said._replace(is_voter=True, asks_admission=False)
 
 
 def test_an_admitted_disk_has_voted_for_the_leader_that_admitted_it() -> None:

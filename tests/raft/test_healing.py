@@ -174,3 +174,18 @@ def test_what_the_own_checkpoint_covers_may_go() -> None:
         cluster.now += 50
         cluster.fire("n1")
     assert core.needless_prefix() == 2
+
+
+def test_a_copy_that_comes_twice_is_written_once_or_twice_and_no_more() -> None:
+    """The second may come while the first is on its way to the disk."""
+    cluster = wounded(2)
+    cluster.slow("n1")
+    cluster.tell("n1", "n2", given(entries_of(LOG)[1]))
+    cluster.defers_work = True
+    cluster.tell("n1", "n3", given(entries_of(LOG)[1]))
+    cluster.flush("n1")
+    cluster.defers_work = False
+    cluster.fire("n1")
+    cluster.flush("n1")
+    assert not cluster["n1"].lost
+    assert not cluster.disk("n1").rotten

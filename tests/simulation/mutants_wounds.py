@@ -1,4 +1,7 @@
-"""Planted bugs of healing (raft/healing.py) and of disks that forgot what they promised (raft/admission.py)."""
+"""Planted bugs of healing (raft/healing.py) and of disks that forgot what they promised (raft/admission.py).
+
+Rules that only a rare coincidence would show to be broken (who admits a disk, and when) have tests in tests/raft.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from durable_raft.raft import admission
+from durable_raft.raft import admission, healing
 from durable_raft.raft.log import RaftLog
-from durable_raft.raft.messages import AppendEntriesResponse
+from durable_raft.raft.messages import AppendEntriesResponse, FetchEntries, FetchEntriesResponse
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import Entry, Index, NodeId
@@ -38,17 +41,6 @@ def admitted_though_replaced() -> Sequence[Patch]:
 
 
 @mutant
-def admitted_before_caught_up() -> Sequence[Patch]:
-    """A new disk is admitted before its log holds what was committed."""
-
-    def admitted(state: RaftState, peer: NodeId, progress: Progress) -> bytes:
-        known = state.standing.peer(peer)
-        return b"" if progress.is_voter or progress.admit_at is None or known is None else known.node_uuid
-
-    return [(admission, "admitted_disk", admitted)]
-
-
-@mutant
 def new_disk_counted() -> Sequence[Patch]:
     """A leader counts the answers of a disk that is not admitted."""
     note = admission.note_standing
@@ -70,16 +62,13 @@ def other_entry_heals() -> Sequence[Patch]:
         self._mended[entry.index] = entry
         return True
 
-    def fetched(self: RaftLog, point: Any) -> bool:
-        return bool(self.base.index < point.index <= self.flushed)
+    def give(state: RaftState, source: NodeId, message: FetchEntries) -> None:
+        log = state.log
+        indexes = [point.index for point in message.wanted if log.base.index < point.index <= log.flushed]
+        found = [log.entries(index, Index(index + 1), 0)[0] for index in indexes if index not in log.lost]
+        state.send(source, FetchEntriesResponse(tuple(found), state.snapshot, log.base))
 
-    return [(RaftLog, "mend", mend), (RaftLog, "holds", fetched)]
-
-
-@mutant
-def wounded_node_leads() -> Sequence[Patch]:
-    """A node stands for election though it lost entries."""
-    return [(RaftState, "may_lead", property(lambda self: self.standing.is_voter and self.is_whole))]
+    return [(RaftLog, "mend", mend), (healing, "handle_fetch_entries", give)]
 
 
 @mutant
