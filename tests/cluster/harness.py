@@ -41,6 +41,9 @@ from tests.cluster.proxy import HOST, ProxyNetwork
 ROOT: Final = Path(__file__).resolve().parents[2]
 """The checkout: the nodes run this code, installed or not."""
 
+BINARY: Final = os.environ.get("DURABLE_RAFT_BINARY")
+"""A file made by tools/build_binary that the nodes run in place of the checkout's code, or None."""
+
 WAIT_S: Final = 30.0
 """Default deadline of a wait. Far above what any of it takes; a loaded machine must not fail a test."""
 PAUSE_S: Final = 0.01
@@ -133,7 +136,8 @@ class Cluster:
     def command(self, node_id: str, **settings: object) -> list[str]:
         """Return the command line of a node (to be run under strace, say)."""
         extra = {"cluster_id": CLUSTER_ID} if self._proxy_ports else {}
-        return serve_command(self.nodes[node_id], self._as_seen_by(node_id), extra | self.settings | settings)
+        program = [BINARY] if BINARY else None
+        return serve_command(self.nodes[node_id], self._as_seen_by(node_id), extra | self.settings | settings, program)
 
     def run_under(self, node_id: str, wrapper: Sequence[str], **settings: object) -> None:
         """Start a node as the child of another program, ``[*wrapper, node command]`` (strace, prlimit)."""
