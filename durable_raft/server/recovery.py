@@ -24,6 +24,7 @@ from durable_raft.storage.directory import KV, environment_path, unused_name
 from durable_raft.storage.kv_store import LmdbKvStore
 from durable_raft.storage.kv_swap import NEW, discard, set_aside
 from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.storage.pages import place_of
 from durable_raft.storage.wounds import Wound, WoundedLog
 
 _logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def mended(store: LmdbLogStore) -> StoredLog:
         CorruptRecord: the log is damaged in a way that needs more than that.
     """
     stored = store.load()
-    say_wounds((*store.tolerated, *store.healable))
+    say_wounds(store.path, (*store.tolerated, *store.healable))
     if not stored.rebuilt and not store.tolerated:
         return stored
     event(_logger, logging.WARNING, "records_rebuilt", entries=len(stored.rebuilt), meta=len(store.tolerated))
@@ -100,10 +101,12 @@ def mended(store: LmdbLogStore) -> StoredLog:
     return store.load()
 
 
-def say_wounds(wounds: Iterable[Wound]) -> None:
-    """Log every wound."""
+def say_wounds(environment: Path, wounds: Iterable[Wound]) -> None:
+    """Log every wound, and where in the data file of ``environment`` it lies."""
     for wound in wounds:
-        event(_logger, logging.ERROR, "wound_found", wound=wound)
+        place = place_of(environment, wound)
+        where = {} if place is None else {"page": place.page, "offset": place.offset}
+        event(_logger, logging.ERROR, "wound_found", wound=wound, **where)
 
 
 def _healable(data: NodeData) -> NodeData:

@@ -193,6 +193,11 @@ class LmdbLogStore:
     # -- reading ------------------------------------------------------------------------------------------------
 
     @property
+    def path(self) -> Path:
+        """Where the environment lies."""
+        return environment_path(self._directory)
+
+    @property
     def identity(self) -> Identity:
         """Whose data this is."""
         return self._meta.identity

@@ -15,6 +15,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from durable_raft.errors import EntryUnavailable, InvariantViolation, StoragePoisoned
@@ -231,6 +232,8 @@ class SimStore:
         """Number of the last write that was flushed."""
         self._poison: StoragePoisoned | None = None
         self.is_open = True
+
+    path = Path("simulated")
 
     @property
     def identity(self) -> Identity:

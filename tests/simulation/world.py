@@ -12,7 +12,7 @@ from collections import Counter
 from heapq import heappop, heappush
 from typing import Any, Final
 
-from durable_raft.errors import CorruptRecord, InvariantViolation
+from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
 from durable_raft.kv.batch import decode_batch
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.invariants import ClusterInvariants
@@ -127,6 +127,11 @@ class Site:
             self.world.say(f"{self.name} sets its directory aside ({self.disk.lie}): {error}")
             self.wipe()
             self.process = Process(self.world, self)
+        except StoragePoisoned as error:
+            # What was to be mended could not be written: the node ends, and is started again.
+            self.world.say(f"{self.name} cannot start: {error}")
+            self.world.at(self.world.now + 1000, None, self.start)
+            return
         self.world.counts["starts"] += 1
         self.world.say(f"{self.name} starts, life {self.lives}")
         self.world.links_change(self.name, is_up=True)

@@ -11,6 +11,7 @@ import pytest
 from durable_raft.checksum import crc32c
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
 from durable_raft.raft.types import ORIGIN, Entry, Index
+from durable_raft.storage.pages import place_of
 from durable_raft.storage.records import IDENT_KEY, LOG_KEY, pack_entries
 from durable_raft.storage.wounds import Wound, WoundedLog, WoundKind
 from tests.storage.raw import change, flip_bit, rekey, value_of
@@ -290,3 +291,22 @@ def test_a_truncated_file_is_refused(filled: LmdbShelf, keep: int) -> None:
     _data_file(filled).write_bytes(data[:keep])
     with pytest.raises(CorruptRecord, match=r"data\.mdb"):
         filled.open()
+
+
+@pytest.mark.parametrize("count", [9, 3000])
+def test_a_wound_has_a_place_in_the_file(lmdb_shelf: LmdbShelf, count: int) -> None:
+    """Page and offset lead to the very bytes, in a tree of one page and in one of several levels."""
+    store = lmdb_shelf.open()
+    store.load()
+    entries = entries_after(ORIGIN, count, payload=b"some payload")
+    store.persist([write(1, entries)])
+    lmdb_shelf.close()
+    data = _data_file(lmdb_shelf).read_bytes()
+    for index in {1, 2, count // 2, count}:
+        idents, pieces = pack_entries([entries[index - 1]])
+        for table, items in (("ident", idents), ("log", pieces)):
+            place = place_of(_data_file(lmdb_shelf).parent, Wound(table, index, None, "", "", WoundKind.CHECKSUM))
+            assert place is not None
+            assert place.page == place.offset // 4096
+            assert data[place.offset :].startswith(bytes(items[0][1]))
+    assert place_of(_data_file(lmdb_shelf).parent, Wound("log", count + 1, None, "", "", WoundKind.MISSING)) is None
