@@ -30,6 +30,7 @@ from durable_raft.storage.kv_install import KvInstaller
 from durable_raft.storage.kv_meta import KvMeta
 from durable_raft.storage.kv_store import LmdbKvStore
 from durable_raft.storage.kv_swap import NEW, discard, set_aside, swap
+from durable_raft.storage.wounds import Wound, WoundedState, WoundKind
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
 
 _logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class StateKeeper:
         self._send = send
         self._voters = data.log_store.membership.ids()
         self._kv = data.kv
+        self._check = data.check
         self._identity = data.log_store.identity
         self._membership = membership = data.log_store.membership
         self.checkpointer = Checkpointer(raft, membership, worker, crash_points, config, compact)
@@ -120,7 +122,14 @@ class StateKeeper:
             self.checkpointer.consider()
 
     def tick(self) -> None:
-        """Do what only time makes due: compaction, questions that were lost, views that nobody uses."""
+        """Do what only time makes due: compaction, questions that were lost, views that nobody uses.
+
+        Raises:
+            WoundedState: the state was read wholly, and is damaged.
+        """
+        trouble = None if self._check is None else self._check.poll()
+        if trouble is not None:
+            raise WoundedState([Wound("environment", None, None, "a sound state", trouble, WoundKind.TREE)])
         self.source.expire()
         self.backups.expire()
         self.scrubber.tick()
@@ -169,6 +178,8 @@ class StateKeeper:
 
     def close(self) -> None:
         """Release the state; nothing may use it any more."""
+        if self._check is not None:
+            self._check.close()
         self.scrubber.close()
         self.source.close()
         self.backups.close()

@@ -18,10 +18,9 @@ from durable_raft.raft.types import Identity, Membership, Standing
 from durable_raft.server.config import NodeConfig, derive_cluster_id
 from durable_raft.server.logs import event
 from durable_raft.server.recovery import NodeData, open_state, set_state_aside
-from durable_raft.storage.directory import DirectoryLock, set_directory_aside
-from durable_raft.storage.kv_store import LmdbKvStore
+from durable_raft.storage.directory import KV, DirectoryLock, holds_environment, set_directory_aside
 from durable_raft.storage.lmdb_store import LmdbLogStore
-from durable_raft.storage.soundness import log_trouble, owner_of, state_trouble
+from durable_raft.storage.soundness import StateCheck, is_quickly_read, log_trouble, owner_of, state_trouble
 
 _logger = logging.getLogger(__name__)
 
@@ -39,9 +38,12 @@ def open_node(config: NodeConfig) -> NodeData:
     """
     cluster_id = _examine(config) if LmdbLogStore.exists(config.directory) else None
     try:
-        return _open(config, cluster_id)
+        data = _open(config, cluster_id)
     except CorruptRecord as error:
-        return _open(config, _begin_anew(config, str(error)))
+        data = _open(config, _begin_anew(config, str(error)))
+    if data.kv is not None and not is_quickly_read(config.directory):
+        data.check = StateCheck(config.directory)
+    return data
 
 
 def watch_signals(directory: Path) -> IO[str]:
@@ -68,13 +70,17 @@ def _examine(config: NodeConfig) -> bytes | None:
     lock = DirectoryLock(directory)
     try:
         trouble = log_trouble(directory)
-        if not trouble and note.is_file() and note.stat().st_size:
+        died = note.is_file() and note.stat().st_size > 0
+        if died:
             # The last life died as damage makes one die: nothing is believed before all of it was read.
             reason = note.read_text(errors="replace").partition("\n")[0]
             event(_logger, logging.ERROR, "died_by_signal", reason=reason)
-            if LmdbKvStore.exists(directory) and (found := state_trouble(directory)):
-                set_state_aside(directory, found)
             note.write_bytes(b"")
+        if not trouble and (died or is_quickly_read(directory)) and holds_environment(directory, KV):
+            found = state_trouble(directory)
+            if found:
+                _require_others(config, found)
+                set_state_aside(directory, found)
     finally:
         lock.release()
     return _begin_anew(config, trouble) if trouble else None
@@ -88,8 +94,7 @@ def _begin_anew(config: NodeConfig, trouble: str) -> bytes | None:
         DirectoryRefused: it is another node's.
     """
     directory = config.directory
-    if len(config.membership.voters) == 1:
-        raise CorruptRecord(f"{trouble}; there is no other node to heal from: see raftlog repair, or restore a backup")
+    _require_others(config, trouble)
     owner = owner_of(directory)
     if owner is not None and owner.node_id != config.node_id:
         raise DirectoryRefused(f"{directory} belongs to node {owner.node_id!r}, expected {config.node_id!r}: {trouble}")
@@ -100,6 +105,16 @@ def _begin_anew(config: NodeConfig, trouble: str) -> bytes | None:
         lock.release()
     event(_logger, logging.ERROR, "directory_set_aside", name=aside.name, reason=trouble)
     return None if owner is None else owner.cluster_id
+
+
+def _require_others(config: NodeConfig, trouble: str) -> None:
+    """Go on only if there is another node.
+
+    Raises:
+        CorruptRecord: there is none, with ``trouble``.
+    """
+    if len(config.membership.voters) == 1:
+        raise CorruptRecord(f"{trouble}; there is no other node to heal from: see raftlog repair, or restore a backup")
 
 
 def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> LmdbLogStore:

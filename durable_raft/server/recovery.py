@@ -25,6 +25,7 @@ from durable_raft.storage.kv_store import LmdbKvStore
 from durable_raft.storage.kv_swap import NEW, discard, set_aside
 from durable_raft.storage.lmdb_store import LmdbLogStore
 from durable_raft.storage.pages import place_of
+from durable_raft.storage.soundness import StateCheck
 from durable_raft.storage.wounds import Wound, WoundedLog
 
 _logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ class NodeData:
     stored: StoredLog
     kv: LmdbKvStore | None
     """None: the state is lost, and a snapshot is needed."""
+    check: StateCheck | None = None
+    """Reads the state wholly while the node works with it; None when that was done before."""
 
 
 class StateBehindLog(CorruptRecord):

@@ -100,6 +100,7 @@ def _check_meta_pages(path: Path) -> _MetaPage:
             raise CorruptRecord(f"{path}: meta page 0 says the page size is {first.page_size}")
         file.seek(first.page_size)
         second = _read_meta_page(file.read(_META_BYTES), path, 1)
+        _check_versions(first, second, path)
         freed = [_last_freeing(file, meta, path) for meta in (first, second)]
     if second.page_size != first.page_size:
         raise CorruptRecord(f"{path}: page size {first.page_size} in meta page 0, {second.page_size} in meta page 1")
@@ -132,9 +133,18 @@ def _read_meta_page(data: bytes, path: Path, number: int) -> _MetaPage:
         raise CorruptRecord(
             f"{path}: page {number} is not an LMDB meta page: number {page_number}, flags {flags:#x}, magic {magic:#x}"
         )
-    if version != _DATA_VERSION:
-        raise UnknownFormatVersion(f"{path}: LMDB data format {version}, expected {_DATA_VERSION}")
     return page
+
+
+def _check_versions(first: _MetaPage, second: _MetaPage, path: Path) -> None:
+    """Check the format of the file: one page alone with another version is damage."""
+    if first.version == second.version != _DATA_VERSION:
+        raise UnknownFormatVersion(f"{path}: LMDB data format {first.version}, expected {_DATA_VERSION}")
+    if first.version != second.version:
+        raise CorruptRecord(
+            f"{path}: LMDB data format {first.version} in meta page 0 and {second.version} in meta page 1, expected"
+            f" {_DATA_VERSION}"
+        )
 
 
 def _last_freeing(file: BinaryIO, meta: _MetaPage, path: Path) -> int:
@@ -159,7 +169,7 @@ def _last_freeing(file: BinaryIO, meta: _MetaPage, path: Path) -> int:
                 )
             if flags == _P_LEAF:
                 return int.from_bytes(data[offset + _NODE.size : offset + _NODE.size + key_bytes], sys.byteorder)
-        except (struct.error, OSError, OverflowError) as error:
+        except (struct.error, OSError, OverflowError, ValueError) as error:
             raise CorruptRecord(f"{path}: page {number} of the free tree is cut off or damaged: {error}") from error
         number = low | middle << 16 | high << 32
     raise CorruptRecord(f"{path}: the free tree is deeper than {_DEPTH_MAX} pages")

@@ -12,16 +12,20 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from durable_raft.errors import StorageError, UnknownFormatVersion
 from durable_raft.storage.directory import KV, RAFT, environment_path, holds_environment
 from durable_raft.storage.environment import MAP_BYTES, open_environment
-from durable_raft.storage.isolation import KilledBySignal, told_by_child
+from durable_raft.storage.isolation import Background, KilledBySignal, told_by_child
 from durable_raft.storage.kv_records import open_kv_tables
 from durable_raft.storage.kv_swap import read_waiting
 from durable_raft.storage.kv_verify import ignore_progress, walk_state
-from durable_raft.storage.preflight import check_data_file
+from durable_raft.storage.preflight import DATA_FILE, check_data_file
 from durable_raft.storage.reader import LogReader
+
+QUICK_BYTES: Final = 64 << 20
+"""Size of a state's file up to which a start waits until all of it was read: about half a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,36 @@ def state_trouble(directory: Path) -> str:
     return _told(lambda: _examine_state(directory))
 
 
+def is_quickly_read(directory: Path) -> bool:
+    """Return whether the state is so small that a start can wait until all of it was read."""
+    path = environment_path(directory, KV) / DATA_FILE
+    return path.is_file() and path.stat().st_size <= QUICK_BYTES
+
+
+class StateCheck:
+    """Reads a large state wholly in a process of its own, while the node works with it."""
+
+    def __init__(self, directory: Path) -> None:
+        """Begin."""
+        self._child: Background | None = Background(lambda: _examine_state(directory))
+
+    def poll(self) -> str | None:
+        """Return what is wrong, once; nothing while it is not known, or when the state is sound."""
+        if self._child is None:
+            return None
+        child = self._child
+        trouble = _told_now(child.poll)
+        if trouble is not None:
+            self._child = None
+        return trouble or None
+
+    def close(self) -> None:
+        """End it."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+
 def owner_of(directory: Path) -> Owner | None:
     """Return whose data lies in a directory that may be damaged; None when nothing tells."""
     try:
@@ -52,8 +86,12 @@ def owner_of(directory: Path) -> Owner | None:
 
 
 def _told(examine: Callable[[], str]) -> str:
+    return _told_now(lambda: told_by_child(examine)) or ""
+
+
+def _told_now(ask: Callable[[], str | None]) -> str | None:
     try:
-        return told_by_child(examine)
+        return ask()
     except KilledBySignal as killed:
         name = signal.Signals(killed.signal_number).name
         return f"reading it ended the process by {name}: a page is damaged or cut off"
