@@ -84,6 +84,8 @@ class StateKeeper:
         """How often this node's state was found to differ from the majority's."""
         self.on_machine: Callable[[Machine], None] = lambda _: None
         """Is told of every machine that takes the place of another."""
+        self.on_failed: Callable[[BaseException], None] = lambda _: None
+        """Is told when the state cannot be believed."""
         self.on_wound: Callable[[], None] = lambda: None
         """Is told when entries were found to be lost."""
         self.machine = self._begin(self._kv)
@@ -122,14 +124,13 @@ class StateKeeper:
             self.checkpointer.consider()
 
     def tick(self) -> None:
-        """Do what only time makes due: compaction, questions that were lost, views that nobody uses.
-
-        Raises:
-            WoundedState: the state was read wholly, and is damaged.
-        """
+        """Do what only time makes due: compaction, questions that were lost, views that nobody uses."""
         trouble = None if self._check is None else self._check.poll()
-        if trouble is not None:
-            raise WoundedState([Wound("environment", None, None, "a sound state", trouble, WoundKind.TREE)])
+        if trouble == "":
+            event(_logger, logging.INFO, "state_sound")
+        elif trouble is not None:
+            self.on_failed(WoundedState([Wound("environment", None, None, "a sound state", trouble, WoundKind.TREE)]))
+            return
         self.source.expire()
         self.backups.expire()
         self.scrubber.tick()

@@ -155,6 +155,7 @@ class Node:
         self.keeper.on_machine = self._machine_replaced
         self.keeper.checkpointer.on_written = self.wake
         self.keeper.on_wound = self.wake
+        self.keeper.on_failed = self.fail
         self._submitted = 0
         self._flushed = 0
         self._after_write: deque[tuple[int, list[Envelope]]] = deque()

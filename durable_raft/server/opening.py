@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import secrets
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused
 from durable_raft.raft.types import Identity, Membership, Standing
@@ -20,7 +21,14 @@ from durable_raft.server.logs import event
 from durable_raft.server.recovery import NodeData, open_state, set_state_aside
 from durable_raft.storage.directory import KV, DirectoryLock, holds_environment, set_directory_aside
 from durable_raft.storage.lmdb_store import LmdbLogStore
-from durable_raft.storage.soundness import StateCheck, is_quickly_read, log_trouble, owner_of, state_trouble
+from durable_raft.storage.soundness import (
+    StateCheck,
+    is_quickly_read,
+    is_slowly_read,
+    log_trouble,
+    owner_of,
+    state_trouble,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -37,21 +45,30 @@ def open_node(config: NodeConfig) -> NodeData:
         UnknownFormatVersion: it is of a newer format.
     """
     cluster_id = _examine(config) if LmdbLogStore.exists(config.directory) else None
+    # LMDB opens an environment once in a process and its children, so the child comes first.
+    check = StateCheck(config.directory) if is_slowly_read(config.directory) else None
     try:
-        data = _open(config, cluster_id)
-    except CorruptRecord as error:
-        data = _open(config, _begin_anew(config, str(error)))
-    if data.kv is not None and not is_quickly_read(config.directory):
-        data.check = StateCheck(config.directory)
+        try:
+            data = _open(config, cluster_id)
+        except CorruptRecord as error:
+            data = _open(config, _begin_anew(config, str(error)))
+    except BaseException:
+        if check is not None:
+            check.close()
+        raise
+    data.check = check
     return data
 
 
-def watch_signals(directory: Path) -> IO[str]:
-    """Have a signal that ends this process leave a note in ``directory``; return the file, to be kept open."""
-    directory.mkdir(parents=True, exist_ok=True)
-    file = (directory / FATAL_SIGNAL).open("a")
+def watch_signals(directory: Path) -> None:
+    """Have a signal that ends this process leave a note in ``directory``, if that is there.
+
+    Whoever creates a directory makes it durable in the one above it, so this must not.
+    """
+    if not directory.is_dir():
+        return
+    file = os.fdopen(os.open(directory / FATAL_SIGNAL, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644), "w")
     faulthandler.enable(file, all_threads=False)
-    return file
 
 
 def _open(config: NodeConfig, cluster_id: bytes | None) -> NodeData:

@@ -60,8 +60,6 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     crash_points = CrashPoints.from_environment(environment)
-    with _named(config.directory):
-        watch_signals(config.directory)
     for life in range(1, LIVES_MAX + 1):
         ending = _live(config, crash_points)
         if not isinstance(ending, CorruptRecord) or life == LIVES_MAX or len(config.membership.voters) == 1:
@@ -75,7 +73,9 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
 def _live(config: NodeConfig, crash_points: CrashPoints) -> BaseException | None:
     """Run one life of the node; return what ended it, None for a signal."""
     with _named(config.directory):
+        watch_signals(config.directory)
         data = open_node(config)
+        watch_signals(config.directory)
     process: _Process | None = None
     try:
         process = _Process(config, data, crash_points)

@@ -19,7 +19,7 @@ from durable_raft.storage.directory import KV, RAFT, environment_path, holds_env
 from durable_raft.storage.environment import MAP_BYTES, open_environment
 from durable_raft.storage.isolation import Background, KilledBySignal, told_by_child
 from durable_raft.storage.kv_records import open_kv_tables
-from durable_raft.storage.kv_swap import read_waiting
+from durable_raft.storage.kv_swap import NEW, read_waiting
 from durable_raft.storage.kv_verify import ignore_progress, walk_state
 from durable_raft.storage.preflight import DATA_FILE, check_data_file
 from durable_raft.storage.reader import LogReader
@@ -52,22 +52,27 @@ def is_quickly_read(directory: Path) -> bool:
     return path.is_file() and path.stat().st_size <= QUICK_BYTES
 
 
+def is_slowly_read(directory: Path) -> bool:
+    """Return whether there is a larger state, and none that waits to take its place."""
+    has_state = holds_environment(directory, KV) and not holds_environment(directory, NEW)
+    return has_state and not is_quickly_read(directory)
+
+
 class StateCheck:
     """Reads a large state wholly in a process of its own, while the node works with it."""
 
     def __init__(self, directory: Path) -> None:
-        """Begin."""
+        """Begin; before this process opens the state."""
         self._child: Background | None = Background(lambda: _examine_state(directory))
 
     def poll(self) -> str | None:
-        """Return what is wrong, once; nothing while it is not known, or when the state is sound."""
+        """Return what is wrong, or an empty text when nothing is, once; None before and after."""
         if self._child is None:
             return None
-        child = self._child
-        trouble = _told_now(child.poll)
+        trouble = _told_now(self._child.poll)
         if trouble is not None:
             self._child = None
-        return trouble or None
+        return trouble
 
     def close(self) -> None:
         """End it."""

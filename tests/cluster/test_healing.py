@@ -199,3 +199,30 @@ def test_a_log_older_than_the_state_is_not_believed(cluster_of: ClusterFactory) 
 def _checkpointed(cluster: Cluster, node_id: str) -> bool:
     info = cluster.info(node_id)
     return info is not None and info["raft_snapshot_index"] == info["raft_last_applied"]
+
+
+def test_a_large_state_is_read_while_the_node_serves(cluster_of: ClusterFactory) -> None:
+    """In a process of its own: a sound one is called sound, a damaged one is set aside, and nothing is lost."""
+    cluster = cluster_of(3)
+    client = cluster.client(cluster.wait_ready())
+    value = os.urandom(1 << 19)
+    for number in range(150):
+        client.set(f"large:{number}", value)
+    cluster.wait_converged()
+    victim = cluster.followers()[0]
+    cluster.client(victim).execute_command("RAFT", "CHECKPOINT")  # type: ignore[no-untyped-call]
+    cluster.wait(lambda: _checkpointed(cluster, victim), "a checkpoint")
+    cluster.restart(victim)
+    cluster.wait(lambda: "event=state_sound" in cluster.log(victim), "the state to be read")
+    cluster.wait(lambda: cluster.log(victim).count("event=started") == 2, "the second start")
+    cluster.stop(victim)
+    path = cluster.nodes[victim].directory / "kv" / "data.mdb"
+    data = path.read_bytes()
+    with path.open("r+b") as file:
+        file.seek(data.rfind(value[:2000]) + 1000)
+        file.write(bytes(100))
+    cluster.start(victim)
+    cluster.wait(lambda: "event=state_set_aside" in cluster.log(victim), "the damage to be found")
+    wait_healed(cluster)
+    assert list(cluster.nodes[victim].directory.glob("kv.wounded-*"))
+    assert cluster.client(cluster.leader()).mget([f"large:{n}" for n in range(150)]) == [value] * 150

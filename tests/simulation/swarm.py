@@ -32,7 +32,7 @@ FAULTS: Final[dict[str, float]] = {
     "lost_write": 0.4,
     "misdirected_write": 0.3,
     "state_lost": 0.5,
-    "disk_wiped": 0.5,
+    "disk_wiped": 1.2,
 }
 """Faults that strike at moments of their own, and how often relative to each other."""
 

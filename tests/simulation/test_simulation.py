@@ -33,6 +33,9 @@ QUICK_MUTANTS = (
     "commit_beyond_verified",
     "old_term_committed_by_counting",
     "vote_forgotten_at_restart",
+    "damage_skipped",
+    "wiped_disk_votes",
+    "admitted_though_replaced",
     "leader_overwrites_its_log",
     "quorum_not_checked",
     "pipelined_read_overtakes",
@@ -59,7 +62,8 @@ def test_every_fault_strikes() -> None:
     assert result.silent_faults() == []
     assert result.elections > 200
     assert result.answers > 10_000
-    assert result.counts["damage found at start"] > 0
+    for event in ("entry_healed", "records_rebuilt", "set aside", "disk_replaced"):
+        assert result.counts[event] > 0, event
     assert result.counts["truncated_suffix"] > 0
 
 
