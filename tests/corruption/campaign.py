@@ -1,0 +1,224 @@
+"""Random damage to real data files, and what becomes of it; the program behind ``python -m tests.corruption``.
+
+::
+
+    python -m tests.corruption                                5,000 quick trials and 100 with three real nodes
+    python -m tests.corruption --quick 200 --whole 10         fewer
+    python -m tests.corruption --meta-bits                    every single bit of both meta pages, raft and kv
+    python -m tests.corruption --seed 7 --kind stale_page --environment kv --trial 12      one trial again
+
+A quick trial opens one damaged directory as a node does (start.py), a whole one runs three nodes (nodes.py). The table
+says what happened by kind; the exit status is 0 when no outcome was one that must not be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from durable_raft.raft.types import Member, Membership, NodeId
+from durable_raft.server.config import NodeConfig
+from tests.corruption import nodes, start
+from tests.corruption.base import Base, prepare
+from tests.corruption.damage import KINDS, flip_meta_bit, meta_bits
+
+ENVIRONMENTS: Final = ("raft", "kv")
+VICTIM: Final = "n1"
+
+
+@dataclass(slots=True)
+class Result:
+    """What a campaign counted."""
+
+    outcomes: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    failures: list[str] = field(default_factory=list)
+    unchanged: Counter[str] = field(default_factory=Counter)
+    """Trials whose damage changed no byte."""
+
+    def note(self, kind: str, environment: str, outcome: str, replay: str) -> None:
+        """Count an outcome."""
+        word = outcome.partition(":")[0] if outcome.startswith(("refused", *start.FAILURES)) else outcome
+        self.outcomes[kind, environment][word] += 1
+        if outcome.startswith(start.FAILURES):
+            self.failures.append(f"{kind} of {environment}: {outcome}\n  again: {replay}")
+
+    def table(self) -> list[str]:
+        """Return the outcomes by kind."""
+        lines = []
+        for (kind, environment), counts in self.outcomes.items():
+            told = ", ".join(f"{word} {count}" for word, count in counts.most_common())
+            lines.append(f"{kind:24} {environment:5} {sum(counts.values()):5}  {told}")
+        return lines
+
+
+class Quick:
+    """Quick trials on one node's directory."""
+
+    def __init__(self, base: Base, place: Path) -> None:
+        self._base = base
+        self._place = place
+        self._config = _config(base, place / "trial")
+        sound = replace(self._config, directory=place / "truth")
+        base.refill(VICTIM, sound.directory)
+        self._truth = start.truth_of(sound)
+
+    def run(self, kind: str, environment: str, rng: random.Random) -> tuple[str, bool]:
+        """Return the outcome of one trial, and whether any byte was changed."""
+        older = self._base.older_file(VICTIM, environment)
+        return self._tried(environment, lambda data: KINDS[kind](data, older, rng))
+
+    def run_meta_bit(self, number: int, environment: str) -> str:
+        """Return the outcome of one flipped bit of the meta pages."""
+        return self._tried(environment, lambda data: flip_meta_bit(data, number))[0]
+
+    def _tried(self, environment: str, damage: Callable[[bytearray], None]) -> tuple[str, bool]:
+        directory = self._config.directory
+        self._base.refill(VICTIM, directory)
+        path = directory / environment / "data.mdb"
+        before = path.read_bytes()
+        data = bytearray(before)
+        damage(data)
+        path.write_bytes(data)
+        return start.outcome_of(self._config, self._truth), data != before
+
+
+def _config(base: Base, directory: Path) -> NodeConfig:
+    members = tuple(
+        Member(NodeId(n.node_id), f"127.0.0.1:{n.client_port}", f"127.0.0.1:{n.peer_port}")
+        for n in base.cluster.nodes.values()
+    )
+    me = base.cluster.nodes[VICTIM]
+    return NodeConfig(
+        node_id=NodeId(VICTIM),
+        directory=directory,
+        client_host="127.0.0.1",
+        client_port=me.client_port,
+        peer_host="127.0.0.1",
+        peer_port=me.peer_port,
+        membership=Membership(members),
+    )
+
+
+def run_quick(base: Base, place: Path, seed: int, count: int, *, tells: bool = True) -> Result:
+    """Play ``count`` quick trials, as many of each kind and environment."""
+    result, quick = Result(), Quick(base, place)
+    for number, (kind, environment) in enumerate(_kinds(count)):
+        outcome, is_changed = quick.run(kind, environment, _rng(seed, kind, environment, number))
+        result.unchanged[kind] += not is_changed
+        result.note(kind, environment, outcome, _replay(seed, kind, environment, number))
+        if tells:
+            _tell("quick", number + 1, count, result)
+    return result
+
+
+def run_whole(base: Base, place: Path, seed: int, count: int, *, tells: bool = True) -> Result:
+    """Play ``count`` trials with three real nodes; every fourth damages all of them."""
+    result = Result()
+    for number, (kind, environment) in enumerate(_kinds(count)):
+        if number % 4 == 3:
+            kind, environment = nodes.EVERY_NODE, "raft"
+        rng = _rng(seed, kind, environment, number)
+        outcome = nodes.outcome_of(base, nodes.damaged(base, kind, environment, rng))
+        result.note(kind, environment, outcome, _replay(seed, kind, environment, number) + " --nodes")
+        if outcome.startswith(start.FAILURES):
+            nodes.keep(base, place / "failed" / str(number))
+        if tells:
+            _tell("whole", number + 1, count, result)
+    return result
+
+
+def run_meta_bits(base: Base, place: Path, *, every: int = 1, tells: bool = True) -> Result:
+    """Flip every bit (or every so-many-th) of the meta pages of both files."""
+    result, quick = Result(), Quick(base, place)
+    for environment in ENVIRONMENTS:
+        for number in range(0, meta_bits(), every):
+            outcome = quick.run_meta_bit(number, environment)
+            result.note("meta_bit", environment, outcome, f"bit {number} of {environment}")
+            if tells:
+                _tell(f"meta bits of {environment}", number + 1, meta_bits(), result)
+    return result
+
+
+def _kinds(count: int) -> Iterator[tuple[str, str]]:
+    pairs = [(kind, environment) for kind in KINDS for environment in ENVIRONMENTS]
+    return (pairs[number % len(pairs)] for number in range(count))
+
+
+def _rng(seed: int, kind: str, environment: str, number: int) -> random.Random:
+    return random.Random(f"{seed} {kind} {environment} {number}")
+
+
+def _replay(seed: int, kind: str, environment: str, number: int) -> str:
+    return f"python -m tests.corruption --seed {seed} --kind {kind} --environment {environment} --trial {number}"
+
+
+def _tell(what: str, done: int, count: int, result: Result) -> None:
+    if sys.stderr.isatty() or done == count or done % 250 == 0:
+        end = "\r" if sys.stderr.isatty() and done < count else "\n"
+        print(f"{what}: {done} of {count}, {len(result.failures)} failures", file=sys.stderr, end=end)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.corruption", description="Random damage to data files.")
+    parser.add_argument("--quick", type=int, default=5_000, help="trials that open one directory")
+    parser.add_argument("--whole", type=int, default=100, help="trials with three real nodes")
+    parser.add_argument("--meta-bits", action="store_true", help="flip every bit of both meta pages instead")
+    parser.add_argument("--seed", type=int, default=None, help="a fresh one unless given")
+    parser.add_argument("--kind", choices=[*KINDS, nodes.EVERY_NODE], help="with --trial: which damage")
+    parser.add_argument("--environment", choices=ENVIRONMENTS, default="raft")
+    parser.add_argument("--trial", type=int, help="play this trial alone")
+    parser.add_argument("--nodes", action="store_true", help="with --trial: three real nodes")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the program."""
+    options = _parser().parse_args(arguments)
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+    memory = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(prefix="corruption-", dir=memory if memory.is_dir() else None))
+    print(f"seed {seed}")
+    started = time.monotonic()
+    # What is prepared depends on the order in which three processes run: only the damage is drawn from the seed.
+    base = prepare(place, seed)
+    try:
+        results = _played(options, base, place, seed)
+    finally:
+        base.cluster.close()
+    failures = [failure for result in results for failure in result.failures]
+    for result in results:
+        print("\n".join(result.table()))
+    print(f"{time.monotonic() - started:.0f} s, failures {len(failures)}")
+    for failure in failures:
+        print(failure)
+    if failures:
+        print(f"kept: {place}")
+    else:
+        shutil.rmtree(place)
+    return 1 if failures else 0
+
+
+def _played(options: argparse.Namespace, base: Base, place: Path, seed: int) -> list[Result]:
+    if options.meta_bits:
+        return [run_meta_bits(base, place)]
+    if options.trial is None:
+        return [run_quick(base, place, seed, options.quick), run_whole(base, place, seed, options.whole)]
+    kind, environment = options.kind, options.environment
+    rng = _rng(seed, kind, environment, options.trial)
+    result = Result()
+    if options.nodes:
+        outcome = nodes.outcome_of(base, nodes.damaged(base, kind, environment, rng))
+    else:
+        outcome, _ = Quick(base, place).run(kind, environment, rng)
+    result.note(kind, environment, outcome, "")
+    return [result]
