@@ -7,25 +7,31 @@ at once. It is closed before its store.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import lmdb
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.kv.records import Record, StateSummary
-from durable_raft.storage.environment import tree_wound
+from durable_raft.storage.directory import KV, require_environment
+from durable_raft.storage.environment import MAP_BYTES, open_environment, tree_wound
 from durable_raft.storage.kv_meta import KvMeta, read_kv_meta
 from durable_raft.storage.kv_records import (
     DEADLINES,
     KEYS,
     KvTables,
     due_key,
+    open_kv_tables,
     record_of,
     stored_key,
     unpack_due,
     unpack_record,
 )
+from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.wounds import WoundedState
 
 if TYPE_CHECKING:
@@ -148,3 +154,21 @@ def _go_behind(cursor: Cursor[memoryview], key: bytes | None) -> bool:
     if key is None:
         return cursor.first()
     return cursor.set_range(key) and (cursor.key() != key or cursor.next())
+
+
+@contextmanager
+def open_view(directory: Path) -> Iterator[LmdbStateView]:
+    """Open the state of a data directory that no process of ours has open, read-only, for as long as the block lasts.
+
+    Raises:
+        DirectoryRefused: there is no state.
+        CorruptRecord: its meta pages or both copies of meta are damaged.
+    """
+    path = require_environment(directory, KV)
+    check_data_file(path, is_live=True)
+    with open_environment(path, map_bytes=MAP_BYTES, readonly=True) as environment:
+        view = LmdbStateView(environment, open_kv_tables(environment))
+        try:
+            yield view
+        finally:
+            view.close()

@@ -19,8 +19,11 @@ from durable_raft.storage.reader import LogReader, Overview
 from durable_raft.storage.wounds import Wound
 from raftlog.choose import DIRECTORY, FROM, JSON, TO, Choice, naming, of_kind, of_term, range_end
 from raftlog.diff import diff
+from raftlog.export import export
 from raftlog.grep import grep
 from raftlog.lines import as_json, as_text, print_entries, wound_object
+from raftlog.repair import recover, repair
+from raftlog.replay import replay
 from raftlog.running import EXIT_CODES, code_of, complain, run
 from raftlog.tail import tail
 from raftlog.verify import verify
@@ -155,6 +158,10 @@ main.add_command(verify)
 main.add_command(diff)
 main.add_command(tail)
 main.add_command(grep)
+main.add_command(repair)
+main.add_command(recover)
+main.add_command(replay)
+main.add_command(export)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,71 @@
+"""Writing what was merged into a new data directory; nothing that is there is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from durable_raft.errors import DirectoryRefused
+from durable_raft.raft.ready import Write
+from durable_raft.raft.types import Entry, HardState, Identity, Membership, Standing
+from durable_raft.storage.kv_install import KvInstaller
+from durable_raft.storage.kv_meta import KvMeta
+from durable_raft.storage.kv_swap import complete_swap
+from durable_raft.storage.lmdb_store import LmdbLogStore
+from raftlog.merging import Merged
+from raftlog.survivors import pieces_of
+
+_GROUP_BYTES: Final = 4 << 20
+
+
+def rebuild(
+    directory: Path,
+    merged: Merged,
+    identity: Identity,
+    membership: Membership,
+    hard_state: HardState,
+    standing: Standing,
+) -> None:
+    """Make ``directory`` a node's: the state first, the log last, because the log makes it a node.
+
+    Raises:
+        DirectoryRefused: there is something already.
+        StorageError: it cannot be written, or what is read is not what was verified.
+    """
+    if directory.exists():
+        raise DirectoryRefused(f"{directory} exists already")
+    directory.mkdir(parents=True)
+    source = merged.state_of
+    if source is not None and source.state is not None:
+        target = KvMeta(1, identity, membership, source.state.applied, source.state.summary)
+        installer = KvInstaller.open(directory, target)
+        for piece in pieces_of(source.directory):
+            installer.add(piece)
+        installer.finish()
+        complete_swap(directory)
+    LmdbLogStore.create(directory, identity, membership, base=merged.base, standing=standing)
+    store = LmdbLogStore.open(directory, allow_network_file_system=True)
+    try:
+        store.load()
+        store.persist([Write(1, hard_state, None, ())])
+        for number, group in enumerate(_groups(merged.entries), start=2):
+            store.persist([Write(number, None, None, group)])
+        last = store.load().last
+    finally:
+        store.close()
+    if last != merged.last:
+        raise DirectoryRefused(f"{directory}: written up to {last}, expected {merged.last}")
+
+
+def _groups(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
+    """Cut entries into groups, one transaction each."""
+    groups: list[list[Entry]] = [[]]
+    size = 0
+    for entry in entries:
+        if groups[-1] and size + len(entry.payload) > _GROUP_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(entry)
+        size += len(entry.payload)
+    return [tuple(group) for group in groups if group]

@@ -1,0 +1,249 @@
+"""``raftlog repair`` and ``raftlog recover``: new directories from what survived, with the argument for them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from durable_raft.errors import StorageError
+from durable_raft.raft.types import HardState, Identity, Member, Membership, NodeId, Standing, Term
+from durable_raft.storage.reader import running_node
+from raftlog.gather import Unreadable
+from raftlog.merging import Merged, merge
+from raftlog.rebuild import rebuild
+from raftlog.running import CLEAN, REFUSED, WOUNDED, complain
+from raftlog.survivors import Survivor, read_survivor
+
+_PATH = click.Path(path_type=Path, file_okay=False)
+_BUS_OFFSET = 10_000
+
+_REPAIR_EPILOG = """\b
+Examples:
+  raftlog repair n1 --peers n2 --peers n3            what would be done, and why
+  raftlog repair n1 --peers n2 --peers n3 --apply    write n1.repaired-DATE and so on
+  raftlog repair n1 --lose-from-index 4711 --apply   give up what follows: may lose acknowledged writes
+
+\b
+Exit codes:
+  0  written, or nothing is wounded
+  1  a dry run that would write
+  2  refused, or wrong usage
+"""
+
+_RECOVER_EPILOG = """\b
+Examples:
+  raftlog recover n2 --cluster m1=10.0.0.1:7001,m2=10.0.0.2:7001,m3=10.0.0.3:7001 --output new
+  raftlog recover n2 --cluster m1=10.0.0.1:7001 --output new --apply
+
+\b
+Exit codes:
+  0  written
+  1  a dry run
+  2  refused, or wrong usage
+"""
+
+
+class Refused(Exception):
+    """What was asked for cannot be done; the text says why."""
+
+
+@click.command(epilog=_REPAIR_EPILOG)
+@click.argument("directory", type=_PATH)
+@click.option("--peers", type=_PATH, multiple=True, help="Another surviving directory of the cluster; repeat it.")
+@click.option("--apply", "applies", is_flag=True, help="Write; else only say what would be written.")
+@click.option("--lose-from-index", "lose_from", type=int, help="Leave out everything from this index on.")
+def repair(directory: Path, peers: tuple[Path, ...], lose_from: int | None, *, applies: bool) -> None:
+    """Make whole directories from DIRECTORY and its peers, when the nodes cannot heal each other.
+
+    Says what was certainly committed, possibly committed, and certainly not, and why; takes each entry from whoever has
+    an intact copy; writes a new directory beside each old one, which is kept. Nodes that run are refused.
+    """
+    _end(lambda: _repair([directory, *peers], lose_from, applies=applies))
+
+
+@click.command(epilog=_RECOVER_EPILOG)
+@click.argument("directories", nargs=-1, required=True, type=_PATH)
+@click.option("--cluster", required=True, metavar="ID=HOST:PORT[@BUS],...", help="The nodes of the new cluster.")
+@click.option("--output", required=True, type=_PATH, help="Where the new directories go, by node id.")
+@click.option("--apply", "applies", is_flag=True, help="Write; else only say what would be written.")
+def recover(directories: tuple[Path, ...], cluster: str, output: Path, *, applies: bool) -> None:
+    """Make a new cluster from the surviving DIRECTORIES, when a majority is gone for good.
+
+    What only the lost nodes held is lost: the argument says what may be. The new cluster has a new id, so that nodes of
+    the old one that come back are not heard.
+    """
+    _end(lambda: _recover(directories, cluster, output, applies=applies))
+
+
+def _end(work: object) -> None:
+    try:
+        sys.exit(work())  # type: ignore[operator]
+    except (Refused, StorageError) as error:
+        complain(str(error))
+        sys.exit(REFUSED)
+
+
+# -- repair -----------------------------------------------------------------------------------------------------------
+
+
+def _repair(directories: Sequence[Path], lose_from: int | None, *, applies: bool) -> int:
+    survivors, unreadable = _read(directories)
+    voters = survivors[0].meta.membership.ids()
+    merged = merge(survivors, is_all=not unreadable, lose_from=lose_from)
+    _tell(survivors, unreadable, merged)
+    if len(survivors) < len(voters) // 2 + 1 and len(survivors) < len(voters) and lose_from is None and merged.missing:
+        raise Refused(_alone(survivors, voters, merged))
+    _require_whole(merged)
+    date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    targets = {each.node_id: each.directory.with_name(f"{each.directory.name}.repaired-{date}") for each in survivors}
+    if not unreadable and not merged.given_up and _are_sound(survivors, merged):
+        click.echo("nothing is wounded: nothing to be written")
+        return CLEAN
+    term = max(each.meta.hard_state.current_term for each in survivors)
+    for each in survivors:
+        click.echo(f"{'writing' if applies else 'would write'} {targets[each.node_id]}")
+        if applies:
+            own = each.meta.hard_state
+            held = own if own.current_term == term else HardState(term, None)
+            meta = each.meta
+            rebuild(targets[each.node_id], merged, meta.identity, meta.membership, held, meta.standing)
+    if applies:
+        click.echo("start each node with its new directory; keep the old ones until the cluster serves")
+    return CLEAN if applies else WOUNDED
+
+
+def _are_sound(survivors: Sequence[Survivor], merged: Merged) -> bool:
+    """Return whether every directory can be started as it is."""
+    del merged
+    return all(not each.wounds and (each.state is not None or not each.meta.base.point.index) for each in survivors)
+
+
+def _alone(survivors: Sequence[Survivor], voters: Sequence[str], merged: Merged) -> str:
+    first = merged.missing[0]
+    return (
+        f"{len(survivors)} of {len(voters)} voters are here, no majority, and {len(merged.missing)} entries from index"
+        f" {first.index} on have no intact copy. Name the others with --peers. With --lose-from-index {first.index}"
+        f" everything from there on is left out: that may lose acknowledged writes"
+    )
+
+
+def _require_whole(merged: Merged) -> None:
+    if not merged.missing:
+        return
+    named = ", ".join(f"index {p.index} term {p.term} chain {p.chain:08x}" for p in merged.missing[:20])
+    raise Refused(
+        f"{len(merged.missing)} entries that may have been committed have no intact copy, and no sound state covers"
+        f" them: {named}. --lose-from-index {merged.missing[0].index} leaves them and all that follows out: that may lose"
+        " acknowledged writes"
+    )
+
+
+# -- recover ----------------------------------------------------------------------------------------------------------
+
+
+def _recover(directories: Sequence[Path], cluster: str, output: Path, *, applies: bool) -> int:
+    membership = _membership(cluster)
+    survivors, unreadable = _read(directories)
+    merged = merge(survivors, is_all=not unreadable)
+    _tell(survivors, unreadable, merged)
+    _require_whole(merged)
+    voters = survivors[0].meta.membership.ids()
+    gone = [voter for voter in voters if voter not in {each.node_id for each in survivors}]
+    if gone:
+        click.echo(f"may be lost: what only {', '.join(gone)} held behind index {merged.last.index}")
+    cluster_id = os.urandom(16)
+    term = Term(max(each.meta.hard_state.current_term for each in survivors) + 1)
+    for member in membership.voters:
+        target = output / member.node_id
+        click.echo(f"{'writing' if applies else 'would write'} {target} of the new cluster {cluster_id.hex()}")
+        if applies:
+            identity = Identity(cluster_id, member.node_id, os.urandom(16))
+            rebuild(target, merged, identity, membership, HardState(term, None), Standing(is_voter=False))
+    if applies:
+        click.echo(f"start each node with --cluster {cluster} --cluster-id {cluster_id.hex()}")
+    return CLEAN if applies else WOUNDED
+
+
+def _membership(text: str) -> Membership:
+    members = []
+    for part in text.split(","):
+        node_id, equals, address = part.partition("=")
+        client, at, bus = address.partition("@")
+        host, colon, port = client.rpartition(":")
+        if not (node_id and equals and host and colon and port.isdigit() and (bus.isdigit() or not at)):
+            raise click.UsageError(f"--cluster: {part!r}: expected ID=HOST:PORT or ID=HOST:PORT@BUS")
+        members.append(Member(NodeId(node_id), client, f"{host}:{bus or int(port) + _BUS_OFFSET}"))
+    if len({member.node_id for member in members}) != len(members):
+        raise click.UsageError(f"--cluster: an id appears twice in {text!r}")
+    return Membership(tuple(sorted(members, key=lambda member: member.node_id)))
+
+
+# -- both -------------------------------------------------------------------------------------------------------------
+
+
+def _read(directories: Sequence[Path]) -> tuple[list[Survivor], dict[str, str]]:
+    """Return what can be read, and why the others cannot."""
+    survivors: list[Survivor] = []
+    unreadable: dict[str, str] = {}
+    for directory in directories:
+        if (holder := running_node(directory)) is not None:
+            raise Refused(f"{directory} is in use by {holder}: stop the node first")
+        try:
+            survivors.append(read_survivor(directory))
+        except Unreadable as error:
+            unreadable[str(directory)] = str(error)
+    if not survivors:
+        raise Refused("; ".join(f"{name}: {reason}" for name, reason in unreadable.items()))
+    clusters = {each.meta.identity.cluster_id for each in survivors}
+    nodes = [each.node_id for each in survivors]
+    memberships = {each.meta.membership.ids() for each in survivors}
+    if len(clusters) > 1 or len(memberships) > 1:
+        raise Refused("the directories are of different clusters")
+    if len(set(nodes)) != len(nodes):
+        raise Refused(f"the same node twice: {', '.join(nodes)}")
+    return survivors, unreadable
+
+
+def _tell(survivors: Sequence[Survivor], unreadable: dict[str, str], merged: Merged) -> None:
+    for line in _argument(survivors, unreadable, merged):
+        click.echo(line)
+
+
+def _argument(survivors: Sequence[Survivor], unreadable: dict[str, str], merged: Merged) -> Iterator[str]:
+    """Yield the argument, a line each."""
+    voters = survivors[0].meta.membership.ids()
+    yield f"voters: {', '.join(voters)}; a majority is {len(voters) // 2 + 1}"
+    for each in survivors:
+        meta, state = each.meta, each.state
+        applied = "no sound state" if state is None else f"state at index {state.applied.point.index}"
+        yield (
+            f"{each.directory}: node {each.node_id}, term {meta.hard_state.current_term}, log"
+            f" ({meta.base.point.index}, {each.last.index}] ending in term {each.last.term}, {len(each.entries)} intact,"
+            f" {each.wounds} wounds, {applied}{'' if meta.standing.is_voter else ', not a voter'}"
+        )
+        for note in each.notes:
+            yield f"{each.directory} note: {note}"
+    for name, reason in unreadable.items():
+        yield f"{name}: unreadable: {reason}"
+    gone = [voter for voter in voters if voter not in {each.node_id for each in survivors}]
+    if gone:
+        yield f"not here: {', '.join(gone)}"
+    yield (
+        f"the log of {merged.best.directory} would win an election: its last entry is index {merged.best.last.index} of"
+        f" term {merged.best.last.term}; whatever is committed is in it, if a majority is here (Raft §5.4)"
+    )
+    for stretch in merged.stretches:
+        yield f"index {stretch.range}: {stretch.verdict}: {stretch.why}"
+    if merged.state_of is not None and merged.state_of.state is not None:
+        summary = merged.state_of.state.summary
+        index = merged.state_of.state.applied.point.index
+        yield f"state: from {merged.state_of.directory}, at index {index}, {summary.key_count} keys"
+    for name, count in merged.taken.items():
+        yield f"entries: {count} from {name}"
+    for point in merged.given_up:
+        yield f"given up: index {point.index} term {point.term} chain {point.chain:08x}"

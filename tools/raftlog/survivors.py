@@ -1,0 +1,97 @@
+"""What is left in a data directory, whatever became of it: read in a child process, which damage may kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from durable_raft.kv.records import Record
+from durable_raft.raft.types import Entry, LogPoint
+from durable_raft.storage.directory import KV, holds_environment
+from durable_raft.storage.kv_meta import KvMeta
+from durable_raft.storage.kv_verify import verify_state
+from durable_raft.storage.kv_view import open_view
+from durable_raft.storage.meta import Meta
+from durable_raft.storage.reader import LogReader
+from durable_raft.storage.records import entry_of
+from durable_raft.storage.wounds import WoundedLog
+from raftlog.gather import Unreadable, in_child
+
+Piece = list[tuple[bytes, Record]]
+
+
+@dataclass(slots=True)
+class Survivor:
+    """One directory of a cluster."""
+
+    directory: Path
+    meta: Meta
+    points: dict[int, LogPoint] = field(default_factory=dict)
+    """Who the entry at each index is, as far as a record tells."""
+    entries: dict[int, Entry] = field(default_factory=dict)
+    """The entries whose payload is intact."""
+    wounds: int = 0
+    state: KvMeta | None = None
+    """Which state lies beside the log, if all of it is sound."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def node_id(self) -> str:
+        """Whose it is."""
+        return self.meta.identity.node_id
+
+    @property
+    def last(self) -> LogPoint:
+        """The last entry that is known, or the base."""
+        return self.points[max(self.points)] if self.points else self.meta.base.point
+
+
+def read_survivor(directory: Path) -> Survivor:
+    """Read all that can be read of ``directory``.
+
+    Raises:
+        Unreadable: its log cannot be read at all; the text says why.
+    """
+    survivor = in_child(partial(_read_log, directory))
+    if not holds_environment(directory, KV):
+        survivor.notes.append("no KV state")
+        return survivor
+    try:
+        found = in_child(partial(verify_state, directory))
+    except Unreadable as error:
+        survivor.notes.append(f"the KV state cannot be read: {error}")
+        return survivor
+    if found.meta is None or any(wound.table not in ("meta", "meta_copy") for wound in found.wounds):
+        survivor.notes.append(f"the KV state is damaged: {len(found.wounds)} wounds, the first {found.wounds[0]}")
+    else:
+        survivor.state = found.meta
+    return survivor
+
+
+def _read_log(directory: Path) -> Survivor:
+    with LogReader.open(directory) as reader:
+        overview = reader.overview()
+        if overview.meta is None:
+            raise WoundedLog(overview.wounds)
+        survivor = Survivor(directory, overview.meta)
+        for walked in reader.walk():
+            survivor.wounds += len(walked.wounds)
+            ident = walked.ident
+            if ident is None or walked.index <= overview.meta.base.point.index:
+                continue
+            entry = entry_of(walked.index, ident, walked.payload or b"")
+            survivor.points[walked.index] = LogPoint(entry.index, entry.term, entry.chain)
+            if walked.payload is not None:
+                survivor.entries[walked.index] = entry
+    return survivor
+
+
+def pieces_of(directory: Path, piece_bytes: int = 4 << 20) -> Iterator[Piece]:
+    """Yield the records of the state in ``directory``, in the order of keys; it was verified before."""
+    with open_view(directory) as view:
+        key = None
+        while items := view.piece(key, piece_bytes):
+            yield items
+            key = items[-1][0]
