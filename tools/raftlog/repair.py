@@ -223,8 +223,8 @@ def _argument(survivors: Sequence[Survivor], unreadable: dict[str, str], merged:
         applied = "no sound state" if state is None else f"state at index {state.applied.point.index}"
         yield (
             f"{each.directory}: node {each.node_id}, term {meta.hard_state.current_term}, log"
-            f" ({meta.base.point.index}, {each.last.index}] ending in term {each.last.term}, {len(each.entries)} intact,"
-            f" {each.wounds} wounds, {applied}{'' if meta.standing.is_voter else ', not a voter'}"
+            f" ({meta.base.point.index}, {each.last.index}] ending in term {each.last.term}, intact"
+            f" {len(each.entries)}, wounds {each.wounds}, {applied}{'' if meta.standing.is_voter else ', not a voter'}"
         )
         for note in each.notes:
             yield f"{each.directory} note: {note}"
