@@ -24,6 +24,7 @@ from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role
 from durable_raft.server.config import NodeConfig
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
+from durable_raft.server.flight_recorder import FlightRecorder
 from durable_raft.server.keeper import StateKeeper
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.log_writer import Flushed, LogWriter
@@ -153,7 +154,7 @@ class Node:
         self.peers = Peers(store.identity, members, dials, self._receive, self._link_changed)
         self.peers.was_replaced = self.raft.was_replaced
         self.keeper.on_machine = self._machine_replaced
-        self.keeper.checkpointer.on_written = self.wake
+        self.keeper.checkpointer.on_written = self._checkpointed
         self.keeper.on_wound = self.wake
         self.keeper.on_failed = self.fail
         self._submitted = 0
@@ -166,6 +167,8 @@ class Node:
         """When ``_timer`` runs; uvloop gives a handle that cannot tell when it is due at once."""
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._housekeeping_timer: asyncio.TimerHandle | None = None
+        self.recorder: FlightRecorder | None = None
+        """Keeps the core's events; set by the process."""
         self.reply: Callable[[], None] = lambda: None
         """Sends the replies that became ready; set by the owner of the connections."""
 
@@ -311,6 +314,8 @@ class Node:
         self.reply()
         reach("after_reply")
         self.keeper.consider()
+        if self.recorder is not None:
+            self.recorder.progress(self.raft.log)
         if (self.raft.has_more() and may_apply) or ready.committed or ready.lost_reads:
             # Replaying is cut in bounded pieces; an applied batch makes room for the next; lost reads are routed anew.
             self.wake()
@@ -406,6 +411,13 @@ class Node:
         elif name == "chain_mismatch":
             self.counters.chain_mismatches += 1
         event(_logger, _EVENT_LEVELS.get(name, logging.INFO), name, **fields)
+        if self.recorder is not None:
+            self.recorder.note(name, **fields)
+
+    def _checkpointed(self) -> None:
+        if self.recorder is not None:
+            self.recorder.note("checkpoint", index=self.raft.snapshot.index)
+        self.wake()
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

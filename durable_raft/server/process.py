@@ -21,6 +21,7 @@ from durable_raft.server.clients import Clients
 from durable_raft.server.config import NodeConfig
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.exit_codes import ExitCode, exit_code_of
+from durable_raft.server.flight_recorder import FlightRecorder
 from durable_raft.server.logs import event
 from durable_raft.server.node import Node
 from durable_raft.server.opening import open_node, watch_signals
@@ -131,6 +132,8 @@ class _Process:
         seed = secrets.randbits(64)
         node = Node(self._config, self._data, seed, self._crash_points, self._note_fatal)
         self._fail = node.fail
+        node.recorder = recorder = FlightRecorder(self._config.directory)
+        recorder.note("started", node=self._config.node_id, pid=os.getpid(), last=node.raft.log.last.index)
         reporter = Reporter(self._config, self._data.log_store, node)
         clients = Clients(self._config, node.dispatcher, reporter.status)
         reporter.clients = self._clients = clients
@@ -156,6 +159,8 @@ class _Process:
         finally:
             clients.abort()
             self.is_store_free = node.stop()
+            recorder.note("stopped", reason=str(self._fatal or "signal"))
+            recorder.close()
 
     async def _listen(self, node: Node, clients: Clients) -> None:
         try:

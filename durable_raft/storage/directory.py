@@ -6,6 +6,7 @@
     DIR/raft/           the LMDB environment of the log (lmdb_store.py)
     DIR/kv/             the LMDB environment of the KV state at a checkpoint (kv_store.py)
     DIR/kv.*/           a KV state on its way in or out (kv_install.py)
+    DIR/flight          the last core events, for ``raftlog timeline`` (flight.py)
     DIR/*.creating/     an interrupted creation; removed by the next one, never opened
     DIR/wounded-DATE/   raft and kv that could not be believed any more; never opened, never deleted
     DIR/kv.*-DATE/      a KV state that could not be believed any more; never opened, never deleted

@@ -26,6 +26,7 @@ from raftlog.repair import recover, repair
 from raftlog.replay import replay
 from raftlog.running import EXIT_CODES, code_of, complain, run
 from raftlog.tail import tail
+from raftlog.timeline import timeline
 from raftlog.verify import verify
 
 _STAT_EPILOG = f"""\b
@@ -160,6 +161,7 @@ main.add_command(tail)
 main.add_command(grep)
 main.add_command(repair)
 main.add_command(recover)
+main.add_command(timeline)
 main.add_command(replay)
 main.add_command(export)
 

@@ -138,8 +138,8 @@ def _require_whole(merged: Merged) -> None:
     named = ", ".join(f"index {p.index} term {p.term} chain {p.chain:08x}" for p in merged.missing[:20])
     raise Refused(
         f"{len(merged.missing)} entries that may have been committed have no intact copy, and no sound state covers"
-        f" them: {named}. --lose-from-index {merged.missing[0].index} leaves them and all that follows out: that may lose"
-        " acknowledged writes"
+        f" them: {named}. --lose-from-index {merged.missing[0].index} leaves them and all that follows out: that may"
+        " lose acknowledged writes"
     )
 
 
