@@ -12,7 +12,8 @@ of the failed transaction beside the data file (``note_failed_transaction``), an
 Layout (LMDB 0.9, 64 bit, byte order of the machine)::
 
     any page   0 page number u64 | pad u16 | 10 flags u16 | 12 end of the node offsets u16 | u16 | 16 node offsets u16 .
-    meta page 16 magic u32 | version u32 | address u64 | map size u64 | 40 free tree 48 bytes: page size u32 .. root u64
+    meta page 16 magic u32 | version u32 | address u64 | map size u64
+              | 40 free tree 48 bytes: page size u32 | flags u16 | .. | root u64
               | 88 main tree 48 bytes | 136 last page u64 | 144 transaction id u64
     node       0 u16 | u16 | u16 (together the page number of a branch) | 6 key length u16 | 8 key
 """
@@ -44,6 +45,9 @@ _NO_PAGE: Final = (1 << 64) - 1
 _DEPTH_MAX: Final = 32
 """LMDB's own bound of a cursor's depth."""
 _META_BYTES: Final = 152
+_TREE_FLAGS_AT: Final = (44, 92)
+_TREE_FLAGS: Final = (0x08, 0)
+"""Of the free tree (keys are integers) and of the main tree."""
 _HEADER: Final = struct.Struct("=QHH")
 _PAGE: Final = struct.Struct("=QHHH")
 _U16: Final = struct.Struct("=H")
@@ -133,6 +137,10 @@ def _read_meta_page(data: bytes, path: Path, number: int) -> _MetaPage:
         raise CorruptRecord(
             f"{path}: page {number} is not an LMDB meta page: number {page_number}, flags {flags:#x}, magic {magic:#x}"
         )
+    trees = tuple(_U16.unpack_from(data, at)[0] for at in _TREE_FLAGS_AT)
+    if version == _DATA_VERSION and trees != _TREE_FLAGS:
+        # Another flag makes LMDB take the keys for something else: a write would end the process.
+        raise CorruptRecord(f"{path}: meta page {number}: flags {trees} of its two trees, expected {_TREE_FLAGS}")
     return page
 
 
