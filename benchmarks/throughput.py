@@ -1,10 +1,11 @@
-"""Throughput beside a single, unreplicated ``redis-server --appendfsync always``, measured in turn in one run.
+"""Throughput beside three etcd nodes and one unreplicated ``redis-server --appendfsync always``, in turn in one run.
 
-Usage: ``python benchmarks/throughput.py [--repeats 5] [--json FILE]``. Needs redis-server and redis-benchmark.
+Usage: ``python -m benchmarks.throughput [--repeats 5] [--json FILE]``. Needs redis-server and redis-benchmark, etcd and
+h2load (Debian: redis-server, redis-tools, etcd-server, nghttp2-client).
 
-Three real nodes of ours and one Redis run on this machine at the same time; ``redis-benchmark`` loads first one, then
-the other, as often as asked. What counts is the ratio of each pair of neighbouring runs: absolute rates on a shared
-machine prove nothing.
+All of them run on this machine at the same time; ``redis-benchmark`` loads ours and Redis, ``h2load`` loads etcd, one
+after the other, as often as asked. What counts is the ratio of neighbouring runs: absolute rates on a shared machine
+prove nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
+from benchmarks.etcd import etcd_cluster, leading_port, run_h2load
 from durable_raft import __version__
 from durable_raft.cli.local_cluster import (
     HOST,
@@ -58,12 +61,14 @@ class Load:
 
 LOADS = (
     Load("SET, 1 client", "set", 1, 1, 3_000),
-    Load("SET, 50 clients", "set", 50, 1, 60_000),
-    Load("SET, 50 clients x 16", "set", 50, 16, 400_000),
-    Load("GET, 1 client", "get", 1, 1, 10_000),
-    Load("GET, 50 clients", "get", 50, 1, 100_000),
-    Load("GET, 50 clients x 16", "get", 50, 16, 600_000),
+    Load("SET, 100 clients", "set", 100, 1, 40_000),
+    Load("SET, 100 clients x 10", "set", 100, 10, 300_000),
+    Load("GET, 1 client", "get", 1, 1, 8_000),
+    Load("GET, 100 clients", "get", 100, 1, 80_000),
+    Load("GET, 100 clients x 10", "get", 100, 10, 400_000),
 )
+ETCD_SHARE = 8
+"""The loads of many clients have so many times fewer requests for etcd, to take about as long."""
 VALUE_BYTES = 128
 
 
@@ -135,36 +140,57 @@ def one_redis(directory: Path) -> Iterator[int]:
         stop_nodes([process])
 
 
-def measure(repeats: int) -> list[dict[str, object]]:
-    """Return one row per load: rates of both sides, run by run in turn, and their ratios."""
-    rows: list[dict[str, object]] = []
+def measure(repeats: int) -> list[dict[str, Any]]:
+    """Return one row per load: rates of all sides, run by run in turn, and our ratios to the others."""
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="durable-raft-bench-") as name:
         directory = Path(name)
-        (directory / "redis").mkdir()
-        with our_cluster(directory) as nodes, one_redis(directory / "redis") as redis_port:
+        for part in ("redis", "etcd"):
+            (directory / part).mkdir()
+        with (
+            our_cluster(directory) as nodes,
+            one_redis(directory / "redis") as redis_port,
+            etcd_cluster(directory / "etcd") as etcd_ports,
+        ):
+            etcd_port = leading_port(etcd_ports, directory)
             for load in LOADS:
-                ours, theirs = [], []
+                rates: dict[str, list[float]] = {"ours": [], "etcd": [], "redis": []}
                 for number in range(1, repeats + 1):
                     click.echo(f"\r{load.name}: run {number} of {repeats}   ", nl=False, err=True)
-                    ours.append(run_load(load, leader_port(nodes)))
-                    theirs.append(run_load(load, redis_port))
-                ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-                rows.append({"load": asdict(load), "ours": ours, "redis": theirs, "ratios": ratios})
+                    rates["ours"].append(run_load(load, leader_port(nodes)))
+                    rates["etcd"].append(_run_etcd(load, etcd_port, directory))
+                    rates["redis"].append(run_load(load, redis_port))
+                ratios = {
+                    peer: [mine / other for mine, other in zip(rates["ours"], rates[peer], strict=True)]
+                    for peer in ("etcd", "redis")
+                }
+                rows.append({"load": asdict(load), **rates, "ratios": ratios})
     click.echo("\r" + " " * 60 + "\r", nl=False, err=True)
     return rows
 
 
-def show(rows: list[dict[str, object]]) -> None:
+def _run_etcd(load: Load, port: int, directory: Path) -> float:
+    requests = load.requests if load.clients == 1 else load.requests // ETCD_SHARE
+    return run_h2load(
+        port,
+        directory,
+        load.command,
+        clients=load.clients,
+        in_flight=load.pipeline,
+        requests=requests,
+        value_bytes=VALUE_BYTES,
+    )
+
+
+def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
-    click.echo(f"{'load':<24}{'ours/s':>10}{'redis/s':>10}{'ratio':>8}   min..max")
+    click.echo(f"{'load':<24}{'ours/s':>10}{'etcd/s':>10}{'redis/s':>10}   to etcd              to Redis")
     for row in rows:
-        ours, theirs, ratios = (list(map(float, row[key])) for key in ("ours", "redis", "ratios"))  # type: ignore[call-overload]
-        load = row["load"]
-        assert isinstance(load, dict)
-        click.echo(
-            f"{load['name']:<24}{statistics.median(ours):>10.0f}{statistics.median(theirs):>10.0f}"
-            f"{statistics.median(ratios):>8.2f}   {min(ratios):.2f}..{max(ratios):.2f}"
+        medians = "".join(f"{statistics.median(row[name]):>10.0f}" for name in ("ours", "etcd", "redis"))
+        ratios = "   ".join(
+            f"{statistics.median(each):6.2f} ({min(each):.2f} to {max(each):.2f})" for each in row["ratios"].values()
         )
+        click.echo(f"{row['load']['name']:<24}{medians}   {ratios}")
 
 
 def machine() -> dict[str, object]:
@@ -193,10 +219,11 @@ def machine() -> dict[str, object]:
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all figures here"
 )
 def main(repeats: int, json_file: Path | None) -> None:
-    """Load three nodes of ours and one Redis in turn, and print the ratios."""
-    for program in ("redis-server", "redis-benchmark"):
+    """Load three nodes of ours, three of etcd and one Redis in turn, and print the ratios."""
+    for program in ("redis-server", "redis-benchmark", "etcd", "h2load"):
         if shutil.which(program) is None:
-            click.echo(f"{program} is needed and not on PATH (Debian: redis-server, redis-tools)", err=True)
+            packages = "redis-server, redis-tools, etcd-server, nghttp2-client"
+            click.echo(f"{program} is needed and not on PATH (Debian: {packages})", err=True)
             sys.exit(2)
     rows = measure(repeats)
     show(rows)
