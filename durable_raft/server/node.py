@@ -176,6 +176,8 @@ class Node:
 
     async def start(self) -> None:
         """Listen to peers and take part; raises OSError when the peer address cannot be listened on."""
+        if self.recorder is not None:
+            self.recorder.recovered(self.raft)
         self._writer.start()
         for worker in self._workers:
             worker.start()
@@ -315,7 +317,7 @@ class Node:
         reach("after_reply")
         self.keeper.consider()
         if self.recorder is not None:
-            self.recorder.progress(self.raft.log)
+            self.recorder.progress(self.raft)
         if (self.raft.has_more() and may_apply) or ready.committed or ready.lost_reads:
             # Replaying is cut in bounded pieces; an applied batch makes room for the next; lost reads are routed anew.
             self.wake()

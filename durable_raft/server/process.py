@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import os
 import secrets
@@ -44,6 +45,10 @@ go of it in every call to LMDB, and would wait Python's usual 5 ms for a busy ev
 DRAIN_S = 2.0
 """How long a clean stop waits for the fate of what was proposed."""
 
+
+GC_THRESHOLDS: Final = (50_000, 20, 1_000)
+"""Python's own are (700, 10, 10): a busy node would look through all its objects many times a second, and hold its loop
+for it, though next to none of them is ever part of a cycle."""
 
 LIVES_MAX: Final = 5
 """How often a node begins anew in one process because of damage that it found while running."""
@@ -102,6 +107,13 @@ def _named(directory: Path) -> Iterator[None]:
         raise kind(f"{directory} cannot be opened: {error}") from error
 
 
+def _keep_collector_away() -> None:
+    """Have the garbage collector look at what is there now never again, and at the rest seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
@@ -142,6 +154,7 @@ class _Process:
             loop.add_signal_handler(number, self._ended.set)
         try:
             await self._listen(node, clients)
+            _keep_collector_away()
             event(
                 _logger,
                 logging.INFO,

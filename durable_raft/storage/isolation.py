@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import resource
 import signal
@@ -127,6 +128,8 @@ def _die_with_parent() -> None:
 def _end_with(function: Callable[[], int]) -> None:
     """Run ``function`` in the child and end it, without what the parent registered to run at exit."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The parent hears of a signal; a note of it is the parent's own to leave.
+    faulthandler.disable()
     status = 70
     try:
         status = function()

@@ -96,7 +96,10 @@ def own_entry_unflushed() -> Sequence[Patch]:
 def heartbeat_acknowledges_unflushed() -> Sequence[Patch]:
     """The answer to a heartbeat names the last accepted index, flushed or not."""
 
-    def accept(state: RaftState, source: Any, message: AppendEntries, *, verified: Index, is_new: bool) -> None:
+    def accept(
+        state: RaftState, now: int, source: Any, message: AppendEntries, *, verified: Index, is_new: bool
+    ) -> None:
+        del now
         state.log.commit_to(min(message.leader_commit, verified))
         answer = AppendEntriesResponse(
             state.current_term, True, verified, Index(0), Term(0), Index(0), message.read_round

@@ -72,17 +72,6 @@ def other_entry_heals() -> Sequence[Patch]:
 
 
 @mutant
-def lost_entry_acknowledged() -> Sequence[Patch]:
-    """A follower acknowledges entries behind one that it lost, as if it held them all; nor does it heal any."""
-
-    def acknowledgeable(self: RaftLog, index: Index) -> Index:
-        self.lost.clear()
-        return index
-
-    return [(RaftLog, "acknowledgeable", acknowledgeable)]
-
-
-@mutant
 def standing_not_stored() -> Sequence[Patch]:
     """Whom a node knows is forgotten at its next start."""
     take = RaftLog.take_write
