@@ -4,155 +4,289 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import click
 
-from durable_raft.storage.flight import Flown, read_flight
+from durable_raft.storage.flight import Field, Flown, load_flight
 from durable_raft.storage.reader import LogReader
 from raftlog.gather import Unreadable, in_child
-from raftlog.running import CLEAN, REFUSED, complain
-from raftlog.timeline_html import page
+from raftlog.running import CLEAN, REFUSED, WOUNDED, complain
+from raftlog.timeline_html import in_words, page
 
 _EPILOG = """\b
 Examples:
   raftlog timeline n1 n2 n3
   raftlog timeline n1 n2 n3 --html timeline.html
-  raftlog timeline n1 --since 2026-11-23T14:00:00 --json
+  raftlog timeline n1 --since 2026-11-23T14:00:00.500Z --json
 
 \b
 Exit codes:
   0  shown
+  1  shown, but one of the directories could not be read
   2  nothing to be shown, or wrong usage
 """
 
-ROLES = {
+_ROLES: Final = {
     "became_follower": "follower",
     "became_pre_candidate": "pre-candidate",
     "became_candidate": "candidate",
     "became_leader": "leader",
 }
+_WALL_MS_MAX: Final = 253_402_300_799_999
+"""The last time that can be shown: the end of the year 9999."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A node in one role."""
+    """A node in one role and one term."""
 
     begin_ms: int
     end_ms: int
     role: str
+    """One of Raft's roles; ``unknown`` before the first that is recorded; ``log`` where only the log tells the term."""
     term: int | None
+    leader: str | None
+    """Whom a follower follows, as far as it was told."""
+    is_recorded: bool
+    """False: nothing was recorded any more, the node may have been idle or dead."""
 
 
 @dataclass(slots=True)
 class Lane:
-    """One node's events."""
+    """One directory's events."""
 
     name: str
     events: list[Flown]
+    """In the order in which they happened."""
     notes: list[str] = field(default_factory=list)
 
     def spans(self, end_ms: int) -> list[Span]:
-        """Return the node's roles up to ``end_ms``; a life that ends without a word ends at its last event."""
-        found: list[Span] = []
-        role: str | None = None
-        term: int | None = None
-        begin = last = 0
+        """Return the node's roles up to ``end_ms``."""
+        walk = _SpanWalk()
         for event in self.events:
-            changes = event.event in ROLES or event.event in ("started", "stopped")
-            if changes and role is not None:
-                # Whoever is started again was killed at some time after the last event.
-                found.append(Span(begin, last if event.event == "started" else event.wall_ms, role, term))
-                role = None
-            if event.event == "started" or event.event in ROLES:
-                role, begin = ROLES.get(event.event, "follower"), event.wall_ms
-                told = event.fields.get("term")
-                term = told if isinstance(told, int) else term
-            last = event.wall_ms
-        if role is not None:
-            found.append(Span(begin, max(last, end_ms if self._is_last(end_ms) else last), role, term))
-        return found
+            walk.take(event)
+        walk.end(end_ms)
+        return walk.spans
 
-    def _is_last(self, end_ms: int) -> bool:
-        return bool(self.events) and end_ms - self.events[-1].wall_ms < 2_000
+    def silent_ends(self) -> list[int]:
+        """Return the times (ms) of the last words of lives that ended without a ``stopped``: by kill -9, or a crash."""
+        pairs = zip(self.events, self.events[1:], strict=False)
+        return [last.wall_ms for last, event in pairs if event.event == "started" and last.event != "stopped"]
+
+
+class _SpanWalk:
+    """Follows the role of a node through its events."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self._role: str | None = None
+        """None while no process runs."""
+        self._term: int | None = None
+        self._leader: str | None = None
+        self._begin = self._last = 0
+
+    def take(self, event: Flown) -> None:
+        """Take the next event."""
+        if event.event == "stopped":
+            self._change(event.wall_ms, None)
+        elif event.event == "started":
+            self._fall_silent(event.wall_ms)
+            self._change(event.wall_ms, "follower")
+        elif event.event in _ROLES:
+            self._take_role(event)
+        elif event.event == "recovered":
+            if self._role is None:
+                self._change(event.wall_ms, "follower")
+            self._term = _number(event.fields.get("term"))
+        elif event.event in ("granted_vote", "term_changed"):
+            self._take_term(event)
+        elif event.event in ("term_begins_in_log", "log_ends"):
+            self._change(event.wall_ms, "log" if event.event == "term_begins_in_log" else None)
+            self._term = _number(event.fields.get("term"))
+        elif self._role is None:
+            self._change(event.wall_ms, "unknown")
+        self._last = event.wall_ms
+
+    def end(self, end_ms: int) -> None:
+        """Note that there are no more events, and that the time shown goes on until ``end_ms``."""
+        self._fall_silent(end_ms)
+
+    def _take_role(self, event: Flown) -> None:
+        role, term, leader = _ROLES[event.event], _number(event.fields.get("term")), event.fields.get("leader")
+        told = str(leader) if leader is not None else None
+        if (role, term) != (self._role, self._term) or (self._leader is not None and told is not None):
+            self._change(event.wall_ms, role)
+        self._role, self._term, self._leader = role, term, told or (self._leader if role == self._role else None)
+
+    def _take_term(self, event: Flown) -> None:
+        term = _number(event.fields.get("term"))
+        if term != self._term:
+            self._change(event.wall_ms, self._role or "unknown")
+            self._term = term
+
+    def _change(self, at: int, role: str | None) -> None:
+        if self._role is not None and at > self._begin:
+            self.spans.append(Span(self._begin, at, self._role, self._term, self._leader, is_recorded=True))
+        self._role, self._begin, self._leader = role, at, None
+
+    def _fall_silent(self, at: int) -> None:
+        """Close the span at the last event; from there to ``at`` nothing is known."""
+        role, term, leader, last = self._role, self._term, self._leader, self._last
+        self._change(last, None)
+        if role is not None and at > last:
+            self.spans.append(Span(last, at, role, term, leader, is_recorded=False))
+
+
+def _in_ms(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Return a date and time in ms since the Unix epoch; it is UTC unless it names another zone.
+
+    Raises:
+        click.BadParameter: it is not written as ISO 8601 says.
+    """
+    if value is None:
+        return None
+    try:
+        at = datetime.fromisoformat(value)
+        return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    except ValueError:
+        expected = "expected one such as 2026-11-23T14:00:00.500Z"
+        raise click.BadParameter(f"{value!r} is no date and time; {expected}", context, parameter) from None
 
 
 @click.command(epilog=_EPILOG)
 @click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one self-contained page.")
-@click.option("--since", type=click.DateTime(), help="Leave out what was before (UTC).")
-@click.option("--until", type=click.DateTime(), help="Leave out what was after (UTC).")
+@click.option(
+    "--since", metavar="TIME", callback=_in_ms, help="Leave out what was before (UTC, unless it names a zone)."
+)
+@click.option("--until", metavar="TIME", callback=_in_ms, help="Leave out what was after.")
 @click.option("--json", "json", is_flag=True, help="One JSON object per event.")
 def timeline(
-    directories: tuple[Path, ...], html: Path | None, since: datetime | None, until: datetime | None, *, json: bool
+    directories: tuple[Path, ...], html: Path | None, since: int | None, until: int | None, *, json: bool
 ) -> None:
     """Show elections, terms, votes, progress, snapshots and wounds of the nodes whose DIRECTORIES are given.
 
-    The times are each node's own time of day. A directory without a flight recorder's file is shown by the terms that
-    begin in its log.
+    The times are each node's own time of day, in UTC. A directory without a flight recorder's file is shown by the
+    terms that begin in its log.
     """
     lanes = [_lane(directory) for directory in directories]
+    _name_apart(lanes, directories)
     for lane in lanes:
-        lane.events = [each for each in lane.events if _is_within(each.wall_ms, since, until)]
         for note in lane.notes:
             complain(f"{lane.name}: {note}")
-    if not any(lane.events for lane in lanes):
+    code = WOUNDED if any(lane.notes and not lane.events for lane in lanes) else CLEAN
+    shown = [[each for each in lane.events if _is_within(each.wall_ms, since, until)] for lane in lanes]
+    if not any(shown):
         complain("no events to be shown")
         sys.exit(REFUSED)
     if html is not None:
-        html.write_text(page([(lane.name, lane.events, lane.spans(_end(lanes))) for lane in lanes]))
-        complain(f"{html}: {sum(len(lane.events) for lane in lanes)} events of {len(lanes)} nodes")
-    else:
-        for line in _lines(lanes, json=json):
+        times = [each.wall_ms for lane in lanes for each in lane.events]
+        begin = min(times) if since is None else max(since, min(times))
+        end = max(times) if until is None else min(until, max(times))
+        _write(html, page(lanes, begin, end))
+        complain(f"{html}: {sum(map(len, shown))} events of {len(lanes)} nodes")
+    if html is None or json:
+        for line in _lines(lanes, shown, json=json):
             click.echo(line)
-    sys.exit(CLEAN)
+    sys.exit(code)
 
 
-def _end(lanes: Sequence[Lane]) -> int:
-    return max(lane.events[-1].wall_ms for lane in lanes if lane.events)
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        complain(f"the page cannot be written: {error}")
+        sys.exit(REFUSED)
 
 
-def _is_within(wall_ms: int, since: datetime | None, until: datetime | None) -> bool:
-    at = datetime.fromtimestamp(wall_ms / 1000, UTC)
-    return (since is None or at >= since.replace(tzinfo=UTC)) and (until is None or at <= until.replace(tzinfo=UTC))
+def _is_within(wall_ms: int, since: int | None, until: int | None) -> bool:
+    return (since is None or wall_ms >= since) and (until is None or wall_ms <= until)
+
+
+def _number(value: Field) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _name_apart(lanes: Sequence[Lane], directories: Sequence[Path]) -> None:
+    """Add the directory to names that are not unique."""
+    counts = Counter(lane.name for lane in lanes)
+    for lane, directory in zip(lanes, directories, strict=True):
+        if counts[lane.name] > 1:
+            lane.name = f"{lane.name} ({directory})"
 
 
 def _lane(directory: Path) -> Lane:
-    events = read_flight(directory)
-    names = [str(each.fields["node"]) for each in events if each.event == "started" and "node" in each.fields]
-    if events:
-        return Lane(names[-1] if names else directory.name, events)
+    notes: list[str] = []
+    try:
+        flight = load_flight(directory)
+    except OSError as error:
+        flight = None
+        notes.append(f"the flight recorder's file cannot be read: {error}")
+    if flight is not None and flight.skipped:
+        notes.append(f"{flight.skipped} records of the flight recorder are damaged, or were just being written")
+    if flight is not None and flight.events:
+        return Lane(flight.node_id or _name_in(flight.events) or directory.name, flight.events, notes)
     try:
         name, events = in_child(lambda: _from_log(directory))
     except Unreadable as error:
-        return Lane(directory.name, [], [str(error)])
-    return Lane(name, events, ["no flight recorder's file: only the terms that begin in the log are known"])
+        return Lane(directory.name, [], [*notes, str(error)])
+    notes.append("no flight recorder's file: only the terms that begin in the log are known")
+    return Lane(name, events, notes)
+
+
+def _name_in(events: Sequence[Flown]) -> str | None:
+    """Return the node that the newest ``started`` names; None when none is left."""
+    return next((str(each.fields["node"]) for each in reversed(events) if "node" in each.fields), None)
 
 
 def _from_log(directory: Path) -> tuple[str, list[Flown]]:
-    """Return the node's id and, for each term, the first entry of the log in it."""
+    """Return the node's id and, for each term, the first entry of the log in it; wounds; and where the log ends.
+
+    Raises:
+        StorageError: the log cannot be read.
+    """
     events: list[Flown] = []
+    index, term, at = 0, -1, 0
+
+    def add(event: str, **fields: Field) -> None:
+        events.append(Flown(len(events) + 1, at, 0, event, dict(fields)))
+
     with LogReader.open(directory) as reader:
         meta = reader.overview().meta
-        term = -1
         for walked in reader.walk():
-            ident = walked.ident
-            if ident is not None and ident.term != term:
-                term = ident.term
-                fields = {"term": term, "index": walked.index}
-                events.append(Flown(walked.index, ident.timestamp_ms, 0, "term_begins_in_log", dict(fields)))
+            index = walked.index
+            if walked.ident is not None:
+                at = min(walked.ident.timestamp_ms, _WALL_MS_MAX)
+                if walked.ident.term != term:
+                    term = walked.ident.term
+                    add("term_begins_in_log", term=term, index=index)
+            for wound in walked.wounds:
+                add("wound_in_log", index=index, what=wound.what.value)
+    if term >= 0:
+        add("log_ends", term=term, index=index)
     return (directory.name if meta is None else meta.identity.node_id), events
 
 
-def _lines(lanes: Sequence[Lane], *, json: bool) -> Iterator[str]:
-    merged = sorted((event.wall_ms, lane.name, event) for lane in lanes for event in lane.events)
-    for wall_ms, name, event in merged:
-        at = datetime.fromtimestamp(wall_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+def _lines(lanes: Sequence[Lane], shown: Sequence[Sequence[Flown]], *, json: bool) -> Iterator[str]:
+    merged = [(each, lane.name) for lane, events in zip(lanes, shown, strict=True) for each in events]
+    merged.sort(key=lambda pair: (pair[0].wall_ms, pair[1], pair[0].number))
+    for event, name in merged:
+        at = datetime.fromtimestamp(event.wall_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        at = at.replace("+00:00", "Z")
         if json:
-            yield json_module.dumps({"time": at, "node": name, "event": event.event, **event.fields})
+            told = {key: value for key, value in event.fields.items() if key not in ("time", "node", "event")}
+            yield json_module.dumps({"time": at, "node": name, "event": event.event, **told}, ensure_ascii=False)
         else:
-            told = "".join(f" {key}={value}" for key, value in event.fields.items())
-            yield f"{at} {name} {event.event}{told}"
+            yield f"{at} {name} {in_words(event)}"
