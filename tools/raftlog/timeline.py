@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 
+from durable_raft.raft.types import EntryKind
 from durable_raft.storage.flight import Field, Flown, load_flight
 from durable_raft.storage.reader import LogReader
 from raftlog.gather import Unreadable, in_child
@@ -187,7 +188,9 @@ def timeline(
         sys.exit(REFUSED)
     if html is not None:
         times = [each.wall_ms for lane in lanes for each in lane.events]
-        begin = min(times) if since is None else max(since, min(times))
+        # A log without commands has no time; its 1970 would make everything else a dot at the other end.
+        first = min((each for each in times if each), default=0)
+        begin = first if since is None else max(since, first)
         end = max(times) if until is None else min(until, max(times))
         _write(html, page(lanes, begin, end))
         complain(f"{html}: {sum(map(len, shown))} events of {len(lanes)} nodes")
@@ -251,11 +254,17 @@ def _name_in(events: Sequence[Flown]) -> str | None:
 def _from_log(directory: Path) -> tuple[str, list[Flown]]:
     """Return the node's id and, for each term, the first entry of the log in it; wounds; and where the log ends.
 
+    The entry that opens a term has the time of the entry before it: only a leader's commands bring its clock. So a term
+    is put at its first commands, ``bound=latest``: it began by then. One without commands has the time of the entry
+    before it, ``bound=earliest``; 0 when there is none.
+
     Raises:
         StorageError: the log cannot be read.
     """
     events: list[Flown] = []
     index, term, at = 0, -1, 0
+    opened: int | None = None
+    """Index at which the present term begins, until its event is made."""
 
     def add(event: str, **fields: Field) -> None:
         events.append(Flown(len(events) + 1, at, 0, event, dict(fields)))
@@ -263,14 +272,20 @@ def _from_log(directory: Path) -> tuple[str, list[Flown]]:
     with LogReader.open(directory) as reader:
         meta = reader.overview().meta
         for walked in reader.walk():
-            index = walked.index
-            if walked.ident is not None:
-                at = min(walked.ident.timestamp_ms, _WALL_MS_MAX)
-                if walked.ident.term != term:
-                    term = walked.ident.term
-                    add("term_begins_in_log", term=term, index=index)
+            index, ident = walked.index, walked.ident
+            if ident is not None:
+                if ident.term != term:
+                    if opened is not None:
+                        add("term_begins_in_log", term=term, index=opened, bound="earliest")
+                    term, opened = ident.term, index
+                at = min(ident.timestamp_ms, _WALL_MS_MAX)
+                if opened is not None and ident.kind == EntryKind.COMMANDS:
+                    add("term_begins_in_log", term=term, index=opened, bound="latest")
+                    opened = None
             for wound in walked.wounds:
                 add("wound_in_log", index=index, what=wound.what.value)
+    if opened is not None:
+        add("term_begins_in_log", term=term, index=opened, bound="earliest")
     if term >= 0:
         add("log_ends", term=term, index=index)
     return (directory.name if meta is None else meta.identity.node_id), events
