@@ -63,6 +63,8 @@ class LogWriter:
         self._queue: queue.SimpleQueue[Write | _Compaction | None] = queue.SimpleQueue()
         self._compact_to: Index | None = None
         """Up to where the log is to be dropped; None when it is."""
+        self.failure: BaseException | None = None
+        """What ended the thread; whoever stops it must look, because then nobody is told any more."""
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def start(self) -> None:
@@ -88,9 +90,11 @@ class LogWriter:
             while self._flush_next_group():
                 pass
         except DurableRaftError as error:
+            self.failure = error
             self._on_failed(error)
         except BaseException as error:
             # Whatever it is, nothing may be promised after it.
+            self.failure = error
             self._on_failed(error)
             raise
 

@@ -210,6 +210,11 @@ class Node:
         event(_logger, logging.ERROR, "log_writer_stuck", reason=f"its last write did not end within {WRITER_STOP_S} s")
         return False
 
+    @property
+    def last_failure(self) -> BaseException | None:
+        """What the log writer met in its last moments, when nobody was told any more."""
+        return self._writer.failure
+
     def fail(self, error: BaseException) -> None:
         """Stop for good: from here on nothing is promised or answered."""
         if not self._is_stopped:

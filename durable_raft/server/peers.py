@@ -174,17 +174,21 @@ class _Accepted(asyncio.Protocol):
         self._source: NodeId | None = None
         self._node_uuid = b""
         self._transport: asyncio.Transport
-        """There from ``connection_made`` on."""
+        """There from ``connection_made`` on, and so is the next."""
+        self._patience: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the handshake."""
+        """Wait for the handshake, and not for ever."""
         self._transport = transport = cast("asyncio.Transport", transport)
         _tune(transport)
         self._peers.accepted.add(transport)
+        # Whoever dials and says nothing would be kept for ever.
+        self._patience = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT_S, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the link."""
         del exc
+        self._patience.cancel()
         self._peers.accepted.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
@@ -216,6 +220,7 @@ class _Accepted(asyncio.Protocol):
                 f"the disk of {message.node_id} with uuid {message.node_uuid.hex()} was replaced by another"
             )
         self._source, self._node_uuid = NodeId(message.node_id), message.node_uuid
+        self._patience.cancel()
         self._answer(accepted=True, reason="")
 
     def _refuse(self, reason: str) -> None:

@@ -8,6 +8,7 @@ import errno
 import gc
 import logging
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -50,6 +51,9 @@ GC_THRESHOLDS: Final = (50_000, 20, 1_000)
 """Python's own are (700, 10, 10): a busy node would look through all its objects many times a second, and hold its loop
 for it, though next to none of them is ever part of a cycle."""
 
+FILES_BESIDE_CLIENTS: Final = 256
+"""Open files that are no client's: environments, links, tools that look."""
+
 LIVES_MAX: Final = 5
 """How often a node begins anew in one process because of damage that it found while running."""
 
@@ -65,6 +69,7 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
         StorageError: the directory is refused or damaged.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _allow_connections(config.clients_max)
     crash_points = CrashPoints.from_environment(environment)
     for life in range(1, LIVES_MAX + 1):
         ending = _live(config, crash_points)
@@ -74,6 +79,17 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
         if isinstance(ending, WoundedState):
             set_state_aside(config.directory, str(ending))
     raise AssertionError("unreachable")
+
+
+def _allow_connections(clients_max: int) -> None:
+    """Raise the limit of open files as far as that many clients need it and the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = clients_max + FILES_BESIDE_CLIENTS
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        event(_logger, logging.WARNING, "few_files", allowed=allowed, wanted=wanted, reason="see ulimit -n")
 
 
 def _live(config: NodeConfig, crash_points: CrashPoints) -> BaseException | None:
@@ -168,12 +184,13 @@ class _Process:
             if implementation() == "crcmod-pure":
                 event(_logger, logging.WARNING, "slow_checksum", reason="crcmod runs without its C extension, 10 MB/s")
             await self._ended.wait()
-            return await self._stop(node, clients)
+            await self._stop(node, clients)
         finally:
             clients.abort()
             self.is_store_free = node.stop()
-            recorder.note("stopped", reason=str(self._fatal or "signal"))
+            recorder.note("stopped", reason=str(self._fatal or node.last_failure or "signal"))
             recorder.close()
+        return self._fatal or node.last_failure
 
     async def _listen(self, node: Node, clients: Clients) -> None:
         try:
@@ -182,13 +199,13 @@ class _Process:
         except OSError as error:
             raise ConfigError(f"cannot listen: {error}") from error
 
-    async def _stop(self, node: Node, clients: Clients) -> BaseException | None:
+    async def _stop(self, node: Node, clients: Clients) -> None:
         clients.stop_listening()
         if self._fatal is not None:
             clients.abort()
             event(_logger, logging.CRITICAL, "stopping", error=f"{type(self._fatal).__name__}: {self._fatal}")
             _logger.critical("fatal error", exc_info=self._fatal)
-            return self._fatal
+            return
         event(_logger, logging.INFO, "stopping", reason="signal")
         await node.drain(DRAIN_S)
         clients.close()
@@ -196,7 +213,6 @@ class _Process:
             async with asyncio.timeout(1.0):
                 while clients.connections:
                     await asyncio.sleep(0.005)
-        return self._fatal
 
     def _note_fatal(self, error: BaseException) -> None:
         self._fatal = self._fatal or error

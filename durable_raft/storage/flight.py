@@ -254,6 +254,9 @@ def _allocate(fd: int, size: int) -> None:
     Raises:
         OSError: there is no room.
     """
+    if not hasattr(os, "posix_fallocate"):
+        os.ftruncate(fd, size)
+        return
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:

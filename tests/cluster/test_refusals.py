@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -172,3 +173,12 @@ def test_clean_stop_answers_what_is_in_flight(cluster: Cluster) -> None:
     assert cluster.stop(leader) == ExitCode.OK
     successor = cluster.leader(other_than=leader)
     assert cluster.client(successor).mget([f"key:{n}" for n in range(50)]) == [b"%d" % n for n in range(50)]
+
+
+def test_a_link_that_says_nothing_is_closed(cluster: Cluster) -> None:
+    """Whoever dials the peer port and stays silent is not kept."""
+    with socket.create_connection((HOST, cluster.nodes["n1"].peer_port), 5.0) as link:
+        link.settimeout(20.0)
+        with contextlib.suppress(ConnectionResetError):
+            assert link.recv(100) == b""
+    assert cluster.wait_ready()

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from durable_raft.checksum import crc32c
+from durable_raft.raft.messages import RequestVoteResponse
+from durable_raft.server.flight_recorder import FlightRecorder
 from durable_raft.storage.flight import (
     EVENT_BYTES,
     FLIGHT,
@@ -20,6 +22,7 @@ from durable_raft.storage.flight import (
     load_flight,
     read_flight,
 )
+from tests.support.raft_solo import answer_of, request_vote, solo
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,15 +117,17 @@ def test_every_flipped_bit_costs_one_record(tmp_path: Path) -> None:
         assert flight.skipped == 1
 
 
-def test_the_writer_goes_on_behind_rot(tmp_path: Path) -> None:
-    """With the newest record rotten the numbers go on behind the newest valid one."""
+@pytest.mark.parametrize("place", [0, 7, 30])
+def test_the_writer_goes_on_behind_rot(tmp_path: Path, place: int) -> None:
+    """With the newest record rotten, its number or its body, the numbers go on behind the newest valid one."""
     sound = bytearray(filled(tmp_path, 5))
-    sound[HEAD_BYTES + 4 * EVENT_BYTES + 30] ^= 1
+    sound[HEAD_BYTES + 4 * EVENT_BYTES + place] ^= 0x40
     (tmp_path / FLIGHT).write_bytes(sound)
     writer = small_writer(tmp_path)
     writer.write(9, 9, "event", {"number": 9})
     writer.close()
-    assert [each.fields["number"] for each in read_flight(tmp_path)] == [0, 1, 2, 3, 9]
+    found = [(each.number, each.fields["number"]) for each in read_flight(tmp_path)]
+    assert found == [(1, 0), (2, 1), (3, 2), (4, 3), (5, 9)]
 
 
 def test_a_damaged_head_is_read_and_then_replaced(tmp_path: Path) -> None:
@@ -243,3 +248,41 @@ def test_a_killed_process_leaves_its_events(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program, tmp_path], env=environment, check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert [each.wall_ms for each in read_flight(tmp_path)] == list(range(100))
+
+
+def test_a_recorder_that_fails_says_so_once_and_rests(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the system while it opens or writes never reaches the node."""
+    recorder = FlightRecorder(tmp_path)
+    recorder.note("started", node="n1")
+    assert recorder._writer is not None
+    os.close(recorder._writer._fd)
+    recorder._writer._fd = os.open(os.devnull, os.O_RDONLY)
+    for _ in range(3):
+        recorder.note("event", path="a\udcffb")
+    recorder.close()
+    assert [record.message for record in caplog.records] == ["flight_recorder_off"]
+    assert [each.event for each in read_flight(tmp_path)] == ["started"]
+    (tmp_path / FLIGHT).unlink()
+    (tmp_path / FLIGHT).mkdir()
+    recorder = FlightRecorder(tmp_path)
+    for name in ("started", "event", "stopped"):
+        recorder.note(name, node="n1")
+    recorder.close()
+    assert [record.message for record in caplog.records] == ["flight_recorder_off"] * 2
+
+
+def test_a_term_is_told_once_and_progress_only_when_there_is_any(tmp_path: Path) -> None:
+    """A term that an event named is not told again, one that came in silence is; the indexes when they moved."""
+    cluster = solo("1 1 2", term=3)
+    recorder = FlightRecorder(tmp_path)
+    recorder.note("before", number=1)
+    recorder.note("started", node="n1")
+    recorder.recovered(cluster["n1"])
+    for _ in range(3):
+        recorder.progress(cluster["n1"])
+    answer_of(cluster, "n2", request_vote(7), RequestVoteResponse)
+    for _ in range(3):
+        recorder.progress(cluster["n1"])
+    recorder.close()
+    found = [(each.event, each.fields.get("term")) for each in read_flight(tmp_path)]
+    assert found == [("started", None), ("recovered", 3), ("progress", None), ("term_changed", 7)]

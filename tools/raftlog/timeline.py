@@ -128,7 +128,8 @@ class _SpanWalk:
     def _take_term(self, event: Flown) -> None:
         term = _number(event.fields.get("term"))
         if term != self._term:
-            self._change(event.wall_ms, self._role or "unknown")
+            # Whoever sees a higher term is a follower (Raft §5.1).
+            self._change(event.wall_ms, "follower")
             self._term = term
 
     def _change(self, at: int, role: str | None) -> None:

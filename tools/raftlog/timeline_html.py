@@ -364,7 +364,7 @@ def _leaders(lanes: Sequence[Lane], spans: Sequence[Sequence[Span]], axis: _Axis
     ]
     if not found:
         return
-    yield "<table><tr><th>term<th>leader<th>elected<th>led until<th>seconds</tr>"
+    yield "<table><tr><th>term<th>leader<th>elected<th>recorded until<th>seconds</tr>"
     for span, name in sorted(found, key=lambda pair: (pair[0].begin_ms, pair[1])):
         seconds = (span.end_ms - span.begin_ms) / 1000
         term = "" if span.term is None else span.term

@@ -1,0 +1,49 @@
+"""The log writer's thread, on a real store: what it says when it cannot go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from durable_raft.errors import InvariantViolation
+from durable_raft.raft.types import ORIGIN
+from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.log_writer import Flushed, LogWriter
+from tests.support.log_building import LmdbShelf, entries_after, write
+
+
+@pytest.fixture
+def lmdb_shelf(tmp_path: Path) -> Iterator[LmdbShelf]:
+    """A fresh data directory with an empty log."""
+    shelf = LmdbShelf(tmp_path / "node")
+    yield shelf
+    shelf.close()
+
+
+def test_a_failure_in_the_last_moments_is_not_lost(lmdb_shelf: LmdbShelf) -> None:
+    """Nobody is told any more when the loop has ended: whoever stops the thread finds it."""
+    store = lmdb_shelf.open()
+    store.load()
+    flushed: list[Flushed] = []
+    writer = LogWriter(store, CrashPoints.from_environment({}), flushed.append, lambda _: None)
+    writer.start()
+    writer.submit(write(1, entries_after(ORIGIN, 2)))
+    writer.submit(write(1, entries_after(ORIGIN, 2)))
+    assert writer.stop(10.0)
+    assert isinstance(writer.failure, InvariantViolation)
+    assert sum(len(each.numbers) for each in flushed) <= 1
+
+
+def test_a_writer_that_worked_has_no_failure(lmdb_shelf: LmdbShelf) -> None:
+    """All that was submitted before the stop is flushed."""
+    store = lmdb_shelf.open()
+    store.load()
+    flushed: list[Flushed] = []
+    writer = LogWriter(store, CrashPoints.from_environment({}), flushed.append, lambda _: None)
+    writer.start()
+    writer.submit(write(1, entries_after(ORIGIN, 2)))
+    assert writer.stop(10.0)
+    assert writer.failure is None
+    assert [each.numbers for each in flushed] == [(1,)]
