@@ -63,6 +63,8 @@ class LogWriter:
         self._queue: queue.SimpleQueue[Write | _Compaction | None] = queue.SimpleQueue()
         self._compact_to: Index | None = None
         """Up to where the log is to be dropped; None when it is."""
+        self._at_work = threading.Lock()
+        """Held while the store is written to."""
         self.failure: BaseException | None = None
         """What ended the thread; whoever stops it must look, because then nobody is told any more."""
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -74,6 +76,25 @@ class LogWriter:
     def submit(self, write: Write) -> None:
         """Queue ``write``; it becomes durable after all submitted before it."""
         self._queue.put(write)
+
+    def persist_now(self, write: Write) -> Flushed | None:
+        """Make ``write`` durable on the calling thread, if all submitted before it is and the thread is at rest.
+
+        A lone small write takes as long as two changes of threads. Whoever calls this waits for the disk, so it must
+        be one that has been quick.
+
+        Returns:
+            None when the thread is at work: the write was not taken.
+
+        Raises:
+            StoragePoisoned: as the store does; final.
+        """
+        if not self._at_work.acquire(blocking=False):
+            return None
+        try:
+            return self._persisted([write])
+        finally:
+            self._at_work.release()
 
     def compact(self, upto: Index) -> None:
         """Drop the log up to ``upto`` from the disk in pieces: along with the next writes, or by itself when idle."""
@@ -121,18 +142,24 @@ class LogWriter:
         return item is not None
 
     def _persist(self, group: list[Write]) -> None:
+        with self._at_work:
+            flushed = self._persisted(group)
+        self._on_flushed(flushed)
+
+    def _persisted(self, group: list[Write]) -> Flushed:
         self._crash_points.reach("before_persist")
         started = time.perf_counter()
         self._store.persist(group, self._compact_to)
         seconds = time.perf_counter() - started
         self._crash_points.reach("after_persist")
-        self._on_flushed(Flushed(tuple(write.number for write in group), seconds))
+        return Flushed(tuple(write.number for write in group), seconds)
 
     def _drop_prefix(self) -> None:
         """Drop a piece of the prefix while nobody waits for a write."""
         if self._compact_to is None:
             return
-        self._crash_points.reach("before_prefix_dropped")
-        if self._store.compact(self._compact_to, DROP_ENTRIES) >= self._compact_to:
-            self._compact_to = None
-        self._crash_points.reach("after_prefix_dropped")
+        with self._at_work:
+            self._crash_points.reach("before_prefix_dropped")
+            if self._store.compact(self._compact_to, DROP_ENTRIES) >= self._compact_to:
+                self._compact_to = None
+            self._crash_points.reach("after_prefix_dropped")

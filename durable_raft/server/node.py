@@ -19,7 +19,7 @@ from durable_raft.errors import DurableRaftError
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import Envelope
-from durable_raft.raft.ready import ReadReady
+from durable_raft.raft.ready import ReadReady, Write
 from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role
 from durable_raft.server.config import NodeConfig
 from durable_raft.server.crash_points import CrashPoints
@@ -53,6 +53,15 @@ _EVENT_LEVELS = {
 
 WRITER_STOP_S = 10.0
 """How long a stop waits for the disk."""
+
+LONE_BYTES_MAX = 2_048
+"""Payload bytes up to which a write that is alone is persisted on the event loop."""
+
+QUICK_FLUSH_S = 0.002
+"""A flush that takes longer sends the next writes to the log writer's thread."""
+
+QUICK_FLUSHES = 16
+"""So many quick flushes in a row are trusted to be followed by another."""
 
 HOUSEKEEPING_S = 0.25
 """How often held commands, open fates and the room on the disk are looked at."""
@@ -157,8 +166,9 @@ class Node:
         self.keeper.checkpointer.on_written = self._checkpointed
         self.keeper.on_wound = self.wake
         self.keeper.on_failed = self.fail
-        self._submitted = 0
-        self._flushed = 0
+        self._submitted = self._flushed = 0
+        self._quick_flushes = 0
+        """Flushes in a row that were quick."""
         self._after_write: deque[tuple[int, list[Envelope]]] = deque()
         """(write number, messages that wait for it and all before it), ascending."""
         self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term, False)
@@ -266,17 +276,22 @@ class Node:
         self._loop.call_soon_threadsafe(self.fail, error)
 
     def _note_flushed(self, flushed: Flushed) -> None:
-        if self._is_stopped:
-            return
+        if not self._is_stopped:
+            self._take_flushed(flushed)
+            self._process()
+
+    def _take_flushed(self, flushed: Flushed) -> None:
+        """Tell the core what is durable, and let the messages go that waited for it."""
         self.counters.flushes += 1
         self.fsync_latency.add(flushed.seconds)
+        # After a slow one the loop waits for no flush until so many in a row were quick.
+        self._quick_flushes = self._quick_flushes + 1 if flushed.seconds < QUICK_FLUSH_S else 0
         for number in flushed.numbers:
             self.raft.persisted(self._now_ms(), number)
         self._flushed = flushed.numbers[-1]
         self._crash_points.reach("before_send_after_write")
         while self._after_write and self._after_write[0][0] <= self._flushed:
             self.peers.send(self._after_write.popleft()[1])
-        self._process()
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -296,11 +311,10 @@ class Node:
         self.dispatcher.propose_due()
         may_apply = self.keeper.checkpointer.may_apply
         ready = self.raft.ready(self._now_ms(), may_apply=may_apply)
+        lone = None
         if ready.write is not None:
             reach("before_submit")
-            self._submitted = ready.write.number
-            self.counters.log_bytes += sum(len(entry.payload) for entry in ready.write.entries)
-            self._writer.submit(ready.write)
+            lone = self._submit(ready.write)
         if ready.messages:
             reach("before_send")
             self.peers.send(ready.messages)
@@ -327,6 +341,36 @@ class Node:
             # Replaying is cut in bounded pieces; an applied batch makes room for the next; lost reads are routed anew.
             self.wake()
         self._arm_timers()
+        if lone is not None:
+            self._persist_now(lone)
+
+    def _submit(self, write: Write) -> Write | None:
+        """Hand a write to the log writer; return it if it is so small and alone that this thread had better do it.
+
+        Then the messages leave first, and followers' disks work at the same time.
+        """
+        is_alone = self._flushed == self._submitted
+        self._submitted = write.number
+        size = sum(len(entry.payload) for entry in write.entries)
+        self.counters.log_bytes += size
+        is_plain = write.hard_state is None and write.new_base is None
+        if is_alone and is_plain and size <= LONE_BYTES_MAX and self._quick_flushes >= QUICK_FLUSHES:
+            return write
+        self._writer.submit(write)
+        return None
+
+    def _persist_now(self, write: Write) -> None:
+        try:
+            flushed = self._writer.persist_now(write)
+        except DurableRaftError as error:
+            self.fail(error)
+            return
+        if flushed is None:
+            self._writer.submit(write)
+        else:
+            self._take_flushed(flushed)
+            # Others' turn first: the next write may be alone, too.
+            self.wake()
 
     def _send_after_write(self, messages: list[Envelope]) -> None:
         """Send messages once everything submitted so far is flushed: that is what they promise."""
