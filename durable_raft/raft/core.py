@@ -220,6 +220,11 @@ class Raft:
         """Whether this node's disk may promise."""
         return self._state.standing.is_voter
 
+    def waits_for(self) -> tuple[NodeId, ...]:
+        """Return who has not answered yet to the introduction of this node's new disk; nobody once it is a voter."""
+        state = self._state
+        return () if state.standing.is_voter else tuple(peer for peer in state.peers if peer not in state.introduced)
+
     def lose(self, now: int, lost: Sequence[LostEntry]) -> None:
         """Note that the payloads of entries were found rotten on the disk, and have them healed."""
         healing.lose(self._state, now, lost)

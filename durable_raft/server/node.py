@@ -60,6 +60,9 @@ LONE_BYTES_MAX = 2_048
 QUICK_FLUSH_S = 0.002
 """A flush that takes longer sends the next writes to the log writer's thread."""
 
+NOT_A_VOTER_TICKS = 40
+"""Looks after which a node that is no voter says so again: ten seconds."""
+
 QUICK_FLUSHES = 16
 """So many quick flushes in a row are trusted to be followed by another."""
 
@@ -166,7 +169,7 @@ class Node:
         self.keeper.checkpointer.on_written = self._checkpointed
         self.keeper.on_wound = self.wake
         self.keeper.on_failed = self.fail
-        self._submitted = self._flushed = 0
+        self._submitted = self._flushed = self._unvoted_ticks = 0
         self._quick_flushes = 0
         """Flushes in a row that were quick."""
         self._after_write: deque[tuple[int, list[Envelope]]] = deque()
@@ -452,7 +455,15 @@ class Node:
         # The node must still be able to vote, delete and read (design contract 11).
         rooms = (self._store.space().writable_bytes, self.keeper.writable_bytes())
         self.dispatcher.note_space(min(room for room in rooms if room is not None), self._config.disk_reserve_bytes)
+        self._say_not_a_voter()
         self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)
+
+    def _say_not_a_voter(self) -> None:
+        """Say from time to time whom a new disk waits for: a first start needs every node once."""
+        self._unvoted_ticks = 0 if self.raft.is_voter else self._unvoted_ticks + 1
+        if self._unvoted_ticks % NOT_A_VOTER_TICKS == NOT_A_VOTER_TICKS // 2:
+            waits_for = ",".join(self.raft.waits_for()) or "a leader that was elected without it"
+            event(_logger, logging.WARNING, "not_a_voter_yet", waits_for=waits_for)
 
     # -- reports --------------------------------------------------------------------------------------------------
 

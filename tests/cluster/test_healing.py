@@ -226,3 +226,18 @@ def test_a_large_state_is_read_while_the_node_serves(cluster_of: ClusterFactory)
     wait_healed(cluster)
     assert list(cluster.nodes[victim].directory.glob("kv.wounded-*"))
     assert cluster.client(cluster.leader()).mget([f"large:{n}" for n in range(150)]) == [value] * 150
+
+
+def test_a_first_start_waits_for_every_node_and_says_so(cluster_of: ClusterFactory) -> None:
+    """Two new nodes of three do not begin: the third may be one that was there before. They say whom they wait for."""
+    cluster = cluster_of(3)
+    cluster.wait_ready()
+    cluster.kill9(*cluster.node_ids)
+    for node_id in cluster.node_ids:
+        shutil.rmtree(cluster.nodes[node_id].directory)
+    for node_id in ("n1", "n2"):
+        cluster.start(node_id)
+    cluster.wait(lambda: "event=not_a_voter_yet waits_for=n3" in cluster.log("n1"), "n1 to say whom it waits for")
+    assert all(info["raft_leader_id"] == "" for info in cluster.infos().values())
+    cluster.start("n3")
+    cluster.wait_ready()

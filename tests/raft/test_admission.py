@@ -65,10 +65,13 @@ def test_the_first_disk_is_admitted_when_all_have_answered() -> None:
     """Nobody knew another: nothing was ever promised under this id. One answer is not enough."""
     cluster = newcomer()
     cluster.fire("n1")
+    assert cluster["n1"].waits_for() == ("n2", "n3")
     cluster.tell("n1", "n2", IntroduceResponse(MINE, False, OLD))
     assert not cluster["n1"].is_voter
+    assert cluster["n1"].waits_for() == ("n3",)
     cluster.tell("n1", "n3", IntroduceResponse(MINE, False, NEW))
     assert cluster["n1"].is_voter
+    assert not cluster["n1"].waits_for()
     assert cluster.disk("n1").standing.is_voter
     assert cluster.disk("n1").standing.peer(NodeId("n2")) == Acquaintance(NodeId("n2"), OLD, ())
     campaign(cluster)
