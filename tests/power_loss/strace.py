@@ -326,6 +326,8 @@ class Tracer:
         if call.name == "mmap" and not ("PROT_WRITE" in call.arguments and "MAP_SHARED" in call.arguments):
             return
         named = [_bytes_of(match[2]).decode(errors="replace") for match in _DESCRIPTOR.finditer(call.arguments)]
+        if named and named[0].endswith(UNPROMISED):
+            return
         if call.name != "mmap":
             named += self._paths(call)
         touched = [path for path in named if self._is_inside(path) and not path.endswith(f"/{LOCK_FILE}")]
