@@ -26,6 +26,7 @@ from durable_raft.server.snapshot_fetch import SnapshotFetcher
 from durable_raft.server.snapshot_source import SnapshotSource
 from durable_raft.server.state_hashes import StateHashes
 from durable_raft.server.worker import Worker
+from durable_raft.storage.directory import unused_name
 from durable_raft.storage.kv_install import KvInstaller
 from durable_raft.storage.kv_meta import KvMeta
 from durable_raft.storage.kv_store import LmdbKvStore
@@ -179,14 +180,7 @@ class StateKeeper:
 
     def close(self) -> None:
         """Release the state; nothing may use it any more."""
-        if self._check is not None:
-            self._check.close()
-        self.scrubber.close()
-        self.source.close()
-        self.backups.close()
-        self.checkpointer.close()
-        if self._kv is not None:
-            self._kv.close()
+        self._release()
 
     # -- snapshots ------------------------------------------------------------------------------------------------
 
@@ -214,6 +208,8 @@ class StateKeeper:
 
     def _release(self) -> None:
         """Close the state that there is."""
+        if self._check is not None:
+            self._check.close()
         self.scrubber.close()
         self.source.close()
         self.backups.close()
@@ -244,7 +240,7 @@ class StateKeeper:
         if self.checkpointer.is_writing:
             return
         self._release()
-        name = time.strftime("kv.differs-%Y%m%dT%H%M%SZ", time.gmtime())
+        name = unused_name(self._config.directory, "kv.differs").name
         set_aside(self._config.directory, name)
         event(_logger, logging.ERROR, "state_set_aside", name=name)
         self._begin(None)

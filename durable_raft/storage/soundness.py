@@ -8,6 +8,7 @@ is in use. So the tree of the log is walked without mapping it (``lmdb.verify``)
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,16 +64,23 @@ class StateCheck:
 
     def __init__(self, directory: Path) -> None:
         """Begin; before this process opens the state."""
+        self._path = environment_path(directory, KV) / DATA_FILE
+        self._file = self._path.stat()
         self._child: Background | None = Background(lambda: _examine_state(directory))
 
     def poll(self) -> str | None:
-        """Return what is wrong, or an empty text when nothing is, once; None before and after."""
+        """Return what is wrong, or an empty text when nothing is, once; None before and after.
+
+        Nothing is said of a state that another has replaced since: what was wrong is gone with it.
+        """
         if self._child is None:
             return None
         trouble = _told_now(self._child.poll)
-        if trouble is not None:
-            self._child = None
-        return trouble
+        if trouble is None:
+            return None
+        self._child = None
+        is_present = self._path.is_file() and os.path.samestat(self._path.stat(), self._file)
+        return trouble if is_present else None
 
     def close(self) -> None:
         """End it."""

@@ -32,6 +32,7 @@ from durable_raft.server.config import NodeConfig
 from durable_raft.server.node import Node
 from durable_raft.server.pending import Slot
 from durable_raft.server.recovery import NodeData
+from durable_raft.storage import directory as directory_module
 from durable_raft.storage.kv_meta import first_meta
 from durable_raft.storage.kv_store import LmdbKvStore
 from durable_raft.storage.lmdb_store import LmdbLogStore
@@ -314,6 +315,7 @@ def stage(batch_bytes_max: int) -> Iterator[None]:
             discard=room.discard,
             set_aside=room.set_aside,
         ),
+        mock.patch.object(directory_module, "time", stage_now),
         mock.patch.object(recovery, "event", _event),
         mock.patch.multiple(checkpoints_module, time=stage_now, event=_event),
         mock.patch.multiple(scrubber_module, time=stage_now, event=_event),
