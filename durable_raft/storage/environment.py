@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import lmdb
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused
+from durable_raft.storage.directory import RAFT, require_environment
 from durable_raft.storage.meta import META, META_COPY
+from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.records import IDENT, LOG
 from durable_raft.storage.wounds import Wound, WoundKind
 
@@ -125,6 +127,19 @@ def open_environment(
         environment.close()
         raise CorruptRecord(f"{path}: opened by LMDB {environment.lib_version()}, expected 0.9")
     return environment
+
+
+def open_read_only(directory: Path, name: str = RAFT) -> Environment:
+    """Open an environment of a data directory without its lock, also while a node runs on it.
+
+    Raises:
+        DirectoryRefused: there is none.
+        CorruptRecord: its meta pages are damaged.
+        UnknownFormatVersion: a data file of another LMDB format.
+    """
+    path = require_environment(directory, name)
+    check_data_file(path, is_live=True)
+    return open_environment(path, map_bytes=MAP_BYTES, readonly=True)
 
 
 def open_tables(environment: Environment, *, create: bool = False) -> Tables:

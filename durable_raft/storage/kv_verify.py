@@ -7,7 +7,6 @@ found: then the two tables say the same, and only if the numbers differ is the s
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 
 from durable_raft.kv.records import StateSummary
-from durable_raft.storage.directory import KV, require_environment
-from durable_raft.storage.environment import MAP_BYTES, open_environment, tree_wound
+from durable_raft.storage.directory import KV
+from durable_raft.storage.environment import open_read_only, tree_wound
 from durable_raft.storage.kv_meta import KvMeta, read_kv_meta
 from durable_raft.storage.kv_records import (
     DEADLINES,
@@ -31,11 +30,10 @@ from durable_raft.storage.kv_records import (
     wound,
 )
 from durable_raft.storage.meta import META
-from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.wounds import Wound, WoundedState, WoundKind
 
 if TYPE_CHECKING:
-    from lmdb import Environment, Transaction
+    from lmdb import Transaction
 
 _PROGRESS_EVERY: Final = 64
 
@@ -159,6 +157,8 @@ class StateFound:
     meta: KvMeta | None
     """None when neither copy is valid; nothing was walked then."""
     wounds: tuple[Wound, ...]
+    is_sound: bool
+    """Whether all of it is what meta says; wounds are then of one copy of meta, for which the other stands."""
 
 
 def verify_state(directory: Path, progress: Callable[[int], None] = ignore_progress) -> StateFound:
@@ -176,18 +176,18 @@ def verify_state(directory: Path, progress: Callable[[int], None] = ignore_progr
         CorruptRecord: the meta pages are damaged, or a table is missing.
         UnknownFormatVersion: meta is of a newer format.
     """
-    with closing(_open_read_only(directory)) as environment:
+    with open_read_only(directory, KV) as environment:
         tables = open_kv_tables(environment)
         with environment.begin(buffers=True) as transaction:
             try:
                 meta, tolerated = read_kv_meta(transaction, tables)
             except WoundedState as error:
-                return StateFound(None, error.wounds)
+                return StateFound(None, error.wounds, is_sound=False)
             try:
                 walk_state(transaction, tables, progress)
             except WoundedState as error:
-                return StateFound(meta, error.wounds)
-            return StateFound(meta, tolerated)
+                return StateFound(meta, error.wounds, is_sound=False)
+            return StateFound(meta, tolerated, is_sound=True)
 
 
 def read_checkpoint(directory: Path) -> KvMeta:
@@ -198,13 +198,7 @@ def read_checkpoint(directory: Path) -> KvMeta:
         CorruptRecord: the meta pages or both copies of meta are damaged, or a table is missing.
         UnknownFormatVersion: meta is of a newer format.
     """
-    with closing(_open_read_only(directory)) as environment:
+    with open_read_only(directory, KV) as environment:
         tables = open_kv_tables(environment)
         with environment.begin() as transaction:
             return read_kv_meta(transaction, tables)[0]
-
-
-def _open_read_only(directory: Path) -> Environment:
-    path = require_environment(directory, KV)
-    check_data_file(path, is_live=True)
-    return open_environment(path, map_bytes=MAP_BYTES, readonly=True)

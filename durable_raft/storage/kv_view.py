@@ -17,8 +17,8 @@ import lmdb
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.kv.records import Record, StateSummary
-from durable_raft.storage.directory import KV, require_environment
-from durable_raft.storage.environment import MAP_BYTES, open_environment, tree_wound
+from durable_raft.storage.directory import KV
+from durable_raft.storage.environment import open_read_only, tree_wound
 from durable_raft.storage.kv_meta import KvMeta, read_kv_meta
 from durable_raft.storage.kv_records import (
     DEADLINES,
@@ -31,7 +31,6 @@ from durable_raft.storage.kv_records import (
     unpack_due,
     unpack_record,
 )
-from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.wounds import WoundedState
 
 if TYPE_CHECKING:
@@ -164,9 +163,7 @@ def open_view(directory: Path) -> Iterator[LmdbStateView]:
         DirectoryRefused: there is no state.
         CorruptRecord: its meta pages or both copies of meta are damaged.
     """
-    path = require_environment(directory, KV)
-    check_data_file(path, is_live=True)
-    with open_environment(path, map_bytes=MAP_BYTES, readonly=True) as environment:
+    with open_read_only(directory, KV) as environment:
         view = LmdbStateView(environment, open_kv_tables(environment))
         try:
             yield view

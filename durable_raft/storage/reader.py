@@ -24,9 +24,9 @@ from durable_raft.errors import CorruptRecord, EntryUnavailable
 from durable_raft.raft.types import Base, Index, LogPoint, Term
 from durable_raft.storage import access
 from durable_raft.storage.directory import LOCK, RAFT, require_environment
-from durable_raft.storage.environment import MAP_BYTES, Tables, measure, open_environment, open_tables, tree_wound
+from durable_raft.storage.environment import Tables, measure, open_read_only, open_tables, tree_wound
 from durable_raft.storage.meta import Meta
-from durable_raft.storage.preflight import check_data_file
+from durable_raft.storage.preflight import check_data_file, page_problems
 from durable_raft.storage.records import IDENT, IDENT_KEY, LOG_KEY
 from durable_raft.storage.walk import LogWalk, Walked
 from durable_raft.storage.wounds import NewerFormat, Wound, WoundedLog
@@ -73,9 +73,7 @@ class LogReader:
             CorruptRecord: the meta pages are damaged, or a table is missing.
             UnknownFormatVersion: a data file of another LMDB format.
         """
-        path = require_environment(directory)
-        check_data_file(path, is_live=True)
-        environment = open_environment(path, map_bytes=MAP_BYTES, readonly=True)
+        environment = open_read_only(directory)
         try:
             return cls(environment, open_tables(environment))
         except BaseException:
@@ -212,25 +210,19 @@ def _items(cursor: Cursor[bytes], lo: bytes, hi: bytes | None) -> Iterator[tuple
 
 
 def structure_problems(directory: Path, name: str = RAFT) -> list[str]:
-    """Return what is wrong with the pages of environment ``name``, read from the file without mapping it.
-
-    Every page is walked: page numbers, order of keys, counts, and that each page is in use or free, once. It says
-    something only of a file that nobody writes.
+    """Return what is wrong with the pages of environment ``name``, as ``page_problems`` does.
 
     Raises:
         DirectoryRefused: there is no such environment.
-        CorruptRecord: not even the meta pages can be read.
+        CorruptRecord: not even the meta pages can be read, or the disk fails.
         UnknownFormatVersion: a data file of another LMDB format.
     """
-    from lmdb.verify import VerifyError, verify
-
     path = require_environment(directory, name)
     check_data_file(path, is_live=True)
     try:
-        problems: list[str] = verify(str(path))  # type: ignore[no-untyped-call]
-    except (VerifyError, OSError) as error:
+        return page_problems(path)
+    except OSError as error:
         raise CorruptRecord(f"{path}: {error}") from error
-    return problems
 
 
 def running_node(directory: Path) -> str | None:

@@ -17,13 +17,12 @@ from typing import Final
 
 from durable_raft.errors import StorageError, UnknownFormatVersion
 from durable_raft.storage.directory import KV, RAFT, environment_path, holds_environment
-from durable_raft.storage.environment import MAP_BYTES, open_environment
 from durable_raft.storage.isolation import Background, KilledBySignal, told_by_child
-from durable_raft.storage.kv_records import open_kv_tables
 from durable_raft.storage.kv_swap import NEW, read_waiting
-from durable_raft.storage.kv_verify import ignore_progress, walk_state
-from durable_raft.storage.preflight import DATA_FILE, check_data_file
+from durable_raft.storage.kv_verify import verify_state
+from durable_raft.storage.preflight import DATA_FILE, check_data_file, page_problems
 from durable_raft.storage.reader import LogReader
+from durable_raft.storage.wounds import WoundedState
 
 QUICK_BYTES: Final = 64 << 20
 """Size of a state's file up to which a start waits until all of it was read: about half a second."""
@@ -131,10 +130,9 @@ def _examine_state(directory: Path) -> str:
     try:
         if problems := _structure(path):
             return problems
-        with open_environment(path, map_bytes=MAP_BYTES, readonly=True) as environment:
-            tables = open_kv_tables(environment)
-            with environment.begin(buffers=True) as transaction:
-                walk_state(transaction, tables, ignore_progress)
+        found = verify_state(directory)
+        if not found.is_sound:
+            return str(WoundedState(found.wounds))
     except UnknownFormatVersion:
         return ""
     except StorageError as error:
@@ -144,13 +142,8 @@ def _examine_state(directory: Path) -> str:
 
 def _structure(path: Path) -> str:
     """Check meta pages and tree without mapping the file; raises as ``check_data_file``."""
-    from lmdb.verify import VerifyError, verify
-
     check_data_file(path)
-    try:
-        problems: list[str] = verify(str(path))  # type: ignore[no-untyped-call]
-    except VerifyError as error:
-        problems = [str(error)]
+    problems = page_problems(path)
     return f"{path}: {'; '.join(problems[:3])}" if problems else ""
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +12,11 @@ from pathlib import Path
 from durable_raft.storage.environment import MAP_BYTES
 from durable_raft.storage.lmdb_store import LmdbLogStore
 from durable_raft.storage.records import LOG, LOG_KEY
-from tests.cluster.harness import ROOT, Cluster
+from tests.cluster.harness import Cluster
 from tests.corruption.base import Base
 from tests.corruption.damage import KINDS
 from tests.storage.raw import flip_bit
+from tests.tools import directories
 
 HEAL_S = 40.0
 EVERY_NODE = "payloads_of_every_node"
@@ -118,16 +117,8 @@ def _wait_healed(cluster: Cluster, victims: list[str]) -> str:
 
 def _verified(cluster: Cluster) -> str | None:
     """Return what ``raftlog verify`` has to say against the directories."""
-    directories = [str(cluster.nodes[node_id].directory) for node_id in cluster.node_ids]
-    search = f"{ROOT}{os.pathsep}{ROOT / 'tools'}"
-    done = subprocess.run(
-        [sys.executable, "-m", "raftlog.main", "verify", *directories],
-        env={**os.environ, "PYTHONPATH": search},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    line = directories.command("verify", *[cluster.nodes[node_id].directory for node_id in cluster.node_ids])
+    done = subprocess.run(line, env=directories.environment(), capture_output=True, text=True, timeout=120, check=False)
     return None if done.returncode == 0 else f"{done.returncode}: {done.stdout[-1500:]} {done.stderr[-500:]}"
 
 

@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
@@ -28,6 +29,7 @@ from durable_raft.raft.types import (
     Term,
     make_entry,
 )
+from durable_raft.storage.kv_records import stored_key
 from durable_raft.storage.kv_store import LmdbKvStore
 from durable_raft.storage.lmdb_store import LmdbLogStore
 from tests.support.log_building import MEMBERSHIP, point_of
@@ -130,14 +132,25 @@ def whole(directory: Path, count: int = 9, *, node_id: str = "n1") -> list[Entry
 
 def flip_bit_of_state(directory: Path, table: str, key: bytes, bit: int) -> None:
     """Flip one bit of the value of ``key`` in the KV state."""
+    with _table_of_state(directory, table) as (transaction, handle):
+        value = bytearray(transaction.get(key, db=handle) or b"")
+        value[bit // 8] ^= 1 << bit % 8
+        transaction.put(key, bytes(value), db=handle)
+
+
+def lose_record_of_state(directory: Path, key: bytes) -> None:
+    """Delete a record from the KV state, beneath the store: what is left no longer is what meta says."""
+    with _table_of_state(directory, "keys") as (transaction, handle):
+        assert transaction.delete(stored_key(key), db=handle)
+
+
+@contextmanager
+def _table_of_state(directory: Path, table: str) -> Iterator[tuple[lmdb.Transaction, lmdb._Database]]:
     with (
         lmdb.open(str(directory / "kv"), max_dbs=8, map_size=1 << 30, lib_version=0) as environment,
         environment.begin(write=True) as transaction,
     ):
-        handle = environment.open_db(table.encode(), txn=transaction, create=False)
-        value = bytearray(transaction.get(key, db=handle) or b"")
-        value[bit // 8] ^= 1 << bit % 8
-        transaction.put(key, bytes(value), db=handle)
+        yield transaction, environment.open_db(table.encode(), txn=transaction, create=False)
 
 
 def zeroed_copies(directory: Path, name: str, target: Path) -> list[Path]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,20 +14,7 @@ from durable_raft.raft.types import ORIGIN, Entry, EntryKind, LogPoint, Term, ma
 from durable_raft.storage.records import IDENT_KEY, LOG_KEY
 from tests.storage.raw import change, flip_bit
 from tests.support.log_building import IDENTITY, LmdbShelf, point_of, vote, write
-
-ROOT = Path(__file__).parents[2]
-
-
-def raftlog(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command."""
-    return subprocess.run(
-        [sys.executable, "-m", "raftlog.main", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tools'}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from tests.tools.directories import raftlog
 
 
 def entry(previous: LogPoint, term: int, commands: list[list[bytes]] | None) -> Entry:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,20 +13,12 @@ from durable_raft.storage.lmdb_store import LmdbLogStore
 from durable_raft.storage.records import LOG, LOG_KEY
 from tests.storage.raw import flip_bit
 from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, write
-
-ROOT = Path(__file__).parents[2]
+from tests.tools import directories
 
 
 def raftlog(*arguments: object) -> tuple[int, str]:
     """Run the command; return its exit code and all it said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "raftlog.main", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tools'}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = directories.raftlog(*arguments)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -159,3 +148,18 @@ def test_sound_directories_need_nothing(tmp_path: Path, log: list[Entry]) -> Non
     assert code == 0
     assert "nothing is wounded" in said
     assert not new_ones(tmp_path)
+
+
+def test_a_state_that_is_not_what_its_meta_says_is_not_taken(tmp_path: Path) -> None:
+    """Each record of it is intact, but one is gone: the other node's state is taken."""
+    one, two = tmp_path / "n1", tmp_path / "n2"
+    directories.whole(one, node_id="n1")
+    directories.whole(two, node_id="n2")
+    directories.lose_record_of_state(one, b"key:000007")
+    rot(one, 3)
+    code, said = raftlog("repair", one, "--peers", two, "--apply")
+    assert code == 0, said
+    assert f"{one} note: the KV state is damaged" in said
+    assert f"state: from {two}, at index 7, 40 keys" in said
+    for directory in new_ones(tmp_path).values():
+        assert raftlog("verify", directory)[0] == 0

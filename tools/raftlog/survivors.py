@@ -63,7 +63,7 @@ def read_survivor(directory: Path) -> Survivor:
     except Unreadable as error:
         survivor.notes.append(f"the KV state cannot be read: {error}")
         return survivor
-    if found.meta is None or any(wound.table not in ("meta", "meta_copy") for wound in found.wounds):
+    if not found.is_sound:
         survivor.notes.append(f"the KV state is damaged: {len(found.wounds)} wounds, the first {found.wounds[0]}")
     else:
         survivor.state = found.meta
