@@ -78,12 +78,21 @@ COMMANDS: Final[Mapping[bytes, CommandSpec]] = {
     )
 }
 
+SPELLINGS: Final[Mapping[bytes, CommandSpec]] = {
+    spelling: spec for name, spec in COMMANDS.items() for spelling in (name, name.upper())
+}
+"""The table by the two ways in which nearly every client spells a name."""
+
+
+def has_arity(spec: CommandSpec, args: Sequence[bytes]) -> bool:
+    """Return whether ``args``, the name included, are as many as ``spec`` takes."""
+    arity = spec.arity
+    return len(args) == arity or (arity < 0 and len(args) >= -arity)
+
 
 def check_arity(spec: CommandSpec, args: Sequence[bytes]) -> ErrorReply | None:
-    """Return Redis's error when ``args``, the name included, are not as many as ``spec`` takes; None when they are."""
-    if (len(args) == spec.arity) if spec.arity >= 0 else (len(args) >= -spec.arity):
-        return None
-    return wrong_arity(spec.name)
+    """Return Redis's error when ``args`` have another arity than ``spec``; None when they have not."""
+    return None if has_arity(spec, args) else wrong_arity(spec.name)
 
 
 def wrong_arity(name: bytes) -> ErrorReply:

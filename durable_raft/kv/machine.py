@@ -59,6 +59,11 @@ class Machine:
         """
         return self._execute[args[0]](args)
 
+    def execute_all(self, commands: Sequence[Args]) -> list[Reply]:
+        """Execute commands in order, as ``execute`` does each; return their replies."""
+        handlers = self._execute
+        return [handlers[args[0]](args) for args in commands]
+
     def advance_time(self, time_ms: int) -> None:
         """Move the cluster time forward (never back) and drop every key whose time is up."""
         self._keyspace.advance_time(time_ms)

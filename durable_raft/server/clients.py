@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
-from durable_raft.kv.commands import COMMANDS, check_arity, unknown_command
+from durable_raft.kv.commands import COMMANDS, SPELLINGS, CommandSpec, check_arity, has_arity, unknown_command
 from durable_raft.kv.replies import ErrorReply, Reply
 from durable_raft.server.config import NodeConfig
 from durable_raft.server.connection_commands import CONNECTION_COMMANDS, execute_connection_command
@@ -27,6 +27,9 @@ OWED_MAX = 16384
 """Replies owed to one connection before no more is read from it; read again at half of that. A client may pipeline
 without limit: what it sends beyond this waits in its socket, where it costs the node nothing."""
 
+RUN_MAX = 32
+"""Commands of one run: what a run costs beside its commands is small then, and so is what it holds in replies."""
+
 
 def _address(name: tuple[object, ...] | None) -> str:
     """Return HOST:PORT of a socket name; empty when there is none."""
@@ -41,6 +44,8 @@ class Connection(asyncio.Protocol):
         self._parser = RequestParser(clients.parser_limits)
         self._transport: asyncio.Transport | None = None
         self._slots: deque[Slot] = deque()
+        self._owed = 0
+        """Replies that the slots owe."""
         self._waits: deque[tuple[Slot, list[bytes]]] = deque()
         """WAITs of this connection, to be answered once its writes before them are."""
         self._answered_bytes = 0
@@ -90,21 +95,45 @@ class Connection(asyncio.Protocol):
         """Execute the commands that are complete, in order."""
         if self._is_closing or self.session.closing:
             return
-        for args in self._parser.feed(data):
-            self._execute(args)
-            if self.session.closing:
-                break
+        self._take(self._parser.feed(data))
         if self._parser.error is not None and not self.session.closing:
             self.session.closing = True
             if not self._parser.error.close_silently:
                 self._owe().fill(ErrorReply(str(self._parser.error)))
         transport = self._transport
-        if len(self._slots) > OWED_MAX and not self._is_paused and transport is not None and not transport.is_closing():
+        if self._owed > OWED_MAX and not self._is_paused and transport is not None and not transport.is_closing():
             self._is_paused = True
             transport.pause_reading()
         self.flush()
 
     # -- commands -------------------------------------------------------------------------------------------------
+
+    def _take(self, commands: list[list[bytes]]) -> None:
+        """Execute commands in order; those of one name that follow each other, and are the machine's, as one run."""
+        session, run = self.session, list[list[bytes]]()
+        run_spec: CommandSpec | None = None
+        for args in commands:
+            spec = SPELLINGS.get(args[0])
+            if spec is None or session.silent_commands or not has_arity(spec, args):
+                if run_spec is not None:
+                    self._dispatch(run_spec, run)
+                    run, run_spec = [], None
+                self._execute(args)
+                if session.closing:
+                    return
+                continue
+            if (spec is not run_spec or len(run) == RUN_MAX) and run_spec is not None:
+                self._dispatch(run_spec, run)
+                run = []
+            run_spec = spec
+            args[0] = spec.name
+            run.append(args)
+        if run_spec is not None:
+            self._dispatch(run_spec, run)
+
+    def _dispatch(self, spec: CommandSpec, run: list[list[bytes]]) -> None:
+        self._clients.commands_processed += len(run)
+        self._clients.dispatcher.take(self, self._owe(len(run)), spec, run)
 
     def _execute(self, args: list[bytes]) -> None:
         name = args[0].lower()
@@ -117,8 +146,7 @@ class Connection(asyncio.Protocol):
                 self._owe().fill(problem)
                 return
             args[0] = name
-            self._clients.commands_processed += 1
-            self._clients.dispatcher.take(self, self._owe(), spec, args)
+            self._dispatch(spec, [args])
             return
         self._clients.commands_processed += 1
         slot = self._owe()
@@ -133,10 +161,11 @@ class Connection(asyncio.Protocol):
         slot.protocol = NO_REPLY if session.drops_reply else session.protocol
         slot.fill(reply)
 
-    def _owe(self) -> Slot:
+    def _owe(self, replies: int = 1) -> Slot:
         session = self.session
-        slot = Slot(self, NO_REPLY if session.drops_reply else session.protocol)
+        slot = Slot(self, NO_REPLY if session.drops_reply else session.protocol, replies)
         self._slots.append(slot)
+        self._owed += replies
         return slot
 
     # -- replies --------------------------------------------------------------------------------------------------
@@ -164,7 +193,9 @@ class Connection(asyncio.Protocol):
         slots = self._slots
         out: list[bytes] = []
         while slots and slots[0].reply is not None:
-            out.append(slots.popleft().reply or b"")
+            slot = slots.popleft()
+            self._owed -= slot.owed
+            out.append(slot.reply or b"")
         transport = self._transport
         if transport is None or transport.is_closing():
             # uvloop refuses writes from the moment the other end is gone, before it says so to ``connection_lost``.
@@ -176,7 +207,7 @@ class Connection(asyncio.Protocol):
         if self.session.closing and not slots:
             self._is_closing = True
             transport.close()
-        elif self._is_paused and len(slots) < OWED_MAX // 2:
+        elif self._is_paused and self._owed < OWED_MAX // 2:
             self._is_paused = False
             transport.resume_reading()
 

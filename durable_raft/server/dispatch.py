@@ -116,12 +116,14 @@ class Dispatcher:
 
     # -- taking commands in ---------------------------------------------------------------------------------------
 
-    def take(self, owner: Owner, slot: Slot, spec: CommandSpec, args: Sequence[bytes]) -> None:
-        """Take in a command whose arity is right; its slot is filled now or later, exactly once."""
-        waiting = Waiting(slot, spec, args, sum(map(len, args)) + 16 * len(args))
+    def take(self, owner: Owner, slot: Slot, spec: CommandSpec, commands: Sequence[Sequence[bytes]]) -> None:
+        """Take in a run: commands of ``spec`` whose arity is right; the slot is filled now or later, exactly once."""
+        size = 0
+        for args in commands:
+            size += sum(map(len, args)) + 16 * len(args)
         if spec.is_write:
             owner.writes_outstanding += 1
-        self._route(waiting)
+        self._route(Waiting(slot, spec, commands, size))
 
     def _route(self, waiting: Waiting) -> None:
         if waiting.is_batched:
@@ -130,7 +132,7 @@ class Dispatcher:
         if self._raft.role is Role.LEADER:
             self._accept(waiting)
         elif not waiting.spec.is_write and waiting.slot.owner.is_readonly and self.is_caught_up:
-            self.counters.reads += 1
+            self.counters.reads += len(waiting.commands)
             self._answer(waiting)
         elif (leader_id := self._raft.leader_id) is not None and self._is_reachable(leader_id):
             self._move(waiting, self._addresses[leader_id])
@@ -179,19 +181,19 @@ class Dispatcher:
             return
         if not waiting.deadline:
             waiting.deadline = self._monotonic() + self._limits.hold_s
-            self.counters.held += 1
+            self.counters.held += len(waiting.commands)
         self._held.append(waiting)
         self._held_bytes += waiting.size_bytes
 
     def _refuse_overload(self, waiting: Waiting) -> None:
-        self.counters.overloaded += 1
+        self.counters.overloaded += len(waiting.commands)
         limit = self._limits.pending_bytes_max
         self._fill(waiting, ErrorReply(f"OVERLOADED more than {limit} bytes of commands wait; nothing was done"))
 
     def _move(self, waiting: Waiting, address: str) -> None:
-        self.counters.moved += 1
-        key = first_key(waiting.spec, waiting.args)
-        self._fill(waiting, ErrorReply(f"MOVED {key_slot(key) if key is not None else 0} {address}"))
+        self.counters.moved += len(waiting.commands)
+        keys = [first_key(waiting.spec, args) for args in waiting.commands]
+        self._fill_all(waiting, [ErrorReply(f"MOVED {0 if key is None else key_slot(key)} {address}") for key in keys])
 
     # -- proposing ------------------------------------------------------------------------------------------------
 
@@ -259,9 +261,7 @@ class Dispatcher:
         elif entry.kind is EntryKind.COMMANDS:
             commands = decode_batch(entry.payload)
             self.counters.commands += len(commands)
-            execute = self._machine.execute
-            for args in commands:
-                execute(args)
+            self._machine.execute_all(commands)
 
     def _take_batch(self, entry: Entry) -> Batch | None:
         """Return this node's batch behind ``entry``, if it is the one; route those whose place another entry took."""
@@ -290,8 +290,8 @@ class Dispatcher:
     def answer_reads(self, read_id: int) -> None:
         """Answer the reads of one confirmed ReadIndex round from the machine as it is now."""
         reads = self._registered_reads.pop(read_id)
-        self.counters.reads += len(reads)
         for waiting in reads:
+            self.counters.reads += len(waiting.commands)
             self._answer(waiting)
 
     def give_back_reads(self, read_ids: Sequence[int]) -> None:
@@ -310,16 +310,24 @@ class Dispatcher:
     def _answer(self, waiting: Waiting) -> None:
         if waiting.spec.name in _SHOWS_TIME_LEFT:
             self._machine.show_time(self._time_of_day_ms())
-        self._fill(waiting, self._machine.execute(waiting.args))
+        self._fill_all(waiting, self._machine.execute_all(waiting.commands))
 
     def _fill(self, waiting: Waiting, reply: Reply) -> None:
+        self._leaves(waiting)
+        waiting.slot.fill(reply)
+
+    def _fill_all(self, waiting: Waiting, replies: Sequence[Reply]) -> None:
+        self._leaves(waiting)
+        waiting.slot.fill_all(replies)
+
+    def _leaves(self, waiting: Waiting) -> None:
+        """Count out a run that is about to be answered."""
         owner = waiting.slot.owner
         if waiting.spec.is_write:
             owner.writes_outstanding -= 1
         if waiting.is_batched:
             waiting.is_batched = False
             owner.batched -= 1
-        waiting.slot.fill(reply)
 
     def begin_with(self, machine: Machine, last_applied: Index) -> None:
         """Go on with another machine, whose state was taken elsewhere at ``last_applied``.
@@ -373,7 +381,7 @@ class Dispatcher:
         """Tell that a batch's fate is unknown; its reads had no effect and are routed again."""
         for waiting in batch.items:
             if waiting.spec.is_write:
-                self.counters.unknown += 1
+                self.counters.unknown += len(waiting.commands)
                 self._fill(waiting, ErrorReply("UNKNOWN leadership was lost before the write's fate was known"))
             else:
                 self._route_again(waiting)

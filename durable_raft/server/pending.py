@@ -15,7 +15,7 @@ from typing import Protocol
 from durable_raft.kv.commands import CommandSpec
 from durable_raft.kv.replies import Reply
 from durable_raft.raft.types import Term
-from durable_raft.wire.resp import encode_reply
+from durable_raft.wire.resp import encode_replies, encode_reply
 
 NO_REPLY = 0
 """In place of a RESP version: the client asked for no reply (CLIENT REPLY OFF)."""
@@ -25,53 +25,69 @@ class Owner(Protocol):
     """A connection, as far as the commands it waits for know it."""
 
     writes_outstanding: int
-    """Writes of this connection that were taken in and have no reply yet."""
+    """Runs of writes of this connection that were taken in and have no reply yet."""
     batched: int
-    """Commands of this connection, reads among them, that stand in a batch and have no reply yet."""
+    """Runs of this connection, of reads too, that stand in a batch and have no reply yet."""
 
     @property
     def is_readonly(self) -> bool:
         """Whether READONLY was given: reads may be answered from this replica's own, possibly stale, state."""
 
     def became_answered(self, reply_bytes: int) -> None:
-        """Note that one of the owed replies is there, and how long it is."""
+        """Note that a slot is filled, and how many bytes it took."""
 
 
 class Slot:
-    """One reply that a connection is owed; replies leave in the order of the slots."""
+    """The reply to one command, or the replies to a run, that a connection is owed; they leave in the slots' order."""
 
-    __slots__ = ("owner", "protocol", "reply")
+    __slots__ = ("owed", "owner", "protocol", "reply")
 
-    def __init__(self, owner: Owner, protocol: int) -> None:
+    def __init__(self, owner: Owner, protocol: int, owed: int = 1) -> None:
         self.owner = owner
         self.protocol = protocol
-        """RESP version that was spoken when the command came, or ``NO_REPLY``."""
+        """RESP version that was spoken when the commands came, or ``NO_REPLY``."""
+        self.owed = owed
+        """How many replies."""
         self.reply: bytes | None = None
-        """The encoded reply; None while it is owed."""
+        """All of them encoded, one after the other; None while they are owed."""
 
     def fill(self, reply: Reply) -> None:
-        """Give the reply that is owed."""
-        self.reply = encode_reply(reply, self.protocol) if self.protocol != NO_REPLY else b""
-        self.owner.became_answered(len(self.reply))
+        """Give the reply that is owed; the same to every command of a run."""
+        encoded = encode_reply(reply, self.protocol) if self.protocol != NO_REPLY else b""
+        self._fill(encoded if self.owed == 1 else encoded * self.owed)
+
+    def fill_all(self, replies: Sequence[Reply]) -> None:
+        """Give each command of a run its reply."""
+        self._fill(encode_replies(replies, self.protocol) if self.protocol != NO_REPLY else b"")
+
+    def _fill(self, encoded: bytes) -> None:
+        self.reply = encoded
+        self.owner.became_answered(len(encoded))
 
 
-@dataclass(slots=True, eq=False)
 class Waiting:
-    """One command of the machine's that a client waits for."""
+    """A *run* that a client waits for: one command of the machine's, or several of one name that came together.
 
-    slot: Slot
-    spec: CommandSpec
-    args: Sequence[bytes]
-    size_bytes: int
-    is_batched: bool = False
-    """Whether it stands in a batch, proposed or not."""
-    deadline: float = 0.0
-    """While held for want of a leader: when to give up (monotonic, seconds)."""
+    What happens to the commands of a run happens to all: they go into one batch, are held, moved or refused together.
+    """
+
+    __slots__ = ("commands", "deadline", "is_batched", "size_bytes", "slot", "spec")
+
+    def __init__(self, slot: Slot, spec: CommandSpec, commands: Sequence[Sequence[bytes]], size_bytes: int) -> None:
+        self.slot = slot
+        self.spec = spec
+        """Of every command of the run."""
+        self.commands = commands
+        self.size_bytes = size_bytes
+        self.is_batched = False
+        """Whether it stands in a batch, proposed or not."""
+        self.deadline = 0.0
+        """While held for want of a leader: when to give up (monotonic, seconds)."""
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Commands that travel in one entry, in order, with the reads that go along."""
+    """Runs that travel in one entry, in order, with the reads that go along."""
 
     items: list[Waiting] = field(default_factory=list)
     writes: list[Sequence[bytes]] = field(default_factory=list)
@@ -84,15 +100,15 @@ class Batch:
     """After leadership was lost: when to answer "unknown" (monotonic, seconds)."""
 
     def add(self, waiting: Waiting) -> None:
-        """Take one more command along."""
+        """Take one more run along."""
         self.items.append(waiting)
         self.size_bytes += waiting.size_bytes
         if waiting.spec.is_write:
-            self.writes.append(waiting.args)
+            self.writes.extend(waiting.commands)
 
 
 class Forming:
-    """Commands that wait to be proposed, in order, cut into batches of bounded size."""
+    """Runs that wait to be proposed, in order, cut into batches of bounded size."""
 
     def __init__(self, batch_bytes_max: int) -> None:
         self._batch_bytes_max = batch_bytes_max
@@ -103,7 +119,7 @@ class Forming:
         return bool(self._batches)
 
     def add(self, waiting: Waiting) -> None:
-        """Append a command to the newest batch, or to a new one when that is full."""
+        """Append a run to the newest batch, or to a new one when that is full."""
         if not self._batches or self._batches[-1].size_bytes >= self._batch_bytes_max:
             self._batches.append(Batch())
         self._batches[-1].add(waiting)
@@ -116,7 +132,7 @@ class Forming:
         return batch
 
     def take_all(self) -> list[Waiting]:
-        """Return every command that waits, in order."""
+        """Return every run that waits, in order."""
         items = [waiting for batch in self._batches for waiting in batch.items]
         self._batches.clear()
         self.size_bytes = 0

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from durable_raft.errors import InvariantViolation
-from durable_raft.kv.replies import ErrorReply, MapReply, Reply, SetReply, Simple, Verbatim
+from durable_raft.kv.replies import OK, ErrorReply, MapReply, Reply, SetReply, Simple, Verbatim
 
 RESP2: Final = 2
 RESP3: Final = 3
+
+_OK_LINE: Final = b"+OK\r\n"
 
 _Encode = Callable[[Any], bytes]
 
@@ -36,7 +38,12 @@ def encode_reply(reply: Reply, protocol: int) -> bytes:
 
 def encode_replies(replies: Iterable[Reply], protocol: int) -> bytes:
     """Return ``replies``, one after the other, as bytes of RESP ``protocol``; raises as ``encode_reply``."""
-    return b"".join([encode_reply(reply, protocol) for reply in replies])
+    encoders = _ENCODERS[protocol]
+    try:
+        # Most replies to writes are this one.
+        return b"".join([_OK_LINE if reply is OK else encoders[type(reply)](reply) for reply in replies])
+    except KeyError:
+        return b"".join([encode_reply(reply, protocol) for reply in replies])
 
 
 def _simple(reply: Simple) -> bytes:

@@ -102,7 +102,7 @@ def answered_before_commit() -> Sequence[Patch]:
         propose(self, batch, now_ms)
         if batch.term is not None:
             for waiting in batch.items:
-                if waiting.args[0] == b"set":
+                if waiting.spec.name == b"set":
                     waiting.slot.fill(OK)
 
     def fill(self: Slot, reply: Any) -> None:

@@ -11,6 +11,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from unittest import mock
@@ -75,18 +77,43 @@ class Connection:
             self.process.dirty.append(self)
 
     def take(self, commands: Sequence[list[bytes]]) -> None:
-        """Take commands as the real connection does, all in one turn."""
-        for args in commands:
-            slot = Slot(self, 2)
+        """Take commands as the real connection does, all in one turn, those of one name together."""
+        for name, same in groupby(commands, itemgetter(0)):
+            run = list(same)
+            slot = Slot(self, 2, len(run))
             self._slots.append(slot)
-            self.process.node.dispatcher.take(self, slot, COMMANDS[args[0]], args)
+            self.process.node.dispatcher.take(self, slot, COMMANDS[name], run)
         self.flush()
 
     def flush(self) -> None:
         """Send the replies that are there, in order."""
         self._is_dirty = False
         while self._slots and self._slots[0].reply is not None:
-            self._on_reply(self._slots.popleft().reply or b"")
+            slot = self._slots.popleft()
+            for reply in split_replies(slot.reply or b"", slot.owed):
+                self._on_reply(reply)
+
+
+def split_replies(data: bytes, count: int) -> list[bytes]:
+    """Return ``count`` RESP2 replies that stand in ``data`` one after the other, and nothing else."""
+    replies, at = [], 0
+    for _ in range(count):
+        end = _end_of_reply(data, at)
+        replies.append(data[at:end])
+        at = end
+    assert at == len(data), f"{count} replies expected: {data!r}"
+    return replies
+
+
+def _end_of_reply(data: bytes, at: int) -> int:
+    end = data.index(b"\r\n", at) + 2
+    kind, count = data[at : at + 1], data[at + 1 : end - 2]
+    if kind == b"$" and count != b"-1":
+        return end + int(count) + 2
+    if kind == b"*":
+        for _ in range(int(count)):
+            end = _end_of_reply(data, end)
+    return end
 
 
 class Process:
