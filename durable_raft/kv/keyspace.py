@@ -125,7 +125,14 @@ class Keyspace:
     def put(self, key: bytes, value: bytes, deadline_ms: int | None) -> None:
         """Set a key to a value; a deadline that is None or not in the future means: none, or gone at once."""
         if deadline_ms is None:
-            self._keep(key, make_record(key, value))
+            record = make_record(key, value)
+            # Nearly every write is one of these, over a key that changed since the last checkpoint or is new.
+            old = self._active.changes.get(key)
+            if old is None or old.deadline_ms:
+                self._keep(key, record)
+            else:
+                self._state_hash += record.crc - old.crc
+                self._active.replace(key, old, record)
         elif deadline_ms <= self.time_ms:
             self.remove(key)
         else:

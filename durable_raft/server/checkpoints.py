@@ -29,6 +29,8 @@ from durable_raft.storage.kv_view import LmdbStateView
 
 _logger = logging.getLogger(__name__)
 
+PAGE_BYTES: Final = 4096
+
 PAUSE_S: Final = 0.0005
 """How long the worker leaves the interpreter and the disk alone between two chunks."""
 
@@ -86,6 +88,8 @@ class Checkpointer:
         """(index, ``_applied_bytes``) of checkpoints behind which the log was not compacted yet, ascending."""
         self.on_written: Callable[[], None] = lambda: None
         """Is called when a checkpoint ended: applying may have waited for it."""
+        self._pages = 0
+        """Of the state on the disk: a checkpoint changes no more than these, and those it adds."""
         self.durations = LatencyRing()
         self.count = 0
 
@@ -122,6 +126,7 @@ class Checkpointer:
         return (
             self._is_requested
             or machine.overlay_changes >= config.checkpoint_changes
+            or min(machine.overlay_changes, self._pages) >= config.checkpoint_pages
             or machine.overlay_bytes >= config.checkpoint_bytes
             or self._applied_bytes - self._last_bytes >= config.checkpoint_log_bytes
             or log.last_applied - last >= config.checkpoint_entries
@@ -167,6 +172,7 @@ class Checkpointer:
         self.durations.add(seconds)
         self._crash_points.reach("before_checkpoint_swap")
         self._read_from(self._kv.view())
+        self._note_pages(self._kv)
         self._raft.checkpointed(frozen.base.point)
         self._marks.append((frozen.base.point.index, frozen.applied_bytes))
         event(
@@ -186,6 +192,9 @@ class Checkpointer:
         self._machine.checkpointed(view)
         if old is not None:
             old.close()
+
+    def _note_pages(self, kv: LmdbKvStore) -> None:
+        self._pages = kv.room().used_bytes // PAGE_BYTES
 
     def _pause(self) -> None:
         """Leave the interpreter and the disk alone for a moment, unless the changes pile up; on the worker thread."""
@@ -221,6 +230,8 @@ class Checkpointer:
         """Go on with another machine, which reads from ``view`` of ``kv``; nothing may be under way at the disk."""
         self._machine, self._kv, self._view = machine, kv, view
         self._frozen = None
+        if kv is not None:
+            self._note_pages(kv)
         self._marks.clear()
         self._last_at, self._last_bytes = time.monotonic(), self._applied_bytes
         snapshot = self._raft.snapshot.index

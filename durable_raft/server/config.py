@@ -110,11 +110,15 @@ class NodeConfig:
         1 << 20, parse_bytes, "BYTES", "Entries in one AppendEntries; a single larger entry travels alone"
     )
     append_inflight_max: int = _tunable(64, parse_count, "N", "Unanswered AppendEntries per follower")
-    checkpoint_changes: int = _tunable(
-        16_384, parse_count, "N", "Changed keys after which a checkpoint is written; each may cost a page of memory"
+    checkpoint_changes: int = _tunable(65_536, parse_count, "N", "Changed keys after which a checkpoint is written")
+    checkpoint_pages: int = _tunable(
+        16_384,
+        parse_count,
+        "N",
+        "Pages of the state after whose change it is written; each takes 4 KiB of memory",
     )
     checkpoint_bytes: int = _tunable(
-        16 << 20, parse_bytes, "BYTES", "Memory of changes after which a checkpoint is written"
+        32 << 20, parse_bytes, "BYTES", "Memory of changes after which a checkpoint is written"
     )
     checkpoint_log_bytes: int = _tunable(
         32 << 20, parse_bytes, "BYTES", "Applied log after which a checkpoint is written: what a restart replays"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
 from durable_raft.kv.records import Record, StateSummary
 from durable_raft.raft.types import Base, Identity, Index, Membership
+from durable_raft.server.checkpoints import PAGE_BYTES
 from durable_raft.storage.kv_meta import KvMeta, first_meta
 from tests.kv.state_views import PlainView
 
@@ -123,7 +124,7 @@ class SimKv:
 
     def room(self) -> SimRoom:
         """Return the room of the disk."""
-        return SimRoom(self._disk.free_bytes)
+        return SimRoom(self._disk.free_bytes, PAGE_BYTES * len(self._disk.kv.state))
 
     def close(self) -> None:
         """Nothing to release."""
@@ -133,6 +134,7 @@ class SimRoom(NamedTuple):
     """What the keeper asks of ``room``."""
 
     writable_bytes: int
+    used_bytes: int
 
 
 class SimInstaller:

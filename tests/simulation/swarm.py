@@ -144,7 +144,8 @@ def _draw_checkpoints(rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.2:
         return {}
     return {
-        "checkpoint_changes": rng.choice((1, 3, 20)),
+        "checkpoint_changes": rng.choice((1, 3, 20, 60)),
+        "checkpoint_pages": rng.choice((1, 10, 1000)),
         "checkpoint_entries": rng.choice((1, 7, 40)),
         "checkpoint_interval_ms": rng.choice((100, 5_000)),
         "overlay_bytes_max": rng.choice((1, 2_000, 1 << 20)),
