@@ -125,18 +125,24 @@ class Keyspace:
     def put(self, key: bytes, value: bytes, deadline_ms: int | None) -> None:
         """Set a key to a value; a deadline that is None or not in the future means: none, or gone at once."""
         if deadline_ms is None:
-            record = make_record(key, value)
-            # Nearly every write is one of these, over a key that changed since the last checkpoint or is new.
-            old = self._active.changes.get(key)
-            if old is None or old.deadline_ms:
-                self._keep(key, record)
-            else:
-                self._state_hash += record.crc - old.crc
-                self._active.replace(key, old, record)
+            self.put_for_ever(key, value)
         elif deadline_ms <= self.time_ms:
             self.remove(key)
         else:
             self._keep(key, make_record(key, value, deadline_ms))
+
+    def put_for_ever(self, key: bytes, value: bytes) -> None:
+        """Set a key to a value, without a deadline: what most writes do."""
+        record = make_record(key, value)
+        layer = self._active
+        old = layer.changes.get(key)
+        if old is None or old[1]:
+            self._keep(key, record)
+        else:
+            # It took the place of a change of its kind since the last checkpoint: nothing is counted anew.
+            self._state_hash += record[2] - old[2]
+            layer.size_bytes += len(value) - len(old[0])
+            layer.changes[key] = record
 
     def replace(self, key: bytes, value: bytes) -> None:
         """Set a key to a value and leave its deadline as it is."""

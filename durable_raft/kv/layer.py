@@ -64,11 +64,6 @@ class Layer:
             if record.deadline_ms:
                 self._push((record.deadline_ms, order_key(key), key))
 
-    def replace(self, key: bytes, old: Record, record: Record) -> None:
-        """Note that ``record`` took the place of ``old``, which this layer holds; neither has a deadline."""
-        self.size_bytes += len(record.value) - len(old.value)
-        self.changes[key] = record
-
     def clear(self) -> None:
         """Note that every key is gone."""
         self.changes = {}

@@ -24,6 +24,8 @@ _JOINED_BYTES_MAX: Final = 4096
 
 NO_DEADLINE: Final = 0
 
+_new_tuple: Final = tuple.__new__
+
 
 class Record(NamedTuple):
     """What is kept of a key."""
@@ -55,7 +57,11 @@ def record_crc(key: bytes, deadline_ms: int, value: bytes) -> int:
 
 def make_record(key: bytes, value: bytes, deadline_ms: int = NO_DEADLINE) -> Record:
     """Return the record of ``key``, its checksum computed."""
-    return Record(value, deadline_ms, record_crc(key, deadline_ms, value))
+    if len(value) > _JOINED_BYTES_MAX:
+        return Record(value, deadline_ms, record_crc(key, deadline_ms, value))
+    # What ``record_crc`` and ``Record`` say, without two calls: this is done for each write on each node.
+    crc = extend(0, _CRC_HEADER.pack(len(key), deadline_ms) + key + value)
+    return _new_tuple(Record, (value, deadline_ms, crc))
 
 
 def order_key(key: bytes) -> bytes:

@@ -88,6 +88,7 @@ class _StringCommands:
         self._keyspace = keyspace
         self._value_bytes_max = value_bytes_max
         self._get: Callable[[bytes], bytes | None] = keyspace.get
+        self._put: Callable[[bytes, bytes], None] = keyspace.put_for_ever
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -104,7 +105,7 @@ class _StringCommands:
 
     def set(self, args: Args) -> Reply:
         if len(args) == 3:
-            self._keyspace.put(args[1], args[2], None)
+            self._put(args[1], args[2])
             return OK
         options = _parse_set_options(args[3:])
         if options is None:

@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         run_spec: CommandSpec | None = None
         for args in commands:
             spec = SPELLINGS.get(args[0])
-            if spec is None or session.silent_commands or not has_arity(spec, args):
+            if spec is None or session.silent_commands or (len(args) != spec.arity and not has_arity(spec, args)):
                 if run_spec is not None:
                     self._dispatch(run_spec, run)
                     run, run_spec = [], None

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from durable_raft.checksum import extend
-from durable_raft.kv.records import SHORT_KEY_BYTES_MAX, Record, order_key, record_crc
+from durable_raft.kv.records import SHORT_KEY_BYTES_MAX, Record, make_record, order_key
 from durable_raft.storage.environment import open_handles
 from durable_raft.storage.meta import META, META_COPY
 from durable_raft.storage.wounds import Wound, WoundedState, WoundKind
@@ -95,10 +95,10 @@ def record_of(key: bytes, value: Bytes) -> Record:
         raise WoundedState([wound(KEYS, key, f"{start} bytes or more", f"{len(value)}", WoundKind.SHAPE)])
     crc, deadline_ms = HEADER.unpack_from(value)
     content = bytes(value[start:])
-    actual = record_crc(key, deadline_ms, content)
-    if actual != crc:
-        raise WoundedState([wound(KEYS, key, f"crc {crc:#010x}", f"{actual:#010x}", WoundKind.CHECKSUM)])
-    return Record(content, deadline_ms, crc)
+    record = make_record(key, content, deadline_ms)
+    if record.crc != crc:
+        raise WoundedState([wound(KEYS, key, f"crc {crc:#010x}", f"{record.crc:#010x}", WoundKind.CHECKSUM)])
+    return record
 
 
 def unpack_record(stored: Bytes, value: Bytes) -> tuple[bytes, Record]:
