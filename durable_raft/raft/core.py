@@ -27,7 +27,7 @@ from durable_raft.raft.messages import (
     TermMessage,
 )
 from durable_raft.raft.progress import Progress
-from durable_raft.raft.ready import Ready
+from durable_raft.raft.ready import ReadReady, Ready
 from durable_raft.raft.state import Observer, RaftState
 from durable_raft.raft.types import (
     Base,
@@ -145,7 +145,7 @@ class Raft:
             if now >= state.heartbeat_due and state.peers:
                 replication.check_quorum(state, now)
                 if state.role is Role.LEADER:
-                    self._send(lambda: replication.heartbeat(state, now), now)
+                    self._send(replication.heartbeat, now)
         elif now >= state.election_deadline:
             election.election_timeout(state, now)
 
@@ -155,11 +155,13 @@ class Raft:
         admission.introduce(self._state, now)
         healing.fetch(self._state)
 
-    def _send(self, send: Callable[[], None], now: int) -> None:
+    def _send(self, send: Callable[[RaftState, int], None], now: int) -> None:
         """Have a leader send entries; one that finds its own copy rotten leads no longer."""
+        state = self._state
         with contextlib.suppress(EntriesLost):
-            send()
-        healing.notice(self._state, now)
+            send(state, now)
+        if state.log.lost:
+            healing.notice(state, now)
 
     def step(self, now: int, source: NodeId, message: Message) -> None:
         """Take a message from ``source`` (Figure 2, Rules for Servers)."""
@@ -315,25 +317,44 @@ class Raft:
         """
         state = self._state
         if state.role is Role.LEADER:
-            self._send(lambda: replication.send_due(state, now), now)
+            self._send(replication.send_due, now)
         write = state.take_write(now)
-        ready = Ready(
-            write=write,
-            messages=state.messages,
-            messages_after_write=state.messages_after_write,
-            offer=state.offer,
-            lost_reads=state.lost_reads,
-        )
+        committed: list[Entry] = []
+        answerable: list[ReadReady] = []
         if may_apply and state.is_whole:
             with contextlib.suppress(EntriesLost):
-                ready.committed = state.log.take_committed(APPLY_BYTES_MAX)
-            healing.notice(state, now)
-            ready.reads = reads.take_answerable(state)
+                committed = state.log.take_committed(APPLY_BYTES_MAX)
+            if state.log.lost:
+                healing.notice(state, now)
+            answerable = reads.take_answerable(state)
+        ready = Ready(
+            write, state.messages, state.messages_after_write, committed, answerable, state.offer, state.lost_reads
+        )
         state.offer = None
         state.messages = []
         state.messages_after_write = []
         state.lost_reads = []
         return ready
+
+    def has_ready(self) -> bool:
+        """Return whether ``ready`` may have anything to hand out; when not, no event since the last call made work."""
+        state = self._state
+        log = state.log
+        if state.role is Role.LEADER and any(each.next_index <= log.last.index for each in state.progress.values()):
+            return True
+        return bool(
+            state.messages
+            or state.messages_after_write
+            or log.commit_index > log.last_applied
+            or log.has_unsubmitted()
+            or state.hard_state != state.flushed_hard_state
+            or state.confirmed_reads
+            or state.pending_reads
+            or state.lost_reads
+            or state.offer is not None
+            or log.lost
+            or not state.standing.is_voter
+        )
 
     def has_more(self) -> bool:
         """Return whether ``ready`` would hand out more committed entries at once."""

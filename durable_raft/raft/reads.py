@@ -35,6 +35,8 @@ def confirmed_round(state: RaftState) -> int:
 
 def confirm(state: RaftState) -> None:
     """Move on what a majority has confirmed; ask about the next round when reads still wait and none is out."""
+    if not state.pending_reads:
+        return
     acked = confirmed_round(state)
     while state.pending_reads and state.pending_reads[0].read_round <= acked:
         confirmed = state.pending_reads.popleft()
@@ -45,6 +47,8 @@ def confirm(state: RaftState) -> None:
 
 def take_answerable(state: RaftState) -> list[ReadReady]:
     """Hand out confirmed reads whose index has been handed out for applying, ascending by index."""
+    if not state.confirmed_reads:
+        return []
     applied = state.log.last_applied
     answerable = [ready for ready in state.confirmed_reads if ready.read_index <= applied]
     if answerable:

@@ -108,6 +108,11 @@ class Checkpointer:
         """Whether there is memory for more changes."""
         return self._frozen is None or self._machine.overlay_bytes < self._config.overlay_bytes_max
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether a checkpoint was asked for, or waits for the log."""
+        return self._is_requested or (self._frozen is not None and not self.is_writing)
+
     def consider(self) -> None:
         """Begin a checkpoint when one is due, and write the one that waited for the log."""
         if self._frozen is None and self._is_due():

@@ -217,6 +217,10 @@ class Dispatcher:
             else:
                 self._register(batch.items, self._last_proposed)
 
+    def has_due(self) -> bool:
+        """Return whether ``propose_due`` has anything that waits for it."""
+        return bool(self._free_reads) or (bool(self._forming) and len(self._inflight) < INFLIGHT_BATCHES_MAX)
+
     def _is_expiry_due(self, now_ms: int) -> bool:
         """Return whether a key's time is up and no proposed entry says so yet."""
         deadline_ms = self._machine.next_deadline_ms()

@@ -20,7 +20,7 @@ from durable_raft.kv.machine import Machine
 from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.ready import ReadReady, Write
-from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role
+from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role, Term
 from durable_raft.server.config import NodeConfig
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
@@ -63,7 +63,7 @@ QUICK_FLUSH_S = 0.002
 NOT_A_VOTER_TICKS = 40
 """Looks after which a node that is no voter says so again: ten seconds."""
 
-QUICK_FLUSHES = 16
+QUICK_FLUSHES = 4
 """So many quick flushes in a row are trusted to be followed by another."""
 
 HOUSEKEEPING_S = 0.25
@@ -253,6 +253,8 @@ class Node:
                 self.keeper.receive(source, message)
             else:
                 self.raft.step(self._now_ms(), source, message)
+                if not self._is_due():
+                    return
             self.wake()
 
     def _tell(self, target: NodeId, message: NodeMessage) -> None:
@@ -281,7 +283,8 @@ class Node:
     def _note_flushed(self, flushed: Flushed) -> None:
         if not self._is_stopped:
             self._take_flushed(flushed)
-            self._process()
+            if self._is_due():
+                self._process()
 
     def _take_flushed(self, flushed: Flushed) -> None:
         """Tell the core what is durable, and let the messages go that waited for it."""
@@ -301,6 +304,16 @@ class Node:
         if not self._is_stopped:
             self.raft.timeout(self._now_ms())
             self._process()
+
+    def _is_due(self) -> bool:
+        """Return whether ``_process`` has something to do; most events of a busy node leave nothing."""
+        return (
+            self.raft.has_ready()
+            or self.dispatcher.has_due()
+            or self._leadership() != self._known
+            or not self.dispatcher.is_caught_up
+            or self.keeper.checkpointer.is_pending
+        )
 
     # -- the order ------------------------------------------------------------------------------------------------
 
@@ -337,15 +350,20 @@ class Node:
         reach("before_reply")
         self.reply()
         reach("after_reply")
-        self.keeper.consider()
+        if ready.committed or self.keeper.checkpointer.is_pending:
+            self.keeper.consider()
+        self._look_ahead(is_more=may_apply and self.raft.has_more())
+        if lone is not None:
+            self._persist_now(lone)
+
+    def _look_ahead(self, *, is_more: bool) -> None:
+        """See to it that ``_process`` runs again when there is more to do, now or later."""
         if self.recorder is not None:
             self.recorder.progress(self.raft)
-        if (self.raft.has_more() and may_apply) or ready.committed or ready.lost_reads:
+        if is_more or self.dispatcher.has_due():
             # Replaying is cut in bounded pieces; an applied batch makes room for the next; lost reads are routed anew.
             self.wake()
         self._arm_timers()
-        if lone is not None:
-            self._persist_now(lone)
 
     def _submit(self, write: Write) -> Write | None:
         """Hand a write to the log writer; return it if it is so small and alone that this thread had better do it.
@@ -372,8 +390,9 @@ class Node:
             self._writer.submit(write)
         else:
             self._take_flushed(flushed)
-            # Others' turn first: the next write may be alone, too.
-            self.wake()
+            if self._is_due():
+                # Others' turn first: the next write may be alone, too.
+                self.wake()
 
     def _send_after_write(self, messages: list[Envelope]) -> None:
         """Send messages once everything submitted so far is flushed: that is what they promise."""
@@ -401,16 +420,20 @@ class Node:
 
     def _note_leadership(self) -> None:
         """Tell the dispatcher when the role or the known leader changed."""
-        leader_id = self.raft.leader_id
-        is_led = leader_id is not None and self._is_reachable(leader_id)
-        known = (self.raft.role, leader_id, self.raft.current_term, is_led)
+        known = self._leadership()
         if known != self._known:
-            if leader_id is None:
+            if self.raft.leader_id is None:
                 self.leaderless_since = self.leaderless_since or self.now_s()
             else:
                 self.leaderless_since = None
             self._known = known
             self.dispatcher.leadership_changed()
+
+    def _leadership(self) -> tuple[Role, NodeId | None, Term, bool]:
+        """Return role, leader, term, and whether the leader can be reached."""
+        leader_id = self.raft.leader_id
+        is_led = leader_id is not None and self._is_reachable(leader_id)
+        return self.raft.role, leader_id, self.raft.current_term, is_led
 
     def now_s(self) -> float:
         """Return the monotonic time in seconds; uvloop's own clock stands still during a turn of the loop."""
