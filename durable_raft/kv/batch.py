@@ -16,13 +16,19 @@ from durable_raft.errors import CorruptRecord, UnknownFormatVersion
 
 BATCH_VERSION: Final = 1
 _PREFIX: Final = bytes([BATCH_VERSION])
-_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_packer = msgpack.Packer(use_bin_type=True, autoreset=False)
 
 
 def encode_batch(commands: Sequence[Sequence[bytes]]) -> bytes:
     """Return the payload for ``commands``; none at all is legal and only moves the cluster time."""
-    packed: bytes = _pack(commands)
-    return _PREFIX + packed
+    try:
+        # The number is packed as the byte that it is; so nothing large is copied to put it in front.
+        _packer.pack(BATCH_VERSION)
+        _packer.pack(commands)
+        payload: bytes = _packer.bytes()
+    finally:
+        _packer.reset()
+    return payload
 
 
 def decode_batch(payload: bytes) -> list[list[bytes]]:

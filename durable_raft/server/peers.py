@@ -19,7 +19,7 @@ from durable_raft.errors import PeerError
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import Identity, Member, NodeId
 from durable_raft.server.logs import event
-from durable_raft.wire.peer import FrameParser, Hello, HelloReply, NodeMessage, PeerMessage, encode_frame
+from durable_raft.wire.peer import FrameEncoder, FrameParser, Hello, HelloReply, NodeMessage, PeerMessage, encode_frame
 
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 1.0
@@ -92,8 +92,16 @@ class _Dialled(asyncio.Protocol):
 class PeerLink:
     """The link this node dials to one peer."""
 
-    def __init__(self, identity: Identity, member: Member, rng: random.Random, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        member: Member,
+        rng: random.Random,
+        on_change: Callable[[], None],
+        encoder: FrameEncoder,
+    ) -> None:
         self._identity = identity
+        self._encoder = encoder
         self._member = member
         self._rng = rng
         self._on_change = on_change
@@ -114,7 +122,7 @@ class PeerLink:
         if transport is None or transport.is_closing() or transport.get_write_buffer_size() > BACKLOG_BYTES_MAX:
             self.dropped += 1
             return
-        transport.write(encode_frame(self._identity.cluster_id, message))
+        transport.write(self._encoder.encode(message))
 
     async def run(self) -> None:
         """Keep the link up until cancelled."""
@@ -250,8 +258,9 @@ class Peers:
         self.receive = receive
         others = [member for member in members if member.node_id != identity.node_id]
         self.ids = frozenset(member.node_id for member in others)
+        encoder = FrameEncoder(identity.cluster_id)
         self.links: dict[NodeId, PeerLink] = {
-            member.node_id: PeerLink(identity, member, rng, on_change) for member in others
+            member.node_id: PeerLink(identity, member, rng, on_change, encoder) for member in others
         }
         self.accepted: set[asyncio.Transport] = set()
         self.heard_at: dict[NodeId, int] = {}

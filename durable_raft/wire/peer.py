@@ -181,6 +181,22 @@ def encode_frame(cluster_id: bytes, message: PeerMessage) -> bytes:
     return b"".join((header, _CRC.pack(crc32c(header)), body))
 
 
+class FrameEncoder:
+    """``encode_frame`` for one cluster that remembers the newest frame: a leader tells all followers the same."""
+
+    def __init__(self, cluster_id: bytes) -> None:
+        self._cluster_id = cluster_id
+        self._message: PeerMessage | None = None
+        self._frame = b""
+
+    def encode(self, message: PeerMessage) -> bytes:
+        """Return ``message`` as a frame; raises as ``encode_frame``."""
+        if type(message) is not type(self._message) or message != self._message:
+            self._message, self._frame = None, encode_frame(self._cluster_id, message)
+            self._message = message
+        return self._frame
+
+
 def _append_entries_fields(message: AppendEntries) -> tuple[object, ...]:
     entries = message.entries
     if not entries:
@@ -257,7 +273,8 @@ class FrameParser:
             if end > len(chunk):
                 self._wanted = end - at
                 break
-            body = bytes(chunk[body_at:end])
+            with memoryview(chunk) as view:
+                body = bytes(view[body_at:end])
             crc = crc32c(body)
             if crc != body_crc:
                 raise DamagedFrame(f"body of {body_bytes} bytes: crc {crc:08x}, expected {body_crc:08x}")

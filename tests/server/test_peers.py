@@ -9,7 +9,7 @@ from contextlib import suppress
 from durable_raft.raft.messages import AppendEntriesResponse
 from durable_raft.raft.types import Identity, Index, Member, NodeId, Term
 from durable_raft.server.peers import PeerLink
-from durable_raft.wire.peer import FrameParser, HelloReply, encode_frame
+from durable_raft.wire.peer import FrameEncoder, FrameParser, HelloReply, encode_frame
 
 CLUSTER_ID = b"c" * 16
 WAIT_S = 10.0
@@ -47,7 +47,7 @@ async def _send_at_the_end_of_a_link() -> int:
     member = Member(NodeId("n2"), "127.0.0.1:1", f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
     up = asyncio.Event()
     identity = Identity(CLUSTER_ID, NodeId("n1"), b"1" * 16)
-    link = PeerLink(identity, member, random.Random(1), up.set)
+    link = PeerLink(identity, member, random.Random(1), up.set, FrameEncoder(identity.cluster_id))
     task = loop.create_task(link.run())
     async with asyncio.timeout(WAIT_S):
         await up.wait()

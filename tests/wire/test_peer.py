@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 
 from durable_raft.checksum import crc32c
 from durable_raft.errors import DamagedFrame, ForeignCluster, InvariantViolation, PeerError, UnknownFrameVersion
+from durable_raft.raft.messages import RequestVote
 from durable_raft.raft.types import EntryKind, Index, LogPoint, Term, chain_crc, entry_crc
-from durable_raft.wire.peer import FrameKind, FrameParser, PeerMessage, SnapshotChunk, encode_frame
+from durable_raft.wire.peer import (
+    FrameEncoder,
+    FrameKind,
+    FrameParser,
+    PeerMessage,
+    SnapshotChunk,
+    StateHash,
+    encode_frame,
+)
 from tests.wire.peer_messages import (
     BODY_BYTES_MAX,
     CLUSTER,
@@ -165,6 +174,16 @@ def test_entries_come_back_whole() -> None:
 
 
 # -- frames that are not believed -------------------------------------------------------------------------------------
+
+
+def test_remembered_frame_is_the_messages_own() -> None:
+    """Whatever was encoded before it, also when two messages of different kinds have equal fields."""
+    encoder = FrameEncoder(CLUSTER)
+    vote, state = RequestVote(Term(1), Index(2), Term(3), True), StateHash(Index(1), 2, 3, 1)
+    assert tuple(vote) == tuple(state)
+    for message in (*EXAMPLES.values(), vote, state, vote):
+        assert encoder.encode(message) == encode_frame(CLUSTER, message)
+        assert encoder.encode(message) == encode_frame(CLUSTER, message)
 
 
 def test_foreign_cluster() -> None:
