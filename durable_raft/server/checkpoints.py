@@ -151,12 +151,13 @@ class Checkpointer:
     def _write(self, frozen: _Frozen, kv: LmdbKvStore) -> None:
         self.is_writing = True
         self._crash_points.reach("before_checkpoint")
+        layer = frozen.layer
 
         def work() -> float:
             started = time.perf_counter()
             kv.write_checkpoint(
-                frozen.layer.sorted_changes(),
-                is_cleared=frozen.layer.is_cleared,
+                layer.sorted_changes(),
+                is_cleared=layer.is_cleared,
                 applied=frozen.base,
                 summary=frozen.summary,
                 membership=self._membership,
@@ -189,7 +190,8 @@ class Checkpointer:
             seconds=round(seconds, 3),
         )
         # Nobody reads it any more.
-        self._worker.submit(frozen.layer.dissolve, lambda _: None)
+        layer = frozen.layer
+        self._worker.submit(lambda: layer.dissolve(self._pause), lambda _: None)
         self.on_written()
 
     def _read_from(self, view: LmdbStateView) -> None:
