@@ -36,6 +36,9 @@ class Keyspace:
         self._base = base
         self._frozen: Layer | None = None
         self._active = Layer()
+        self._written = Layer()
+        """What the last checkpoint wrote: a part of the base that is still in memory. What was written a moment ago is
+        often written again, and what it replaces has to be known."""
         self.time_ms = time_ms
         self.shown_ms = 0
         """Time of day as far as TTL and PTTL show it: no part of the state, and nothing is decided by it."""
@@ -99,7 +102,8 @@ class Keyspace:
                 return record
             if self._frozen.is_cleared:
                 return None
-        return self._base.get(key)
+        record = self._written.changes.get(key, _ABSENT)
+        return self._base.get(key) if record is _ABSENT else record
 
     def _kept_after(self, after: bytes | None, chunk: int) -> Iterator[tuple[bytes, Record]]:
         """Merge the layers and the base; of several that know a key the uppermost counts."""
@@ -258,11 +262,18 @@ class Keyspace:
         self._frozen, self._active = self._active, Layer()
         return self._frozen
 
-    def checkpointed(self, base: StateView) -> None:
-        """End a checkpoint: ``base`` is the state with the frozen layer in it."""
-        self._frozen = None
+    def checkpointed(self, base: StateView) -> Layer:
+        """End a checkpoint: ``base`` is the state with the frozen layer in it; return a layer that nobody reads now.
+
+        Raises:
+            RuntimeError: none is under way.
+        """
+        if self._frozen is None:
+            raise RuntimeError("no checkpoint is under way")
+        needless, self._written, self._frozen = self._written, self._frozen, None
         self._base = base
         self._forget_base_due(is_read=self._active.is_cleared)
+        return needless
 
 
 def _in_layer(layer: Layer, rank: int, after: bytes | None) -> Iterator[tuple[bytes, int, bytes, Record | None]]:

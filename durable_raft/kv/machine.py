@@ -121,6 +121,10 @@ class Machine:
         """
         return self._keyspace.freeze()
 
-    def checkpointed(self, base: StateView) -> None:
-        """End a checkpoint: ``base`` is the state at the moment of ``freeze``."""
-        self._keyspace.checkpointed(base)
+    def checkpointed(self, base: StateView) -> Layer:
+        """End a checkpoint: ``base`` is the state at the moment of ``freeze``; return a layer that nobody reads now.
+
+        Raises:
+            RuntimeError: none is under way.
+        """
+        return self._keyspace.checkpointed(base)

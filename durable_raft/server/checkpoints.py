@@ -177,7 +177,7 @@ class Checkpointer:
         self.count += 1
         self.durations.add(seconds)
         self._crash_points.reach("before_checkpoint_swap")
-        self._read_from(self._kv.view())
+        needless = self._read_from(self._kv.view())
         self._note_pages(self._kv)
         self._raft.checkpointed(frozen.base.point)
         self._marks.append((frozen.base.point.index, frozen.applied_bytes))
@@ -189,16 +189,16 @@ class Checkpointer:
             changes=len(frozen.layer.changes),
             seconds=round(seconds, 3),
         )
-        # Nobody reads it any more.
-        layer = frozen.layer
-        self._worker.submit(lambda: layer.dissolve(self._pause), lambda _: None)
+        self._worker.submit(lambda: needless.dissolve(self._pause), lambda _: None)
         self.on_written()
 
-    def _read_from(self, view: LmdbStateView) -> None:
+    def _read_from(self, view: LmdbStateView) -> Layer:
+        """Have the machine read from ``view``; return the layer that nobody reads any more."""
         old, self._view = self._view, view
-        self._machine.checkpointed(view)
+        needless = self._machine.checkpointed(view)
         if old is not None:
             old.close()
+        return needless
 
     def _note_pages(self, kv: LmdbKvStore) -> None:
         self._pages = kv.room().used_bytes // PAGE_BYTES
