@@ -205,7 +205,7 @@ class Checkpointer:
 
     def _pause(self) -> None:
         """Leave the interpreter and the disk alone for a moment, unless the changes pile up; on the worker thread."""
-        if self._machine.overlay_bytes < self._config.overlay_bytes_max // 4:
+        if self._machine.overlay_bytes < self._config.overlay_bytes_max * 2 // 3:
             time.sleep(PAUSE_S)
 
     # -- compaction -----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Writing changes into the KV state inside a transaction, and counting what the state is afterwards.
 
 Both tables change together: what is known of a key's old deadline comes from its old record, so nothing is searched.
-Work is done in chunks of some keys, about a quarter of a millisecond, with ``pause`` between them: the transaction may
+Work is done in chunks of some keys, about a tenth of a millisecond, with ``pause`` between them: the transaction may
 hold a million keys, and the event loop wants the interpreter meanwhile.
 """
 
@@ -28,7 +28,7 @@ from durable_raft.storage.wounds import WoundedState, WoundKind
 if TYPE_CHECKING:
     from lmdb import Transaction
 
-_CHUNK_KEYS: Final = 64
+_CHUNK_KEYS: Final = 32
 _CHUNK_BYTES: Final = 256 << 10
 """Values after which a chunk ends."""
 

@@ -193,7 +193,7 @@ class LmdbKvStore:
             applied: the last entry whose effect is in it, and the cluster time.
             summary: what the state is then, as the machine counts it.
             membership: the cluster's voters as of ``applied``.
-            pause: called between chunks of about a quarter of a millisecond; the disk and the interpreter are shared.
+            pause: called between chunks of about a tenth of a millisecond; the disk and the interpreter are shared.
 
         Raises:
             StoragePoisoned: anything failed, now or before: final. Its cause is an ``InvariantViolation`` when what was
