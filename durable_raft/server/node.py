@@ -63,7 +63,7 @@ QUICK_FLUSH_S = 0.002
 NOT_A_VOTER_TICKS = 40
 """Looks after which a node that is no voter says so again: ten seconds."""
 
-QUICK_FLUSHES = 4
+QUICK_FLUSHES = 16
 """So many quick flushes in a row are trusted to be followed by another."""
 
 HOUSEKEEPING_S = 0.25
