@@ -210,7 +210,7 @@ class Dispatcher:
             expiring = deadline_ms is not None and deadline_ms <= self._last_proposed_ms
             self._register(self._free_reads, self._last_proposed if expiring else Index(0))
             self._free_reads = []
-        while self._forming and self._may_propose():
+        while self._forming and len(self._inflight) < INFLIGHT_BATCHES_MAX:
             batch = self._forming.take()
             if batch.writes:
                 self._propose(batch, now_ms)
@@ -219,17 +219,7 @@ class Dispatcher:
 
     def has_due(self) -> bool:
         """Return whether ``propose_due`` has anything that waits for it."""
-        return bool(self._free_reads) or (bool(self._forming) and self._may_propose())
-
-    def _may_propose(self) -> bool:
-        """Return whether a batch may leave: none is in flight, or the newest waits only for others.
-
-        While this node's own disk is at work a batch would wait behind it; meanwhile it grows, and costs less.
-        """
-        inflight = len(self._inflight)
-        if not inflight:
-            return True
-        return inflight < INFLIGHT_BATCHES_MAX and self._raft.log.flushed >= self._last_proposed
+        return bool(self._free_reads) or (bool(self._forming) and len(self._inflight) < INFLIGHT_BATCHES_MAX)
 
     def _is_expiry_due(self, now_ms: int) -> bool:
         """Return whether a key's time is up and no proposed entry says so yet."""
