@@ -26,9 +26,11 @@ SOCKET_TIMEOUT_S: Final = 5.0
 class Workload:
     """Threads that write unique keys until told to stop; only what was answered OK counts as acknowledged."""
 
-    def __init__(self, cluster: Cluster, writers: int = 4) -> None:
+    def __init__(self, cluster: Cluster, writers: int = 4, value_bytes: int = 0) -> None:
+        """Have ``writers`` write values of at least ``value_bytes``."""
         self._cluster = cluster
         self._writers = writers
+        self._value_bytes = value_bytes
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._faults: list[BaseException] = []
@@ -72,7 +74,7 @@ class Workload:
         number = 0
         while not self._stop.is_set():
             number += 1
-            key, value = f"w{writer}:{number}", f"v{writer}:{number}"
+            key, value = f"w{writer}:{number}", f"v{writer}:{number}".ljust(self._value_bytes, ".")
             try:
                 client = client or self._cluster.cluster_client(socket_timeout=SOCKET_TIMEOUT_S)
                 if client.set(key, value):
