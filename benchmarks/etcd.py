@@ -11,6 +11,7 @@ import contextlib
 import re
 import subprocess
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -41,6 +42,12 @@ def _field(number: int, data: bytes) -> bytes:
 def put_request(key: bytes, value: bytes) -> bytes:
     """Return an etcdserverpb.PutRequest."""
     return _field(1, key) + _field(2, value)
+
+
+def txn_request(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return an etcdserverpb.TxnRequest that puts all ``pairs``, without a condition; etcd's limit is 128."""
+    # Field 2 of TxnRequest is a RequestOp done when the conditions hold; field 2 of that is a PutRequest.
+    return b"".join(_field(2, _field(2, put_request(key, value))) for key, value in pairs)
 
 
 def range_request(key: bytes) -> bytes:
@@ -81,6 +88,7 @@ class EtcdClient:
         self._channel = grpc.insecure_channel(f"{HOST}:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
         self._put = self._channel.unary_unary("/etcdserverpb.KV/Put")
         self._range = self._channel.unary_unary("/etcdserverpb.KV/Range")
+        self._txn = self._channel.unary_unary("/etcdserverpb.KV/Txn")
 
     def __enter__(self) -> EtcdClient:
         return self
@@ -95,6 +103,10 @@ class EtcdClient:
     def put(self, key: bytes, value: bytes, timeout_s: float) -> None:
         """Write one key."""
         self._put(put_request(key, value), timeout=timeout_s)
+
+    def put_all(self, pairs: Sequence[tuple[bytes, bytes]], timeout_s: float) -> None:
+        """Write up to 128 keys in one transaction."""
+        self._txn(txn_request(pairs), timeout=timeout_s)
 
     def get(self, key: bytes, timeout_s: float) -> bytes | None:
         """Return one key's value, linearizably; None when it is not there."""

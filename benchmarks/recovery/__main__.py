@@ -1,0 +1,42 @@
+"""The commands; see ``python -m benchmarks.recovery --help``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.recovery import failover as failover_runs
+from benchmarks.report import require_programs, write_json
+
+_JSON = click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all figures here"
+)
+_SHORT = click.option("--short", is_flag=True, help="Smaller sizes and fewer runs")
+
+
+@click.group()
+def main() -> None:
+    """Crash nodes of ours, of etcd and of PySyncObj, and measure how and when they are back."""
+    require_programs("etcd")
+
+
+@main.command()
+@click.option("--repeats", type=click.IntRange(1), help="Kills of each system  [default: 30; short: 3]")
+@_SHORT
+@_JSON
+def failover(repeats: int | None, short: bool, json_file: Path | None) -> None:
+    """Kill the leader; time until the next acknowledged write."""
+    result = failover_runs.measure(repeats or (3 if short else 30))
+    failover_runs.show("the leader is killed", result)
+    _write(json_file, {"failover": result})
+
+
+def _write(json_file: Path | None, results: dict[str, Any]) -> None:
+    if json_file is not None:
+        write_json(json_file, results)
+
+
+if __name__ == "__main__":
+    main()
