@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from benchmarks.recovery import failover as failover_runs
+from benchmarks.recovery import restart as restart_runs
 from benchmarks.report import require_programs, write_json
 
 _JSON = click.option(
@@ -31,6 +32,18 @@ def failover(repeats: int | None, short: bool, json_file: Path | None) -> None:
     result = failover_runs.measure(repeats or (3 if short else 30))
     failover_runs.show("the leader is killed", result)
     _write(json_file, {"failover": result})
+
+
+@main.command()
+@click.option("--repeats", type=click.IntRange(1), help="Kills of each system  [default: 10; short: 3]")
+@click.option("--keys", type=click.IntRange(1), help="Keys written before  [default: 1,000,000; short: 50,000]")
+@_SHORT
+@_JSON
+def restart(repeats: int | None, keys: int | None, short: bool, json_file: Path | None) -> None:
+    """Kill all nodes at once and start them; time until the next acknowledged write."""
+    result = restart_runs.measure(repeats or (3 if short else 10), keys or (50_000 if short else 1_000_000))
+    failover_runs.show(f"all three are killed, with {result['keys']:,} keys of {result['value_bytes']} bytes", result)
+    _write(json_file, {"restart": result})
 
 
 def _write(json_file: Path | None, results: dict[str, Any]) -> None:
