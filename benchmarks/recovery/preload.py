@@ -39,6 +39,12 @@ def fill(cluster: Cluster, keys: int, distinct: int | None = None) -> None:
         _fill_resp(leader, pairs)
 
 
+def set_request(pair: tuple[bytes, bytes]) -> bytes:
+    """Return SET of a key and its value as RESP."""
+    key, value = pair
+    return b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(key), key, len(value), value)
+
+
 def _fill_etcd(leader: Node, pairs: Iterator[tuple[bytes, bytes]]) -> None:
     with EtcdClient(leader.client_port) as client, ThreadPoolExecutor(THREADS) as pool:
         while round_ := list(_pieces(islice(pairs, TRANSACTION * THREADS * 8), TRANSACTION)):
@@ -50,7 +56,7 @@ def _fill_resp(leader: Node, pairs: Iterator[tuple[bytes, bytes]]) -> None:
     reader = hiredis.Reader()
     with socket.create_connection((HOST, leader.client_port), REPLY_S) as connection:
         for piece in _pieces(pairs, PIPELINE):
-            connection.sendall(b"".join(hiredis.pack_command((b"SET", *pair)) for pair in piece))
+            connection.sendall(b"".join(map(set_request, piece)))
             answered = 0
             while answered < len(piece):
                 data = connection.recv(1 << 16)

@@ -29,6 +29,21 @@ QUEUE_RECORDS_MAX: Final = 8192
 _PLAIN: Final = re.compile(r"[^\s\"=\x00-\x1f\x7f]+")
 """Text values that need no quotes."""
 
+CORE_EVENT_LEVELS: Final = {
+    "granted_vote": logging.DEBUG,
+    "became_pre_candidate": logging.DEBUG,
+    "needs_snapshot": logging.DEBUG,
+    "lost_state": logging.ERROR,
+    "heartbeat_withheld": logging.WARNING,
+    "chain_mismatch": logging.ERROR,
+    "entry_lost": logging.ERROR,
+    "entries_missing": logging.ERROR,
+    "entry_healed": logging.WARNING,
+    "disk_replaced": logging.WARNING,
+    "replaced_disk_speaks": logging.DEBUG,
+}
+"""Levels of the core's events; the others are INFO."""
+
 
 def event(logger: logging.Logger, level: int, name: str, /, **fields: object) -> None:
     """Log that something happened: ``name`` in snake_case, and the values that say what.

@@ -28,28 +28,13 @@ from durable_raft.server.flight_recorder import FlightRecorder
 from durable_raft.server.keeper import StateKeeper
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.log_writer import Flushed, LogWriter
-from durable_raft.server.logs import event
+from durable_raft.server.logs import CORE_EVENT_LEVELS, event
 from durable_raft.server.peers import Peers
 from durable_raft.server.recovery import NodeData
 from durable_raft.server.worker import Worker
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
 
 _logger = logging.getLogger(__name__)
-
-_EVENT_LEVELS = {
-    "granted_vote": logging.DEBUG,
-    "became_pre_candidate": logging.DEBUG,
-    "needs_snapshot": logging.DEBUG,
-    "lost_state": logging.ERROR,
-    "heartbeat_withheld": logging.WARNING,
-    "chain_mismatch": logging.ERROR,
-    "entry_lost": logging.ERROR,
-    "entries_missing": logging.ERROR,
-    "entry_healed": logging.WARNING,
-    "disk_replaced": logging.WARNING,
-    "replaced_disk_speaks": logging.DEBUG,
-}
-"""Levels of the core's events; the others are INFO."""
 
 WRITER_STOP_S = 10.0
 """How long a stop waits for the disk."""
@@ -495,7 +480,7 @@ class Node:
             self.counters.elections += 1
         elif name == "chain_mismatch":
             self.counters.chain_mismatches += 1
-        event(_logger, _EVENT_LEVELS.get(name, logging.INFO), name, **fields)
+        event(_logger, CORE_EVENT_LEVELS.get(name, logging.INFO), name, **fields)
         if self.recorder is not None:
             self.recorder.note(name, **fields)
 
