@@ -1,7 +1,7 @@
 """Throughput beside three etcd nodes and one unreplicated ``redis-server --appendfsync always``, in turn in one run.
 
-Usage: ``python -m benchmarks.throughput [--repeats 5] [--json FILE]``. Needs redis-server and redis-benchmark, etcd and
-h2load (Debian: redis-server, redis-tools, etcd-server, nghttp2-client).
+Usage: ``python -m benchmarks.throughput [--repeats 5] [--short] [--json FILE]``. Needs redis-server,
+redis-benchmark, etcd and h2load (Debian: redis-server, redis-tools, etcd-server, nghttp2-client).
 
 All of them run on this machine at the same time; ``redis-benchmark`` loads ours and Redis, ``h2load`` loads etcd, one
 after the other, as often as asked. What counts is the ratio of neighbouring runs: absolute rates on a shared machine
@@ -14,6 +14,7 @@ import csv
 import statistics
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,24 +33,43 @@ RUN_TIMEOUT_S = 300.0
 class Load:
     """One way of loading a server."""
 
-    name: str
     command: str
     clients: int
     pipeline: int
     requests: int
+    etcd_requests: int
+    """etcd gets so many, to take about as long."""
+    value_bytes: int = 128
+    is_target: bool = False
+    """Whether the project has a target for it: the short form measures these."""
+
+    @property
+    def name(self) -> str:
+        """What the tables say."""
+        clients = f"{self.clients} client" + ("s" if self.clients > 1 else "")
+        pipeline = f" x {self.pipeline}" if self.pipeline > 1 else ""
+        size = self.value_bytes
+        shown = f"{size} B" if size < 1024 else f"{size >> 10} KB" if size < 1 << 20 else f"{size >> 20} MB"
+        return f"{self.command.upper()} {shown}, {clients}{pipeline}"
 
 
 LOADS = (
-    Load("SET, 1 client", "set", 1, 1, 3_000),
-    Load("SET, 100 clients", "set", 100, 1, 40_000),
-    Load("SET, 100 clients x 10", "set", 100, 10, 300_000),
-    Load("GET, 1 client", "get", 1, 1, 8_000),
-    Load("GET, 100 clients", "get", 100, 1, 80_000),
-    Load("GET, 100 clients x 10", "get", 100, 10, 400_000),
+    Load("set", 1, 1, 3_000, 3_000, is_target=True),
+    Load("set", 10, 1, 15_000, 8_000),
+    Load("set", 100, 1, 60_000, 20_000, is_target=True),
+    Load("set", 100, 10, 300_000, 40_000, is_target=True),
+    Load("set", 1, 1, 3_000, 3_000, 1 << 10),
+    Load("set", 100, 1, 40_000, 15_000, 1 << 10),
+    Load("set", 1, 1, 1_500, 1_500, 16 << 10),
+    Load("set", 100, 1, 12_000, 6_000, 16 << 10, is_target=True),
+    Load("set", 1, 1, 150, 100, 1 << 20),
+    Load("set", 10, 1, 300, 150, 1 << 20, is_target=True),
+    Load("get", 1, 1, 8_000, 8_000),
+    Load("get", 100, 1, 80_000, 15_000, is_target=True),
+    Load("get", 100, 10, 400_000, 40_000),
 )
-ETCD_SHARE = 8
-"""The loads of many clients have so many times fewer requests for etcd, to take about as long."""
-VALUE_BYTES = 128
+LARGE_BYTES = 1 << 13
+"""From here on fewer keys are written, to bound the disk; and MB/s are shown."""
 
 
 def run_load(load: Load, node: Node) -> float:
@@ -58,8 +78,18 @@ def run_load(load: Load, node: Node) -> float:
     Raises:
         RuntimeError: the run failed or gave no rate.
     """
-    command = ["redis-benchmark", "-h", HOST, "-p", str(node.client_port), "-t", load.command, "--csv", "-r", "100000"]
-    command += ["-c", str(load.clients), "-P", str(load.pipeline), "-n", str(load.requests), "-d", str(VALUE_BYTES)]
+    command = ["redis-benchmark", "-h", HOST, "-p", str(node.client_port), "-t", load.command, "--csv"]
+    command += ["-r", "1000" if load.value_bytes >= LARGE_BYTES else "100000"]
+    command += [
+        "-c",
+        str(load.clients),
+        "-P",
+        str(load.pipeline),
+        "-n",
+        str(load.requests),
+        "-d",
+        str(load.value_bytes),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
     rows = [row for row in csv.reader(done.stdout.splitlines()) if row and row[0].upper() == load.command.upper()]
     if done.returncode != 0 or not rows or "rror" in done.stdout + done.stderr.replace("WARNING", ""):
@@ -67,13 +97,13 @@ def run_load(load: Load, node: Node) -> float:
     return float(rows[0][1])
 
 
-def measure(repeats: int) -> list[dict[str, Any]]:
+def measure(loads: Sequence[Load], repeats: int) -> list[dict[str, Any]]:
     """Return one row per load: rates of all sides, run by run in turn, and our ratios to the others."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="durable-raft-bench-") as name:
         directory = Path(name)
         with Ours(directory / "ours") as ours, Redis(directory / "redis") as redis, Etcd(directory / "etcd") as etcd:
-            for load in LOADS:
+            for load in loads:
                 rates: dict[str, list[float]] = {"ours": [], "etcd": [], "redis": []}
                 for number in range(1, repeats + 1):
                     progress(f"{load.name}: run {number} of {repeats}")
@@ -84,31 +114,31 @@ def measure(repeats: int) -> list[dict[str, Any]]:
                     peer: [mine / other for mine, other in zip(rates["ours"], rates[peer], strict=True)]
                     for peer in ("etcd", "redis")
                 }
-                rows.append({"load": asdict(load), **rates, "ratios": ratios})
+                rows.append({"load": {"name": load.name, **asdict(load)}, **rates, "ratios": ratios})
     progress("")
     return rows
 
 
 def _run_etcd(load: Load, node: Node, directory: Path) -> float:
-    requests = load.requests if load.clients == 1 else load.requests // ETCD_SHARE
     return run_h2load(
         node,
         directory,
         load.command,
         clients=load.clients,
         in_flight=load.pipeline,
-        requests=requests,
-        value_bytes=VALUE_BYTES,
+        requests=load.etcd_requests,
+        value_bytes=load.value_bytes,
     )
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
-    click.echo(f"{'load':<24}{'ours/s':>10}{'etcd/s':>10}{'redis/s':>10}   to etcd              to Redis")
+    click.echo(f"{'load':<28}{'ours/s':>10}{'MB/s':>7}{'etcd/s':>10}{'redis/s':>10}   to etcd               to Redis")
     for row in rows:
-        medians = "".join(f"{statistics.median(row[name]):>10.0f}" for name in ("ours", "etcd", "redis"))
-        ratios = "   ".join(f"{spread(each):<20}" for each in row["ratios"].values()).rstrip()
-        click.echo(f"{row['load']['name']:<24}{medians}   {ratios}")
+        ours, etcd, redis = (statistics.median(row[name]) for name in ("ours", "etcd", "redis"))
+        megabytes = ours * row["load"]["value_bytes"] / 1e6
+        ratios = "   ".join(f"{spread(each):<19}" for each in row["ratios"].values()).rstrip()
+        click.echo(f"{row['load']['name']:<28}{ours:>10.0f}{megabytes:>7.1f}{etcd:>10.0f}{redis:>10.0f}   {ratios}")
 
 
 @click.command()
@@ -116,10 +146,11 @@ def show(rows: list[dict[str, Any]]) -> None:
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all figures here"
 )
-def main(repeats: int, json_file: Path | None) -> None:
+@click.option("--short", is_flag=True, help="Only the loads that the project has a target for")
+def main(repeats: int, json_file: Path | None, short: bool) -> None:
     """Load three nodes of ours, three of etcd and one Redis in turn, and print the ratios."""
     require_programs("redis-server", "redis-benchmark", "etcd", "h2load")
-    rows = measure(repeats)
+    rows = measure([load for load in LOADS if load.is_target or not short], repeats)
     show(rows)
     if json_file is not None:
         write_json(json_file, rows)
