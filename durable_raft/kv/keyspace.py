@@ -62,6 +62,11 @@ class Keyspace:
         return self._active.size_bytes + (self._frozen.size_bytes if self._frozen is not None else 0)
 
     @property
+    def active_bytes(self) -> int:
+        """Memory that the changes since the last checkpoint began take, about."""
+        return self._active.size_bytes
+
+    @property
     def overlay_changes(self) -> int:
         """Number of keys changed since the last checkpoint began."""
         return len(self._active.changes)

@@ -109,6 +109,11 @@ class Machine:
         return self._keyspace.overlay_bytes
 
     @property
+    def active_bytes(self) -> int:
+        """Memory that the changes since the last checkpoint began take, about."""
+        return self._keyspace.active_bytes
+
+    @property
     def overlay_changes(self) -> int:
         """Number of keys changed since the last checkpoint began."""
         return self._keyspace.overlay_changes

@@ -204,8 +204,10 @@ class Checkpointer:
         self._pages = kv.room().used_bytes // PAGE_BYTES
 
     def _pause(self) -> None:
-        """Leave the interpreter and the disk alone for a moment, unless the changes pile up; on the worker thread."""
-        if self._machine.overlay_bytes < self._config.overlay_bytes_max * 2 // 3:
+        """Leave the interpreter and the disk alone for a moment, unless the next is half due; on the worker thread."""
+        machine, config = self._machine, self._config
+        share = max(machine.active_bytes / config.checkpoint_bytes, machine.overlay_changes / config.checkpoint_changes)
+        if share < 0.5:
             time.sleep(PAUSE_S)
 
     # -- compaction -----------------------------------------------------------------------------------------------

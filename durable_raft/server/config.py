@@ -110,7 +110,7 @@ class NodeConfig:
         1 << 20, parse_bytes, "BYTES", "Entries in one AppendEntries; a single larger entry travels alone"
     )
     append_inflight_max: int = _tunable(64, parse_count, "N", "Unanswered AppendEntries per follower")
-    checkpoint_changes: int = _tunable(65_536, parse_count, "N", "Changed keys after which a checkpoint is written")
+    checkpoint_changes: int = _tunable(32_768, parse_count, "N", "Changed keys after which a checkpoint is written")
     checkpoint_pages: int = _tunable(
         16_384,
         parse_count,
@@ -118,7 +118,7 @@ class NodeConfig:
         "Pages of the state after whose change it is written; each takes 4 KiB of memory",
     )
     checkpoint_bytes: int = _tunable(
-        32 << 20, parse_bytes, "BYTES", "Memory of changes after which a checkpoint is written"
+        16 << 20, parse_bytes, "BYTES", "Memory of changes after which a checkpoint is written"
     )
     checkpoint_log_bytes: int = _tunable(
         32 << 20, parse_bytes, "BYTES", "Applied log after which a checkpoint is written: what a restart replays"
