@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clusters import Cluster
+import click
+
+from benchmarks.clusters import Cluster, Node
 from benchmarks.recovery.failover import ratios
 from benchmarks.recovery.outage import outage_s
 from benchmarks.recovery.preload import VALUE_BYTES, fill
@@ -27,12 +29,29 @@ def measure(repeats: int, keys: int) -> dict[str, Any]:
         for cluster in clusters:
             progress(f"restart: {cluster.system}, writing {keys} keys")
             fill(cluster, keys)
+        for cluster in clusters:
+            wait_caught_up(cluster)
+        memory = {cluster.system: [memory_of(node) for node in cluster.nodes] for cluster in clusters}
         for number in range(1, repeats + 1):
             for cluster in clusters:
                 progress(f"restart: {cluster.system}, run {number} of {repeats}")
                 outages[cluster.system].append(_kill_all(cluster))
     progress("")
-    return {"keys": keys, "value_bytes": VALUE_BYTES, "outage_s": outages, "ratios": ratios(outages)}
+    sizes = {"keys": keys, "value_bytes": VALUE_BYTES}
+    return {**sizes, "outage_s": outages, "ratios": ratios(outages), "memory_bytes": memory}
+
+
+def memory_of(node: Node) -> dict[str, int]:
+    """Return a node's memory in bytes: all that is resident, and what of it is no page of a mapped file."""
+    return {"resident": node.resident_bytes(), "anonymous": node.resident_bytes("RssAnon")}
+
+
+def show_memory(memory: dict[str, list[dict[str, int]]]) -> None:
+    """Print what the nodes of each system took once they held the keys."""
+    click.echo("memory of a node with these keys: MB, the most of three (without pages of mapped files)")
+    for system, nodes in memory.items():
+        resident, anonymous = (max(node[kind] for node in nodes) for kind in ("resident", "anonymous"))
+        click.echo(f"  {system:<14}{resident / 1e6:.0f} ({anonymous / 1e6:.0f})")
 
 
 def _kill_all(cluster: Cluster) -> float:

@@ -125,7 +125,8 @@ def wait_caught_up(cluster: Cluster) -> None:
     """
     cluster.wait_ready()
     if isinstance(cluster, Ours):
-        caught_up = wait_until(lambda: _is_applied_everywhere(cluster), CAUGHT_UP_S)
+        committed: list[int] = []
+        caught_up = wait_until(lambda: _is_applied_everywhere(cluster, committed), CAUGHT_UP_S)
     else:
         # Their followers take writes, and answer when they have applied them themselves.
         caught_up = all(wait_until(partial(cluster.answers, node), CAUGHT_UP_S) for node in cluster.nodes)
@@ -133,13 +134,15 @@ def wait_caught_up(cluster: Cluster) -> None:
         raise RuntimeError(f"{cluster.system}: a node is not back within {CAUGHT_UP_S} s: see {cluster.directory}")
 
 
-def _is_applied_everywhere(cluster: Ours) -> bool:
+def _is_applied_everywhere(cluster: Ours, committed: list[int]) -> bool:
+    """Return whether all nodes have applied what the first call that reached all of them found committed."""
     with contextlib.suppress(RequestError):
         infos = [cluster.info(node) for node in cluster.nodes]
-        last = max(int(info["raft_last_log_index"]) for info in infos)
-        return any(info["raft_role"] == "leader" for info in infos) and all(
-            int(info["raft_last_applied"]) == last and info["raft_is_voter"] == "1" for info in infos
-        )
+        if not any(info["raft_role"] == "leader" for info in infos):
+            return False
+        if not committed:
+            committed.append(max(int(info["raft_commit_index"]) for info in infos))
+        return all(int(info["raft_last_applied"]) >= committed[0] and info["raft_is_voter"] == "1" for info in infos)
     return False
 
 
