@@ -2,8 +2,8 @@
 
 Usage: ``python -m benchmarks.growth [--short] [--commands N] [--keys N] [--json FILE] [--plot FILE]``.
 
-One process writes new keys of 100 bytes until there are enough, then those over again in a mixed order, 1,000 in flight.
-Many commands share one log entry: both are counted. A latency here is that of a pipeline of 125 writes.
+One process writes new keys of 100 bytes until there are enough, then those over again in a mixed order, 1,000 in
+flight. Many commands share one log entry: both are counted. A latency here is that of a pipeline of 125 writes.
 """
 
 from __future__ import annotations

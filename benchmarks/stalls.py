@@ -31,6 +31,7 @@ from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
 from durable_raft.server.addresses import Address
 
+KEYS = 200_000
 RATE = 500.0
 PHASE_S = 1.5
 """A checkpoint takes some tenths of it."""
@@ -162,7 +163,7 @@ def show(result: dict[str, Any]) -> None:
 
 @click.command()
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Phases of each kind")
-@click.option("--keys", default=200_000, show_default=True, type=click.IntRange(CHANGES), help="Keys before")
+@click.option("--keys", default=KEYS, show_default=True, type=click.IntRange(CHANGES), help="Keys before")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all figures here"
 )

@@ -14,8 +14,8 @@ import csv
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,10 @@ class Load:
     etcd_requests: int
     """etcd gets so many, to take about as long."""
     value_bytes: int = 128
-    is_target: bool = False
-    """Whether the project has a target for it: the short form measures these."""
+    keys: int = 100_000
+    """Ours and Redis write so many different ones; h2load, and so etcd, always the same one."""
+    targets: Mapping[str, float] = field(default_factory=dict)
+    """The ratio to each peer that the project aims at; the short form measures these loads."""
 
     @property
     def name(self) -> str:
@@ -50,26 +52,25 @@ class Load:
         pipeline = f" x {self.pipeline}" if self.pipeline > 1 else ""
         size = self.value_bytes
         shown = f"{size} B" if size < 1024 else f"{size >> 10} KB" if size < 1 << 20 else f"{size >> 20} MB"
-        return f"{self.command.upper()} {shown}, {clients}{pipeline}"
+        return f"{self.command.upper()} {shown}, {clients}{pipeline}" + (", 1 key" if self.keys == 1 else "")
 
 
 LOADS = (
-    Load("set", 1, 1, 3_000, 3_000, is_target=True),
+    Load("set", 1, 1, 3_000, 3_000, targets={"etcd": 2.0}),
     Load("set", 10, 1, 15_000, 8_000),
-    Load("set", 100, 1, 60_000, 20_000, is_target=True),
-    Load("set", 100, 10, 300_000, 40_000, is_target=True),
+    Load("set", 100, 1, 60_000, 20_000, targets={"etcd": 5.0}),
+    Load("set", 100, 10, 300_000, 40_000, targets={"etcd": 10.0, "redis": 0.5}),
+    Load("set", 100, 10, 400_000, 40_000, keys=1),
     Load("set", 1, 1, 3_000, 3_000, 1 << 10),
     Load("set", 100, 1, 40_000, 15_000, 1 << 10),
-    Load("set", 1, 1, 1_500, 1_500, 16 << 10),
-    Load("set", 100, 1, 12_000, 6_000, 16 << 10, is_target=True),
-    Load("set", 1, 1, 150, 100, 1 << 20),
-    Load("set", 10, 1, 300, 150, 1 << 20, is_target=True),
+    Load("set", 1, 1, 1_500, 1_500, 16 << 10, keys=1_000),
+    Load("set", 100, 1, 12_000, 6_000, 16 << 10, keys=1_000, targets={"etcd": 2.0}),
+    Load("set", 1, 1, 150, 100, 1 << 20, keys=1_000),
+    Load("set", 10, 1, 300, 150, 1 << 20, keys=1_000, targets={"etcd": 2.0}),
     Load("get", 1, 1, 8_000, 8_000),
-    Load("get", 100, 1, 80_000, 15_000, is_target=True),
+    Load("get", 100, 1, 80_000, 15_000, targets={"etcd": 3.0}),
     Load("get", 100, 10, 400_000, 40_000),
 )
-LARGE_BYTES = 1 << 13
-"""From here on fewer keys are written, to bound the disk; and MB/s are shown."""
 
 
 def run_load(load: Load, node: Node) -> float:
@@ -79,17 +80,8 @@ def run_load(load: Load, node: Node) -> float:
         RuntimeError: the run failed or gave no rate.
     """
     command = ["redis-benchmark", "-h", HOST, "-p", str(node.client_port), "-t", load.command, "--csv"]
-    command += ["-r", "1000" if load.value_bytes >= LARGE_BYTES else "100000"]
-    command += [
-        "-c",
-        str(load.clients),
-        "-P",
-        str(load.pipeline),
-        "-n",
-        str(load.requests),
-        "-d",
-        str(load.value_bytes),
-    ]
+    command += ["-r", str(load.keys), "-d", str(load.value_bytes)]
+    command += ["-c", str(load.clients), "-P", str(load.pipeline), "-n", str(load.requests)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
     rows = [row for row in csv.reader(done.stdout.splitlines()) if row and row[0].upper() == load.command.upper()]
     if done.returncode != 0 or not rows or "rror" in done.stdout + done.stderr.replace("WARNING", ""):
@@ -133,12 +125,12 @@ def _run_etcd(load: Load, node: Node, directory: Path) -> float:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
-    click.echo(f"{'load':<28}{'ours/s':>10}{'MB/s':>7}{'etcd/s':>10}{'redis/s':>10}   to etcd               to Redis")
+    click.echo(f"{'load':<36}{'ours/s':>10}{'MB/s':>7}{'etcd/s':>10}{'redis/s':>10}   to etcd               to Redis")
     for row in rows:
         ours, etcd, redis = (statistics.median(row[name]) for name in ("ours", "etcd", "redis"))
         megabytes = ours * row["load"]["value_bytes"] / 1e6
         ratios = "   ".join(f"{spread(each):<19}" for each in row["ratios"].values()).rstrip()
-        click.echo(f"{row['load']['name']:<28}{ours:>10.0f}{megabytes:>7.1f}{etcd:>10.0f}{redis:>10.0f}   {ratios}")
+        click.echo(f"{row['load']['name']:<36}{ours:>10.0f}{megabytes:>7.1f}{etcd:>10.0f}{redis:>10.0f}   {ratios}")
 
 
 @click.command()
@@ -150,7 +142,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main(repeats: int, json_file: Path | None, short: bool) -> None:
     """Load three nodes of ours, three of etcd and one Redis in turn, and print the ratios."""
     require_programs("redis-server", "redis-benchmark", "etcd", "h2load")
-    rows = measure([load for load in LOADS if load.is_target or not short], repeats)
+    rows = measure([load for load in LOADS if load.targets or not short], repeats)
     show(rows)
     if json_file is not None:
         write_json(json_file, rows)

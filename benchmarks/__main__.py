@@ -1,0 +1,167 @@
+"""Everything that the project has a performance target for, measured in one command, beside its peers.
+
+Usage: ``python -m benchmarks [--short] [--json FILE] [--plot FILE]``. The short form takes under ten minutes, the full
+form under an hour. Each part is a command of its own: ``python -m benchmarks.throughput``, ``.limits``, ``.recovery``,
+``.stalls``, ``.growth``.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import growth, limits, stalls, throughput
+from benchmarks.recovery import failover, losses, restart
+from benchmarks.report import require_programs, spread, write_json
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio that is aimed at, and what was measured."""
+
+    name: str
+    target: float
+    at_least: bool
+    """Whether more is better."""
+    measured: list[float]
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the median is as good as the target."""
+        middle = statistics.median(self.measured)
+        return middle >= self.target if self.at_least else middle <= self.target
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything is done."""
+
+    throughput_repeats: int
+    loads: Sequence[throughput.Load]
+    limits_repeats: int
+    failovers: int
+    restarts: int
+    restart_keys: int
+    kills: int
+    stalls_repeats: int
+    growth_commands: int
+
+
+SHORT = Sizes(2, [load for load in throughput.LOADS if load.targets], 1, 5, 2, 100_000, 10, 2, 400_000)
+FULL = Sizes(5, throughput.LOADS, 3, 20, 5, 1_000_000, 100, 5, 10_000_000)
+
+
+def measure(sizes: Sizes) -> dict[str, Any]:
+    """Run every part, one after the other, and show each as it ends."""
+    results: dict[str, Any] = {}
+    results["throughput"] = throughput.measure(sizes.loads, sizes.throughput_repeats)
+    throughput.show(results["throughput"])
+    click.echo()
+    results["limits"] = limits.measure(sizes.limits_repeats)
+    limits.show(results["limits"])
+    click.echo()
+    results["failover"] = failover.measure(sizes.failovers)
+    failover.show("the leader is killed", results["failover"])
+    click.echo()
+    results["restart"] = restart.measure(sizes.restarts, sizes.restart_keys)
+    failover.show(f"all three are killed, with {sizes.restart_keys:,} keys of 100 bytes", results["restart"])
+    restart.show_memory(results["restart"]["memory_bytes"])
+    click.echo()
+    results["stalls"] = stalls.measure(sizes.stalls_repeats, stalls.KEYS)
+    stalls.show(results["stalls"])
+    click.echo()
+    results["growth"] = growth.measure(sizes.growth_commands, sizes.growth_commands // 2)
+    growth.show(results["growth"])
+    click.echo()
+    results["losses"] = losses.measure(sizes.kills, random.randrange(1 << 32))
+    losses.show(results["losses"])
+    return results
+
+
+def targets(results: dict[str, Any]) -> list[Target]:
+    """Return the project's targets with what ``measure`` found."""
+    found = [
+        Target(f"{row['load']['name']}: rate to {peer}'s", row["load"]["targets"][peer], True, row["ratios"][peer])
+        for row in results["throughput"]
+        for peer in row["load"]["targets"]
+    ]
+    memory = {
+        system: max(node["resident"] for node in nodes) for system, nodes in results["restart"]["memory_bytes"].items()
+    }
+    stalled = results["stalls"]["phases"]
+    failed, restarted = results["failover"], results["restart"]
+    at_most: list[tuple[str, float, list[float]]] = [
+        ("one client's p50 to an LMDB commit", 2.5, results["limits"]["one_write_to_lmdb_commit"]),
+        ("p99 during checkpoint and compaction", 2, stalled["checkpoint and compaction"]["p99_ratios"]),
+        ("p99 during a follower's snapshot", 2, stalled["snapshot for a follower"]["p99_ratios"]),
+        ("leader killed, next write: to etcd's", 0.35, failed["ratios"]["etcd"]),
+        ("leader killed, next write: seconds", 0.5, failed["outage_s"]["durable_raft"]),
+        ("all killed, next write: to etcd's", 0.25, restarted["ratios"]["etcd"]),
+        ("memory of a node: to etcd's", 0.5, [memory["durable_raft"] / memory["etcd"]]),
+        ("acknowledged writes lost", 0, [results["losses"]["durable_raft"]["lost"]]),
+    ]
+    found += [Target(name, target, False, measured) for name, target, measured in at_most]
+    found.append(Target("throughput when grown, to that at first", 0.9, True, [results["growth"]["late_to_early"]]))
+    return found
+
+
+def show(rows: Sequence[Target]) -> None:
+    """Print the table of targets."""
+    click.echo(f"\n{'target':<56}{'':>9}   measured, median (least to most)")
+    for row in rows:
+        sign = ">=" if row.at_least else "<="
+        verdict = "reached" if row.is_reached else "missed"
+        click.echo(f"{row.name:<56}{sign} {row.target:<6g}   {spread(row.measured):<26}{verdict}")
+
+
+def plot(rows: Sequence[Target], path: Path) -> None:
+    """Draw how far each target is reached: 1 is the target, more is better."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    drawn = [row for row in rows if row.target and min(row.measured) > 0]
+    shares = [[each / row.target if row.at_least else row.target / each for each in row.measured] for row in drawn]
+    middles = [statistics.median(each) for each in shares]
+    errors = [
+        [middle - min(each) for middle, each in zip(middles, shares, strict=True)],
+        [max(each) - middle for middle, each in zip(middles, shares, strict=True)],
+    ]
+    figure, axis = pyplot.subplots(figsize=(10, 0.42 * len(drawn) + 1.2))
+    colours = ["tab:green" if row.is_reached else "tab:orange" for row in drawn]
+    axis.barh(range(len(drawn)), middles, xerr=errors, color=colours, ecolor="0.4", capsize=2)
+    axis.axvline(1, color="black", linewidth=1)
+    axis.set_yticks(range(len(drawn)), [f"{row.name} ({'≥' if row.at_least else '≤'} {row.target:g})" for row in drawn])
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.set_xlabel("share of the target that is reached, least to most (1 = the target; to the right is better)")
+    axis.grid(axis="x", alpha=0.3, which="both")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+@click.command()
+@click.option("--short", is_flag=True, help="Smaller sizes: under ten minutes")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures here")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), help="Draw a PNG here")
+def main(short: bool, json_file: Path | None, plot_file: Path | None) -> None:
+    """Measure everything that there is a target for."""
+    require_programs("redis-server", "redis-benchmark", "etcd", "h2load")
+    results = measure(SHORT if short else FULL)
+    rows = targets(results)
+    show(rows)
+    if json_file is not None:
+        write_json(json_file, {"targets": [asdict(row) for row in rows], **results})
+    if plot_file is not None:
+        plot(rows, plot_file)
+
+
+if __name__ == "__main__":
+    main()
