@@ -24,6 +24,9 @@ from durable_raft.server.pending import Batch, Forming, Owner, Slot, Waiting
 INFLIGHT_BATCHES_MAX = 2
 """Own batches in flight before the next one waits and grows: one on its way to the disks, one behind it."""
 
+QUICK_COMMIT_S = 0.003
+"""A batch in flight for longer is joined by the next; the next event after that sees to it."""
+
 BATCH_BYTES_MAX = 1 << 20
 """Size after which a batch is closed and the next one begun; a single larger command travels alone."""
 
@@ -210,7 +213,7 @@ class Dispatcher:
             expiring = deadline_ms is not None and deadline_ms <= self._last_proposed_ms
             self._register(self._free_reads, self._last_proposed if expiring else Index(0))
             self._free_reads = []
-        while self._forming and len(self._inflight) < INFLIGHT_BATCHES_MAX:
+        while self._forming and self._may_propose():
             batch = self._forming.take()
             if batch.writes:
                 self._propose(batch, now_ms)
@@ -219,7 +222,19 @@ class Dispatcher:
 
     def has_due(self) -> bool:
         """Return whether ``propose_due`` has anything that waits for it."""
-        return bool(self._free_reads) or (bool(self._forming) and len(self._inflight) < INFLIGHT_BATCHES_MAX)
+        return bool(self._free_reads) or (bool(self._forming) and self._may_propose())
+
+    def _may_propose(self) -> bool:
+        """Return whether a batch may leave: none is in flight, or one that takes its time.
+
+        Where commits are quick the next batch had better wait: it grows meanwhile, and costs less.
+        """
+        if not self._inflight:
+            return True
+        if len(self._inflight) >= INFLIGHT_BATCHES_MAX:
+            return False
+        newest = self._inflight.get(self._last_proposed)
+        return newest is None or self._monotonic() - newest.proposed_at >= QUICK_COMMIT_S
 
     def _is_expiry_due(self, now_ms: int) -> bool:
         """Return whether a key's time is up and no proposed entry says so yet."""

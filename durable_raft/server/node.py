@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 WRITER_STOP_S = 10.0
 """How long a stop waits for the disk."""
 
-LONE_BYTES_MAX = 2_048
+LONE_BYTES_MAX = 16_384
 """Payload bytes up to which a write that is alone is persisted on the event loop."""
 
 QUICK_FLUSH_S = 0.002

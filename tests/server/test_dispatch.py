@@ -23,7 +23,7 @@ from durable_raft.raft.types import (
     Term,
     make_entry,
 )
-from durable_raft.server.dispatch import INFLIGHT_BATCHES_MAX, Dispatcher, DispatchLimits
+from durable_raft.server.dispatch import INFLIGHT_BATCHES_MAX, QUICK_COMMIT_S, Dispatcher, DispatchLimits
 from durable_raft.server.pending import Slot
 from tests.support.raft_disk import Disk
 from tests.support.raft_solo import accepted, vote
@@ -47,7 +47,8 @@ class Client:
         """Replies are read from the slots."""
 
     def send(self, *commands: str) -> None:
-        """Send commands, all in one turn of the loop."""
+        """Send commands, all in one turn of the loop; a batch that is in flight by then has been so for a while."""
+        self._desk.now += QUICK_COMMIT_S
         for command in commands:
             args = [word.encode() for word in command.split()]
             slot = Slot(self, 2)
@@ -229,6 +230,23 @@ def test_window_bounds_the_batches_in_flight(leading: Desk) -> None:
     leading.acknowledge()
     assert client.replies == [b"+OK\r\n"] * 10
     assert len(leading.proposed) == INFLIGHT_BATCHES_MAX + 1
+
+
+def test_next_batch_waits_for_a_quick_commit_but_not_for_long(leading: Desk) -> None:
+    """It grows while the first is committed; what takes longer than usual is joined by it."""
+    client, others = leading.client(), [leading.client() for _ in range(2)]
+    client.send("set a 1")
+    for other in others:
+        leading.now -= QUICK_COMMIT_S
+        other.send("set b 2")
+    assert len(leading.proposed) == 1
+    assert not leading.dispatcher.has_due()
+    leading.now += QUICK_COMMIT_S
+    assert leading.dispatcher.has_due()
+    leading.turn()
+    assert [len(decode_batch(entry.payload)) for entry in leading.proposed] == [1, 2]
+    leading.acknowledge()
+    assert [each.replies for each in (client, *others)] == [[b"+OK\r\n"]] * 3
 
 
 def test_follower_moves_commands_to_the_leader(desk: Desk) -> None:
