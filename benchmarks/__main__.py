@@ -7,7 +7,7 @@ form under an hour. Each part is a command of its own: ``python -m benchmarks.th
 
 from __future__ import annotations
 
-import random
+import secrets
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from benchmarks import growth, limits, stalls, throughput
-from benchmarks.recovery import failover, losses, restart
+from benchmarks.recovery import failover, heal, lost, restart, start
 from benchmarks.report import require_programs, spread, write_json
 
 
@@ -42,19 +42,54 @@ class Target:
 class Sizes:
     """How much of everything is done."""
 
-    throughput_repeats: int
     loads: Sequence[throughput.Load]
+    throughput_repeats: int
     limits_repeats: int
     failovers: int
     restarts: int
     restart_keys: int
     kills: int
+    kill_seconds: float
     stalls_repeats: int
     growth_commands: int
+    wounds: list[int]
+    starts: list[int]
+    repeats: int
+    """Of healing and starting."""
 
 
-SHORT = Sizes(2, [load for load in throughput.LOADS if load.targets], 1, 5, 2, 100_000, 10, 2, 400_000)
-FULL = Sizes(5, throughput.LOADS, 3, 20, 5, 1_000_000, 100, 5, 10_000_000)
+WRITERS = 8
+
+SHORT = Sizes(
+    loads=[load for load in throughput.LOADS if load.targets],
+    throughput_repeats=2,
+    limits_repeats=1,
+    failovers=5,
+    restarts=2,
+    restart_keys=200_000,
+    kills=30,
+    kill_seconds=20.0,
+    stalls_repeats=2,
+    growth_commands=400_000,
+    wounds=[10, 100],
+    starts=[1_000, 30_000],
+    repeats=1,
+)
+FULL = Sizes(
+    loads=throughput.LOADS,
+    throughput_repeats=5,
+    limits_repeats=3,
+    failovers=20,
+    restarts=5,
+    restart_keys=1_000_000,
+    kills=300,
+    kill_seconds=240.0,
+    stalls_repeats=5,
+    growth_commands=10_000_000,
+    wounds=[1, 100, 1_000],
+    starts=[1_000, 10_000, 100_000],
+    repeats=3,
+)
 
 
 def measure(sizes: Sizes) -> dict[str, Any]:
@@ -79,8 +114,19 @@ def measure(sizes: Sizes) -> dict[str, Any]:
     results["growth"] = growth.measure(sizes.growth_commands, sizes.growth_commands // 2)
     growth.show(results["growth"])
     click.echo()
-    results["losses"] = losses.measure(sizes.kills, random.randrange(1 << 32))
-    losses.show(results["losses"])
+    seed = secrets.randbits(32)
+    results["heal"] = heal.measure(sizes.wounds, sizes.repeats, seed)
+    heal.show(results["heal"])
+    click.echo()
+    results["start"] = [
+        *start.by_log(sizes.starts, sizes.repeats),
+        *start.by_data(sizes.starts, sizes.repeats),
+    ]
+    start.show(results["start"])
+    click.echo()
+    shares = {"durable_raft": sizes.kills, "etcd": sizes.kills // 3, "pysyncobj": sizes.kills // 6}
+    results["lost"] = lost.measure(lost.Limits(shares, sizes.kill_seconds), WRITERS, seed)
+    lost.show(results["lost"])
     return results
 
 
@@ -104,7 +150,7 @@ def targets(results: dict[str, Any]) -> list[Target]:
         ("leader killed, next write: seconds", 0.5, failed["outage_s"]["durable_raft"]),
         ("all killed, next write: to etcd's", 0.25, restarted["ratios"]["etcd"]),
         ("memory of a node: to etcd's", 0.5, [memory["durable_raft"] / memory["etcd"]]),
-        ("acknowledged writes lost", 0, [results["losses"]["durable_raft"]["lost"]]),
+        ("acknowledged writes lost", 0, [lost.ours_lost(results["lost"])]),
     ]
     found += [Target(name, target, False, measured) for name, target, measured in at_most]
     found.append(Target("throughput when grown, to that at first", 0.9, True, [results["growth"]["late_to_early"]]))

@@ -20,8 +20,7 @@ import click
 import uvloop
 
 from benchmarks.clusters import Node, Ours
-from benchmarks.openloop import quantile
-from benchmarks.recovery.preload import set_request
+from benchmarks.openloop import quantile, set_request
 from benchmarks.report import progress, write_json
 from durable_raft.cli.local_cluster import HOST
 
@@ -42,7 +41,7 @@ def requests(commands: int, keys: int) -> Iterator[bytes]:
     for start in range(0, commands, PIPELINE):
         numbers = range(start, min(start + PIPELINE, commands))
         names = (number if number < keys else number * STRIDE % keys for number in numbers)
-        yield b"".join([set_request((b"key:%09d" % name, VALUE)) for name in names])
+        yield b"".join([set_request(b"key:%09d" % name, VALUE) for name in names])
 
 
 class _Client(asyncio.Protocol):

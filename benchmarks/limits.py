@@ -84,6 +84,29 @@ def one_write_us(node: Node) -> float:
         return p50_us(write)
 
 
+def breakdown(ours: Ours, alone: Ours) -> dict[str, float]:
+    """Return where the time of one client's write goes, each as p50 in microseconds.
+
+    The nodes' own quantiles are over their newest 1,024 samples: those of the writes made here.
+    """
+    write_us = one_write_us(ours.leader())
+    leader = ours.info(ours.leader())
+    flushed = sorted(_quantile_us(ours.info(node), "raft_fsync_latency_us") for node in ours.followers())
+    return {
+        "one_write_us": write_us,
+        "commit_us": _quantile_us(leader, "raft_commit_latency_us"),
+        "leader_flush_us": _quantile_us(leader, "raft_fsync_latency_us"),
+        "faster_follower_flush_us": flushed[0],
+        "slower_follower_flush_us": flushed[-1],
+        "one_node_write_us": one_write_us(alone.leader()),
+        "one_node_flush_us": _quantile_us(alone.info(alone.leader()), "raft_fsync_latency_us"),
+    }
+
+
+def _quantile_us(info: dict[str, str], name: str) -> float:
+    return float(dict(part.split("=") for part in info[name].split(","))["p50"])
+
+
 def cost(cluster: Cluster, load: Load, directory: Path) -> dict[str, float]:
     """Run ``load`` and return what one write took: CPU and bytes of the leader and of a follower, and our flushes."""
     leader, followers = cluster.leader(), cluster.followers()
@@ -121,11 +144,11 @@ def measure(repeats: int) -> dict[str, Any]:
     costs: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory(prefix="durable-raft-bench-") as name:
         directory = Path(name)
-        with Ours(directory / "ours") as ours, Etcd(directory / "etcd") as etcd:
+        with Ours(directory / "ours") as ours, Ours(directory / "alone", 1) as alone, Etcd(directory / "etcd") as etcd:
             for number in range(1, repeats + 1):
                 progress(f"floor: run {number} of {repeats}")
                 with tempfile.TemporaryDirectory(dir=directory) as place:
-                    floors.append({**floor(Path(place)), "one_write_us": one_write_us(ours.leader())})
+                    floors.append({**floor(Path(place)), **breakdown(ours, alone)})
                 for load in LOADS:
                     for cluster in (ours, etcd):
                         progress(f"{load.name}, {cluster.system}: run {number} of {repeats}")
@@ -143,6 +166,12 @@ def show(result: dict[str, Any]) -> None:
         "lmdb_commit_us": "one LMDB commit, one record of 200 B",
         "lmdb_commit_100_us": "one LMDB commit, 100 records of 200 B",
         "one_write_us": "one client's write, three nodes",
+        "commit_us": "  from its proposal to its commit",
+        "leader_flush_us": "  the leader's flush",
+        "faster_follower_flush_us": "  the faster follower's flush",
+        "slower_follower_flush_us": "  the slower follower's flush",
+        "one_node_write_us": "one client's write, one node",
+        "one_node_flush_us": "  its flush",
     }
     for key, name in names.items():
         click.echo(f"{name:<40}{statistics.median(each[key] for each in result['floors']):>8.0f} us (p50)")

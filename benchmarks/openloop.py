@@ -11,11 +11,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import cast
 
-from benchmarks.recovery.preload import set_request
 from durable_raft.cli.local_cluster import HOST
 
 CONNECTIONS = 8
 REPLY_S = 30.0
+
+
+def set_request(key: bytes, value: bytes) -> bytes:
+    """Return a SET as RESP."""
+    return b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(key), key, len(value), value)
 
 
 class _Client(asyncio.Protocol):
@@ -77,7 +81,7 @@ async def open_loop(port: int, rate: float, seconds: float, value_bytes: int = 1
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             key = b"open:%06d" % (number % 100_000)
-            clients[number % len(clients)].send(due, set_request((key, value)))
+            clients[number % len(clients)].send(due, set_request(key, value))
         await _settle(clients)
     finally:
         for client in clients:

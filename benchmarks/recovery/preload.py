@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import TypeVar
 
 import hiredis
 
@@ -21,7 +22,7 @@ TRANSACTION = 128
 THREADS = 8
 REPLY_S = 60.0
 
-Pairs = list[tuple[bytes, bytes]]
+_Item = TypeVar("_Item")
 
 
 def fill(cluster: Cluster, keys: int, distinct: int | None = None) -> None:
@@ -39,12 +40,6 @@ def fill(cluster: Cluster, keys: int, distinct: int | None = None) -> None:
         _fill_resp(leader, pairs)
 
 
-def set_request(pair: tuple[bytes, bytes]) -> bytes:
-    """Return SET of a key and its value as RESP."""
-    key, value = pair
-    return b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(key), key, len(value), value)
-
-
 def _fill_etcd(leader: Node, pairs: Iterator[tuple[bytes, bytes]]) -> None:
     with EtcdClient(leader.client_port) as client, ThreadPoolExecutor(THREADS) as pool:
         while round_ := list(_pieces(islice(pairs, TRANSACTION * THREADS * 8), TRANSACTION)):
@@ -53,22 +48,34 @@ def _fill_etcd(leader: Node, pairs: Iterator[tuple[bytes, bytes]]) -> None:
 
 
 def _fill_resp(leader: Node, pairs: Iterator[tuple[bytes, bytes]]) -> None:
+    for reply in pipelined(leader, ((b"SET", key, value) for key, value in pairs)):
+        if reply != b"OK":
+            raise RuntimeError(f"{leader.name} answered a SET with {reply!r}")
+
+
+def pipelined(node: Node, commands: Iterable[tuple[bytes, ...]]) -> Iterator[object]:
+    """Yield the reply to each command, errors too; ``PIPELINE`` commands are on their way together.
+
+    Raises:
+        RuntimeError: the connection was closed.
+    """
     reader = hiredis.Reader()
-    with socket.create_connection((HOST, leader.client_port), REPLY_S) as connection:
-        for piece in _pieces(pairs, PIPELINE):
-            connection.sendall(b"".join(map(set_request, piece)))
+    with socket.create_connection((HOST, node.client_port), REPLY_S) as connection:
+        for piece in _pieces(iter(commands), PIPELINE):
+            # hiredis declares a tuple of one.
+            requests = [hiredis.pack_command(command) for command in piece]  # type: ignore[arg-type]
+            connection.sendall(b"".join(requests))
             answered = 0
             while answered < len(piece):
                 data = connection.recv(1 << 16)
                 if not data:
-                    raise RuntimeError(f"{leader.name} closed the connection")
+                    raise RuntimeError(f"{node.name} closed the connection")
                 reader.feed(data)
                 while (reply := reader.gets()) is not False:
-                    if reply != b"OK":
-                        raise RuntimeError(f"{leader.name} answered a SET with {reply!r}")
                     answered += 1
+                    yield reply
 
 
-def _pieces(pairs: Iterator[tuple[bytes, bytes]], size: int) -> Iterator[Pairs]:
-    while piece := list(islice(pairs, size)):
+def _pieces(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
+    while piece := list(islice(items, size)):
         yield piece

@@ -17,7 +17,7 @@ from benchmarks.recovery.systems import SYSTEMS, make, wait_caught_up
 from benchmarks.report import progress
 
 PYSYNCOBJ_KEYS_MAX = 50_000
-"""PySyncObj writes its whole state anew after every 5,000 entries: with more keys the filling alone takes an hour."""
+"""PySyncObj writes its whole state anew every 5,000 entries: the time to fill it grows with the square of the keys."""
 
 
 def measure(repeats: int, keys: int) -> dict[str, Any]:

@@ -123,15 +123,21 @@ def wait_caught_up(cluster: Cluster) -> None:
     Raises:
         RuntimeError: one has not within ``CAUGHT_UP_S``.
     """
-    cluster.wait_ready()
     if isinstance(cluster, Ours):
         committed: list[int] = []
         caught_up = wait_until(lambda: _is_applied_everywhere(cluster, committed), CAUGHT_UP_S)
     else:
         # Their followers take writes, and answer when they have applied them themselves.
-        caught_up = all(wait_until(partial(cluster.answers, node), CAUGHT_UP_S) for node in cluster.nodes)
+        caught_up = all(wait_until(partial(_serves, cluster, node), CAUGHT_UP_S) for node in cluster.nodes)
     if not caught_up:
         raise RuntimeError(f"{cluster.system}: a node is not back within {CAUGHT_UP_S} s: see {cluster.directory}")
+
+
+def _serves(cluster: Cluster, node: Node) -> bool:
+    with contextlib.suppress(NotServed), connect(cluster, node) as connection:
+        connection.put(b"benchmark:ready", b"1")
+        return True
+    return False
 
 
 def _is_applied_everywhere(cluster: Ours, committed: list[int]) -> bool:
