@@ -118,12 +118,15 @@ class Connection(asyncio.Protocol):
                 if run_spec is not None:
                     self._dispatch(run_spec, run)
                     run, run_spec = [], None
-                self._execute(args)
+                if not session.closing:
+                    self._execute(args)
                 if session.closing:
                     return
                 continue
             if (spec is not run_spec or len(run) == RUN_MAX) and run_spec is not None:
                 self._dispatch(run_spec, run)
+                if session.closing:
+                    return
                 run = []
             run_spec = spec
             args[0] = spec.name

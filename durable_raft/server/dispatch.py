@@ -25,7 +25,7 @@ INFLIGHT_BATCHES_MAX = 2
 """Own batches in flight before the next one waits and grows: one on its way to the disks, one behind it."""
 
 QUICK_COMMIT_S = 0.003
-"""A batch in flight for longer is joined by the next; the next event after that sees to it."""
+"""A batch in flight for longer is joined by the next: at the first event after that, a heartbeat at the latest."""
 
 BATCH_BYTES_MAX = 1 << 20
 """Size after which a batch is closed and the next one begun; a single larger command travels alone."""

@@ -56,6 +56,14 @@ class Client:
             self._desk.dispatcher.take(self, slot, COMMANDS[args[0]], [args])
         self._desk.turn()
 
+    def send_run(self, *commands: str) -> None:
+        """Send commands of one name as one run."""
+        run = [[word.encode() for word in command.split()] for command in commands]
+        slot = Slot(self, 2, len(run))
+        self.slots.append(slot)
+        self._desk.dispatcher.take(self, slot, COMMANDS[run[0][0]], run)
+        self._desk.turn()
+
     @property
     def replies(self) -> list[bytes | None]:
         """The replies so far, None for those still owed."""
@@ -230,6 +238,33 @@ def test_window_bounds_the_batches_in_flight(leading: Desk) -> None:
     leading.acknowledge()
     assert client.replies == [b"+OK\r\n"] * 10
     assert len(leading.proposed) == INFLIGHT_BATCHES_MAX + 1
+
+
+def test_run_is_executed_in_order_and_answered_as_one(leading: Desk) -> None:
+    """Each command has its own reply, an error of one is no other's, and each is counted."""
+    client = leading.client()
+    client.send("set b x")
+    client.send_run("incr a", "incr b", "incr a")
+    client.send_run("get a", "get b")
+    leading.acknowledge()
+    leading.acknowledge()
+    error = b"-ERR value is not an integer or out of range\r\n"
+    assert client.replies == [b"+OK\r\n", b":1\r\n" + error + b":2\r\n", b"$1\r\n2\r\n$1\r\nx\r\n"]
+    assert (client.writes_outstanding, client.batched) == (0, 0)
+    assert leading.dispatcher.counters.commands == 4
+
+
+def test_run_that_is_refused_is_refused_as_often_as_it_has_commands(desk: Desk) -> None:
+    """Moved: each command to the slot of its own key; held in vain: each told so."""
+    desk.follow(N2)
+    client = desk.client()
+    client.send_run("get foo", "get bar")
+    assert client.replies == [b"-MOVED 12182 127.0.0.1:7002\r\n-MOVED 5061 127.0.0.1:7002\r\n"]
+    desk.unreachable.add(N2)
+    client.send_run("set foo 1", "set bar 1")
+    desk.wait(HOLD_S + 0.1)
+    assert client.replies[1] == b"-CLUSTERDOWN no leader; the command had no effect\r\n" * 2
+    assert desk.dispatcher.counters.moved == 2
 
 
 def test_next_batch_waits_for_a_quick_commit_but_not_for_long(leading: Desk) -> None:
