@@ -77,7 +77,7 @@ def test_regression(seed: int) -> None:
 @pytest.mark.parametrize("name", QUICK_MUTANTS)
 def test_planted_bug_is_caught(name: str) -> None:
     """The simulation notices a planted bug within a few seeds; without it the same seed finds nothing."""
-    result = run_seeds(range(1, 61), name, until_fail=True)
+    result = run_seeds(range(1, 121), name, until_fail=True)
     assert result.failures, f"{name} ({MUTANTS[name][0]}) was not caught in {result.seeds} seeds"
     _, rule = run_seed(result.failures[0].seed)
     assert rule is None, rule
