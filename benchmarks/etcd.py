@@ -19,7 +19,8 @@ import grpc
 from benchmarks.clusters import Cluster, Node
 from durable_raft.cli.local_cluster import HOST
 
-KEY = b"key:benchmark"
+KEY = b"key:benchmark:%d"
+"""One key for each length of the value, so that what is read is as long as what is compared with it."""
 _DONE = re.compile(r"finished in ([0-9.]+)(us|ms|s|m), ([0-9.]+) req/s")
 _PUTS = re.compile(r"^etcd_mvcc_put_total ([0-9.e+]+)", re.MULTILINE)
 _LEADS = re.compile(r"^etcd_server_is_leader 1$", re.MULTILINE)
@@ -145,12 +146,13 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
 def run_h2load(
     node: Node, directory: Path, command: str, *, clients: int, in_flight: int, requests: int, value_bytes: int
 ) -> float:
-    """Return requests per second of ``set`` or ``get`` on one key.
+    """Return requests per second of ``set`` or ``get`` on one key, which a ``set`` of that length has written.
 
     Raises:
         RuntimeError: a request failed, or h2load did.
     """
-    message = put_request(KEY, b"x" * value_bytes) if command == "set" else range_request(KEY)
+    key = KEY % value_bytes
+    message = put_request(key, b"x" * value_bytes) if command == "set" else range_request(key)
     body = directory / f"{command}-{value_bytes}.grpc"
     body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
     line = ["h2load", "-n", str(requests), "-c", str(clients), "-m", str(in_flight), "-d", str(body)]

@@ -55,21 +55,22 @@ class Load:
         return f"{self.command.upper()} {shown}, {clients}{pipeline}" + (", 1 key" if self.keys == 1 else "")
 
 
+# Values are read before others of other lengths are written to the same keys.
 LOADS = (
     Load("set", 1, 1, 3_000, 3_000, targets={"etcd": 2.0}),
     Load("set", 10, 1, 15_000, 8_000),
     Load("set", 100, 1, 60_000, 20_000, targets={"etcd": 5.0}),
     Load("set", 100, 10, 300_000, 40_000, targets={"etcd": 10.0, "redis": 0.5}),
     Load("set", 100, 10, 400_000, 40_000, keys=1),
+    Load("get", 1, 1, 8_000, 8_000),
+    Load("get", 100, 1, 80_000, 15_000, targets={"etcd": 3.0}),
+    Load("get", 100, 10, 400_000, 40_000),
     Load("set", 1, 1, 3_000, 3_000, 1 << 10),
     Load("set", 100, 1, 40_000, 15_000, 1 << 10),
     Load("set", 1, 1, 1_500, 1_500, 16 << 10, keys=1_000),
     Load("set", 100, 1, 12_000, 6_000, 16 << 10, keys=1_000, targets={"etcd": 2.0}),
     Load("set", 1, 1, 150, 100, 1 << 20, keys=1_000),
     Load("set", 10, 1, 300, 150, 1 << 20, keys=1_000, targets={"etcd": 2.0}),
-    Load("get", 1, 1, 8_000, 8_000),
-    Load("get", 100, 1, 80_000, 15_000, targets={"etcd": 3.0}),
-    Load("get", 100, 10, 400_000, 40_000),
 )
 
 
