@@ -1,8 +1,8 @@
 """Everything that the project has a performance target for, measured in one command, beside its peers.
 
 Usage: ``python -m benchmarks [--short] [--json FILE] [--plot FILE]``. The short form takes under ten minutes, the full
-form about half an hour. Each part is a command of its own: ``python -m benchmarks.throughput``, ``.limits``, ``.recovery``,
-``.stalls``, ``.growth``.
+form about half an hour. Each part is a command of its own: ``python -m benchmarks.throughput``, ``.limits``,
+``.recovery``, ``.stalls``, ``.growth``.
 """
 
 from __future__ import annotations

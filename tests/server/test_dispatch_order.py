@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from durable_raft.raft.types import Role
-from tests.server.test_dispatch import Desk
+from tests.support.desk import Desk
 
 
 def test_read_given_back_does_not_see_writes_sent_after_it() -> None:
