@@ -1,20 +1,61 @@
-"""Writes that leave on a schedule, whether or not the system keeps up: latency free of coordinated omission.
+"""Requests that leave on a schedule, whether or not the system keeps up: latency free of coordinated omission.
 
 A request's latency counts from the moment it was due, so a stall of 100 ms shows in every request that was due in it.
+No request leaves early: ``select`` waits in microseconds and rounds up, where an event loop rounds to milliseconds.
 """
 
 from __future__ import annotations
 
-import asyncio
+import select
+import socket
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import hiredis
 
 from durable_raft.cli.local_cluster import HOST
 
 CONNECTIONS = 8
 REPLY_S = 30.0
+READ_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the requests are."""
+
+    value_bytes: int = 128
+    keys: int = 1_000
+    """Written and read one after the other."""
+    reads_in_ten: int = 0
+    """The others are writes."""
+
+    def is_read(self, number: int) -> bool:
+        """Return whether request ``number`` reads."""
+        return number % 10 < self.reads_in_ten
+
+    def key(self, number: int) -> bytes:
+        """Return the key of request ``number``; a prime step, so that what is read is also written."""
+        return b"open:%06d" % (number * 7_919 % self.keys)
+
+
+class Wire(Protocol):
+    """One connection's protocol: makes requests and takes answers; it does no I/O.
+
+    All methods raise RuntimeError when a request is not answered as it should be.
+    """
+
+    def opening(self) -> bytes:
+        """Return what is sent first."""
+
+    def request(self, number: int, key: bytes, value: bytes | None) -> bytes:
+        """Return what to send now for request ``number``: a write of ``value``, or a read if that is None."""
+
+    def feed(self, data: bytes) -> tuple[Sequence[int], bytes]:
+        """Take what was received; return the numbers that it answers, and what is to be sent in turn."""
 
 
 def set_request(key: bytes, value: bytes) -> bytes:
@@ -22,85 +63,81 @@ def set_request(key: bytes, value: bytes) -> bytes:
     return b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(key), key, len(value), value)
 
 
-class _Client(asyncio.Protocol):
-    """One connection; replies come in the order of the requests."""
+class RespWire:
+    """RESP: answers come in the order of the requests."""
 
-    def __init__(self, latencies_s: list[float]) -> None:
-        self._latencies_s = latencies_s
-        self._due: deque[float] = deque()
-        self._lines = b""
-        self.problem: str | None = None
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader()
+        self._asked: deque[tuple[int, bool]] = deque()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where requests go."""
-        self._transport = cast("asyncio.Transport", transport)
+    def opening(self) -> bytes:
+        """Return nothing: RESP needs no greeting."""
+        return b""
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """What was asked will not be answered."""
-        self.problem = self.problem or f"the connection is lost: {exc}"
+    def request(self, number: int, key: bytes, value: bytes | None) -> bytes:
+        """Return a SET or a GET."""
+        self._asked.append((number, value is None))
+        return b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key) if value is None else set_request(key, value)
 
-    def send(self, due: float, request: bytes) -> None:
-        """Send what was due at ``due``."""
-        self._due.append(due)
-        self._transport.write(request)
-
-    def data_received(self, data: bytes) -> None:
-        """Note when each reply came."""
-        now = time.perf_counter()
-        *lines, self._lines = (self._lines + data).split(b"\r\n")
-        for line in lines:
-            self._latencies_s.append(now - self._due.popleft())
-            if line != b"+OK":
-                self.problem = f"a SET was answered with {line!r}"
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is owed."""
-        return not self._due
-
-    def close(self) -> None:
-        """End the connection."""
-        self._transport.abort()
+    def feed(self, data: bytes) -> tuple[Sequence[int], bytes]:
+        """Parse replies; raises RuntimeError at one that is neither OK nor a value."""
+        self._reader.feed(data)
+        answered = []
+        while (reply := self._reader.gets()) is not False:
+            number, is_read = self._asked.popleft()
+            if isinstance(reply, hiredis.ReplyError) or (reply != b"OK" and not is_read):
+                raise RuntimeError(f"a {'GET' if is_read else 'SET'} was answered with {reply!r}")
+            answered.append(number)
+        return answered, b""
 
 
-async def open_loop(port: int, rate: float, seconds: float, value_bytes: int = 128) -> list[float]:
-    """Have writes leave at ``rate`` a second over some connections to one node; return each latency in seconds.
+def open_loop(
+    port: int, rate: float, seconds: float, work: Work, make_wire: Callable[[], Wire] = RespWire
+) -> list[float]:
+    """Have requests leave at ``rate`` a second over some connections to one node; return each latency in seconds.
 
     Raises:
         RuntimeError: a request failed or was not answered.
+        OSError: the node cannot be reached.
     """
-    loop = asyncio.get_running_loop()
-    latencies_s: list[float] = []
-    clients = [(await loop.create_connection(lambda: _Client(latencies_s), HOST, port))[1] for _ in range(CONNECTIONS)]
-    value = b"x" * value_bytes
+    wires = {socket.create_connection((HOST, port)): make_wire() for _ in range(CONNECTIONS)}
     try:
-        began = time.perf_counter()
-        for number in range(int(seconds * rate)):
-            due = began + number / rate
-            wait_s = due - time.perf_counter()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
-            key = b"open:%06d" % (number % 100_000)
-            clients[number % len(clients)].send(due, set_request(key, value))
-        await _settle(clients)
+        for sock, wire in wires.items():
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.sendall(wire.opening())
+        return _run(wires, rate, int(seconds * rate), work)
     finally:
-        for client in clients:
-            client.close()
+        for sock in wires:
+            sock.close()
+
+
+def _run(wires: dict[socket.socket, Wire], rate: float, requests: int, work: Work) -> list[float]:
+    sockets = list(wires)
+    value = b"x" * work.value_bytes
+    latencies_s: list[float] = []
+    sent = 0
+    # What the two ends say to each other first is over by then.
+    began = time.perf_counter() + 0.05
+    while len(latencies_s) < requests:
+        now = time.perf_counter()
+        while sent < requests and began + sent / rate <= now:
+            sock = sockets[sent % len(sockets)]
+            sock.sendall(wires[sock].request(sent, work.key(sent), None if work.is_read(sent) else value))
+            sent += 1
+        wait_s = REPLY_S if sent == requests else max(0.0, began + sent / rate - time.perf_counter())
+        readable = select.select(sockets, [], [], wait_s)[0]
+        if not readable and sent == requests:
+            raise RuntimeError(f"{requests - len(latencies_s)} requests were not answered within {REPLY_S} s")
+        for sock in readable:
+            data = sock.recv(READ_BYTES)
+            now = time.perf_counter()
+            if not data:
+                raise RuntimeError("the connection was closed")
+            answered, reply = wires[sock].feed(data)
+            latencies_s += [now - (began + number / rate) for number in answered]
+            if reply:
+                sock.sendall(reply)
     return latencies_s
-
-
-async def _settle(clients: Sequence[_Client]) -> None:
-    """Wait until all is answered."""
-    deadline = time.perf_counter() + REPLY_S
-    while True:
-        for client in clients:
-            if client.problem is not None:
-                raise RuntimeError(client.problem)
-        if all(client.is_idle for client in clients):
-            return
-        if time.perf_counter() > deadline:
-            raise RuntimeError(f"not all writes were answered within {REPLY_S} s")
-        await asyncio.sleep(0.005)
 
 
 def quantile(latencies_s: Sequence[float], share: float) -> float:

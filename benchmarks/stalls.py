@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import uvloop
 
 from benchmarks.clusters import Node, Ours
-from benchmarks.openloop import open_loop, quantile
+from benchmarks.openloop import Work, open_loop, quantile
 from benchmarks.recovery.preload import fill
 from benchmarks.recovery.systems import wait_caught_up
 from benchmarks.report import progress, spread, write_json
@@ -33,6 +32,7 @@ from durable_raft.server.addresses import Address
 
 KEYS = 200_000
 RATE = 500.0
+WORK = Work()
 PHASE_S = 1.5
 """A checkpoint takes some tenths of it."""
 CHANGES = 12_000
@@ -113,7 +113,7 @@ BUSY = {
 def phase(ours: Ours, going_on: Callable[[Ours], Any]) -> list[float]:
     """Return the latencies of small writes while ``going_on``; it must have happened before the phase ended."""
     with going_on(ours) as has_happened:
-        latencies_s = uvloop.run(open_loop(ours.leader().client_port, RATE, PHASE_S))
+        latencies_s = open_loop(ours.leader().client_port, RATE, PHASE_S, WORK)
         if not wait_until(has_happened, BACK_S):
             raise RuntimeError(f"{going_on.__name__} did not happen")
     wait_caught_up(ours)

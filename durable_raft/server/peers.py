@@ -67,6 +67,8 @@ class _Dialled(asyncio.Protocol):
         """Say who dials, and whom."""
         self.transport = transport = cast("asyncio.Transport", transport)
         _tune(transport)
+        # uvloop would keep what is written until the end of the turn; a lone write's flush is part of that turn.
+        transport.set_write_buffer_limits(high=0)
         hello = Hello(self._identity.node_id, self._identity.node_uuid, self._target, __version__)
         transport.write(encode_frame(self._identity.cluster_id, hello))
 
