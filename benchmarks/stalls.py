@@ -1,9 +1,9 @@
 """How long small writes wait while something large goes on: a checkpoint, a snapshot for a follower, large values.
 
-Usage: ``python -m benchmarks.stalls [--repeats 5] [--keys 200000] [--json FILE]``.
+Usage: ``python -m benchmarks.stalls [--repeats 5] [--keys 200000] [--json FILE]``. Needs etcd.
 
 Small writes leave at a fixed rate (benchmarks/openloop.py); a quiet phase before each busy one is what it is compared
-with. Nobody may lose leadership meanwhile: the term is looked at.
+with. Large values are written to etcd, too. Nobody may lose leadership meanwhile: the term is looked at.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import statistics
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks.clusters import Node, Ours
-from benchmarks.openloop import Work, open_loop, quantile
+from benchmarks.clusters import Cluster, Node, Ours
+from benchmarks.etcd import Etcd
+from benchmarks.grpc_wire import EtcdWire
+from benchmarks.openloop import RespWire, Work, open_loop, quantile
 from benchmarks.recovery.preload import fill
-from benchmarks.recovery.systems import wait_caught_up
-from benchmarks.report import progress, spread, write_json
+from benchmarks.recovery.systems import connect, wait_caught_up
+from benchmarks.report import progress, require_programs, spread, write_json
 from durable_raft.cli.local_cluster import HOST, wait_until
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
@@ -49,7 +52,7 @@ def _call(node: Node, *arguments: str | bytes) -> object:
 
 
 @contextmanager
-def nothing(_: Ours) -> Iterator[Callable[[], bool]]:
+def nothing(_: Cluster) -> Iterator[Callable[[], bool]]:
     """Have nothing else going on."""
     yield lambda: True
 
@@ -85,55 +88,63 @@ def snapshot(ours: Ours) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def large_values(ours: Ours) -> Iterator[Callable[[], bool]]:
+def large_values(cluster: Cluster) -> Iterator[Callable[[], bool]]:
     """Have another client write values of 1 MB one after the other."""
     ended, written = threading.Event(), [0]
-    leader = ours.leader()
+    value = b"x" * LARGE_BYTES
 
     def write() -> None:
-        with RespClient(Address(HOST, leader.client_port), 30.0) as client:
+        with connect(cluster, cluster.leader(), BACK_S) as connection:
             while not ended.is_set():
-                client.call("SET", f"large:{written[0] % 50}", b"x" * LARGE_BYTES)
+                connection.put(b"large:%d" % (written[0] % 50), value)
                 written[0] += 1
 
-    thread = threading.Thread(target=write, daemon=True)
-    thread.start()
-    yield lambda: written[0] > 0
-    ended.set()
-    thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        yield lambda: written[0] > 0
+        ended.set()
+        writing.result()
 
 
-BUSY = {
-    "checkpoint and compaction": checkpoint,
-    "snapshot for a follower": snapshot,
-    "1 MB values beside": large_values,
+BUSY: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "checkpoint and compaction": (Ours.system, checkpoint),
+    "snapshot for a follower": (Ours.system, snapshot),
+    "1 MB values beside": (Ours.system, large_values),
+    "1 MB values beside, etcd": (Etcd.system, large_values),
 }
 
 
-def phase(ours: Ours, going_on: Callable[[Ours], Any]) -> list[float]:
+def phase(cluster: Cluster, going_on: Callable[[Any], Any]) -> list[float]:
     """Return the latencies of small writes while ``going_on``; it must have happened before the phase ended."""
-    with going_on(ours) as has_happened:
-        latencies_s = open_loop(ours.leader().client_port, RATE, PHASE_S, WORK)
+    with going_on(cluster) as has_happened:
+        wire = EtcdWire if isinstance(cluster, Etcd) else RespWire
+        latencies_s = open_loop(cluster.leader().client_port, RATE, PHASE_S, WORK, wire)
         if not wait_until(has_happened, BACK_S):
             raise RuntimeError(f"{going_on.__name__} did not happen")
-    wait_caught_up(ours)
+    wait_caught_up(cluster)
     return latencies_s
 
 
 def measure(repeats: int, keys: int) -> dict[str, Any]:
     """Return p50, p99 and the maximum of quiet and busy phases in turn, and the ratios of their p99."""
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="durable-raft-bench-") as name, Ours(Path(name), 3, SETTINGS) as ours:
-        progress(f"stalls: writing {keys} keys")
-        fill(ours, keys)
-        wait_caught_up(ours)
+    with (
+        tempfile.TemporaryDirectory(prefix="durable-raft-bench-") as name,
+        Ours(Path(name) / "ours", 3, SETTINGS) as ours,
+        Etcd(Path(name) / "etcd") as etcd,
+    ):
+        clusters: dict[str, Cluster] = {ours.system: ours, etcd.system: etcd}
+        for cluster in clusters.values():
+            progress(f"stalls: writing {keys} keys to {cluster.system}")
+            fill(cluster, keys)
+            wait_caught_up(cluster)
         term = ours.info(ours.leader())["raft_current_term"]
         for number in range(1, repeats + 1):
-            for title, going_on in BUSY.items():
+            for title, (system, going_on) in BUSY.items():
                 progress(f"stalls: {title}, run {number} of {repeats}")
                 row = results.setdefault(title, {"quiet": [], "busy": []})
-                row["quiet"].append(_quantiles(phase(ours, nothing)))
-                row["busy"].append(_quantiles(phase(ours, going_on)))
+                row["quiet"].append(_quantiles(phase(clusters[system], nothing)))
+                row["busy"].append(_quantiles(phase(clusters[system], going_on)))
         elections = int(ours.info(ours.leader())["raft_current_term"]) - int(term)
     progress("")
     for row in results.values():
@@ -169,6 +180,7 @@ def show(result: dict[str, Any]) -> None:
 )
 def main(repeats: int, keys: int, json_file: Path | None) -> None:
     """Measure how long small writes wait while the node is busy with something large."""
+    require_programs("etcd")
     result = measure(repeats, keys)
     show(result)
     if json_file is not None:

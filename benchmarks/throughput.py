@@ -1,11 +1,11 @@
-"""Throughput beside three etcd nodes and one unreplicated ``redis-server --appendfsync always``, in turn in one run.
+"""Throughput beside etcd and PySyncObj with three nodes each, and one unreplicated Redis, in turn in one run.
 
 Usage: ``python -m benchmarks.throughput [--repeats 5] [--short] [--json FILE]``. Needs redis-server,
 redis-benchmark, etcd and h2load (Debian: redis-server, redis-tools, etcd-server, nghttp2-client).
 
-All of them run on this machine at the same time; ``redis-benchmark`` loads ours and Redis, ``h2load`` loads etcd, one
-after the other, as often as asked. What counts is the ratio of neighbouring runs: absolute rates on a shared machine
-prove nothing.
+etcd has its defaults, Redis ``--appendfsync always``, PySyncObj its journal, which it never syncs. All of them run on
+this machine at the same time and are loaded one after the other, etcd by ``h2load``, the others by ``redis-benchmark``.
+What counts is the ratio of neighbouring runs: absolute rates on a shared machine prove nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ import click
 
 from benchmarks.clusters import Node, Ours, Redis
 from benchmarks.etcd import Etcd, run_h2load
+from benchmarks.pysyncobj import PySyncObjCluster
 from benchmarks.report import progress, require_programs, spread, write_json
 from durable_raft.cli.local_cluster import HOST
 
 RUN_TIMEOUT_S = 300.0
+PEERS = ("etcd", "redis", "pysyncobj")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Load:
     requests: int
     etcd_requests: int
     """etcd gets so many, to take about as long."""
+    pysyncobj_requests: int = 0
+    """PySyncObj gets so many; it works in steps of 50 ms and is not asked where it would take minutes."""
     value_bytes: int = 128
     keys: int = 100_000
     """Ours and Redis write so many different ones; h2load, and so etcd, always the same one."""
@@ -57,32 +61,37 @@ class Load:
 
 # Values are read before others of other lengths are written to the same keys.
 LOADS = (
-    Load("set", 1, 1, 3_000, 3_000, targets={"etcd": 2.0}),
-    Load("set", 10, 1, 15_000, 8_000),
-    Load("set", 100, 1, 60_000, 20_000, targets={"etcd": 5.0}),
-    Load("set", 100, 10, 300_000, 40_000, targets={"etcd": 10.0, "redis": 0.5}),
+    Load("set", 1, 1, 3_000, 3_000, 60, targets={"etcd": 2.0}),
+    Load("set", 10, 1, 15_000, 8_000, 600),
+    Load("set", 100, 1, 60_000, 20_000, 5_000, targets={"etcd": 5.0}),
+    Load("set", 100, 10, 300_000, 40_000, 20_000, targets={"etcd": 10.0, "redis": 0.5}),
     Load("set", 100, 10, 400_000, 40_000, keys=1),
-    Load("get", 1, 1, 8_000, 8_000),
-    Load("get", 100, 1, 80_000, 15_000, targets={"etcd": 3.0}),
-    Load("get", 100, 10, 400_000, 40_000),
-    Load("set", 1, 1, 3_000, 3_000, 1 << 10),
-    Load("set", 100, 1, 40_000, 15_000, 1 << 10),
-    Load("set", 1, 1, 1_500, 1_500, 16 << 10, keys=1_000),
-    Load("set", 100, 1, 12_000, 6_000, 16 << 10, keys=1_000, targets={"etcd": 2.0}),
-    Load("set", 1, 1, 150, 100, 1 << 20, keys=1_000),
-    Load("set", 10, 1, 300, 150, 1 << 20, keys=1_000, targets={"etcd": 2.0}),
+    Load("get", 1, 1, 8_000, 8_000, 60),
+    Load("get", 100, 1, 80_000, 15_000, 5_000, targets={"etcd": 3.0}),
+    Load("get", 100, 10, 400_000, 40_000, 20_000),
+    Load("set", 1, 1, 3_000, 3_000, value_bytes=1 << 10),
+    Load("set", 100, 1, 40_000, 15_000, value_bytes=1 << 10),
+    Load("set", 1, 1, 1_500, 1_500, value_bytes=16 << 10, keys=1_000),
+    Load("set", 100, 1, 12_000, 6_000, value_bytes=16 << 10, keys=1_000, targets={"etcd": 2.0}),
+    Load("set", 1, 1, 150, 100, value_bytes=1 << 20, keys=1_000),
+    Load("set", 10, 1, 300, 150, value_bytes=1 << 20, keys=1_000, targets={"etcd": 2.0}),
 )
 
 
-def run_load(load: Load, node: Node) -> float:
+def run_load(load: Load, node: Node, requests: int | None = None) -> float:
     """Return requests per second of one ``redis-benchmark`` run; it ends at the first error reply.
+
+    Args:
+        load: what is done.
+        node: to whom.
+        requests: how many, if not as many as ``load`` says.
 
     Raises:
         RuntimeError: the run failed or gave no rate.
     """
     command = ["redis-benchmark", "-h", HOST, "-p", str(node.client_port), "-t", load.command, "--csv"]
     command += ["-r", str(load.keys), "-d", str(load.value_bytes)]
-    command += ["-c", str(load.clients), "-P", str(load.pipeline), "-n", str(load.requests)]
+    command += ["-c", str(load.clients), "-P", str(load.pipeline), "-n", str(requests or load.requests)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
     rows = [row for row in csv.reader(done.stdout.splitlines()) if row and row[0].upper() == load.command.upper()]
     if done.returncode != 0 or not rows or "rror" in done.stdout + done.stderr.replace("WARNING", ""):
@@ -95,17 +104,25 @@ def measure(loads: Sequence[Load], repeats: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="durable-raft-bench-") as name:
         directory = Path(name)
-        with Ours(directory / "ours") as ours, Redis(directory / "redis") as redis, Etcd(directory / "etcd") as etcd:
+        with (
+            Ours(directory / "ours") as ours,
+            Redis(directory / "redis") as redis,
+            Etcd(directory / "etcd") as etcd,
+            PySyncObjCluster(directory / "pysyncobj") as pysyncobj,
+        ):
             for load in loads:
-                rates: dict[str, list[float]] = {"ours": [], "etcd": [], "redis": []}
+                rates: dict[str, list[float]] = {peer: [] for peer in ("ours", *PEERS)}
                 for number in range(1, repeats + 1):
                     progress(f"{load.name}: run {number} of {repeats}")
                     rates["ours"].append(run_load(load, ours.leader()))
                     rates["etcd"].append(_run_etcd(load, etcd.leader(), directory))
                     rates["redis"].append(run_load(load, redis.leader()))
+                    if load.pysyncobj_requests:
+                        rates["pysyncobj"].append(run_load(load, pysyncobj.leader(), load.pysyncobj_requests))
                 ratios = {
                     peer: [mine / other for mine, other in zip(rates["ours"], rates[peer], strict=True)]
-                    for peer in ("etcd", "redis")
+                    for peer in PEERS
+                    if rates[peer]
                 }
                 rows.append({"load": {"name": load.name, **asdict(load)}, **rates, "ratios": ratios})
     progress("")
@@ -126,12 +143,16 @@ def _run_etcd(load: Load, node: Node, directory: Path) -> float:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
-    click.echo(f"{'load':<36}{'ours/s':>10}{'MB/s':>7}{'etcd/s':>10}{'redis/s':>10}   to etcd               to Redis")
+    heads = "".join(f"{f'{peer}/s':>12}" for peer in PEERS)
+    click.echo(
+        f"{'load':<30}{'ours/s':>9}{'MB/s':>7}{heads}   ours to etcd          to redis              to pysyncobj"
+    )
     for row in rows:
-        ours, etcd, redis = (statistics.median(row[name]) for name in ("ours", "etcd", "redis"))
-        megabytes = ours * row["load"]["value_bytes"] / 1e6
-        ratios = "   ".join(f"{spread(each):<19}" for each in row["ratios"].values()).rstrip()
-        click.echo(f"{row['load']['name']:<36}{ours:>10.0f}{megabytes:>7.1f}{etcd:>10.0f}{redis:>10.0f}   {ratios}")
+        middle = {name: f"{statistics.median(row[name]):.0f}" if row[name] else "-" for name in ("ours", *PEERS)}
+        megabytes = statistics.median(row["ours"]) * row["load"]["value_bytes"] / 1e6
+        ratios = "   ".join(f"{spread(row['ratios'][peer]):<19}" for peer in PEERS if peer in row["ratios"]).rstrip()
+        others = "".join(f"{middle[peer]:>12}" for peer in PEERS)
+        click.echo(f"{row['load']['name']:<30}{middle['ours']:>9}{megabytes:>7.1f}{others}   {ratios}")
 
 
 @click.command()
@@ -141,7 +162,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 )
 @click.option("--short", is_flag=True, help="Only the loads that the project has a target for")
 def main(repeats: int, json_file: Path | None, short: bool) -> None:
-    """Load three nodes of ours, three of etcd and one Redis in turn, and print the ratios."""
+    """Load all of them in turn, and print the ratios."""
     require_programs("redis-server", "redis-benchmark", "etcd", "h2load")
     rows = measure([load for load in LOADS if load.targets or not short], repeats)
     show(rows)

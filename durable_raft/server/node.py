@@ -316,6 +316,8 @@ class Node:
         if ready.write is not None:
             reach("before_submit")
             lone = self._submit(ready.write)
+            if self._is_stopped:
+                return
         if ready.messages:
             reach("before_send")
             self.peers.send(ready.messages)
@@ -351,9 +353,10 @@ class Node:
         self._arm_timers()
 
     def _submit(self, write: Write) -> Write | None:
-        """Hand a write to the log writer; return it if it is so small and alone that this thread had better do it.
+        """Hand a write to the log writer, unless it is so small and alone that this thread had better persist it.
 
-        Then the messages leave first, and followers' disks work at the same time.
+        A follower does so here: the leader waits for its disk. A leader is given the write back, to persist it when its
+        messages have left, so that all disks work at the same time.
         """
         is_alone = self._flushed == self._submitted
         self._submitted = write.number
@@ -361,8 +364,11 @@ class Node:
         self.counters.log_bytes += size
         is_plain = write.hard_state is None and write.new_base is None
         if is_alone and is_plain and size <= LONE_BYTES_MAX and self._quick_flushes >= QUICK_FLUSHES:
-            return write
-        self._writer.submit(write)
+            if self.raft.role is Role.LEADER:
+                return write
+            self._persist_now(write)
+        else:
+            self._writer.submit(write)
         return None
 
     def _persist_now(self, write: Write) -> None:
