@@ -1,7 +1,7 @@
 """Everything that the project has a performance target for, measured in one command, beside its peers.
 
-Usage: ``python -m benchmarks [--short] [--json FILE] [--plot FILE]``. The short form takes under ten minutes, the full
-form about half an hour. Each part is a command of its own: ``python -m benchmarks.throughput``, ``.limits``,
+Usage: ``python -m benchmarks [--short] [--results DIRECTORY]``. The short form takes under ten minutes, the full form
+about an hour. Each part is a command of its own: ``python -m benchmarks.throughput``, ``.latency``, ``.limits``,
 ``.recovery``, ``.stalls``, ``.growth``.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 
 import click
 
-from benchmarks import growth, limits, stalls, throughput
-from benchmarks.recovery import failover, heal, lost, restart, start
+from benchmarks import growth, latency, limits, stalls, throughput
+from benchmarks.recovery import failover, heal, lost, plots, restart, start
 from benchmarks.report import require_programs, spread, write_json
 
 
@@ -44,10 +44,15 @@ class Sizes:
 
     loads: Sequence[throughput.Load]
     throughput_repeats: int
+    rates: Sequence[int]
+    rate_repeats: int
+    rate_seconds: float
     limits_repeats: int
     failovers: int
     restarts: int
     restart_keys: int
+    memory_keys: int
+    """How many it is that memory is also looked at with; 0 if only with ``restart_keys``."""
     kills: int
     kill_seconds: float
     stalls_repeats: int
@@ -63,10 +68,14 @@ WRITERS = 8
 SHORT = Sizes(
     loads=[load for load in throughput.LOADS if load.targets],
     throughput_repeats=2,
+    rates=(500, 5_000),
+    rate_repeats=1,
+    rate_seconds=2.0,
     limits_repeats=1,
     failovers=5,
     restarts=2,
     restart_keys=200_000,
+    memory_keys=0,
     kills=30,
     kill_seconds=20.0,
     stalls_repeats=2,
@@ -78,16 +87,20 @@ SHORT = Sizes(
 FULL = Sizes(
     loads=throughput.LOADS,
     throughput_repeats=3,
+    rates=latency.RATES,
+    rate_repeats=3,
+    rate_seconds=3.0,
     limits_repeats=3,
     failovers=20,
     restarts=5,
     restart_keys=1_000_000,
+    memory_keys=5_000_000,
     kills=300,
     kill_seconds=60.0,
     stalls_repeats=5,
     growth_commands=10_000_000,
     wounds=[1, 100, 1_000],
-    starts=[1_000, 10_000, 100_000],
+    starts=[1_000, 10_000, 100_000, 1_000_000],
     repeats=3,
 )
 
@@ -97,6 +110,9 @@ def measure(sizes: Sizes) -> dict[str, Any]:
     results: dict[str, Any] = {}
     results["throughput"] = throughput.measure(sizes.loads, sizes.throughput_repeats)
     throughput.show(results["throughput"])
+    click.echo()
+    results["latency"] = latency.measure(sizes.rates, sizes.rate_repeats, sizes.rate_seconds)
+    latency.show(results["latency"])
     click.echo()
     results["limits"] = limits.measure(sizes.limits_repeats)
     limits.show(results["limits"])
@@ -108,6 +124,11 @@ def measure(sizes: Sizes) -> dict[str, Any]:
     failover.show(f"all three are killed, with {sizes.restart_keys:,} keys of 100 bytes", results["restart"])
     restart.show_memory(results["restart"]["memory_bytes"])
     click.echo()
+    if sizes.memory_keys:
+        results["restart, more keys"] = restart.measure(1, sizes.memory_keys)
+        failover.show(f"the same with {sizes.memory_keys:,} keys", results["restart, more keys"])
+        restart.show_memory(results["restart, more keys"]["memory_bytes"])
+        click.echo()
     results["stalls"] = stalls.measure(sizes.stalls_repeats, stalls.KEYS)
     stalls.show(results["stalls"])
     click.echo()
@@ -137,9 +158,6 @@ def targets(results: dict[str, Any]) -> list[Target]:
         for row in results["throughput"]
         for peer in row["load"]["targets"]
     ]
-    memory = {
-        system: max(node["resident"] for node in nodes) for system, nodes in results["restart"]["memory_bytes"].items()
-    }
     stalled = results["stalls"]["phases"]
     failed, restarted = results["failover"], results["restart"]
     at_most: list[tuple[str, float, list[float]]] = [
@@ -149,12 +167,20 @@ def targets(results: dict[str, Any]) -> list[Target]:
         ("leader killed, next write: to etcd's", 0.35, failed["ratios"]["etcd"]),
         ("leader killed, next write: seconds", 0.5, failed["outage_s"]["durable_raft"]),
         ("all killed, next write: to etcd's", 0.25, restarted["ratios"]["etcd"]),
-        ("memory of a node: to etcd's", 0.5, [memory["durable_raft"] / memory["etcd"]]),
         ("acknowledged writes lost", 0, [lost.ours_lost(results["lost"])]),
     ]
+    for part in ("restart", "restart, more keys"):
+        if part in results:
+            name = f"memory of a node, {results[part]['keys']:,} keys: to etcd's"
+            at_most.append((name, 0.5, [_memory_ratio(results[part]["memory_bytes"])]))
     found += [Target(name, target, False, measured) for name, target, measured in at_most]
     found.append(Target("throughput when grown, to that at first", 0.9, True, [results["growth"]["late_to_early"]]))
     return found
+
+
+def _memory_ratio(memory: dict[str, list[dict[str, int]]]) -> float:
+    ours, etcd = (max(node["resident"] for node in memory[system]) for system in ("durable_raft", "etcd"))
+    return ours / etcd
 
 
 def show(rows: Sequence[Target]) -> None:
@@ -195,18 +221,24 @@ def plot(rows: Sequence[Target], path: Path) -> None:
 
 @click.command()
 @click.option("--short", is_flag=True, help="Smaller sizes: under ten minutes")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures here")
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), help="Draw a PNG here")
-def main(short: bool, json_file: Path | None, plot_file: Path | None) -> None:
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write all figures and plots into this directory",
+)
+def main(short: bool, results: Path | None) -> None:
     """Measure everything that there is a target for."""
     require_programs("redis-server", "redis-benchmark", "etcd", "h2load")
-    results = measure(SHORT if short else FULL)
-    rows = targets(results)
+    measured = measure(SHORT if short else FULL)
+    rows = targets(measured)
     show(rows)
-    if json_file is not None:
-        write_json(json_file, {"targets": [asdict(row) for row in rows], **results})
-    if plot_file is not None:
-        plot(rows, plot_file)
+    if results is not None:
+        write_json(results / "all.json", {"targets": [asdict(row) for row in rows], **measured})
+        plot(rows, results / "targets.png")
+        latency.plot(measured["latency"], results / "latency.png")
+        growth.plot(measured["growth"], results / "growth.png")
+        plots.plot_outages(results / "outages.png", measured)
+        plots.plot_start(results / "start.png", measured["start"])
 
 
 if __name__ == "__main__":

@@ -66,11 +66,6 @@ class Node:
                 return int(line.split()[1]) * 1024
         raise RuntimeError(f"/proc/{self.pid}/status has no {kind}")
 
-    def written_bytes(self) -> int:
-        """Return how many bytes the process had the disk write."""
-        lines = Path(f"/proc/{self.pid}/io").read_text().splitlines()
-        return int(dict(line.split(": ") for line in lines)["write_bytes"])
-
     def file_bytes(self) -> int:
         """Return how much room the node's files take on the disk."""
         return sum(path.stat().st_blocks * 512 for path in self.directory.rglob("*") if path.is_file())

@@ -2,11 +2,13 @@
 
 Usage: ``python -m benchmarks.limits [--repeats 3] [--json FILE]``. Needs redis-benchmark, etcd and h2load.
 
-CPU time and bytes written are the kernel's counts of each process (/proc); flushes are our own counters.
+CPU time is the kernel's count for each process, flushes are our own counters. Bytes are what the disk was given while a
+load ran, by all three nodes together: the kernel's count for a process is of page-cache folios, up to 2 MB for a page.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import tempfile
@@ -34,6 +36,8 @@ LOADS = (
 ROUNDS = 1_000
 """Flushes, commits or writes of which one p50 is taken."""
 PAGE_BYTES = 4096
+SECTOR_BYTES = 512
+"""The unit of the kernel's counts, whatever the disk's is."""
 
 
 def p50_us(act: Callable[[int], None]) -> float:
@@ -108,10 +112,11 @@ def _quantile_us(info: dict[str, str], name: str) -> float:
 
 
 def cost(cluster: Cluster, load: Load, directory: Path) -> dict[str, float]:
-    """Run ``load`` and return what one write took: CPU and bytes of the leader and of a follower, and our flushes."""
+    """Run ``load`` and return what a write took: CPU of leader and follower, bytes of the disk, the leader's flushes."""
     leader, followers = cluster.leader(), cluster.followers()
-    before = {node.name: (node.cpu_s(), node.written_bytes()) for node in cluster.nodes}
-    flushes = _flushes(cluster, leader)
+    os.sync()
+    before = {node.name: node.cpu_s() for node in cluster.nodes}
+    flushes, written = _flushes(cluster, leader), _disk_bytes(directory)
     if isinstance(cluster, Etcd):
         requests = load.etcd_requests
         sizes = {"clients": load.clients, "in_flight": load.pipeline, "value_bytes": load.value_bytes}
@@ -119,19 +124,22 @@ def cost(cluster: Cluster, load: Load, directory: Path) -> dict[str, float]:
     else:
         requests = load.requests
         rate = run_load(load, leader)
-    used = {
-        node.name: (node.cpu_s() - before[node.name][0], node.written_bytes() - before[node.name][1])
-        for node in cluster.nodes
-    }
-    others = [used[node.name] for node in followers]
+    used = {node.name: node.cpu_s() - before[node.name] for node in cluster.nodes}
+    os.sync()
     return {
         "rate": rate,
-        "leader_cpu_us": used[leader.name][0] / requests * 1e6,
-        "follower_cpu_us": statistics.mean(each[0] for each in others) / requests * 1e6,
-        "leader_bytes": used[leader.name][1] / requests,
-        "follower_bytes": statistics.mean(each[1] for each in others) / requests,
+        "leader_cpu_us": used[leader.name] / requests * 1e6,
+        "follower_cpu_us": statistics.mean(used[node.name] for node in followers) / requests * 1e6,
+        "disk_bytes": (_disk_bytes(directory) - written) / requests,
         "leader_flushes": (_flushes(cluster, leader) - flushes) / requests,
     }
+
+
+def _disk_bytes(directory: Path) -> float:
+    """Return how many bytes the disk under ``directory`` was ever given; NaN where there is no such count."""
+    device = directory.stat().st_dev
+    counts = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
+    return int(counts.read_text().split()[6]) * SECTOR_BYTES if counts.exists() else math.nan
 
 
 def _flushes(cluster: Cluster, node: Node) -> int:
@@ -176,15 +184,15 @@ def show(result: dict[str, Any]) -> None:
     for key, name in names.items():
         click.echo(f"{name:<40}{statistics.median(each[key] for each in result['floors']):>8.0f} us (p50)")
     click.echo(f"{'a write to an LMDB commit':<40}{spread(result['one_write_to_lmdb_commit'])}")
-    click.echo(f"\n{'for one acknowledged write':<28}{'':<14}{'writes/s':>9}{'CPU us':>17}{'bytes':>17}{'flushes':>9}")
-    click.echo(f"{'':<28}{'':<14}{'':>9}{'leader / follower':>17}{'leader / follower':>17}{'leader':>9}")
+    click.echo(f"\n{'for one acknowledged write':<28}{'':<14}{'writes/s':>9}{'CPU us':>19}{'bytes':>9}{'flushes':>9}")
+    click.echo(f"{'':<28}{'':<14}{'':>9}{'leader / follower':>19}{'all':>9}{'leader':>9}")
     for load, systems in result["costs"].items():
         for system, rows in systems.items():
             middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
             flushes = f"{middle['leader_flushes']:.3f}" if middle["leader_flushes"] else "-"
             cpu = f"{middle['leader_cpu_us']:.0f} / {middle['follower_cpu_us']:.0f}"
-            written = f"{middle['leader_bytes']:.0f} / {middle['follower_bytes']:.0f}"
-            click.echo(f"{load:<28}{system:<14}{middle['rate']:>9.0f}{cpu:>17}{written:>17}{flushes:>9}")
+            line = f"{load:<28}{system:<14}{middle['rate']:>9.0f}{cpu:>19}"
+            click.echo(f"{line}{middle['disk_bytes']:>9.0f}{flushes:>9}")
 
 
 @click.command()

@@ -4,7 +4,8 @@ Two parsers stand behind one door. The *strict* one follows Redis 7.0 (networkin
 commands, limits, the exact error texts. The *fast* one takes whole commands in canonical form from the front of a
 chunk: it splits the chunk at every CRLF, takes every other part as an argument, and believes the result only when each
 header is exactly the header that the argument after it would be given. What passes is the only way to write those
-commands canonically, so the strict parser would say the same; whatever does not pass is left to the strict parser.
+commands canonically, so the strict parser would say the same; whatever does not pass is left to the strict parser. So
+are chunks of large arguments: the strict one does not look at every byte of those.
 
 A C parser made for replies (hiredis) is not used here. It takes what is no request (``+``, ``:``, ``%``, nested
 arrays, nulls) and makes room for announced arrays before their elements arrive (16 GB for ``*2000000000``), so its
@@ -41,6 +42,7 @@ _ARG_OVERHEAD_BYTES: Final = len(b"$0\r\n\r\n")
 _LENGTH: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 """What string2ll of Redis takes, up to numbers that overflow 64 bits: those are over every limit anyway."""
 
+_STRETCH: Final = slice(1 << 10, 6 << 10)
 _CR: Final = b"\r"
 _STAR: Final = ord("*")
 _DOLLAR: Final = ord("$")
@@ -99,7 +101,7 @@ class RequestParser:
                 return
             commands.append(command)
             data = strict.take_rest()
-        if len(data) <= self._fast_bytes_max:
+        if len(data) <= self._fast_bytes_max and not _holds_large_arguments(data):
             data = take_canonical(data, commands)
         if data:
             strict.append(data)
@@ -108,6 +110,11 @@ class RequestParser:
 
 
 # -- the fast parser ------------------------------------------------------------------------------------------------
+
+
+def _holds_large_arguments(data: bytes) -> bool:
+    """Guess whether the chunk's arguments are large, from a stretch of it in which small ones would end."""
+    return len(data) > _STRETCH.stop and data.find(_CR, _STRETCH.start, _STRETCH.stop) < 0
 
 
 class _BulkHeaders(dict[int, bytes]):
