@@ -112,7 +112,7 @@ def _quantile_us(info: dict[str, str], name: str) -> float:
 
 
 def cost(cluster: Cluster, load: Load, directory: Path) -> dict[str, float]:
-    """Run ``load`` and return what a write took: CPU of leader and follower, bytes of the disk, the leader's flushes."""
+    """Run ``load``; return what a write took: CPU of leader and follower, bytes of the disk, the leader's flushes."""
     leader, followers = cluster.leader(), cluster.followers()
     os.sync()
     before = {node.name: node.cpu_s() for node in cluster.nodes}
