@@ -18,7 +18,7 @@ import click
 
 from benchmarks import growth, latency, limits, stalls, throughput
 from benchmarks.recovery import failover, heal, lost, plots, restart, start
-from benchmarks.report import require_programs, spread, write_json
+from benchmarks.report import plain_ticks, require_programs, spread, write_json
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,7 @@ def plot(rows: Sequence[Target], path: Path) -> None:
     axis.set_yticks(range(len(drawn)), [f"{row.name} ({'≥' if row.at_least else '≤'} {row.target:g})" for row in drawn])
     axis.invert_yaxis()
     axis.set_xscale("log")
+    plain_ticks(axis.xaxis)
     axis.set_xlabel("share of the target that is reached, least to most (1 = the target; to the right is better)")
     axis.grid(axis="x", alpha=0.3, which="both")
     figure.tight_layout()

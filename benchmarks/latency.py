@@ -20,7 +20,7 @@ from benchmarks.clusters import Cluster, Ours
 from benchmarks.etcd import Etcd
 from benchmarks.grpc_wire import EtcdWire
 from benchmarks.openloop import RespWire, Wire, Work, open_loop, quantile
-from benchmarks.report import progress, require_programs, spread, write_json
+from benchmarks.report import plain_ticks, progress, require_programs, spread, write_json
 
 RATES = (100, 500, 2_000, 5_000, 10_000)
 WORKS = {"writes": Work(), "reads": Work(reads_in_ten=10), "80:20 reads and writes": Work(reads_in_ten=8)}
@@ -91,8 +91,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set_title(title)
         axis.set_xscale("log")
         axis.set_yscale("log")
+        plain_ticks(axis.xaxis)
         axis.set_xlabel("requests per second, on a schedule")
         axis.grid(alpha=0.3, which="both")
+    plain_ticks(axes[0].yaxis)
     axes[0].set_ylabel("latency, ms")
     axes[0].legend()
     figure.tight_layout()

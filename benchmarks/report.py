@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -73,6 +74,15 @@ def spread(values: Sequence[float]) -> str:
 def progress(what: str) -> None:
     """Say on stderr, in one line that is written over, what is being done."""
     click.echo(f"\r\033[K{what}", nl=False, err=True)
+
+
+def plain_ticks(axis: Any) -> None:
+    """Have a logarithmic axis of a plot say 1, 2, 5, 10 ... in plain numbers."""
+    from matplotlib import ticker
+
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def write_json(path: Path, results: object) -> None:

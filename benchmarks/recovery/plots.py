@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import plain_ticks
+
 COLOURS = {"durable_raft": "#1b6ca8", "etcd": "#c8553d", "pysyncobj": "#6a994e"}
 
 
@@ -52,9 +54,7 @@ def plot_start(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel(label)
-        axes.yaxis.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(plt.NullFormatter())
+        plain_ticks(axes.yaxis)
         axes.grid(visible=True, alpha=0.3)
     both[0].set_ylabel("seconds from kill -9 to the next acknowledged write")
     both[0].legend()
