@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import secrets
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,47 +108,37 @@ FULL = Sizes(
 
 def measure(sizes: Sizes) -> dict[str, Any]:
     """Run every part, one after the other, and show each as it ends."""
-    results: dict[str, Any] = {}
-    results["throughput"] = throughput.measure(sizes.loads, sizes.throughput_repeats)
-    throughput.show(results["throughput"])
-    click.echo()
-    results["latency"] = latency.measure(sizes.rates, sizes.rate_repeats, sizes.rate_seconds)
-    latency.show(results["latency"])
-    click.echo()
-    results["limits"] = limits.measure(sizes.limits_repeats)
-    limits.show(results["limits"])
-    click.echo()
-    results["failover"] = failover.measure(sizes.failovers)
-    failover.show("the leader is killed", results["failover"])
-    click.echo()
-    results["restart"] = restart.measure(sizes.restarts, sizes.restart_keys)
-    failover.show(f"all three are killed, with {sizes.restart_keys:,} keys of 100 bytes", results["restart"])
-    restart.show_memory(results["restart"]["memory_bytes"])
-    click.echo()
-    if sizes.memory_keys:
-        results["restart, more keys"] = restart.measure(1, sizes.memory_keys)
-        failover.show(f"the same with {sizes.memory_keys:,} keys", results["restart, more keys"])
-        restart.show_memory(results["restart, more keys"]["memory_bytes"])
+    results: dict[str, Any] = {"repeated": []}
+
+    def part(name: str, run: Callable[[], Any], show: Callable[[Any], None]) -> None:
+        try:
+            results[name] = run()
+        except RuntimeError as error:
+            # An election in the middle of a load ends the load; that it was run again is part of the result.
+            click.echo(f"{name}: once more, because {error}")
+            results["repeated"].append({"part": name, "because": str(error)})
+            results[name] = run()
+        show(results[name])
         click.echo()
-    results["stalls"] = stalls.measure(sizes.stalls_repeats, stalls.KEYS)
-    stalls.show(results["stalls"])
-    click.echo()
-    results["growth"] = growth.measure(sizes.growth_commands, sizes.growth_commands // 2)
-    growth.show(results["growth"])
-    click.echo()
+
     seed = secrets.randbits(32)
-    results["heal"] = heal.measure(sizes.wounds, sizes.repeats, seed)
-    heal.show(results["heal"])
-    click.echo()
-    results["start"] = [
-        *start.by_log(sizes.starts, sizes.repeats),
-        *start.by_data(sizes.starts, sizes.repeats),
-    ]
-    start.show(results["start"])
-    click.echo()
     shares = {"durable_raft": sizes.kills, "etcd": sizes.kills // 3, "pysyncobj": sizes.kills // 6}
-    results["lost"] = lost.measure(lost.Limits(shares, sizes.kill_seconds), WRITERS, seed)
-    lost.show(results["lost"])
+    part("throughput", lambda: throughput.measure(sizes.loads, sizes.throughput_repeats), throughput.show)
+    part("latency", lambda: latency.measure(sizes.rates, sizes.rate_repeats, sizes.rate_seconds), latency.show)
+    part("limits", lambda: limits.measure(sizes.limits_repeats), limits.show)
+    part("failover", lambda: failover.measure(sizes.failovers), partial(failover.show, "the leader is killed"))
+    part("restart", lambda: restart.measure(sizes.restarts, sizes.restart_keys), restart.show)
+    if sizes.memory_keys:
+        part("restart, more keys", lambda: restart.measure(1, sizes.memory_keys), restart.show)
+    part("stalls", lambda: stalls.measure(sizes.stalls_repeats, stalls.KEYS), stalls.show)
+    part("growth", lambda: growth.measure(sizes.growth_commands, sizes.growth_commands // 2), growth.show)
+    part("heal", lambda: heal.measure(sizes.wounds, sizes.repeats, seed), heal.show)
+    part(
+        "start",
+        lambda: [*start.by_log(sizes.starts, sizes.repeats), *start.by_data(sizes.starts, sizes.repeats)],
+        start.show,
+    )
+    part("lost", lambda: lost.measure(lost.Limits(shares, sizes.kill_seconds), WRITERS, seed), lost.show)
     return results
 
 

@@ -29,6 +29,8 @@ PIPELINE = 125
 VALUE = b"x" * 100
 WINDOWS = 100
 """Into so many parts a run is cut."""
+WINDOW_MIN = 10_000
+"""Writes in one part at least: some hundred pipelines."""
 EARLY_COMMANDS = 200_000
 """What the end is compared with: the windows up to here."""
 LATE_WINDOWS = 10
@@ -86,7 +88,7 @@ class _Run:
         self._ours = ours
         self._leader = ours.leader()
         self._requests = requests(commands, keys)
-        self._window = max(1, commands // WINDOWS)
+        self._window = max(WINDOW_MIN, commands // WINDOWS)
         self._commands = commands
         self._latencies_s: list[float] = []
         self._window_at = time.perf_counter()

@@ -10,6 +10,7 @@ What counts is the ratio of neighbouring runs: absolute rates on a shared machin
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import statistics
 import subprocess
@@ -21,13 +22,14 @@ from typing import Any
 
 import click
 
-from benchmarks.clusters import Node, Ours, Redis
+from benchmarks.clusters import Node, Ours, Redis, RespCluster
 from benchmarks.etcd import Etcd, run_h2load
 from benchmarks.pysyncobj import PySyncObjCluster
 from benchmarks.report import progress, require_programs, spread, write_json
 from durable_raft.cli.local_cluster import HOST
 
 RUN_TIMEOUT_S = 300.0
+TRIES = 3
 PEERS = ("etcd", "redis", "pysyncobj")
 
 
@@ -78,6 +80,18 @@ LOADS = (
 )
 
 
+class LeaderMoved(RuntimeError):
+    """The node that was loaded leads no longer; the load ended there."""
+
+
+def run_led(load: Load, cluster: RespCluster, requests: int | None = None) -> float:
+    """Do ``run_load`` with the leader; again, if it lost its place meanwhile."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(LeaderMoved):
+            return run_load(load, cluster.leader(), requests)
+    return run_load(load, cluster.leader(), requests)
+
+
 def run_load(load: Load, node: Node, requests: int | None = None) -> float:
     """Return requests per second of one ``redis-benchmark`` run; it ends at the first error reply.
 
@@ -87,13 +101,16 @@ def run_load(load: Load, node: Node, requests: int | None = None) -> float:
         requests: how many, if not as many as ``load`` says.
 
     Raises:
-        RuntimeError: the run failed or gave no rate.
+        LeaderMoved: ``node`` leads no longer.
+        RuntimeError: the run failed for another reason, or gave no rate.
     """
     command = ["redis-benchmark", "-h", HOST, "-p", str(node.client_port), "-t", load.command, "--csv"]
     command += ["-r", str(load.keys), "-d", str(load.value_bytes)]
     command += ["-c", str(load.clients), "-P", str(load.pipeline), "-n", str(requests or load.requests)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
     rows = [row for row in csv.reader(done.stdout.splitlines()) if row and row[0].upper() == load.command.upper()]
+    if "MOVED" in done.stdout + done.stderr:
+        raise LeaderMoved(f"{node.name} lost its leadership under {load.name}")
     if done.returncode != 0 or not rows or "rror" in done.stdout + done.stderr.replace("WARNING", ""):
         raise RuntimeError(f"{' '.join(command)} failed ({done.returncode}): {done.stdout}{done.stderr}")
     return float(rows[0][1])
@@ -111,20 +128,23 @@ def measure(loads: Sequence[Load], repeats: int) -> list[dict[str, Any]]:
             PySyncObjCluster(directory / "pysyncobj") as pysyncobj,
         ):
             for load in loads:
+                term = int(ours.info(ours.leader())["raft_current_term"])
                 rates: dict[str, list[float]] = {peer: [] for peer in ("ours", *PEERS)}
                 for number in range(1, repeats + 1):
                     progress(f"{load.name}: run {number} of {repeats}")
-                    rates["ours"].append(run_load(load, ours.leader()))
+                    rates["ours"].append(run_led(load, ours))
                     rates["etcd"].append(_run_etcd(load, etcd.leader(), directory))
-                    rates["redis"].append(run_load(load, redis.leader()))
+                    rates["redis"].append(run_led(load, redis))
                     if load.pysyncobj_requests:
-                        rates["pysyncobj"].append(run_load(load, pysyncobj.leader(), load.pysyncobj_requests))
+                        rates["pysyncobj"].append(run_led(load, pysyncobj, load.pysyncobj_requests))
                 ratios = {
                     peer: [mine / other for mine, other in zip(rates["ours"], rates[peer], strict=True)]
                     for peer in PEERS
                     if rates[peer]
                 }
-                rows.append({"load": {"name": load.name, **asdict(load)}, **rates, "ratios": ratios})
+                begun = int(ours.info(ours.leader())["raft_current_term"]) - term
+                shown = {"name": load.name, **asdict(load)}
+                rows.append({"load": shown, **rates, "ratios": ratios, "terms_begun": begun})
     progress("")
     return rows
 
@@ -153,6 +173,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         ratios = "   ".join(f"{spread(row['ratios'][peer]):<19}" for peer in PEERS if peer in row["ratios"]).rstrip()
         others = "".join(f"{middle[peer]:>12}" for peer in PEERS)
         click.echo(f"{row['load']['name']:<30}{middle['ours']:>9}{megabytes:>7.1f}{others}   {ratios}")
+    click.echo(f"terms that ours began meanwhile: {sum(row['terms_begun'] for row in rows)}")
 
 
 @click.command()

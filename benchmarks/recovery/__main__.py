@@ -112,8 +112,7 @@ def _failover(repeats: int | None, short: bool) -> dict[str, Any]:
 
 def _restart(repeats: int | None, keys: int | None, short: bool) -> dict[str, Any]:
     result = restart_runs.measure(repeats or (3 if short else 10), keys or (50_000 if short else 1_000_000))
-    failover_runs.show(f"all three are killed, with {result['keys']:,} keys of {result['value_bytes']} bytes", result)
-    restart_runs.show_memory(result["memory_bytes"])
+    restart_runs.show(result)
     return result
 
 

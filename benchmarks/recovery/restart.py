@@ -11,6 +11,7 @@ import click
 
 from benchmarks.clusters import Cluster, Node
 from benchmarks.recovery.failover import ratios
+from benchmarks.recovery.failover import show as show_outages
 from benchmarks.recovery.outage import outage_s
 from benchmarks.recovery.preload import VALUE_BYTES, fill
 from benchmarks.recovery.systems import SYSTEMS, make, wait_caught_up
@@ -46,8 +47,10 @@ def memory_of(node: Node) -> dict[str, int]:
     return {"resident": node.resident_bytes(), "anonymous": node.resident_bytes("RssAnon")}
 
 
-def show_memory(memory: dict[str, list[dict[str, int]]]) -> None:
-    """Print what the nodes of each system took once they held the keys."""
+def show(result: dict[str, Any]) -> None:
+    """Print the outages, and what the nodes of each system took once they held the keys."""
+    show_outages(f"all three are killed, with {result['keys']:,} keys of {result['value_bytes']} bytes", result)
+    memory: dict[str, list[dict[str, int]]] = result["memory_bytes"]
     click.echo("memory of a node with these keys: MB, the most of three (without pages of mapped files)")
     for system, nodes in memory.items():
         resident, anonymous = (max(node[kind] for node in nodes) for kind in ("resident", "anonymous"))
