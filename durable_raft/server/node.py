@@ -22,6 +22,7 @@ from durable_raft.raft.messages import Envelope
 from durable_raft.raft.ready import ReadReady, Write
 from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role, Term
 from durable_raft.server.config import NodeConfig
+from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
 from durable_raft.server.flight_recorder import FlightRecorder
@@ -160,9 +161,7 @@ class Node:
         self._after_write: deque[tuple[int, list[Envelope]]] = deque()
         """(write number, messages that wait for it and all before it), ascending."""
         self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term, False)
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
-        """When ``_timer`` runs; uvloop gives a handle that cannot tell when it is due at once."""
+        self._timer = CoreTimer(self._loop, self.now_s, lambda: self.raft.role is Role.LEADER, self._on_timer)
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._housekeeping_timer: asyncio.TimerHandle | None = None
         self.recorder: FlightRecorder | None = None
@@ -198,7 +197,8 @@ class Node:
             Whether the log writer ended; when its disk hangs, the store must not be closed under it.
         """
         self._is_stopped = True
-        for timer in (self._timer, self._expiry_timer, self._housekeeping_timer):
+        self._timer.cancel()
+        for timer in (self._expiry_timer, self._housekeeping_timer):
             if timer is not None:
                 timer.cancel()
         self.peers.close()
@@ -285,7 +285,6 @@ class Node:
             self.peers.send(self._after_write.popleft()[1])
 
     def _on_timer(self) -> None:
-        self._timer = None
         if not self._is_stopped:
             self.raft.timeout(self._now_ms())
             self._process()
@@ -438,20 +437,11 @@ class Node:
     def _arm_timers(self) -> None:
         deadline = self.raft.deadline()
         if deadline is not None:
-            self._arm_core(deadline / 1000)
+            self._timer.arm(deadline / 1000)
         deadline_ms = self.keeper.machine.next_deadline_ms() if self.raft.role is Role.LEADER else None
         if deadline_ms is not None and self._expiry_timer is None:
             delay = max(0.0, (deadline_ms - time_of_day_ms()) / 1000)
             self._expiry_timer = self._loop.call_later(min(delay, 1.0) + 0.001, self._on_expiry_timer)
-
-    def _arm_core(self, when: float) -> None:
-        """Have ``_on_timer`` run at ``when``; a timer that is due earlier stays and looks again then."""
-        if self._timer is not None:
-            if self._timer_at <= when:
-                return
-            self._timer.cancel()
-        self._timer_at = when
-        self._timer = self._loop.call_at(when, self._on_timer)
 
     def _on_expiry_timer(self) -> None:
         self._expiry_timer = None

@@ -1,0 +1,61 @@
+"""The timer behind the core's deadline, and why a follower's rings twice.
+
+When a whole machine stands still, a virtual one while its host is busy, its leader and its followers wake together: the
+leader's heartbeat is a moment away, and the followers' election timeouts have passed. So a follower's timeout counts
+only when the process has run for a moment after it was noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+RUNNING_S = 0.015
+"""How long a process must have run before its election timeout is believed."""
+
+
+class CoreTimer:
+    """Calls ``act`` when the core's deadline has passed; it may be called early, and looks at the deadline itself."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        now_s: Callable[[], float],
+        is_leader: Callable[[], bool],
+        act: Callable[[], None],
+    ) -> None:
+        """Ring on ``loop``; ``now_s`` is its monotonic time in seconds."""
+        self._loop = loop
+        self._now_s = now_s
+        self._is_leader = is_leader
+        self._act = act
+        self._handle: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        """When ``_handle`` runs; uvloop gives a handle that cannot tell when it is due at once."""
+        self._believed_at: float | None = None
+        """When an election timeout that was noticed is believed."""
+
+    def arm(self, when: float) -> None:
+        """Have it ring at ``when``; one that is due earlier stays, and looks again then."""
+        if self._believed_at is not None and not self._is_leader():
+            when = max(when, self._believed_at)
+        if self._handle is not None:
+            if self._due <= when:
+                return
+            self._handle.cancel()
+        self._due = when
+        self._handle = self._loop.call_at(when, self._ring)
+
+    def cancel(self) -> None:
+        """Ring no more."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _ring(self) -> None:
+        self._handle = None
+        if self._believed_at is None and not self._is_leader():
+            self._believed_at = self._now_s() + RUNNING_S
+            self.arm(self._believed_at)
+        else:
+            self._believed_at = None
+            self._act()

@@ -1,0 +1,73 @@
+"""An election timeout that is noticed after a stall is believed only when the process has run for a moment."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import pytest
+import uvloop
+
+from durable_raft.server.core_timer import RUNNING_S, CoreTimer
+
+STALL_S = 0.05
+
+
+async def _stalled(*, is_leader: bool) -> list[str]:
+    """Return what happens, in order, after a stall in which a timer became due; a message arrives just after it."""
+    happened: list[str] = []
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    acted = asyncio.Event()
+
+    def act() -> None:
+        happened.append("act")
+        acted.set()
+
+    def hear() -> None:
+        ours.recv(1)
+        happened.append("heard")
+
+    with ours, theirs:
+        loop.add_reader(ours, hear)
+        timer = CoreTimer(loop, time.monotonic, lambda: is_leader, act)
+        timer.arm(time.monotonic() + STALL_S / 2)
+        time.sleep(STALL_S)
+        resumed_at = time.monotonic()
+        # Not in the first turn of the loop after the stall, in which the timer is due.
+        loop.call_soon(loop.call_soon, theirs.send, b"x")
+        await acted.wait()
+        assert is_leader or time.monotonic() - resumed_at >= RUNNING_S
+        while "heard" not in happened:
+            await asyncio.sleep(0)
+        loop.remove_reader(ours)
+    return happened
+
+
+@pytest.mark.parametrize("run", [uvloop.run, asyncio.run])
+def test_follower_hears_its_leader_before_it_acts(run: object) -> None:
+    """A heartbeat that comes when the machine runs again is heard before the election timeout is acted on."""
+    assert callable(run)
+    assert run(_stalled(is_leader=False)) == ["heard", "act"]
+
+
+def test_leader_acts_at_once() -> None:
+    """A leader's heartbeat is late already."""
+    assert uvloop.run(_stalled(is_leader=True)) == ["act", "heard"]
+
+
+def test_rearming_does_not_shorten_the_moment() -> None:
+    """A deadline that has passed stays passed: arming the timer again with it changes nothing."""
+
+    async def run() -> float:
+        acted = asyncio.Event()
+        timer = CoreTimer(asyncio.get_running_loop(), time.monotonic, lambda: False, acted.set)
+        began = time.monotonic()
+        timer.arm(began)
+        while not acted.is_set():
+            timer.arm(began)
+            await asyncio.sleep(0.001)
+        return time.monotonic() - began
+
+    assert uvloop.run(run()) >= RUNNING_S
