@@ -36,7 +36,7 @@ async def _stalled(*, is_leader: bool) -> list[str]:
         time.sleep(STALL_S)
         resumed_at = time.monotonic()
         # Not in the first turn of the loop after the stall, in which the timer is due.
-        loop.call_soon(loop.call_soon, theirs.send, b"x")
+        loop.call_soon(lambda: loop.call_soon(theirs.send, b"x"))
         await acted.wait()
         assert is_leader or time.monotonic() - resumed_at >= RUNNING_S
         while "heard" not in happened:
