@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import gc
 import logging
@@ -51,6 +52,13 @@ GC_THRESHOLDS: Final = (50_000, 20, 1_000)
 """Python's own are (700, 10, 10): a busy node would look through all its objects many times a second, and hold its loop
 for it, though next to none of them is ever part of a cycle."""
 
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+HEAP_BYTES: Final = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 64 << 20}
+"""From which size on glibc takes memory from the kernel for one object alone, and how much free memory it keeps. By
+default it gives every large buffer back at once and has the kernel clear new pages for the next: with values of 1 MB
+300 page faults a write on each node."""
+
 FILES_BESIDE_CLIENTS: Final = 256
 """Open files that are no client's: environments, links, tools that look."""
 
@@ -69,6 +77,7 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
         StorageError: the directory is refused or damaged.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _keep_freed_memory()
     _allow_connections(config.clients_max)
     crash_points = CrashPoints.from_environment(environment)
     for life in range(1, LIVES_MAX + 1):
@@ -79,6 +88,14 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
         if isinstance(ending, WoundedState):
             set_state_aside(config.directory, str(ending))
     raise AssertionError("unreachable")
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep buffers that are freed for those that come next, where it is one that can be told."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, size in HEAP_BYTES.items():
+            mallopt(parameter, size)
 
 
 def _allow_connections(clients_max: int) -> None:
