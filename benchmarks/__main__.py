@@ -1,7 +1,7 @@
 """Everything that the project has a performance target for, measured in one command, beside its peers.
 
 Usage: ``python -m benchmarks [--short] [--results DIRECTORY]``. The short form takes under ten minutes, the full form
-about 25. Each part is a command of its own: ``python -m benchmarks.throughput``, ``.latency``, ``.limits``,
+a quarter of an hour. Each part is a command of its own: ``python -m benchmarks.throughput``, ``.latency``, ``.limits``,
 ``.recovery``, ``.stalls``, ``.growth``.
 """
 
