@@ -75,8 +75,10 @@ def plan_writes(writes: Sequence[Write], stand: Stand, point_at: Callable[[Index
         if write.standing is not None:
             plan.standing = write.standing
         for entry in write.mended:
-            _check_mended(entry, stand)
-            plan.mended[entry.index] = entry
+            # The prefix is dropped between writes: what was handed over to be mended may lie in it by now.
+            if entry.index > stand.base:
+                _check_mended(entry, stand)
+                plan.mended[entry.index] = entry
         if write.new_base is not None:
             last = _begin_behind(plan, write.new_base)
         if write.truncate_from is not None:
@@ -129,7 +131,7 @@ def _check_hard_state(new: HardState, old: HardState) -> None:
 
 def _check_mended(entry: Entry, stand: Stand) -> None:
     """Check that a stored entry is written again, with its own checksum right."""
-    if not stand.base < entry.index <= stand.tail.point.index:
+    if entry.index > stand.tail.point.index:
         raise InvariantViolation(f"{_named(entry)} mended, but the log holds ({stand.base}, {stand.tail.point}]")
     _check_crc(entry)
 

@@ -283,6 +283,18 @@ def test_prefix_goes_along_with_a_write(shelf: Shelf) -> None:
     assert read_all(shelf.open(), 5, 9) == entries[4:]
 
 
+def test_what_is_mended_may_be_dropped_by_then(shelf: Shelf) -> None:
+    """A prefix that went between the handing over of a write and its turn takes what was to be mended in it along."""
+    entries = entries_after(ORIGIN, 6)
+    store = loaded(shelf)
+    store.persist([write(1, entries[:5])])
+    mending = replace(write(2, entries[5:]), mended=(entries[1], entries[3]))
+    store.compact(Index(3), 100)
+    store.persist([mending])
+    assert reloaded(shelf).base == point_of(entries[2])
+    assert read_all(shelf.open(), 4, 7) == entries[3:]
+
+
 @pytest.mark.parametrize("index", [3, 5, 9])
 def test_log_begins_anew_behind_a_snapshot(shelf: Shelf, index: int) -> None:
     """A write with a new base drops everything there was, appends what follows, and goes on from there."""
