@@ -19,7 +19,7 @@ import click
 
 from benchmarks import growth, latency, limits, stalls, throughput
 from benchmarks.recovery import failover, heal, lost, plots, restart, start
-from benchmarks.report import plain_ticks, require_programs, spread, write_json
+from benchmarks.report import plain_ticks, pyplot, require_programs, save_plot, spread, write_json
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,6 @@ def show(rows: Sequence[Target]) -> None:
 
 def plot(rows: Sequence[Target], path: Path) -> None:
     """Draw how far each target is reached: 1 is the target, more is better."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
     drawn = [row for row in rows if row.target and min(row.measured) > 0]
     shares = [[each / row.target if row.at_least else row.target / each for each in row.measured] for row in drawn]
     middles = [statistics.median(each) for each in shares]
@@ -189,7 +184,7 @@ def plot(rows: Sequence[Target], path: Path) -> None:
         [middle - min(each) for middle, each in zip(middles, shares, strict=True)],
         [max(each) - middle for middle, each in zip(middles, shares, strict=True)],
     ]
-    figure, axis = pyplot.subplots(figsize=(10, 0.42 * len(drawn) + 1.2))
+    figure, axis = pyplot().subplots(figsize=(10, 0.42 * len(drawn) + 1.2))
     colours = ["tab:green" if row.is_reached else "tab:orange" for row in drawn]
     axis.barh(range(len(drawn)), middles, xerr=errors, color=colours, ecolor="0.4", capsize=2)
     axis.axvline(1, color="black", linewidth=1)
@@ -200,7 +195,7 @@ def plot(rows: Sequence[Target], path: Path) -> None:
     axis.set_xlabel("share of the target that is reached, least to most (1 = the target; to the right is better)")
     axis.grid(axis="x", alpha=0.3, which="both")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save_plot(figure, path)
 
 
 @click.command()

@@ -183,6 +183,10 @@ class Ours(RespCluster):
         with RespClient(Address(HOST, node.client_port), 2.0) as client:
             return client.info(section)
 
+    def term(self) -> int:
+        """Return the leader's term."""
+        return int(self.info(self.leader())["raft_current_term"])
+
     def is_leader(self, node: Node) -> bool:
         """Ask it."""
         with contextlib.suppress(RequestError):

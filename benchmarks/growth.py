@@ -21,7 +21,7 @@ import uvloop
 
 from benchmarks.clusters import Node, Ours
 from benchmarks.openloop import quantile, set_request
-from benchmarks.report import progress, write_json
+from benchmarks.report import json_option, plot_option, progress, pyplot, save_plot, write_json
 from durable_raft.cli.local_cluster import HOST
 
 CONNECTIONS = 8
@@ -199,12 +199,7 @@ def show(result: dict[str, Any]) -> None:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """Draw throughput, p99, memory and files over the commands written."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), sharex=True)
+    figure, axes = pyplot().subplots(2, 2, figsize=(11, 7), sharex=True)
     samples = result["samples"]
     written = [each["commands"] / 1e6 for each in samples]
     lines = (
@@ -228,15 +223,15 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for axis in axes[1]:
         axis.set_xlabel(f"million commands written ({result['keys'] / 1e6:g} million keys)")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save_plot(figure, path)
 
 
 @click.command()
 @click.option("--commands", type=click.IntRange(1_000), help="Writes  [default: 10,000,000; short: 400,000]")
 @click.option("--keys", type=click.IntRange(1), help="Distinct keys  [default: half of them]")
 @click.option("--short", is_flag=True, help="A run of some seconds")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures here")
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), help="Draw a PNG here")
+@json_option
+@plot_option
 def main(commands: int | None, keys: int | None, short: bool, json_file: Path | None, plot_file: Path | None) -> None:
     """Let log and state grow, and see what it costs."""
     commands = commands or (400_000 if short else 10_000_000)

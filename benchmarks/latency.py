@@ -20,19 +20,30 @@ from benchmarks.clusters import Cluster, Ours
 from benchmarks.etcd import Etcd
 from benchmarks.grpc_wire import EtcdWire
 from benchmarks.openloop import RespWire, Wire, Work, open_loop, quantile
-from benchmarks.report import plain_ticks, progress, require_programs, spread, write_json
+from benchmarks.report import (
+    json_option,
+    plain_ticks,
+    plot_option,
+    progress,
+    pyplot,
+    ratios_in_turn,
+    require_programs,
+    save_plot,
+    spread,
+    write_json,
+)
 
 RATES = (100, 500, 2_000, 5_000, 10_000)
 WORKS = {"writes": Work(), "reads": Work(reads_in_ten=10), "80:20 reads and writes": Work(reads_in_ten=8)}
 """Writes come first: then there is what is read."""
-SHARES = (0.5, 0.9, 0.99, 0.999)
+SHARES = {f"{share:g}": share for share in (0.5, 0.9, 0.99, 0.999)}
 
 
 def measure(rates: Sequence[int], repeats: int, seconds: float) -> list[dict[str, Any]]:
     """Return one row per kind of work and rate: quantiles in ms of both, and our ratios, run by run in turn."""
     rows = []
-    with tempfile.TemporaryDirectory(prefix="durable-raft-bench-") as name:
-        directory = Path(name)
+    with tempfile.TemporaryDirectory(prefix="durable-raft-bench-") as place:
+        directory = Path(place)
         with Ours(directory / "ours") as ours, Etcd(directory / "etcd") as etcd:
             sides: list[tuple[Cluster, Callable[[], Wire]]] = [(ours, RespWire), (etcd, EtcdWire)]
             for title, work in WORKS.items():
@@ -43,23 +54,20 @@ def measure(rates: Sequence[int], repeats: int, seconds: float) -> list[dict[str
                         for cluster, wire in sides:
                             latencies_s = open_loop(cluster.leader().client_port, rate, seconds, work, wire)
                             runs[cluster.system].append(
-                                {f"{share:g}": quantile(latencies_s, share) for share in SHARES}
+                                {name: quantile(latencies_s, share) for name, share in SHARES.items()}
                             )
                     ratios = {
-                        f"{share:g}": [
-                            mine[f"{share:g}"] / other[f"{share:g}"]
-                            for mine, other in zip(runs[ours.system], runs[etcd.system], strict=True)
-                        ]
-                        for share in SHARES
+                        name: ratios_in_turn(*([run[name] for run in runs[side.system]] for side in (ours, etcd)))
+                        for name in SHARES
                     }
                     rows.append({"work": title, "rate": rate, **runs, "ratios": ratios})
     progress("")
     return rows
 
 
-def _middle(row: dict[str, Any], system: str, share: float) -> float:
+def _middle(row: dict[str, Any], system: str, share: str) -> float:
     runs: list[dict[str, float]] = row[system]
-    return statistics.median(run[f"{share:g}"] for run in runs)
+    return statistics.median(run[share] for run in runs)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -67,7 +75,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     click.echo(f"{'latency in ms, ours / etcd':<36}{'p50':>16}{'p99':>16}{'p99.9':>16}   p50, ours to etcd")
     for row in rows:
         cells = ""
-        for share in SHARES[0], *SHARES[2:]:
+        for share in ("0.5", "0.99", "0.999"):
             ours, etcd = (_middle(row, system, share) for system in ("durable_raft", "etcd"))
             cells += f"{f'{ours:.2f} / {etcd:.2f}':>16}"
         click.echo(f"{row['work']:<24}{row['rate']:>10}/s{cells}   {spread(row['ratios']['0.5'])}")
@@ -75,18 +83,13 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw p50 and p99 over the rate, one panel for each kind of work."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(WORKS), figsize=(12, 4), sharey=True)
+    figure, axes = pyplot().subplots(1, len(WORKS), figsize=(12, 4), sharey=True)
     for axis, title in zip(axes, WORKS, strict=True):
         mine = [row for row in rows if row["work"] == title]
         for system, colour in (("durable_raft", "tab:green"), ("etcd", "tab:blue")):
-            for share, style in ((0.5, "-"), (0.99, "--")):
+            for share, style in (("0.5", "-"), ("0.99", "--")):
                 middles = [_middle(row, system, share) for row in mine]
-                label = f"{system}, p{share * 100:g}"
+                label = f"{system}, p{SHARES[share] * 100:g}"
                 axis.plot([row["rate"] for row in mine], middles, style, color=colour, marker="o", label=label)
         axis.set_title(title)
         axis.set_xscale("log")
@@ -98,14 +101,14 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes[0].set_ylabel("latency, ms")
     axes[0].legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save_plot(figure, path)
 
 
 @click.command()
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Runs of each side")
 @click.option("--seconds", default=4.0, show_default=True, help="Length of a run")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures here")
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), help="Draw a PNG here")
+@json_option
+@plot_option
 def main(repeats: int, seconds: float, json_file: Path | None, plot_file: Path | None) -> None:
     """Measure latency at several rates beside etcd."""
     require_programs("etcd")

@@ -22,7 +22,7 @@ import lmdb
 
 from benchmarks.clusters import Cluster, Node, Ours
 from benchmarks.etcd import Etcd, run_h2load
-from benchmarks.report import progress, require_programs, spread, write_json
+from benchmarks.report import json_option, progress, require_programs, spread, write_json
 from benchmarks.throughput import Load, run_load
 from durable_raft.cli.local_cluster import HOST
 from durable_raft.cli.resp_client import RespClient
@@ -197,9 +197,7 @@ def show(result: dict[str, Any]) -> None:
 
 @click.command()
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Runs of each load")
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all figures here"
-)
+@json_option
 def main(repeats: int, json_file: Path | None) -> None:
     """Measure what a write costs ours and etcd, and what the disk alone would take."""
     require_programs("redis-benchmark", "etcd", "h2load")

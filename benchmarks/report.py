@@ -26,6 +26,11 @@ PACKAGES = {
 """Programs that are measured or measure, and the Debian packages they are in."""
 
 
+_FILE = click.Path(path_type=Path, dir_okay=False)
+json_option = click.option("--json", "json_file", type=_FILE, help="Also write all figures here")
+plot_option = click.option("--plot", "plot_file", type=_FILE, help="Also draw them here (PNG)")
+
+
 def require_programs(*programs: str) -> None:
     """End the process with exit code 2 and say what is missing, unless all ``programs`` are there."""
     missing = [program for program in programs if shutil.which(program) is None]
@@ -74,6 +79,28 @@ def spread(values: Sequence[float]) -> str:
 def progress(what: str) -> None:
     """Say on stderr, in one line that is written over, what is being done."""
     click.echo(f"\r\033[K{what}", nl=False, err=True)
+
+
+def ratios_in_turn(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Return ours divided by theirs, run by run; there must be as many of each."""
+    return [mine / other for mine, other in zip(ours, theirs, strict=True)]
+
+
+def pyplot() -> Any:
+    """Return matplotlib's pyplot, for files and no screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as module
+
+    return module
+
+
+def save_plot(figure: Any, path: Path) -> None:
+    """Write a figure, and let go of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot().close(figure)
 
 
 def plain_ticks(axis: Any) -> None:

@@ -27,7 +27,7 @@ from benchmarks.grpc_wire import EtcdWire
 from benchmarks.openloop import RespWire, Work, open_loop, quantile
 from benchmarks.recovery.preload import fill
 from benchmarks.recovery.systems import connect, wait_caught_up
-from benchmarks.report import progress, require_programs, spread, write_json
+from benchmarks.report import json_option, progress, ratios_in_turn, require_programs, spread, write_json
 from durable_raft.cli.local_cluster import HOST, wait_until
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
@@ -138,17 +138,18 @@ def measure(repeats: int, keys: int) -> dict[str, Any]:
             progress(f"stalls: writing {keys} keys to {cluster.system}")
             fill(cluster, keys)
             wait_caught_up(cluster)
-        term = ours.info(ours.leader())["raft_current_term"]
+        term = ours.term()
         for number in range(1, repeats + 1):
             for title, (system, going_on) in BUSY.items():
                 progress(f"stalls: {title}, run {number} of {repeats}")
                 row = results.setdefault(title, {"quiet": [], "busy": []})
                 row["quiet"].append(_quantiles(phase(clusters[system], nothing)))
                 row["busy"].append(_quantiles(phase(clusters[system], going_on)))
-        elections = int(ours.info(ours.leader())["raft_current_term"]) - int(term)
+        elections = ours.term() - term
     progress("")
     for row in results.values():
-        row["p99_ratios"] = [busy["p99"] / quiet["p99"] for quiet, busy in zip(row["quiet"], row["busy"], strict=True)]
+        quiet, busy = ([each["p99"] for each in row[kind]] for kind in ("quiet", "busy"))
+        row["p99_ratios"] = ratios_in_turn(busy, quiet)
     return {"rate": RATE, "keys": keys, "terms_begun": elections, "phases": results}
 
 
@@ -175,9 +176,7 @@ def show(result: dict[str, Any]) -> None:
 @click.command()
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Phases of each kind")
 @click.option("--keys", default=KEYS, show_default=True, type=click.IntRange(CHANGES), help="Keys before")
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all figures here"
-)
+@json_option
 def main(repeats: int, keys: int, json_file: Path | None) -> None:
     """Measure how long small writes wait while the node is busy with something large."""
     require_programs("etcd")

@@ -25,7 +25,7 @@ import click
 from benchmarks.clusters import Node, Ours, Redis, RespCluster
 from benchmarks.etcd import Etcd, run_h2load
 from benchmarks.pysyncobj import PySyncObjCluster
-from benchmarks.report import progress, require_programs, spread, write_json
+from benchmarks.report import json_option, progress, ratios_in_turn, require_programs, spread, write_json
 from durable_raft.cli.local_cluster import HOST
 
 RUN_TIMEOUT_S = 300.0
@@ -128,7 +128,7 @@ def measure(loads: Sequence[Load], repeats: int) -> list[dict[str, Any]]:
             PySyncObjCluster(directory / "pysyncobj") as pysyncobj,
         ):
             for load in loads:
-                term = int(ours.info(ours.leader())["raft_current_term"])
+                term = ours.term()
                 rates: dict[str, list[float]] = {peer: [] for peer in ("ours", *PEERS)}
                 for number in range(1, repeats + 1):
                     progress(f"{load.name}: run {number} of {repeats}")
@@ -137,14 +137,9 @@ def measure(loads: Sequence[Load], repeats: int) -> list[dict[str, Any]]:
                     rates["redis"].append(run_led(load, redis))
                     if load.pysyncobj_requests:
                         rates["pysyncobj"].append(run_led(load, pysyncobj, load.pysyncobj_requests))
-                ratios = {
-                    peer: [mine / other for mine, other in zip(rates["ours"], rates[peer], strict=True)]
-                    for peer in PEERS
-                    if rates[peer]
-                }
-                begun = int(ours.info(ours.leader())["raft_current_term"]) - term
+                ratios = {peer: ratios_in_turn(rates["ours"], rates[peer]) for peer in PEERS if rates[peer]}
                 shown = {"name": load.name, **asdict(load)}
-                rows.append({"load": shown, **rates, "ratios": ratios, "terms_begun": begun})
+                rows.append({"load": shown, **rates, "ratios": ratios, "terms_begun": ours.term() - term})
     progress("")
     return rows
 
@@ -178,9 +173,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 @click.command()
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Runs of each side per load")
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all figures here"
-)
+@json_option
 @click.option("--short", is_flag=True, help="Only the loads that the project has a target for")
 def main(repeats: int, json_file: Path | None, short: bool) -> None:
     """Load all of them in turn, and print the ratios."""

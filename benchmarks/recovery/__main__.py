@@ -15,11 +15,9 @@ from benchmarks.recovery import lost as lost_runs
 from benchmarks.recovery import plots
 from benchmarks.recovery import restart as restart_runs
 from benchmarks.recovery import start as start_runs
-from benchmarks.report import require_programs, write_json
+from benchmarks.report import json_option, plot_option, require_programs, write_json
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_JSON = click.option("--json", "json_file", type=_FILE, help="Also write all figures here")
-_PLOT = click.option("--plot", "plot_file", type=_FILE, help="Also draw them here (PNG)")
 _SHORT = click.option("--short", is_flag=True, help="Smaller sizes and fewer runs")
 _SEED = click.option("--seed", type=int, help="Seed of all chance here  [default: a new one, which is printed]")
 
@@ -33,8 +31,8 @@ def main() -> None:
 @main.command()
 @click.option("--repeats", type=click.IntRange(1), help="Kills of each system  [default: 30; short: 3]")
 @_SHORT
-@_JSON
-@_PLOT
+@json_option
+@plot_option
 def failover(repeats: int | None, short: bool, json_file: Path | None, plot_file: Path | None) -> None:
     """Kill the leader; time until the next acknowledged write."""
     _finish({"failover": _failover(repeats, short)}, json_file, outages_file=plot_file)
@@ -44,8 +42,8 @@ def failover(repeats: int | None, short: bool, json_file: Path | None, plot_file
 @click.option("--repeats", type=click.IntRange(1), help="Kills of each system  [default: 10; short: 3]")
 @click.option("--keys", type=click.IntRange(1), help="Keys written before  [default: 1000000; short: 50000]")
 @_SHORT
-@_JSON
-@_PLOT
+@json_option
+@plot_option
 def restart(repeats: int | None, keys: int | None, short: bool, json_file: Path | None, plot_file: Path | None) -> None:
     """Kill all nodes at once and start them; time until the next acknowledged write."""
     _finish({"restart": _restart(repeats, keys, short)}, json_file, outages_file=plot_file)
@@ -54,8 +52,8 @@ def restart(repeats: int | None, keys: int | None, short: bool, json_file: Path 
 @main.command()
 @click.option("--repeats", type=click.IntRange(1), help="Starts of each size  [default: 5; short: 2]")
 @_SHORT
-@_JSON
-@_PLOT
+@json_option
+@plot_option
 def start(repeats: int | None, short: bool, json_file: Path | None, plot_file: Path | None) -> None:
     """Kill and start one node, by the length of its log and by the size of its data."""
     _finish({"start": _start(repeats, short)}, json_file, start_file=plot_file)
@@ -65,7 +63,7 @@ def start(repeats: int | None, short: bool, json_file: Path | None, plot_file: P
 @click.option("--repeats", type=click.IntRange(1), help="Runs of each number of wounds  [default: 5; short: 2]")
 @_SEED
 @_SHORT
-@_JSON
+@json_option
 def heal(repeats: int | None, seed: int | None, short: bool, json_file: Path | None) -> None:
     """Rot log entries on one node's disk; time until all are healed."""
     _finish({"heal": _heal(repeats, seed, short)}, json_file)
@@ -78,7 +76,7 @@ def heal(repeats: int | None, seed: int | None, short: bool, json_file: Path | N
 @click.option("--writers", default=8, show_default=True, type=click.IntRange(1), help="Clients that write meanwhile")
 @_SEED
 @_SHORT
-@_JSON
+@json_option
 def lost(kills: int | None, writers: int, seed: int | None, short: bool, json_file: Path | None) -> None:
     """Kill nodes at random under load, and look up every acknowledged write; exit code 1 if ours lost one."""
     _finish({"lost": _lost(kills, writers, seed, short)}, json_file)
@@ -87,8 +85,8 @@ def lost(kills: int | None, writers: int, seed: int | None, short: bool, json_fi
 @main.command("all")
 @_SEED
 @_SHORT
-@_JSON
-@_PLOT
+@json_option
+@plot_option
 @click.option("--plot-start", "start_file", type=_FILE, help="Also draw the times to start here (PNG)")
 def everything(
     seed: int | None, short: bool, json_file: Path | None, plot_file: Path | None, start_file: Path | None

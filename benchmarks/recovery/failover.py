@@ -13,7 +13,7 @@ import click
 from benchmarks.clusters import Cluster
 from benchmarks.recovery.outage import outage_s
 from benchmarks.recovery.systems import SYSTEMS, make, wait_caught_up
-from benchmarks.report import progress, spread
+from benchmarks.report import progress, ratios_in_turn, spread
 
 
 def measure(repeats: int) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
     """Return our seconds divided by each other system's, run by run."""
     ours = seconds["durable_raft"]
     return {
-        system: [mine / other for mine, other in zip(ours, theirs, strict=True)]
+        system: ratios_in_turn(ours, theirs)
         for system, theirs in seconds.items()
         if system != "durable_raft" and theirs
     }

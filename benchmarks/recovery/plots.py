@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import plain_ticks
+from benchmarks.report import plain_ticks, pyplot, save_plot
 
 COLOURS = {"durable_raft": "#1b6ca8", "etcd": "#c8553d", "pysyncobj": "#6a994e"}
 
 
 def plot_outages(path: Path, results: dict[str, Any]) -> None:
     """Draw what of ``failover`` and ``restart`` is in ``results``: medians as bars, least to most as lines on them."""
-    plt = _pyplot()
+    plt = pyplot()
     groups = {}
     if "failover" in results:
         groups["leader killed"] = results["failover"]["outage_s"]
@@ -38,12 +38,12 @@ def plot_outages(path: Path, results: dict[str, Any]) -> None:
     axes.set_ylabel("seconds until the next acknowledged write")
     axes.set_title("kill -9: median, least to most")
     axes.legend()
-    _save(plt, figure, path)
+    save_plot(figure, path)
 
 
 def plot_start(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Draw the time to start over entries to replay and over keys, side by side, both axes logarithmic."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, both = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout="constrained")
     for axes, by, label in zip(both, ("log", "data"), ("log entries to replay", "keys in the state"), strict=True):
         chosen = [row for row in rows if row["by"] == by]
@@ -59,7 +59,7 @@ def plot_start(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     both[0].set_ylabel("seconds from kill -9 to the next acknowledged write")
     both[0].legend()
     figure.suptitle("one node starts again: median, least to most")
-    _save(plt, figure, path)
+    save_plot(figure, path)
 
 
 def _medians(runs: Sequence[Sequence[float]]) -> tuple[list[float], list[list[float]]]:
@@ -68,18 +68,3 @@ def _medians(runs: Sequence[Sequence[float]]) -> tuple[list[float], list[list[fl
     below = [median - min(seconds) for median, seconds in zip(medians, runs, strict=True)]
     above = [max(seconds) - median for median, seconds in zip(medians, runs, strict=True)]
     return medians, [below, above]
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(plt: Any, figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

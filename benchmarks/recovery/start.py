@@ -19,7 +19,7 @@ from benchmarks.etcd import Etcd
 from benchmarks.recovery.long_log import NO_CHECKPOINTS, LongLogEtcd, lengthen_etcd, lengthen_ours
 from benchmarks.recovery.outage import outage_s
 from benchmarks.recovery.preload import fill
-from benchmarks.report import progress, spread
+from benchmarks.report import progress, ratios_in_turn, spread
 from durable_raft.cli.local_cluster import HOST, wait_until
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.server.addresses import Address
@@ -71,8 +71,7 @@ def _in_turn(what: str, ours: Ours, etcd: Etcd, repeats: int) -> dict[str, Any]:
         for cluster in (ours, etcd):
             progress(f"start: {what}, {cluster.system}, run {number} of {repeats}")
             seconds[cluster.system].append(_restart(cluster))
-    ratios = [mine / other for mine, other in zip(seconds["durable_raft"], seconds["etcd"], strict=True)]
-    return {"seconds": seconds, "ratio_to_etcd": ratios}
+    return {"seconds": seconds, "ratio_to_etcd": ratios_in_turn(seconds["durable_raft"], seconds["etcd"])}
 
 
 def _restart(cluster: Cluster) -> float:
