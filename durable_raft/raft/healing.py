@@ -40,12 +40,14 @@ def lose(state: RaftState, now: int, lost: Sequence[LostEntry]) -> None:
 
 def notice(state: RaftState, now: int) -> None:
     """Ask at once for what was newly found lost; give leadership up while anything is: others hold it whole."""
-    for each in state.log.take_newly_lost():
+    newly_lost = state.log.take_newly_lost()
+    missing = set(state.log.missing())
+    for each in newly_lost:
         state.errand_due = now
         state.observe("entry_lost", index=each.index, term=each.term, crc=f"{each.crc:08x}")
-        if each.index not in state.log.missing():
+        if each.index not in missing:
             state.observe("entry_healed", index=each.index, term=each.term, source="memory")
-    if state.log.missing() and state.role is not Role.FOLLOWER:
+    if missing and state.role is not Role.FOLLOWER:
         state.become_follower(now, state.current_term, None)
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from durable_raft.checksum import extend
-from durable_raft.kv.records import SHORT_KEY_BYTES_MAX, Record, make_record, order_key
+from durable_raft.kv.records import NO_DEADLINE, SHORT_KEY_BYTES_MAX, Record, make_record, order_key, record_crc
 from durable_raft.storage.environment import open_handles
 from durable_raft.storage.meta import META, META_COPY
 from durable_raft.storage.wounds import Wound, WoundedState, WoundKind
@@ -99,6 +99,17 @@ def record_of(key: bytes, value: Bytes) -> Record:
     if record.crc != crc:
         raise WoundedState([wound(KEYS, key, f"crc {crc:#010x}", f"{record.crc:#010x}", WoundKind.CHECKSUM)])
     return record
+
+
+def plain_crc(stored: bytes, value: bytes) -> int | None:
+    """Return the checksum of an item of table ``keys`` that is sound, and whose key is short and without a deadline.
+
+    None: it is not so, or damaged; ``unpack_record`` tells which. Starts wait for this, and it takes half the time.
+    """
+    if len(stored) > _STORED_SHORT_MAX or stored[: len(_PREFIX)] != _PREFIX:
+        return None
+    crc = record_crc(stored[len(_PREFIX) :], NO_DEADLINE, value[HEADER.size :])
+    return crc if value[: HEADER.size] == HEADER.pack(crc, NO_DEADLINE) else None
 
 
 def unpack_record(stored: Bytes, value: Bytes) -> tuple[bytes, Record]:
