@@ -19,8 +19,8 @@ from durable_raft.storage.kv_store import LmdbKvStore
 from durable_raft.storage.kv_view import LmdbStateView
 from durable_raft.wire.peer import FetchSnapshot, SnapshotChunk
 
-PIECE_BYTES: Final = 128 << 10
-"""Keys and values in one piece: some milliseconds of work."""
+PIECE_BYTES: Final = 64 << 10
+"""Keys and values in one piece: half a millisecond of work, in which no command is answered."""
 
 REST: Final = 2.0
 """How long the thread rests after a piece, in parts of the time that it took."""

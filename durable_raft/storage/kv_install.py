@@ -1,6 +1,6 @@
 """Receiving a snapshot: records come in the order of keys into ``DIR/kv.partial``, beside the live state.
 
-What is received is committed every few megabytes, durably, so a restart goes on behind the last committed key, from
+What is received is committed every megabyte, durably, so a restart goes on behind the last committed key, from
 the same sender or another one: the state at an index is the same on every node. Commits in between are no dearer than
 one large flush at the end, and the log's commits do not wait behind that one.
 
@@ -43,8 +43,8 @@ _RECORD_BYTES: Final = 64
 class KvInstaller:
     """A snapshot that is being received."""
 
-    COMMIT_BYTES: Final = 4 << 20
-    """Records after which a commit is due: what a restart loses, and what one flush writes."""
+    COMMIT_BYTES: Final = 1 << 20
+    """Records after which a commit is due: what a restart loses, and what the flushes of a log on the same disk wait for."""
 
     def __init__(
         self,
