@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from durable_raft.kv.layer import Due, Layer
+from durable_raft.kv.layer import CHANGE_BYTES, Due, Layer
 from durable_raft.kv.records import EMPTY_STATE, NO_DEADLINE, Record, StateSummary, StateView, make_record, order_key
 
 DROP_MAX: Final = 1000
@@ -99,6 +99,10 @@ class Keyspace:
         record = self._active.changes.get(key, _ABSENT)
         if record is not _ABSENT:
             return record
+        return self._kept_below(key)
+
+    def _kept_below(self, key: bytes) -> Record | None:
+        """Return what is kept of ``key``, of which the newest layer knows nothing."""
         if self._active.is_cleared:
             return None
         if self._frozen is not None:
@@ -142,16 +146,22 @@ class Keyspace:
 
     def put_for_ever(self, key: bytes, value: bytes) -> None:
         """Set a key to a value, without a deadline: what most writes do."""
+        # What ``_keep`` does, without looking again for what was just looked for.
         record = make_record(key, value)
         layer = self._active
-        old = layer.changes.get(key)
-        if old is None or old[1]:
-            self._keep(key, record)
+        old = layer.changes.get(key, _ABSENT)
+        if old is _ABSENT:
+            old = self._kept_below(key)
+            layer.size_bytes += CHANGE_BYTES + len(key) + len(value)
         else:
-            # It took the place of a change of its kind since the last checkpoint: nothing is counted anew.
+            layer.size_bytes += len(value) if old is None else len(value) - len(old[0])
+        if old is None:
+            self._key_count += 1
+            self._state_hash += record[2]
+        else:
+            self._expires_count -= old[1] != NO_DEADLINE
             self._state_hash += record[2] - old[2]
-            layer.size_bytes += len(value) - len(old[0])
-            layer.changes[key] = record
+        layer.changes[key] = record
 
     def replace(self, key: bytes, value: bytes) -> None:
         """Set a key to a value and leave its deadline as it is."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from sortedcontainers import SortedKeyList
@@ -30,14 +31,26 @@ SORT_PIECE: Final = 2048
 FREE_PIECE: Final = 512
 """Changes freed at once, some tens of microseconds."""
 
+Change = tuple[bytes, Record | None]
+"""A key and what is kept of it now; None: it is gone."""
+
 Due = tuple[int, bytes, bytes]
 """(deadline_ms, order key, key): the order in which keys expire, the same on every replica."""
+
+
+_key = itemgetter(0)
+
+
+def _place(change: Change) -> bytes:
+    """Return what a change is ordered by."""
+    key = change[0]
+    return key if len(key) <= SHORT_KEY_BYTES_MAX else order_key(key)
 
 
 class Layer:
     """Changes by key: a record, or None for a key that is gone."""
 
-    __slots__ = ("_heap", "_order", "_unordered", "changes", "is_cleared", "size_bytes")
+    __slots__ = ("_heap", "_order", "changes", "is_cleared", "size_bytes")
 
     def __init__(self) -> None:
         self.changes: dict[bytes, Record | None] = {}
@@ -48,8 +61,7 @@ class Layer:
         self._heap: list[Due] = []
         """Deadlines of records in ``changes``, smallest first; an item counts only while the record says the same."""
         self._order: SortedKeyList[bytes] = SortedKeyList(key=order_key)
-        self._unordered: list[bytes] = []
-        """Keys that ``_order`` does not hold yet: only scans need the order."""
+        """The first so many keys of ``changes``, to which they are added and never taken away: only scans need it."""
 
     def put(self, key: bytes, record: Record | None) -> None:
         """Note what became of ``key``."""
@@ -59,7 +71,6 @@ class Layer:
             if old is not None:
                 self.size_bytes -= len(old.value)
         else:
-            self._unordered.append(key)
             self.size_bytes += CHANGE_BYTES + len(key)
         changes[key] = record
         if record is not None:
@@ -74,35 +85,32 @@ class Layer:
         self.size_bytes = 0
         self._heap = []
         self._order = SortedKeyList(key=order_key)
-        self._unordered = []
 
     def ordered(self, after: bytes | None) -> Iterator[bytes]:
         """Yield the changed keys behind ``after`` in the order of keys; for the event loop."""
-        if self._unordered:
-            self._order.update(self._unordered)
-            self._unordered = []
+        if unordered := len(self.changes) - len(self._order):
+            self._order.update(islice(reversed(self.changes), unordered))
         if after is None:
             return iter(self._order)
         found: Iterator[bytes] = self._order.irange_key(min_key=order_key(after), inclusive=(False, True))
         return found
 
-    def sorted_changes(self) -> Iterable[tuple[bytes, Record | None]]:
+    def sorted_changes(self) -> Iterable[Change]:
         """Yield all changes of a frozen layer in the order of keys, never busy long at one stretch; for a thread."""
-        changes = self.changes
-        return ((key, changes[key]) for key in heapq.merge(*self._pieces(), key=order_key))
+        return heapq.merge(*self._pieces(), key=_place)
 
-    def _pieces(self) -> Iterator[list[bytes]]:
-        keys = iter(self.changes)
-        while piece := list(islice(keys, SORT_PIECE)):
-            piece.sort(key=None if len(max(piece, key=len)) <= SHORT_KEY_BYTES_MAX else order_key)
+    def _pieces(self) -> Iterator[list[Change]]:
+        changes = iter(self.changes.items())
+        while piece := list(islice(changes, SORT_PIECE)):
+            is_short = max(map(len, map(_key, piece))) <= SHORT_KEY_BYTES_MAX
+            piece.sort(key=_key if is_short else _place)
             yield piece
 
     def dissolve(self, pause: Callable[[], None]) -> None:
         """Let go of everything, little by little: freeing a million changes at once takes as long as a disk write."""
         self._order = SortedKeyList(key=order_key)
-        for items in (self._unordered, self._heap):
-            while items:
-                del items[-SORT_PIECE:]
+        while self._heap:
+            del self._heap[-SORT_PIECE:]
         changes = self.changes
         while changes:
             for _ in range(min(len(changes), FREE_PIECE)):

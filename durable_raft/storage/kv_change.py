@@ -8,10 +8,12 @@ hold a million keys, and the event loop wants the interpreter meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from durable_raft.errors import InvariantViolation
-from durable_raft.kv.records import Record, StateSummary
+from durable_raft.kv.layer import Change
+from durable_raft.kv.records import StateSummary
 from durable_raft.storage.kv_records import (
     DEADLINES,
     HEADER,
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
 _CHUNK_KEYS: Final = 32
 _CHUNK_BYTES: Final = 256 << 10
 """Values after which a chunk ends."""
-
-Change = tuple[bytes, Record | None]
-"""A key and what is kept of it now; None: it is gone."""
 
 
 def no_pause() -> None:
@@ -74,17 +73,26 @@ def write_changes(
 
 
 def _chunks(changes: Iterable[Change]) -> Iterator[list[Change]]:
-    chunk: list[Change] = []
-    size = 0
-    for change in changes:
-        chunk.append(change)
-        if change[1] is not None:
-            size += len(change[1].value)
-        if len(chunk) >= _CHUNK_KEYS or size >= _CHUNK_BYTES:
+    changes = iter(changes)
+    while chunk := list(islice(changes, _CHUNK_KEYS)):
+        if sum([len(record[0]) for _, record in chunk if record is not None]) <= _CHUNK_BYTES:
             yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+        else:
+            yield from _smaller(chunk)
+
+
+def _smaller(chunk: Iterable[Change]) -> Iterator[list[Change]]:
+    """Cut a chunk so that it ends as soon as its values are too large."""
+    part: list[Change] = []
+    size = 0
+    for change in chunk:
+        part.append(change)
+        size += 0 if change[1] is None else len(change[1].value)
+        if size >= _CHUNK_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 class _Writer:
@@ -104,19 +112,20 @@ class _Writer:
         puts: list[tuple[bytes, bytes]] = []
         gone: list[bytes] = []
         due_puts: list[tuple[bytes, bytes]] = []
+        key_change = hash_change = 0
         for name, (key, record), (old_crc, old_deadline_ms, is_there) in zip(
             stored, chunk, self._old(stored), strict=True
         ):
             new_deadline_ms = 0
             if is_there:
-                self.key_count -= 1
-                self.state_hash -= old_crc
+                key_change -= 1
+                hash_change -= old_crc
                 if record is None:
                     gone.append(name)
             if record is not None:
-                self.key_count += 1
-                self.state_hash += record.crc
-                new_deadline_ms = record.deadline_ms
+                _, new_deadline_ms, crc = record
+                key_change += 1
+                hash_change += crc
                 puts.append((name, pack_record(key, record)))
             if old_deadline_ms != new_deadline_ms:
                 if old_deadline_ms:
@@ -124,6 +133,8 @@ class _Writer:
                 if new_deadline_ms:
                     self.expires_count += 1
                     due_puts.append(pack_due(new_deadline_ms, key))
+        self.key_count += key_change
+        self.state_hash += hash_change
         if puts:
             self._put(puts)
         for name in gone:

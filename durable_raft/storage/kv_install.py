@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
+from durable_raft.kv.layer import Change
 from durable_raft.kv.records import Record, StateSummary, order_key, record_crc
 from durable_raft.storage.directory import environment_path
 from durable_raft.storage.environment import MAP_BYTES, open_environment
-from durable_raft.storage.kv_change import Change, no_pause, write_changes
+from durable_raft.storage.kv_change import no_pause, write_changes
 from durable_raft.storage.kv_meta import KvMeta, pack_kv_meta, put_kv_meta, unpack_kv_meta
 from durable_raft.storage.kv_records import KvTables, open_kv_tables, unpack_record
 from durable_raft.storage.kv_swap import NEW, PARTIAL, discard
@@ -44,7 +45,7 @@ class KvInstaller:
     """A snapshot that is being received."""
 
     COMMIT_BYTES: Final = 1 << 20
-    """Records after which a commit is due: what a restart loses, and what the flushes of a log on the same disk wait for."""
+    """Records after which a commit is due: what a restart loses, and what a log on the same disk waits for."""
 
     def __init__(
         self,

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from durable_raft.errors import DirectoryRefused, InvariantViolation
+from durable_raft.kv.layer import Change
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.types import Base, Identity, Membership
 from durable_raft.storage.directory import KV, create_environment, environment_path, require_environment
 from durable_raft.storage.environment import MAP_BYTES, Room, disk_free_bytes, measure, open_environment
-from durable_raft.storage.kv_change import Change, no_pause, write_changes
+from durable_raft.storage.kv_change import no_pause, write_changes
 from durable_raft.storage.kv_meta import KvMeta, first_meta, put_kv_meta, read_kv_meta
 from durable_raft.storage.kv_records import KvTables, open_kv_tables
 from durable_raft.storage.kv_swap import complete_swap, state_exists
