@@ -56,6 +56,7 @@ def machine() -> dict[str, object]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "python_build": f"{platform.python_build()[1]}, {platform.python_compiler()}",
         "durable_raft": __version__,
         "commit": _first_line("git", "rev-parse", "--short", "HEAD"),
         "etcd": _first_line("etcd", "--version"),

@@ -46,7 +46,7 @@ def failover(repeats: int | None, short: bool, json_file: Path | None, plot_file
 @plot_option
 def restart(repeats: int | None, keys: int | None, short: bool, json_file: Path | None, plot_file: Path | None) -> None:
     """Kill all nodes at once and start them; time until the next acknowledged write."""
-    _finish({"restart": _restart(repeats, keys, short)}, json_file, outages_file=plot_file)
+    _finish({"restart": [_restart(repeats, keys, short)]}, json_file, outages_file=plot_file)
 
 
 @main.command()
@@ -94,7 +94,7 @@ def everything(
     """Run all five, with their defaults."""
     results = {
         "failover": _failover(None, short),
-        "restart": _restart(None, None, short),
+        "restart": [_restart(None, None, short)],
         "start": _start(None, short),
         "heal": _heal(None, seed, short),
         "lost": _lost(None, 8, seed, short),

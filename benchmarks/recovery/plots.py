@@ -18,8 +18,8 @@ def plot_outages(path: Path, results: dict[str, Any]) -> None:
     groups = {}
     if "failover" in results:
         groups["leader killed"] = results["failover"]["outage_s"]
-    if "restart" in results:
-        groups[f"all three killed,\n{results['restart']['keys']:,} keys"] = results["restart"]["outage_s"]
+    for each in results.get("restart", []):
+        groups[f"all three killed,\n{each['keys']:,} keys"] = each["outage_s"]
     figure, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
     width = 0.8 / len(COLOURS)
     for place, (system, colour) in enumerate(COLOURS.items()):
@@ -32,9 +32,17 @@ def plot_outages(path: Path, results: dict[str, Any]) -> None:
             for bar, median in zip(bars, medians, strict=True):
                 middle = bar.get_x() + bar.get_width() / 2
                 axes.annotate(
-                    f"{median:.2f}", (middle, 0), (0, 3), textcoords="offset points", ha="center", color="white"
+                    f"{median:.2f}",
+                    (middle, 0),
+                    (0, 3),
+                    xycoords=("data", "axes fraction"),
+                    textcoords="offset points",
+                    ha="center",
+                    color="white",
                 )
     axes.set_xticks(range(len(groups)), list(groups))
+    axes.set_yscale("log")
+    plain_ticks(axes.yaxis)
     axes.set_ylabel("seconds until the next acknowledged write")
     axes.set_title("kill -9: median, least to most")
     axes.legend()
