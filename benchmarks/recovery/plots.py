@@ -42,6 +42,7 @@ def plot_outages(path: Path, results: dict[str, Any]) -> None:
                 )
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_yscale("log")
+    axes.set_ylim(bottom=0.05)
     plain_ticks(axes.yaxis)
     axes.set_ylabel("seconds until the next acknowledged write")
     axes.set_title("kill -9: median, least to most")
