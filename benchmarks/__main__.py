@@ -8,7 +8,6 @@ half an hour. Each part is a command of its own: ``python -m benchmarks.throughp
 from __future__ import annotations
 
 import secrets
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,24 +18,8 @@ import click
 
 from benchmarks import growth, latency, limits, stalls, throughput
 from benchmarks.recovery import failover, heal, lost, plots, restart, start
-from benchmarks.report import plain_ticks, pyplot, require_programs, save_plot, spread, write_json
-
-
-@dataclass(frozen=True)
-class Target:
-    """A ratio that is aimed at, and what was measured."""
-
-    name: str
-    target: float
-    at_least: bool
-    """Whether more is better."""
-    measured: list[float]
-
-    @property
-    def is_reached(self) -> bool:
-        """Whether the median is as good as the target."""
-        middle = statistics.median(self.measured)
-        return middle >= self.target if self.at_least else middle <= self.target
+from benchmarks.report import require_programs, write_json
+from benchmarks.targets import plot, show, targets
 
 
 @dataclass(frozen=True)
@@ -143,69 +126,6 @@ def measure(sizes: Sizes) -> dict[str, Any]:
 def _show_restarts(results: Sequence[dict[str, Any]]) -> None:
     for result in results:
         restart.show(result)
-
-
-def targets(results: dict[str, Any]) -> list[Target]:
-    """Return the project's targets with what ``measure`` found."""
-    found = [
-        Target(f"{row['load']['name']}: rate to {peer}'s", row["load"]["targets"][peer], True, row["ratios"][peer])
-        for row in results["throughput"]
-        for peer in row["load"]["targets"]
-    ]
-    stalled = results["stalls"]["phases"]
-    failed, restarts = results["failover"], results["restart"]
-    at_most: list[tuple[str, float, list[float]]] = [
-        ("one client's p50 to an LMDB commit", 2.5, results["limits"]["one_write_to_lmdb_commit"]),
-        ("p99 during checkpoint and compaction", 2, stalled["checkpoint and compaction"]["p99_ratios"]),
-        ("p99 during a follower's snapshot", 2, stalled["snapshot for a follower"]["p99_ratios"]),
-        ("leader killed, next write: to etcd's", 0.35, failed["ratios"]["etcd"]),
-        ("leader killed, next write: seconds", 0.5, failed["outage_s"]["durable_raft"]),
-        ("acknowledged writes lost", 0, [lost.ours_lost(results["lost"])]),
-    ]
-    for each in restarts:
-        keys = f"{each['keys']:,} keys"
-        at_most.append((f"all killed, {keys}, next write: to etcd's", 0.25, each["ratios"]["etcd"]))
-        at_most.append((f"memory of a node, {keys}: to etcd's", 0.5, [_memory_ratio(each["memory_bytes"])]))
-    found += [Target(name, target, False, measured) for name, target, measured in at_most]
-    found.append(Target("throughput when grown, to that at first", 0.9, True, [results["growth"]["late_to_early"]]))
-    return found
-
-
-def _memory_ratio(memory: dict[str, list[dict[str, int]]]) -> float:
-    ours, etcd = (max(node["resident"] for node in memory[system]) for system in ("durable_raft", "etcd"))
-    return ours / etcd
-
-
-def show(rows: Sequence[Target]) -> None:
-    """Print the table of targets."""
-    click.echo(f"\n{'target':<56}{'':>9}   measured, median (least to most)")
-    for row in rows:
-        sign = ">=" if row.at_least else "<="
-        verdict = "reached" if row.is_reached else "missed"
-        click.echo(f"{row.name:<56}{sign} {row.target:<6g}   {spread(row.measured):<26}{verdict}")
-
-
-def plot(rows: Sequence[Target], path: Path) -> None:
-    """Draw how far each target is reached: 1 is the target, more is better."""
-    drawn = [row for row in rows if row.target and min(row.measured) > 0]
-    shares = [[each / row.target if row.at_least else row.target / each for each in row.measured] for row in drawn]
-    middles = [statistics.median(each) for each in shares]
-    errors = [
-        [middle - min(each) for middle, each in zip(middles, shares, strict=True)],
-        [max(each) - middle for middle, each in zip(middles, shares, strict=True)],
-    ]
-    figure, axis = pyplot().subplots(figsize=(10, 0.42 * len(drawn) + 1.2))
-    colours = ["tab:green" if row.is_reached else "tab:orange" for row in drawn]
-    axis.barh(range(len(drawn)), middles, xerr=errors, color=colours, ecolor="0.4", capsize=2)
-    axis.axvline(1, color="black", linewidth=1)
-    axis.set_yticks(range(len(drawn)), [f"{row.name} ({'≥' if row.at_least else '≤'} {row.target:g})" for row in drawn])
-    axis.invert_yaxis()
-    axis.set_xscale("log")
-    plain_ticks(axis.xaxis)
-    axis.set_xlabel("share of the target that is reached, least to most (1 = the target; to the right is better)")
-    axis.grid(axis="x", alpha=0.3, which="both")
-    figure.tight_layout()
-    save_plot(figure, path)
 
 
 @click.command()

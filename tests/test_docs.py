@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Final
 
 import click
 import pytest
 
+from benchmarks import tables
 from durable_raft.cli.main import main
 from tests import readme
 
@@ -127,3 +130,16 @@ def test_wrong_calls_are_complained_about(call: str, said: str | None) -> None:
     if said is not None:
         assert complaint is not None
         assert complaint.split(".")[0].split("'")[0] == said.split(".")[0].split("'")[0]
+
+
+@pytest.mark.parametrize("path", tables.DOCUMENTS, ids=lambda path: path.name)
+def test_tables_are_those_of_the_committed_run(path: Path) -> None:
+    """``python -m benchmarks.tables`` would change nothing."""
+    text = path.read_text()
+    assert tables.filled(text, json.loads(tables.RESULTS.read_text())) == text
+
+
+def test_every_table_is_shown() -> None:
+    """What is made from the figures stands in one of the documents, once."""
+    named = [name for path in tables.DOCUMENTS for name in re.findall(r"<!-- table: (\w+) -->", path.read_text())]
+    assert sorted(named) == sorted(tables.TABLES)

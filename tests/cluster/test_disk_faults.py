@@ -37,6 +37,9 @@ META_WRITTEN: Final = re.compile(r"pwrite64\((\d+), .*, 120, (?:32|4128)(?:\)| <
 """LMDB commits by writing the 120 bytes of a meta page on a descriptor that syncs by itself (``SYNCED``)."""
 SYNCED: Final = re.compile(r"data\.mdb\", [^)]*O_DSYNC.* = (\d+)$", re.MULTILINE)
 
+APPEND_SENT: Final = r'"DRpf\2\1\5'
+"""How strace shows the beginning of an AppendEntries frame (wire/peer.py)."""
+
 Strace = Callable[..., list[str]]
 
 
@@ -108,6 +111,21 @@ def test_every_acknowledged_write_is_flushed_first_on_a_majority(cluster_of: Clu
     _start_traced(cluster, ["n1", "n2"], strace, FLUSHES)
     cluster.kill9("n3")
     _assert_each_write_flushed(cluster, ["n1", "n2"])
+
+
+def test_a_lone_write_is_on_its_way_while_its_leader_flushes(cluster_of: ClusterFactory, strace: Strace) -> None:
+    """A leader sends a write to both followers before it flushes it on the thread that sends (Ongaro §10.2.1)."""
+    cluster = cluster_of(3, **PATIENT)
+    _start_traced(cluster, [LEADER], strace, f"fdatasync,{REPLIES}")
+    with Conversation(cluster, LEADER) as client:
+        for number in range(40):
+            assert client.ask("SET", f"key{number}", "x") == "OK"
+    marks = ((APPEND_SENT, "s"), ("fdatasync(", "f"), ('"+OK', "r"))
+    lines = _trace(cluster, LEADER).read_text().splitlines()
+    happened = "".join(mark for line in lines for sign, mark in marks if sign in line)
+    assert happened.count("r") == 40
+    # A heartbeat, a checkpoint or the log writer's thread may come between; not every time.
+    assert len(re.findall("rs+f", happened)) > 30, happened
 
 
 @pytest.mark.parametrize("fault", ["fdatasync:error=EIO:when=40+", "fdatasync:error=EIO:when=40"])
