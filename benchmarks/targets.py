@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from benchmarks.recovery import lost
+from benchmarks.recovery.losses import ours_kills, ours_lost
 from benchmarks.report import plain_ticks, pyplot, save_plot, spread
 
 SYSTEMS = {"etcd": "etcd's", "redis": "Redis's"}
@@ -47,7 +47,7 @@ def targets(results: dict[str, Any]) -> list[Target]:
         ("p99 in a follower's snapshot, to that without", 2, stalled["snapshot for a follower"]["p99_ratios"]),
         ("leader killed, until the next write, to etcd's time", 0.35, failed["ratios"]["etcd"]),
         ("the same in seconds", 0.5, failed["outage_s"]["durable_raft"]),
-        (f"acknowledged writes lost to {lost.ours_kills(results['lost'])} kills", 0, [lost.ours_lost(results["lost"])]),
+        (f"acknowledged writes lost to {ours_kills(results['lost'])} kills", 0, [ours_lost(results["lost"])]),
     ]
     for each in results["restart"]:
         keys = f"{each['keys']:,} keys"

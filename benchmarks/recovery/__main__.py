@@ -15,6 +15,7 @@ from benchmarks.recovery import lost as lost_runs
 from benchmarks.recovery import plots
 from benchmarks.recovery import restart as restart_runs
 from benchmarks.recovery import start as start_runs
+from benchmarks.recovery.losses import ours_lost
 from benchmarks.report import json_option, plot_option, require_programs, write_json
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -154,7 +155,7 @@ def _finish(
         plots.plot_outages(outages_file, results)
     if start_file is not None:
         plots.plot_start(start_file, results["start"])
-    if "lost" in results and lost_runs.ours_lost(results["lost"]):
+    if "lost" in results and ours_lost(results["lost"]):
         sys.exit(1)
 
 

@@ -107,16 +107,6 @@ def _kill(cluster: Cluster, nodes: list[Node]) -> int:
     return len(dead)
 
 
-def ours_lost(result: dict[str, Any]) -> int:
-    """Return how many acknowledged writes of ours are missing."""
-    return sum(row["lost"] for row in result["systems"] if row["system"] == "durable_raft")
-
-
-def ours_kills(result: dict[str, Any]) -> int:
-    """Return how many times nodes of ours were killed."""
-    return sum(sum(row["kills"].values()) for row in result["systems"] if row["system"] == "durable_raft")
-
-
 def show(result: dict[str, Any]) -> None:
     """Print the table."""
     click.echo(
