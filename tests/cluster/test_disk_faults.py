@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 
 from durable_raft.server.exit_codes import ExitCode
-from durable_raft.server.node import LONE_BYTES_MAX
+from durable_raft.server.node import LONE_BYTES_MAX, QUICK_FLUSH_S
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import Cluster
 from tests.cluster.raw import Conversation
@@ -26,8 +26,9 @@ pytestmark = pytest.mark.cluster
 
 LEADER: Final = "n1"
 """Stands for election long before the others, so that it is the leader whose disk fails."""
-PATIENT: Final = {"election_timeout_min_ms": 400, "election_timeout_max_ms": 600}
+PATIENT: Final = {"election_timeout_min_ms": 600, "election_timeout_max_ms": 900}
 EAGER: Final = {"election_timeout_min_ms": 100, "election_timeout_max_ms": 150}
+STARTS_MAX: Final = 5
 
 REPLIES: Final = "write,writev,sendto,sendmsg"
 """The calls with which replies may leave."""
@@ -39,6 +40,10 @@ SYNCED: Final = re.compile(r"data\.mdb\", [^)]*O_DSYNC.* = (\d+)$", re.MULTILINE
 
 APPEND_SENT: Final = r'"DRpf\2\1\5'
 """How strace shows the beginning of an AppendEntries frame (wire/peer.py)."""
+
+LONE_FLUSHES: Final = 20
+LONE_WRITES_MAX: Final = 1000
+"""In so many writes a leader flushes that many on the thread that sends, where flushes are quick."""
 
 Strace = Callable[..., list[str]]
 
@@ -65,15 +70,21 @@ def _trace(cluster: Cluster, node_id: str) -> Path:
 
 
 def _start_traced(cluster: Cluster, node_ids: list[str], strace: Strace, calls: str, inject: str | None = None) -> None:
-    """Start all nodes anew, the given ones under strace, with n1 the leader."""
-    cluster.kill9()
-    for node_id in cluster.node_ids:
-        eager = EAGER if node_id == LEADER else {}
-        if node_id in node_ids:
-            cluster.run_under(node_id, strace(_trace(cluster, node_id), calls, inject), **eager)
-        else:
-            cluster.start(node_id, settings=eager)
-    assert cluster.wait_ready() == LEADER
+    """Start all nodes anew, the given ones under strace, with n1 the leader.
+
+    n1 stands first unless the machine stood still just then: after such an election all is started once more.
+    """
+    for _ in range(STARTS_MAX):
+        cluster.kill9()
+        for node_id in cluster.node_ids:
+            eager = EAGER if node_id == LEADER else {}
+            if node_id in node_ids:
+                cluster.run_under(node_id, strace(_trace(cluster, node_id), calls, inject), **eager)
+            else:
+                cluster.start(node_id, settings=eager)
+        if cluster.wait_ready() == LEADER:
+            return
+    pytest.fail(f"{LEADER} lost {STARTS_MAX} elections, for which it stood long before the others")
 
 
 def _assert_each_write_flushed(cluster: Cluster, node_ids: list[str]) -> None:
@@ -117,15 +128,26 @@ def test_a_lone_write_is_on_its_way_while_its_leader_flushes(cluster_of: Cluster
     """A leader sends a write to both followers before it flushes it on the thread that sends (Ongaro §10.2.1)."""
     cluster = cluster_of(3, **PATIENT)
     _start_traced(cluster, [LEADER], strace, f"fdatasync,{REPLIES}")
+    happened = ""
     with Conversation(cluster, LEADER) as client:
-        for number in range(40):
+        for number in range(LONE_WRITES_MAX):
             assert client.ask("SET", f"key{number}", "x") == "OK"
+            happened = _on_the_loop(_trace(cluster, LEADER))
+            if happened.count("f") == LONE_FLUSHES:
+                break
+        else:
+            pytest.skip(f"flushes take longer than {QUICK_FLUSH_S} s here: a leader leaves them all to another thread")
+    # A heartbeat or a checkpoint may come between; not every time.
+    assert len(re.findall("s+f", happened)) > LONE_FLUSHES * 3 / 4, happened
+
+
+def _on_the_loop(trace: Path) -> str:
+    """Return what the thread that replies did from its first AppendEntries on: s to send one, f a flush, r a reply."""
+    lines = trace.read_text().splitlines()
+    loop = next(line.split()[0] for line in lines if '"+OK' in line)
     marks = ((APPEND_SENT, "s"), ("fdatasync(", "f"), ('"+OK', "r"))
-    lines = _trace(cluster, LEADER).read_text().splitlines()
-    happened = "".join(mark for line in lines for sign, mark in marks if sign in line)
-    assert happened.count("r") == 40
-    # A heartbeat, a checkpoint or the log writer's thread may come between; not every time.
-    assert len(re.findall("rs+f", happened)) > 30, happened
+    happened = "".join(mark for line in lines if line.split()[0] == loop for sign, mark in marks if sign in line)
+    return happened.lstrip("f")
 
 
 @pytest.mark.parametrize("fault", ["fdatasync:error=EIO:when=40+", "fdatasync:error=EIO:when=40"])
