@@ -115,6 +115,10 @@ class Disk:
         self.pending_lie: str | None = None
         self.lie: str | None = None
         """The lie this disk told; None while it is honest."""
+        self.life = 0
+        """Number of the node's life that uses this disk."""
+        self.lied_in = 0
+        """The life in which it last lied of a write: it may be asked to in one and come to it in the next."""
         self._format(identity, membership)
 
     def _format(self, identity: Identity, membership: Membership) -> None:
@@ -202,6 +206,7 @@ class Disk:
         if self.pending_lie == "misdirected_write" and others:
             twisted.append(Change(table, self.rng.choice(others), value))
         self.lie, self.pending_lie = f"{self.pending_lie} in {table}", None
+        self.lied_in = self.life
         return twisted
 
 

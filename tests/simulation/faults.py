@@ -182,11 +182,14 @@ class Faults:
         return site
 
     def _forget_healed(self) -> None:
-        """Forget the damage that is healed."""
-        for site, life in self._liars:
-            if site.is_sound and site.lives > life:
+        """Forget the damage that is healed: a life that began after it found nothing, or what it found is mended."""
+        liars = self._liars
+        self._liars = [
+            (site, life) for site, life in liars if not site.is_sound or site.lives <= max(life, site.disk.lied_in)
+        ]
+        for site, _ in liars:
+            if all(site is not other for other, _ in self._liars):
                 site.disk.lie = None
-        self._liars = [(site, life) for site, life in self._liars if not site.is_sound or site.lives == life]
         self._rotten = [rotten for rotten in self._rotten if rotten[0].disk.durable[LOG].get(rotten[1]) == rotten[2]]
         for site in {id(site): site for site, _, _ in self._rotten}.values():
             site.disk.lie = "payload_rot"

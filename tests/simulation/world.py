@@ -118,6 +118,7 @@ class Site:
         if self.process is not None:
             return
         self.lives += 1
+        self.disk.life = self.lives
         try:
             self.process = Process(self.world, self)
         except CorruptRecord as error:
