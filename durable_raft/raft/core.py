@@ -395,7 +395,7 @@ class Raft:
         elif isinstance(message, FetchEntries):
             healing.handle_fetch_entries(state, source, message)
         else:
-            healing.handle_fetch_entries_response(state, source, message)
+            healing.handle_fetch_entries_response(state, now, source, message)
         healing.notice(state, now)
 
     def _dispatch(self, now: int, source: NodeId, message: TermMessage) -> None:

@@ -6,6 +6,7 @@ the vote (``RaftState.send``), and a candidate counts its own vote when that wri
 
 from __future__ import annotations
 
+from durable_raft.raft import healing
 from durable_raft.raft.messages import RequestVote, RequestVoteResponse
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import NodeId, Role, Term
@@ -15,9 +16,10 @@ def election_timeout(state: RaftState, now: int) -> None:
     """Start a campaign: the election timeout elapsed without hearing from a leader (Figure 2, Followers).
 
     A node whose own disk hangs waits instead: it could not make its vote durable (hashicorp/raft #614). So does one
-    that has no state to serve, whose log is wounded, or that is no voter yet.
+    that has no state to serve, whose log is wounded, or that is no voter yet, unless only a newer term can heal it.
     """
-    if state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state or not state.may_lead:
+    may_campaign = state.may_lead or healing.needs_newer_term(state)
+    if state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state or not may_campaign:
         state.reset_election_deadline(now)
         return
     state.become_pre_candidate(now)
@@ -86,8 +88,12 @@ def _count_votes(state: RaftState, now: int) -> bool:
     granted = sum(state.votes.values())
     refused = len(state.votes) - granted
     if granted >= state.majority():
-        if state.role is Role.CANDIDATE:
+        if state.role is Role.CANDIDATE and state.may_lead:
             return True
+        if state.role is Role.CANDIDATE:
+            # Its log is wounded: the term was all it needed (healing.py).
+            state.become_follower(now, state.current_term, None)
+            return False
         state.become_candidate(now)
         _ask_for_votes(state, state.current_term, pre_vote=False)
     elif refused >= state.majority():

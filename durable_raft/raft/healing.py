@@ -6,6 +6,15 @@ to heal; and after a restart with wounds on every node there is none. While anyt
 votes as ever: its log's end is known. What nobody holds because it was never committed is cut by the next leader, whom
 a majority without this node elects (Raft §5.3).
 
+When there is no such majority (two logs end in entries that nobody else holds, and both rotted), the node cuts what it
+lost itself, once it is proven that the entry was never committed and that no promise of this node's can commit it: so
+many voters say that their log does not hold it that the others are no majority, and each says so in a term above
+``lost_term``. For a commit in ``lost_term`` or before, a majority must have acknowledged the entry in those terms; of
+these voters none has (who did, and cut it since, was told to by a later leader, which by Leader Completeness, Raft
+§5.4.3, held all that was committed), and none can any more. For a commit in a later term this node's copy does not
+count: it acknowledges nothing that is lost. To bring the cluster to such a term when it has no leader, a wounded node
+campaigns (``needs_newer_term``), and does not lead when it wins.
+
 Where the lost entries lie behind the giver's checkpoint, its snapshot is wanted instead. Lost entries that this node's
 own durable checkpoint covers are not needed here: when nobody has them the log is compacted over them.
 """
@@ -42,12 +51,15 @@ def notice(state: RaftState, now: int) -> None:
     """Ask at once for what was newly found lost; give leadership up while anything is: others hold it whole."""
     newly_lost = state.log.take_newly_lost()
     missing = set(state.log.missing())
+    if newly_lost:
+        state.lost_term = state.current_term
+        state.absences, state.behind_lost_term = {}, set()
     for each in newly_lost:
         state.errand_due = now
         state.observe("entry_lost", index=each.index, term=each.term, crc=f"{each.crc:08x}")
         if each.index not in missing:
             state.observe("entry_healed", index=each.index, term=each.term, source="memory")
-    if missing and state.role is not Role.FOLLOWER:
+    if missing and state.role is Role.LEADER:
         state.become_follower(now, state.current_term, None)
 
 
@@ -73,8 +85,14 @@ def handle_fetch_entries(state: RaftState, source: NodeId, message: FetchEntries
     """Give what is held of what is asked for, bounded like an AppendEntries."""
     log, size = state.log, 0
     found: list[Entry] = []
+    absent: list[LogPoint] = []
     for point in message.wanted:
-        if not log.base.index < point.index <= log.flushed or not log.holds(point):
+        if point.index <= log.base.index:
+            continue
+        if not log.holds(point):
+            absent.append(point)
+            continue
+        if point.index > log.flushed:
             continue
         try:
             (entry,) = log.entries(point.index, Index(point.index + 1), 0)
@@ -84,15 +102,52 @@ def handle_fetch_entries(state: RaftState, source: NodeId, message: FetchEntries
         if found and size > state.config.append_bytes_max:
             break
         found.append(entry)
-    state.send(source, FetchEntriesResponse(tuple(found), state.snapshot, log.base))
+    # A disk that is not admitted yet may have forgotten what it held (admission.py).
+    testified = tuple(absent) if state.standing.is_voter else ()
+    state.send(source, FetchEntriesResponse(state.current_term, tuple(found), testified, state.snapshot, log.base))
 
 
-def handle_fetch_entries_response(state: RaftState, source: NodeId, message: FetchEntriesResponse) -> None:
-    """Mend what was found; else see whether the giver's snapshot would do."""
+def handle_fetch_entries_response(state: RaftState, now: int, source: NodeId, message: FetchEntriesResponse) -> None:
+    """Mend what was found; else see whether the giver's snapshot would do; cut what was never committed."""
+    notice(state, now)
     if mend_from(state, source, message.entries):
         _ask(state, source)
     elif any(state.log.last_applied < index <= message.base.index for index in state.log.lost):
         state.offer = Offer(source, message.snapshot)
+    _note_absences(state, source, message)
+    _cut_uncommitted(state, now)
+
+
+def _note_absences(state: RaftState, source: NodeId, message: FetchEntriesResponse) -> None:
+    if message.term <= state.lost_term:
+        state.behind_lost_term.add(source)
+        return
+    state.behind_lost_term.discard(source)
+    for point in message.absent:
+        lost = state.log.lost.get(point.index)
+        if lost is not None and (lost.term, lost.chain) == (point.term, point.chain):
+            state.absences.setdefault(point.index, set()).add(source)
+
+
+def _cut_uncommitted(state: RaftState, now: int) -> None:
+    """Cut the log from the first lost entry on that was never committed and cannot be by what this node promised."""
+    log = state.log
+    enough = len(state.config.voters) - state.majority() + 1
+    unheld = [i for i in log.missing() if i > log.commit_index and len(state.absences.get(i, ())) >= enough]
+    if not unheld or state.role is Role.LEADER:
+        return
+    first = min(unheld)
+    state.observe("lost_entries_cut", from_index=first, term=log.term_at(first), last_log_index=log.last.index)
+    log.truncate_from(first)
+    if state.role is not Role.FOLLOWER:
+        # Its campaign claimed the longer log.
+        state.become_follower(now, state.current_term, None)
+
+
+def needs_newer_term(state: RaftState) -> bool:
+    """Return whether this node is to campaign, though it must not lead: answers of ``lost_term`` prove nothing."""
+    waited = state.heal_rounds >= PATIENCE * len(state.peers)
+    return state.standing.is_voter and waited and bool(state.log.missing()) and bool(state.behind_lost_term)
 
 
 def mend_from(state: RaftState, source: NodeId, entries: Sequence[Entry]) -> bool:

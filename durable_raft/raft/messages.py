@@ -106,8 +106,12 @@ class FetchEntries(NamedTuple):
 class FetchEntriesResponse(NamedTuple):
     """The answer to ``FetchEntries``: what is held of it, and what could be had instead."""
 
+    term: Term
+    """The answering node's current term, flushed."""
     entries: tuple[Entry, ...]
     """Ascending, not contiguous."""
+    absent: tuple[LogPoint, ...]
+    """What this voter's log does not hold, rotten or not, and what is no older than its log's begin."""
     snapshot: LogPoint
     """The answering node's newest durable checkpoint."""
     base: LogPoint

@@ -75,6 +75,12 @@ class RaftState:
         """When to ask again what is to be asked of peers beside the algorithm (admission.py, healing.py; ms)."""
         self.heal_rounds = 0
         """How often lost entries were asked for since one was last found."""
+        self.lost_term: Term = stored.hard_state.current_term
+        """What was acknowledged here of the entries that are lost now, was acknowledged in this term or before."""
+        self.absences: dict[Index, set[NodeId]] = {}
+        """By lost entry: the voters whose log does not hold it and who have left ``lost_term`` behind."""
+        self.behind_lost_term: set[NodeId] = set()
+        """Peers whose last answer about lost entries came from ``lost_term`` or before, so that it proves nothing."""
         self._inflight_hard_states: deque[tuple[int, HardState]] = deque()
         self._write_number = 0
 

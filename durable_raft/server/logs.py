@@ -39,6 +39,7 @@ CORE_EVENT_LEVELS: Final = {
     "entry_lost": logging.ERROR,
     "entries_missing": logging.ERROR,
     "entry_healed": logging.WARNING,
+    "lost_entries_cut": logging.WARNING,
     "disk_replaced": logging.WARNING,
     "replaced_disk_speaks": logging.DEBUG,
 }

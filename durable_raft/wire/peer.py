@@ -4,7 +4,7 @@ One frame (big-endian)::
 
     offset  bytes  field
          0      4  magic           b"DRpf"
-         4      1  frame version   2; the first five bytes are the same in every version
+         4      1  frame version   3; the first five bytes are the same in every version
          5      1  checksum        algorithm id of checksum.py
          6      1  kind            FrameKind
          7      1  flags           0
@@ -54,7 +54,7 @@ from durable_raft.raft.messages import (
 from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Term, chain_crc, entry_crc
 
 MAGIC: Final = b"DRpf"
-FRAME_VERSION: Final = 2
+FRAME_VERSION: Final = 3
 FLAGS: Final = 0
 HEADER_BYTES: Final = 36
 NUMBER_MAX: Final = 2**63 - 1
@@ -175,7 +175,8 @@ def encode_frame(cluster_id: bytes, message: PeerMessage) -> bytes:
         fields = ([_point_row(point) for point in message.wanted],)
     elif isinstance(message, FetchEntriesResponse):
         rows = [(entry.index, *_entry_row(entry)) for entry in message.entries]
-        fields = (rows, _point_row(message.snapshot), _point_row(message.base))
+        absent = [_point_row(point) for point in message.absent]
+        fields = (message.term, rows, absent, _point_row(message.snapshot), _point_row(message.base))
     body: bytes = msgpack.packb(fields)
     header = _HEADER.pack(MAGIC, FRAME_VERSION, ALGORITHM_CRC32C, kind, FLAGS, cluster_id, len(body), crc32c(body))
     return b"".join((header, _CRC.pack(crc32c(header)), body))
@@ -369,7 +370,7 @@ _SHAPES: Final[dict[int, _Shape]] = {
     FrameKind.INTRODUCE: _Shape(Introduce, (_UUID,)),
     FrameKind.INTRODUCE_RESPONSE: _Shape(IntroduceResponse, (_UUID, _FLAG, _UUID)),
     FrameKind.FETCH_ENTRIES: _Shape(FetchEntries, (_ARRAY,)),
-    FrameKind.FETCH_ENTRIES_RESPONSE: _Shape(FetchEntriesResponse, (_ARRAY, _ARRAY, _ARRAY)),
+    FrameKind.FETCH_ENTRIES_RESPONSE: _Shape(FetchEntriesResponse, (_NUMBER, _ARRAY, _ARRAY, _ARRAY, _ARRAY)),
 }
 _KINDS: Final[dict[type, FrameKind]] = {shape.message: FrameKind(kind) for kind, shape in _SHAPES.items()}
 
@@ -398,7 +399,9 @@ def decode_body(kind: int, body: bytes) -> PeerMessage:
     elif message is FetchEntries:
         fields = [tuple(_decode_point(row) for row in fields[0])]
     elif message is FetchEntriesResponse:
-        fields = [tuple(_decode_entry(row) for row in fields[0]), _decode_point(fields[1]), _decode_point(fields[2])]
+        term, entries, absent, snapshot, base = fields
+        points = tuple(_decode_point(row) for row in absent)
+        fields = [term, tuple(map(_decode_entry, entries)), points, _decode_point(snapshot), _decode_point(base)]
     decoded: PeerMessage = message(*fields)
     if isinstance(decoded, SnapshotChunk):
         _check_records(decoded)

@@ -38,7 +38,7 @@ META_WRITTEN: Final = re.compile(r"pwrite64\((\d+), .*, 120, (?:32|4128)(?:\)| <
 """LMDB commits by writing the 120 bytes of a meta page on a descriptor that syncs by itself (``SYNCED``)."""
 SYNCED: Final = re.compile(r"data\.mdb\", [^)]*O_DSYNC.* = (\d+)$", re.MULTILINE)
 
-APPEND_SENT: Final = r'"DRpf\2\1\5'
+APPEND_SENT: Final = r'"DRpf\3\1\5'
 """How strace shows the beginning of an AppendEntries frame (wire/peer.py)."""
 
 LONE_FLUSHES: Final = 20

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from durable_raft.raft.messages import AppendEntriesResponse, FetchEntries, FetchEntriesResponse, Message
-from durable_raft.raft.types import ORIGIN, Entry, Index, LogPoint, Role
+from durable_raft.raft.types import ORIGIN, Entry, Index, LogPoint, Role, Standing, Term
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk, entries_of
-from tests.support.raft_solo import append_entries, ask, follow, lead, point_of, refused, request_vote
+from tests.support.raft_solo import append_entries, ask, follow, lead, point_of, refused, request_vote, vote
 
 LOG = "1 1 1 2 2"
 
@@ -31,8 +31,13 @@ def asked(cluster: Cluster) -> dict[str, list[int]]:
 
 
 def given(*entries: Entry, snapshot: LogPoint = ORIGIN, base: LogPoint = ORIGIN) -> FetchEntriesResponse:
-    """Return a peer's answer."""
-    return FetchEntriesResponse(tuple(entries), snapshot, base)
+    """Return a peer's answer that has something."""
+    return FetchEntriesResponse(Term(2), tuple(entries), (), snapshot, base)
+
+
+def absent(term: int, *points: LogPoint) -> FetchEntriesResponse:
+    """Return the answer of a peer in ``term`` whose log does not hold ``points``."""
+    return FetchEntriesResponse(Term(term), (), points, ORIGIN, ORIGIN)
 
 
 def test_lost_entries_are_asked_for_and_mended() -> None:
@@ -137,6 +142,8 @@ def test_a_node_gives_what_it_holds_of_what_is_asked_for() -> None:
     (answer,) = ask(cluster, "n2", FetchEntries(wanted))
     assert isinstance(answer, FetchEntriesResponse)
     assert answer.entries == (log[0], log[4])
+    assert answer.absent == (wanted[2], wanted[4])
+    assert answer.term == cluster["n1"].current_term
 
 
 def test_a_lost_entry_that_conflicts_with_the_leader_is_cut() -> None:
@@ -189,3 +196,144 @@ def test_a_copy_that_comes_again_is_not_written_again() -> None:
     assert not cluster["n1"].lost
     assert not cluster.in_flight("n1")
     assert not cluster.disk("n1").rotten
+
+
+# -- what was never committed, and no leader to cut it --------------------------------------------------------------
+
+FIFTH = point_of(entries_of(LOG), 5)
+
+
+def test_two_wounded_ends_that_nobody_else_holds_do_not_stop_the_cluster() -> None:
+    """n1 and n3 each lost the end of a log of their own, and refuse n2 their votes because of it."""
+    disks = {name: Disk(terms) for name, terms in {"n1": "1 1 3", "n2": "1 1", "n3": "1 1 2 2"}.items()}
+    disks["n1"].rotten, disks["n3"].rotten = {3}, {3, 4}
+    cluster = Cluster("n1 n2 n3", disks=disks)
+    cluster.run_until(lambda: cluster.leader() is not None, 20_000)
+    assert cluster.counts["lost_entries_cut"] >= 1
+    cluster.run_until(lambda: all(not cluster[name].lost for name in ("n1", "n2", "n3")), 1_000)
+
+
+def test_what_no_majority_can_have_held_is_cut() -> None:
+    """Both others answer, in a term after all that n1 can have acknowledged the entry in, that they do not hold it."""
+    cluster = wounded(5)
+    cluster.tell("n1", "n2", absent(3, FIFTH))
+    assert set(cluster["n1"].lost) == {5}, "cut upon the word of a minority"
+    cluster.tell("n1", "n2", absent(3, FIFTH))
+    assert set(cluster["n1"].lost) == {5}, "one voter counted twice"
+    cluster.tell("n1", "n3", absent(4, FIFTH))
+    assert not cluster["n1"].lost
+    assert cluster["n1"].log.last == cluster.disk("n1").last == point_of(entries_of(LOG), 4)
+    lead(cluster)
+
+
+def test_in_a_cluster_of_five_three_others_have_to_lack_it() -> None:
+    """Two of the four others may have committed it together with this node."""
+    disk = Disk(LOG)
+    disk.rotten = {5}
+    cluster = Cluster("n1 n2 n3 n4 n5", real="n1", disks={"n1": disk})
+    for peer in ("n2", "n3"):
+        cluster.tell("n1", peer, absent(3, FIFTH))
+    assert set(cluster["n1"].lost) == {5}
+    cluster.tell("n1", "n4", absent(3, FIFTH))
+    assert not cluster["n1"].lost
+
+
+def test_an_answer_of_a_term_in_which_the_entry_may_have_been_acknowledged_proves_nothing() -> None:
+    """The leader of that term may still send it there, and count what this node said before it lost it."""
+    cluster = wounded(5)
+    for peer in ("n2", "n3"):
+        cluster.tell("n1", peer, absent(2, FIFTH))
+    assert set(cluster["n1"].lost) == {5}
+    cluster.tell("n1", "n2", absent(3, FIFTH))
+    assert set(cluster["n1"].lost) == {5}
+
+
+def test_an_entry_lost_again_is_judged_anew() -> None:
+    """It was acknowledged again in between; what was said of it before is not evidence any more."""
+    cluster = wounded(5)
+    cluster.tell("n1", "n2", absent(3, FIFTH))
+    cluster.tell("n1", "n3", given(entries_of(LOG)[4]))
+    follow(cluster, "n2", 6)
+    cluster.disk("n1").rotten = {5}
+    cluster["n1"].log._cache.clear()
+    cluster["n1"].lose(cluster.now, [cluster.disk("n1").lost(5)])
+    for term in (3, 6):
+        cluster.tell("n1", "n2", absent(term, FIFTH))
+        cluster.tell("n1", "n3", absent(term, FIFTH))
+        assert set(cluster["n1"].lost) == {5}
+    cluster.tell("n1", "n3", absent(7, FIFTH))
+    assert set(cluster["n1"].lost) == {5}, "what n2 said before still counted"
+    cluster.tell("n1", "n2", absent(7, FIFTH))
+    assert not cluster["n1"].lost
+
+
+def test_what_is_known_committed_is_never_cut() -> None:
+    """Whatever others say: then it is they who lost something, and the cluster waits."""
+    cluster = wounded(4, 5)
+    cluster.tell("n1", "n2", append_entries(LOG, term=2, after=5, commit=5))
+    for peer in ("n2", "n3"):
+        cluster.tell("n1", peer, absent(3, FIFTH))
+    assert set(cluster["n1"].lost) == {4, 5}
+
+
+def test_another_entry_that_is_absent_says_nothing() -> None:
+    """Term and chain have to be those of the lost entry."""
+    cluster = wounded(5)
+    for peer in ("n2", "n3"):
+        cluster.tell("n1", peer, absent(3, point_of(entries_of("1 1 1 1 2"), 5), point_of(entries_of("1 1 1 2 3"), 5)))
+    assert set(cluster["n1"].lost) == {5}
+
+
+def test_a_disk_that_is_not_admitted_does_not_testify() -> None:
+    """It may have held the entry and forgotten it."""
+    disk = Disk("1 1")
+    disk.standing = Standing(is_voter=False)
+    cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": disk})
+    answer = next(m for m in ask(cluster, "n2", FetchEntries((FIFTH,))) if isinstance(m, FetchEntriesResponse))
+    assert answer.absent == ()
+
+
+def test_a_compacted_entry_is_not_called_absent() -> None:
+    """Of what lies before its log's begin a node cannot know whose entries they were."""
+    disk = Disk(LOG)
+    disk.base, disk._entries = point_of(entries_of(LOG), 3), list(entries_of(LOG)[3:])
+    cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": disk})
+    (answer,) = ask(cluster, "n2", FetchEntries((point_of(entries_of("1 2 2"), 3), point_of(entries_of("1 1 1 3"), 4))))
+    assert isinstance(answer, FetchEntriesResponse)
+    assert [point.index for point in answer.absent] == [4]
+
+
+def test_a_wounded_node_campaigns_for_a_newer_term_and_does_not_lead_in_it() -> None:
+    """Without a leader no term would ever move on from the one in which the answers prove nothing."""
+    cluster = wounded(5)
+    campaign_for_a_newer_term(cluster)
+    cluster.tell("n1", "n3", vote(3))
+    assert (cluster.role("n1"), cluster["n1"].current_term) == (Role.FOLLOWER, 3)
+    assert cluster["n1"].leader_id is None
+    for peer in ("n2", "n3"):
+        cluster.tell("n1", peer, absent(3, FIFTH))
+    assert not cluster["n1"].lost
+
+
+def test_a_campaign_that_claimed_the_lost_end_does_not_win_with_the_shorter_log() -> None:
+    """The votes were given to a log that ended further on."""
+    cluster = wounded(5)
+    campaign_for_a_newer_term(cluster)
+    for peer in ("n2", "n3"):
+        cluster.tell("n1", peer, absent(3, FIFTH))
+    assert not cluster["n1"].lost
+    cluster.tell("n1", "n3", vote(3))
+    assert cluster.role("n1") is Role.FOLLOWER
+
+
+def campaign_for_a_newer_term(cluster: Cluster) -> None:
+    """Let n1, which was told of the term of its loss that its fifth entry is absent, become the candidate of term 3."""
+    for _ in range(60):
+        cluster.now += 50
+        cluster.fire("n1")
+    assert cluster.role("n1") is Role.FOLLOWER, "campaigned though nobody's answer was too old"
+    cluster.tell("n1", "n2", absent(2, FIFTH))
+    while cluster.role("n1") is Role.FOLLOWER:
+        cluster.timeout("n1")
+    cluster.tell("n1", "n3", vote(3, pre_vote=True))
+    assert cluster.role("n1") is Role.CANDIDATE

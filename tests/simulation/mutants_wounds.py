@@ -66,7 +66,7 @@ def other_entry_heals() -> Sequence[Patch]:
         log = state.log
         indexes = [point.index for point in message.wanted if log.base.index < point.index <= log.flushed]
         found = [log.entries(index, Index(index + 1), 0)[0] for index in indexes if index not in log.lost]
-        state.send(source, FetchEntriesResponse(tuple(found), state.snapshot, log.base))
+        state.send(source, FetchEntriesResponse(state.current_term, tuple(found), (), state.snapshot, log.base))
 
     return [(RaftLog, "mend", mend), (healing, "handle_fetch_entries", give)]
 

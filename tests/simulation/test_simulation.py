@@ -19,6 +19,7 @@ CAMPAIGN_S = float(os.environ.get("SIMULATION_SECONDS", "25"))
 
 REGRESSIONS = {
     181: "a read given back with the leadership was executed after writes that its connection had sent behind it",
+    485393837: "two logs ended in rotten entries that nobody else held, and refused every vote because of them",
 }
 """Seeds that once failed, and why."""
 

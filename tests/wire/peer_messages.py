@@ -71,7 +71,11 @@ EXAMPLES: dict[str, PeerMessage] = {
     "introduce_response": IntroduceResponse(b"u" * 16, True, b"v" * 16),
     "fetch_entries": FetchEntries((PREVIOUS, LogPoint(Index(300), Term(6), 2**32 - 1))),
     "fetch_entries_response": FetchEntriesResponse(
-        make_entries(PREVIOUS, [(3, b"one"), (7, b"\x00two")])[1:], PREVIOUS, LogPoint(Index(2), Term(1), 5)
+        Term(7),
+        make_entries(PREVIOUS, [(3, b"one"), (7, b"\x00two")])[1:],
+        (PREVIOUS,),
+        PREVIOUS,
+        LogPoint(Index(2), Term(1), 5),
     ),
 }
 
@@ -138,5 +142,12 @@ MESSAGES: st.SearchStrategy[PeerMessage] = st.one_of(
     st.builds(Introduce, UUIDS),
     st.builds(IntroduceResponse, UUIDS, st.booleans(), UUIDS),
     st.builds(FetchEntries, st.lists(POINTS, max_size=4).map(tuple)),
-    st.builds(FetchEntriesResponse, any_append_entries().map(lambda message: message.entries), POINTS, POINTS),
+    st.builds(
+        FetchEntriesResponse,
+        NUMBERS,
+        any_append_entries().map(lambda message: message.entries),
+        st.lists(POINTS, max_size=4).map(tuple),
+        POINTS,
+        POINTS,
+    ),
 )

@@ -39,63 +39,63 @@ from tests.wire.resp_inputs import CUTS, cut
 
 GOLDEN = {
     "hello": (
-        "4452706602010100000102030405060708090a0b0c0d0e0f0000001fb757249e3ddaad0894a26e31c410757575757575"
+        "4452706603010100000102030405060708090a0b0c0d0e0f0000001fb757249e9fcf263c94a26e31c410757575757575"
         "75757575757575757575a26e32a5302e312e30"
     ),
     "hello_reply": (
-        "4452706602010200000102030405060708090a0b0c0d0e0f0000002aefd65edbec9562f194c2b26e31206973206e6f74"
+        "4452706603010200000102030405060708090a0b0c0d0e0f0000002aefd65edb4e80e9c594c2b26e31206973206e6f74"
         "2061206d656d626572a26e32c41076767676767676767676767676767676"
     ),
-    "request_vote": ("4452706602010300000102030405060708090a0b0c0d0e0f0000000796fe8d4d1bac01e09407cd012c06c3"),
-    "request_vote_response": ("4452706602010400000102030405060708090a0b0c0d0e0f00000004f7f41cc24e6f34769307c3c2"),
+    "request_vote": ("4452706603010300000102030405060708090a0b0c0d0e0f0000000796fe8d4db9b98ad49407cd012c06c3"),
+    "request_vote_response": ("4452706603010400000102030405060708090a0b0c0d0e0f00000004f7f41cc2ec7abf429307c3c2"),
     "heartbeat": (
-        "4452706602010500000102030405060708090a0b0c0d0e0f0000000e0ce74a5e69df558898070603ce01020304900409c400"
+        "4452706603010500000102030405060708090a0b0c0d0e0f0000000e0ce74a5ecbcadebc98070603ce01020304900409c400"
     ),
     "append_entries": (
-        "4452706602010500000102030405060708090a0b0c0d0e0f00000045bc9cde1569b9cc1898070603ce01020304929603"
+        "4452706603010500000102030405060708090a0b0c0d0e0f00000045bc9cde15cbac472c98070603ce01020304929603"
         "01cf0000018bcfe56800cedc2baf45ceb5c1635ec4036f6e65960701cf0000018bcfe56800ceba26da23cec3a3cf85c4"
         "040074776f0409c400"
     ),
     "append_entries_response": (
-        "4452706602010600000102030405060708090a0b0c0d0e0f00000014171762a4fffe21929907c2000502cd012ccf7fff"
+        "4452706603010600000102030405060708090a0b0c0d0e0f00000014171762a45debaaa69907c2000502cd012ccf7fff"
         "ffffffffffffc3c2"
     ),
     "install_snapshot": (
-        "4452706602010700000102030405060708090a0b0c0d0e0f0000000ca3ccb217fb1daa429507cd012c06ce0102030409"
+        "4452706603010700000102030405060708090a0b0c0d0e0f0000000ca3ccb217590821769507cd012c06ce0102030409"
     ),
     "fetch_snapshot": (
-        "4452706602010800000102030405060708090a0b0c0d0e0f0000000c8907ef06b12c74dc94cd012cc3c4046b65790007"
+        "4452706603010800000102030405060708090a0b0c0d0e0f0000000c8907ef061339ffe894cd012cc3c4046b65790007"
     ),
     "snapshot_chunk": (
-        "4452706602010900000102030405060708090a0b0c0d0e0f00000046c7fc1b950302af349ecd012c06ce01020304cf00"
+        "4452706603010900000102030405060708090a0b0c0d0e0f00000046c7fc1b95a11724009ecd012c06ce01020304cf00"
         "00018bcfe568000501cf0000000200000000c3c4016192c400c4016b92c40176c401009200cf0000018bcfe5680092ce"
         "eb621601ce66848e73c2"
     ),
     "state_hash": (
-        "4452706602010a00000102030405060708090a0b0c0d0e0f000000137e7c0de3d822388694cd1000ce0102030405cfffffffffffffffff"
+        "4452706603010a00000102030405060708090a0b0c0d0e0f000000137e7c0de37a37b3b294cd1000ce0102030405cfffffffffffffffff"
     ),
     "introduce": (
-        "4452706602010b00000102030405060708090a0b0c0d0e0f00000013f62f65284b0d403191c41075757575757575757575757575757575"
+        "4452706603010b00000102030405060708090a0b0c0d0e0f00000013f62f6528e918cb0591c41075757575757575757575757575757575"
     ),
     "introduce_response": (
-        "4452706602010c00000102030405060708090a0b0c0d0e0f000000268ea0244bfd9c533993c410757575757575757575"
+        "4452706603010c00000102030405060708090a0b0c0d0e0f000000268ea0244b5f89d80d93c410757575757575757575"
         "75757575757575c3c41076767676767676767676767676767676"
     ),
     "fetch_entries": (
-        "4452706602010d00000102030405060708090a0b0c0d0e0f000000141fc34c47cedf9c809192930603ce0102030493cd"
+        "4452706603010d00000102030405060708090a0b0c0d0e0f000000141fc34c476cca17b49192930603ce0102030493cd"
         "012c06ceffffffff"
     ),
     "fetch_entries_response": (
-        "4452706602010e00000102030405060708090a0b0c0d0e0f0000002b61169923214bc6db939197080701cf0000018bcf"
-        "e56800ceba26da23cec3a3cf85c4040074776f930603ce0102030493020105"
+        "4452706603010e00000102030405060708090a0b0c0d0e0f00000035671f009119b7aa0595079197080701cf0000018b"
+        "cfe56800ceba26da23cec3a3cf85c4040074776f91930603ce01020304930603ce0102030493020105"
     ),
 }
-"""Frames of version 2; only ever added to until there is a version 3."""
+"""Frames of version 3; only ever added to until there is a version 4."""
 
 
 def frame(kind: int, body: bytes, *, flags: int = 0, algorithm: int = 1) -> bytes:
     """Return a frame with good checksums around any body, built from the drawing in the docstring of peer.py."""
-    header = b"DRpf" + bytes([2, algorithm, kind, flags]) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
+    header = b"DRpf" + bytes([3, algorithm, kind, flags]) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
     return header + struct.pack(">I", crc32c(header)) + body
 
 
@@ -195,7 +195,7 @@ def test_foreign_cluster() -> None:
 
 def test_unknown_version_is_not_damage() -> None:
     """Another frame version is named as such as soon as it is seen: its layout is not ours to judge."""
-    with pytest.raises(UnknownFrameVersion, match="frame version 1, known 2"):
+    with pytest.raises(UnknownFrameVersion, match="frame version 1, known 3"):
         decode(b"DRpf\x01")
 
 
@@ -400,11 +400,13 @@ def test_a_fetched_entry_is_checked_by_itself() -> None:
     """It follows no other in its frame; its own crc is checked, and the points are points."""
     good = [7, *row(7, 77)]
     point = [6, 3, 77]
-    assert decode(packed(14, [[good], point, point]))
+    assert decode(packed(14, [7, [good], [point], point, point]))
     with pytest.raises(DamagedFrame, match="entry 7: crc of its content"):
-        decode(packed(14, [[[*good[:6], b"damaged"]], point, point]))
+        decode(packed(14, [7, [[*good[:6], b"damaged"]], [], point, point]))
     with pytest.raises(DamagedFrame, match=r"point of the log: chain is -1, expected an integer in \[0, 2\^32\)"):
         decode(packed(13, [[[6, 3, -1]]]))
+    with pytest.raises(DamagedFrame, match=r"point of the log: .*expected an array of 3"):
+        decode(packed(14, [7, [good], [[6, 3]], point, point]))
 
 
 def test_entries_with_a_gap_are_not_sent() -> None:

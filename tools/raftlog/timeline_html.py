@@ -69,6 +69,7 @@ _KINDS: Final = {
     "truncated_suffix": _Kind(1, "suffix cut", "#8e24aa", "bar"),
     "entry_lost": _Kind(1, "wound", "#c62828", "cross"),
     "wound_in_log": _Kind(1, "wound in the log", "#c62828", "cross"),
+    "lost_entries_cut": _Kind(1, "wounds never committed cut", "#8e24aa", "square"),
     "entries_missing": _Kind(1, "not healed yet", "#c62828", "hollow"),
     "chain_mismatch": _Kind(1, "chain mismatch", "#c62828", "square"),
     "lost_state": _Kind(1, "state lost", "#c62828", "triangle"),
