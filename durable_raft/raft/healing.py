@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING, Final
 from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.messages import FetchEntries, FetchEntriesResponse
 from durable_raft.raft.ready import Offer
+from durable_raft.raft.state import RaftState, Search
 from durable_raft.raft.types import Entry, Index, LogPoint, LostEntry, NodeId, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from durable_raft.raft.state import RaftState
 
 ASKED_MAX: Final = 64
 """Entries asked for at once."""
@@ -52,8 +51,7 @@ def notice(state: RaftState, now: int) -> None:
     newly_lost = state.log.take_newly_lost()
     missing = set(state.log.missing())
     if newly_lost:
-        state.lost_term = state.current_term
-        state.absences, state.behind_lost_term = {}, set()
+        state.search = Search(state.current_term)
     for each in newly_lost:
         state.errand_due = now
         state.observe("entry_lost", index=each.index, term=each.term, crc=f"{each.crc:08x}")
@@ -67,10 +65,10 @@ def fetch(state: RaftState) -> None:
     """Ask the next peer in turn for what is lost."""
     if not state.log.lost:
         return
-    state.heal_rounds += 1
+    state.search.rounds += 1
     if state.peers:
-        _ask(state, state.peers[state.heal_rounds % len(state.peers)])
-    if state.heal_rounds % (PATIENCE * max(1, len(state.peers))) == 0:
+        _ask(state, state.peers[state.search.rounds % len(state.peers)])
+    if state.search.rounds % (PATIENCE * max(1, len(state.peers))) == 0:
         missing = ",".join(f"{each.index}/t{each.term}/{each.crc:08x}" for each in state.log.wanted()[:ASKED_MAX])
         state.observe("entries_missing", entries=missing, count=len(state.log.lost))
 
@@ -119,21 +117,21 @@ def handle_fetch_entries_response(state: RaftState, now: int, source: NodeId, me
 
 
 def _note_absences(state: RaftState, source: NodeId, message: FetchEntriesResponse) -> None:
-    if message.term <= state.lost_term:
-        state.behind_lost_term.add(source)
+    if message.term <= state.search.lost_term:
+        state.search.behind.add(source)
         return
-    state.behind_lost_term.discard(source)
+    state.search.behind.discard(source)
     for point in message.absent:
         lost = state.log.lost.get(point.index)
         if lost is not None and (lost.term, lost.chain) == (point.term, point.chain):
-            state.absences.setdefault(point.index, set()).add(source)
+            state.search.absences.setdefault(point.index, set()).add(source)
 
 
 def _cut_uncommitted(state: RaftState, now: int) -> None:
     """Cut the log from the first lost entry on that was never committed and cannot be by what this node promised."""
     log = state.log
     enough = len(state.config.voters) - state.majority() + 1
-    unheld = [i for i in log.missing() if i > log.commit_index and len(state.absences.get(i, ())) >= enough]
+    unheld = [i for i in log.missing() if i > log.commit_index and len(state.search.absences.get(i, ())) >= enough]
     if not unheld or state.role is Role.LEADER:
         return
     first = min(unheld)
@@ -146,8 +144,8 @@ def _cut_uncommitted(state: RaftState, now: int) -> None:
 
 def needs_newer_term(state: RaftState) -> bool:
     """Return whether this node is to campaign, though it must not lead: answers of ``lost_term`` prove nothing."""
-    waited = state.heal_rounds >= PATIENCE * len(state.peers)
-    return state.standing.is_voter and waited and bool(state.log.missing()) and bool(state.behind_lost_term)
+    waited = state.search.rounds >= PATIENCE * len(state.peers)
+    return state.standing.is_voter and waited and bool(state.log.missing()) and bool(state.search.behind)
 
 
 def mend_from(state: RaftState, source: NodeId, entries: Sequence[Entry]) -> bool:
@@ -156,14 +154,14 @@ def mend_from(state: RaftState, source: NodeId, entries: Sequence[Entry]) -> boo
     for entry in entries:
         if state.log.mend(entry):
             found = True
-            state.heal_rounds = 0
+            state.search.rounds = 0
             state.observe("entry_healed", index=entry.index, term=entry.term, source=source)
     return found
 
 
 def needless_prefix(state: RaftState) -> Index | None:
     """Return up to where the log may be compacted because what is lost there is not needed, and nobody gave it."""
-    if state.heal_rounds < PATIENCE * max(1, len(state.peers)):
+    if state.search.rounds < PATIENCE * max(1, len(state.peers)):
         return None
     covered = min(state.snapshot.index, state.log.last_applied, state.log.flushed)
     return max((index for index in state.log.lost if index <= covered), default=None)

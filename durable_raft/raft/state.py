@@ -36,6 +36,22 @@ class PendingRead:
         self.read_round = read_round
 
 
+class Search:
+    """The search for entries that are lost here, begun anew with each loss (healing.py)."""
+
+    __slots__ = ("absences", "behind", "lost_term", "rounds")
+
+    def __init__(self, lost_term: Term) -> None:
+        self.rounds = 0
+        """How often somebody was asked since an entry was last found."""
+        self.lost_term = lost_term
+        """What this node acknowledged of these entries, it acknowledged in this term or before."""
+        self.absences: dict[Index, set[NodeId]] = {}
+        """By entry: the voters whose log does not hold it and who have left ``lost_term`` behind."""
+        self.behind: set[NodeId] = set()
+        """Peers whose last answer came from ``lost_term`` or before, so that it proves nothing."""
+
+
 class RaftState:
     """The state of one node."""
 
@@ -73,14 +89,7 @@ class RaftState:
         """Peers that answered to an introduction in this life: whether they knew another disk under this node's id."""
         self.errand_due = now
         """When to ask again what is to be asked of peers beside the algorithm (admission.py, healing.py; ms)."""
-        self.heal_rounds = 0
-        """How often lost entries were asked for since one was last found."""
-        self.lost_term: Term = stored.hard_state.current_term
-        """What was acknowledged here of the entries that are lost now, was acknowledged in this term or before."""
-        self.absences: dict[Index, set[NodeId]] = {}
-        """By lost entry: the voters whose log does not hold it and who have left ``lost_term`` behind."""
-        self.behind_lost_term: set[NodeId] = set()
-        """Peers whose last answer about lost entries came from ``lost_term`` or before, so that it proves nothing."""
+        self.search = Search(stored.hard_state.current_term)
         self._inflight_hard_states: deque[tuple[int, HardState]] = deque()
         self._write_number = 0
 
