@@ -23,6 +23,7 @@ NEVER = 1 << 40
 NO_CHECKPOINTS: dict[str, object] = {
     "checkpoint_changes": NEVER,
     "checkpoint_bytes": NEVER,
+    "checkpoint_pages": NEVER,
     "checkpoint_log_bytes": NEVER,
     "checkpoint_entries": NEVER,
     "checkpoint_interval_ms": NEVER,

@@ -31,6 +31,9 @@ _logger = logging.getLogger(__name__)
 
 PAGE_BYTES: Final = 4096
 
+KEYS_PER_NEW_PAGE: Final = 2
+"""New keys that count as a page which a checkpoint changes: fewer than fit into one, to bound what is replayed."""
+
 PAUSE_S: Final = 0.0005
 """How long the worker leaves the interpreter and the disk alone between two chunks."""
 
@@ -83,6 +86,8 @@ class Checkpointer:
         self._applied_bytes = 0
         self._last_bytes = 0
         """``_applied_bytes`` at the last checkpoint."""
+        self._last_keys = 0
+        """Number of keys at the last checkpoint."""
         self._last_at = time.monotonic()
         self._marks: deque[tuple[Index, int]] = deque()
         """(index, ``_applied_bytes``) of checkpoints behind which the log was not compacted yet, ascending."""
@@ -127,15 +132,25 @@ class Checkpointer:
         log, last = self._raft.log, self._raft.snapshot.index
         if not self._raft.is_whole or log.last_applied <= last:
             return False
-        config, machine = self._config, self._machine
+        config = self._config
         return (
             self._is_requested
-            or machine.overlay_changes >= config.checkpoint_changes
-            or min(machine.overlay_changes, self._pages) >= config.checkpoint_pages
-            or machine.overlay_bytes >= config.checkpoint_bytes
-            or self._applied_bytes - self._last_bytes >= config.checkpoint_log_bytes
+            or self._due_share() >= 1
             or log.last_applied - last >= config.checkpoint_entries
             or (time.monotonic() - self._last_at) * 1000 >= config.checkpoint_interval_ms
+        )
+
+    def _due_share(self) -> float:
+        """Return how far the next checkpoint is due by what changed since the last one began; from 1 on it is."""
+        config, machine = self._config, self._machine
+        changes = machine.overlay_changes
+        added = max(0, machine.summary.key_count - self._last_keys)
+        pages = min(changes, self._pages + added // KEYS_PER_NEW_PAGE)
+        return max(
+            changes / config.checkpoint_changes,
+            pages / config.checkpoint_pages,
+            machine.active_bytes / config.checkpoint_bytes,
+            (self._applied_bytes - self._last_bytes) / config.checkpoint_log_bytes,
         )
 
     # -- the way to the disk --------------------------------------------------------------------------------------
@@ -145,8 +160,13 @@ class Checkpointer:
         index = log.last_applied
         base = Base(LogPoint(index, log.term_at(index), log.chain_at(index)), machine.time_ms)
         self._frozen = _Frozen(machine.freeze(), base, machine.summary, self._applied_bytes)
-        self._last_at, self._last_bytes = time.monotonic(), self._applied_bytes
+        self._begin_counting()
         self._is_requested = False
+
+    def _begin_counting(self) -> None:
+        """Count from here what makes the next checkpoint due."""
+        self._last_at, self._last_bytes = time.monotonic(), self._applied_bytes
+        self._last_keys = self._machine.summary.key_count
 
     def _write(self, frozen: _Frozen, kv: LmdbKvStore) -> None:
         self.is_writing = True
@@ -205,9 +225,7 @@ class Checkpointer:
 
     def _pause(self) -> None:
         """Leave the interpreter and the disk alone for a moment, unless the next is half due; on the worker thread."""
-        machine, config = self._machine, self._config
-        share = max(machine.active_bytes / config.checkpoint_bytes, machine.overlay_changes / config.checkpoint_changes)
-        if share < 0.5:
+        if self._due_share() < 0.5:
             time.sleep(PAUSE_S)
 
     # -- compaction -----------------------------------------------------------------------------------------------
@@ -242,7 +260,7 @@ class Checkpointer:
         if kv is not None:
             self._note_pages(kv)
         self._marks.clear()
-        self._last_at, self._last_bytes = time.monotonic(), self._applied_bytes
+        self._begin_counting()
         snapshot = self._raft.snapshot.index
         if snapshot > self._raft.log.base.index:
             self._marks.append((snapshot, self._applied_bytes))

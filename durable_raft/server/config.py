@@ -110,15 +110,15 @@ class NodeConfig:
         1 << 20, parse_bytes, "BYTES", "Entries in one AppendEntries; a single larger entry travels alone"
     )
     append_inflight_max: int = _tunable(64, parse_count, "N", "Unanswered AppendEntries per follower")
-    checkpoint_changes: int = _tunable(32_768, parse_count, "N", "Changed keys after which a checkpoint is written")
+    checkpoint_changes: int = _tunable(131_072, parse_count, "N", "Changed keys after which a checkpoint is written")
     checkpoint_pages: int = _tunable(
         16_384,
         parse_count,
         "N",
-        "Pages of the state after whose change it is written; each takes 4 KiB of memory",
+        "Pages of the state after whose change it is written, about; each takes 4 KiB of memory",
     )
     checkpoint_bytes: int = _tunable(
-        16 << 20, parse_bytes, "BYTES", "Memory of changes after which a checkpoint is written"
+        48 << 20, parse_bytes, "BYTES", "Memory of changes after which a checkpoint is written"
     )
     checkpoint_log_bytes: int = _tunable(
         32 << 20, parse_bytes, "BYTES", "Applied log after which a checkpoint is written: what a restart replays"
@@ -128,7 +128,7 @@ class NodeConfig:
         30_000, parse_count, "MS", "Time after which a checkpoint is written, if anything was applied"
     )
     overlay_bytes_max: int = _tunable(
-        96 << 20, parse_bytes, "BYTES", "Memory of changes that no checkpoint holds yet; beyond it, applying waits"
+        144 << 20, parse_bytes, "BYTES", "Memory of changes that no checkpoint holds yet; beyond it, applying waits"
     )
     log_tail_bytes: int = _tunable(
         32 << 20, parse_bytes, "BYTES", "Log kept behind a checkpoint, for followers that were away for a moment"
