@@ -265,6 +265,9 @@ class FinalReader(Client):
 
     def begin(self) -> None:
         """Read the next keys; say when all are read."""
+        if self._waiting:
+            # Two turns were due: a connection ended twice. Answers belong to those who ask in order.
+            return
         if self._again:
             again, self._again = self._again, []
             self.send(again)
