@@ -87,15 +87,16 @@ def _count_votes(state: RaftState, now: int) -> bool:
     """Act on the votes so far: go on from pre-vote to election, give up a lost one; return whether it is won."""
     granted = sum(state.votes.values())
     refused = len(state.votes) - granted
-    if granted >= state.majority():
-        if state.role is Role.CANDIDATE and state.may_lead:
-            return True
-        if state.role is Role.CANDIDATE:
-            # Its log is wounded: the term was all it needed (healing.py).
+    if granted < state.majority():
+        if refused >= state.majority():
             state.become_follower(now, state.current_term, None)
-            return False
+        return False
+    if state.role is Role.PRE_CANDIDATE:
         state.become_candidate(now)
         _ask_for_votes(state, state.current_term, pre_vote=False)
-    elif refused >= state.majority():
+        return False
+    if not state.may_lead:
+        # Its log is wounded: the term was all it needed (healing.py).
         state.become_follower(now, state.current_term, None)
-    return False
+        return False
+    return True

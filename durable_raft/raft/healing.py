@@ -68,7 +68,7 @@ def fetch(state: RaftState) -> None:
     state.search.rounds += 1
     if state.peers:
         _ask(state, state.peers[state.search.rounds % len(state.peers)])
-    if state.search.rounds % (PATIENCE * max(1, len(state.peers))) == 0:
+    if state.search.rounds % _patience(state) == 0:
         missing = ",".join(f"{each.index}/t{each.term}/{each.crc:08x}" for each in state.log.wanted()[:ASKED_MAX])
         state.observe("entries_missing", entries=missing, count=len(state.log.lost))
 
@@ -107,6 +107,7 @@ def handle_fetch_entries(state: RaftState, source: NodeId, message: FetchEntries
 
 def handle_fetch_entries_response(state: RaftState, now: int, source: NodeId, message: FetchEntriesResponse) -> None:
     """Mend what was found; else see whether the giver's snapshot would do; cut what was never committed."""
+    # What was found lost since the last answer ends the search in which earlier answers counted.
     notice(state, now)
     if mend_from(state, source, message.entries):
         _ask(state, source)
@@ -144,8 +145,13 @@ def _cut_uncommitted(state: RaftState, now: int) -> None:
 
 def needs_newer_term(state: RaftState) -> bool:
     """Return whether this node is to campaign, though it must not lead: answers of ``lost_term`` prove nothing."""
-    waited = state.search.rounds >= PATIENCE * len(state.peers)
+    waited = state.search.rounds >= _patience(state)
     return state.standing.is_voter and waited and bool(state.log.missing()) and bool(state.search.behind)
+
+
+def _patience(state: RaftState) -> int:
+    """Return in how many rounds every peer is asked ``PATIENCE`` times."""
+    return PATIENCE * max(1, len(state.peers))
 
 
 def mend_from(state: RaftState, source: NodeId, entries: Sequence[Entry]) -> bool:
@@ -161,7 +167,7 @@ def mend_from(state: RaftState, source: NodeId, entries: Sequence[Entry]) -> boo
 
 def needless_prefix(state: RaftState) -> Index | None:
     """Return up to where the log may be compacted because what is lost there is not needed, and nobody gave it."""
-    if state.search.rounds < PATIENCE * max(1, len(state.peers)):
+    if state.search.rounds < _patience(state):
         return None
     covered = min(state.snapshot.index, state.log.last_applied, state.log.flushed)
     return max((index for index in state.log.lost if index <= covered), default=None)

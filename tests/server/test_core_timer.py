@@ -70,5 +70,5 @@ def test_rearming_does_not_shorten_the_moment() -> None:
             await asyncio.sleep(0.001)
         return time.monotonic() - began
 
-    # uvloop's timers count in whole milliseconds and may ring one early.
-    assert uvloop.run(run()) > RUNNING_S - 0.002
+    # uvloop rounds to milliseconds, so it may ring half of one early.
+    assert uvloop.run(run()) > RUNNING_S - 0.001

@@ -98,7 +98,7 @@ class Client:
 
     def begin(self) -> None:
         """Send a pipeline, or stop."""
-        if self.is_stopping or self._waiting:
+        if self.is_stopping:
             return
         swarm = self.world.swarm
         commands = self._again or [self._workload.draw() for _ in range(self._rng.randint(1, swarm.pipeline_max))]
@@ -252,7 +252,12 @@ class Client:
 
     def _rest(self) -> None:
         world = self.world
-        world.at(world.now + int(self._rng.expovariate(1.0) * world.swarm.think) + 1, None, self.begin)
+        world.at(world.now + int(self._rng.expovariate(1.0) * world.swarm.think) + 1, None, self._go_on)
+
+    def _go_on(self) -> None:
+        """Take a turn, unless it waits for answers: a connection that ends twice makes two turns due."""
+        if self.is_idle:
+            self.begin()
 
 
 class FinalReader(Client):
@@ -265,9 +270,6 @@ class FinalReader(Client):
 
     def begin(self) -> None:
         """Read the next keys; say when all are read."""
-        if self._waiting:
-            # Two turns were due: a connection ended twice. Answers belong to those who ask in order.
-            return
         if self._again:
             again, self._again = self._again, []
             self.send(again)
