@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import (
     HOST,
     LocalNode,
@@ -29,7 +30,6 @@ from durable_raft.cli.local_cluster import (
 )
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
-from durable_raft.server.addresses import Address
 
 READY_S = 60.0
 """How long a cluster may take until it serves."""

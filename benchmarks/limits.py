@@ -24,9 +24,9 @@ from benchmarks.clusters import Cluster, Node, Ours
 from benchmarks.etcd import Etcd, run_h2load
 from benchmarks.report import json_option, progress, require_programs, spread, write_json
 from benchmarks.throughput import Load, run_load
+from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import HOST
 from durable_raft.cli.resp_client import RespClient
-from durable_raft.server.addresses import Address
 
 LOADS = (
     Load("set", 1, 1, 3_000, 3_000),

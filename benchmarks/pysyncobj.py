@@ -6,10 +6,10 @@ import contextlib
 import sys
 
 from benchmarks.clusters import Node, RespCluster
+from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import HOST
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
-from durable_raft.server.addresses import Address
 
 
 class PySyncObjCluster(RespCluster):

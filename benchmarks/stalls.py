@@ -28,10 +28,10 @@ from benchmarks.openloop import RespWire, Work, open_loop, quantile
 from benchmarks.recovery.preload import fill
 from benchmarks.recovery.systems import connect, wait_caught_up
 from benchmarks.report import json_option, progress, ratios_in_turn, require_programs, spread, write_json
+from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import HOST, wait_until
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
-from durable_raft.server.addresses import Address
 
 KEYS = 200_000
 RATE = 500.0

@@ -27,8 +27,8 @@ import pytest
 import redis
 
 from durable_raft import __version__
+from durable_raft.addresses import PEER_PORT_OFFSET
 from durable_raft.cli.local_cluster import HOST, free_ports, is_free, wait_until
-from durable_raft.server.addresses import PEER_PORT_OFFSET
 from tests.cluster.harness import BINARY, WAIT_S
 
 pytestmark = [

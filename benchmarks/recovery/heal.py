@@ -24,7 +24,7 @@ from benchmarks.report import progress, spread
 from durable_raft.cli.local_cluster import stop_nodes, wait_until
 from durable_raft.errors import RequestError
 from durable_raft.storage.environment import MAP_BYTES
-from durable_raft.storage.records import LOG, LOG_KEY
+from durable_raft.storage.log.records import LOG, LOG_KEY
 
 HEAL_S = 120.0
 REFUSAL_S = 20.0

@@ -17,7 +17,7 @@ from benchmarks.recovery.preload import VALUE_BYTES
 from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Entry, EntryKind, LogPoint, make_entry
-from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
 
 NEVER = 1 << 40
 NO_CHECKPOINTS: dict[str, object] = {

@@ -20,9 +20,9 @@ from benchmarks.recovery.long_log import NO_CHECKPOINTS, LongLogEtcd, lengthen_e
 from benchmarks.recovery.outage import outage_s
 from benchmarks.recovery.preload import fill
 from benchmarks.report import progress, ratios_in_turn, spread
+from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import HOST, wait_until
 from durable_raft.cli.resp_client import RespClient
-from durable_raft.server.addresses import Address
 
 CHECKPOINT_S = 120.0
 SLOPE_FROM = 100_000

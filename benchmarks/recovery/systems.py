@@ -14,10 +14,10 @@ import grpc
 from benchmarks.clusters import Cluster, Node, Ours
 from benchmarks.etcd import Etcd, EtcdClient
 from benchmarks.pysyncobj import PySyncObjCluster
+from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import HOST, wait_until
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
-from durable_raft.server.addresses import Address
 
 SYSTEMS: dict[str, type[Cluster]] = {each.system: each for each in (Ours, Etcd, PySyncObjCluster)}
 

@@ -8,13 +8,13 @@ from typing import Final
 
 import click
 
+from durable_raft.addresses import Address, parse_address
 from durable_raft.cli.progress import ProgressLine
 from durable_raft.cli.resp_client import RespClient, Value
 from durable_raft.errors import ConfigError, CorruptRecord, ErrorAnswered, NodeUnreachable
 from durable_raft.kv.records import Record
-from durable_raft.server.addresses import Address, parse_address
-from durable_raft.storage.backup import BackupReader, BackupWriter, Item
-from durable_raft.storage.kv_meta import KvMeta, unpack_kv_meta
+from durable_raft.storage.state.backup import BackupReader, BackupWriter, Item
+from durable_raft.storage.state.meta import KvMeta, unpack_kv_meta
 
 CHECKPOINT_S: Final = 60.0
 """How long a checkpoint of the present state is waited for."""
@@ -171,8 +171,8 @@ def restore(file: Path, directory: Path, node_id: str, cluster: str, cluster_nam
     Run it once for every node, with the same FILE and --cluster, then start them all with `durable-raft serve` and the
     same --cluster. It is another cluster than the one that was backed up: nodes of the two never talk.
     """
-    from durable_raft.server.config import load_config
-    from durable_raft.server.restore import restore_node
+    from durable_raft.server.settings.config import load_config
+    from durable_raft.server.start.restore import restore_node
 
     flags = {"id": node_id, "dir": str(directory), "cluster": cluster, "cluster_name": cluster_name}
     config = load_config(flags | ({"cluster_id": cluster_id} if cluster_id else {}), {})

@@ -12,6 +12,7 @@ from typing import IO, Final
 
 import click
 
+from durable_raft.addresses import PEER_PORT_OFFSET, PORT_MAX, refuse
 from durable_raft.cli.local_cluster import (
     LocalNode,
     is_free,
@@ -23,7 +24,6 @@ from durable_raft.cli.local_cluster import (
     wait_until,
 )
 from durable_raft.cli.status import cluster_status, find_leader
-from durable_raft.server.addresses import PEER_PORT_OFFSET, PORT_MAX, refuse
 from durable_raft.server.exit_codes import ExitCode
 
 NODES_MAX: Final = 9

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from durable_raft.server.addresses import Address
-from durable_raft.server.settings import ENVIRONMENT_PREFIX
+from durable_raft.addresses import Address
+from durable_raft.server.settings.sources import ENVIRONMENT_PREFIX
 
 HOST: Final = "127.0.0.1"
 STOP_S: Final = 10.0

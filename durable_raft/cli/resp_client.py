@@ -13,8 +13,8 @@ from typing import Final, Self, TypeAlias
 
 import hiredis
 
+from durable_raft.addresses import Address, parse_address
 from durable_raft.errors import ErrorAnswered, NodeUnreachable
-from durable_raft.server.addresses import Address, parse_address
 
 Value: TypeAlias = "bytes | int | list[Value] | None"
 """What a node answers, status lines included (as bytes)."""

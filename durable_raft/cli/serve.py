@@ -1,4 +1,4 @@
-"""``durable-raft serve``: one node. Its flags are made from the table of settings in server/config.py."""
+"""``durable-raft serve``: one node. Its flags are made from the table of settings in server/settings/config.py."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import click
 
-from durable_raft.server.config import SETTINGS, load_config
 from durable_raft.server.logs import start_logging
-from durable_raft.server.settings import CONFIG_FILE, Setting
+from durable_raft.server.settings.config import SETTINGS, load_config
+from durable_raft.server.settings.sources import CONFIG_FILE, Setting
 
 
 def _shown(setting: Setting) -> str:
@@ -23,7 +23,7 @@ def _shown(setting: Setting) -> str:
 
 
 def _options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add one option per setting; values stay as they are given, server/settings.py parses them all alike."""
+    """Add one option per setting; values stay as they are given, server/settings/sources.py parses them all alike."""
     for setting in reversed(SETTINGS):
         if setting.is_switch:
             declaration = f"{setting.flag}/--no-{setting.flag[2:]}"

@@ -10,9 +10,9 @@ from typing import Final
 
 import click
 
+from durable_raft.addresses import Address, parse_address
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
-from durable_raft.server.addresses import Address, parse_address
 from durable_raft.server.exit_codes import ExitCode
 
 TIMEOUT_S: Final = 2.0

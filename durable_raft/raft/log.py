@@ -42,7 +42,7 @@ class EntriesLost(CorruptRecord):
 
 
 class LogView(Protocol):
-    """Read access to flushed entries; storage/log_store.py says what each call raises."""
+    """Read access to flushed entries; storage/log/log_store.py says what each call raises."""
 
     def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
         """Return entries of [lo, hi): at least one, at most about ``bytes_max`` bytes of payload."""

@@ -213,7 +213,7 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class RaftConfig:
-    """What one node of one cluster runs with; checked for sense by server/config.py."""
+    """What one node of one cluster runs with; checked for sense by server/settings/config.py."""
 
     node_id: NodeId
     voters: tuple[NodeId, ...]

@@ -12,13 +12,13 @@ from typing import cast
 
 from durable_raft.kv.commands import COMMANDS, SPELLINGS, CommandSpec, check_arity, has_arity, unknown_command
 from durable_raft.kv.replies import ErrorReply, Reply
-from durable_raft.server.config import NodeConfig
-from durable_raft.server.connection_commands import CONNECTION_COMMANDS, execute_connection_command
+from durable_raft.server.commands.connection import CONNECTION_COMMANDS, execute_connection_command
+from durable_raft.server.commands.session import Session
+from durable_raft.server.commands.status import NodeStatus
 from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.logs import event
 from durable_raft.server.pending import NO_REPLY, Slot
-from durable_raft.server.session import Session
-from durable_raft.server.status import NodeStatus
+from durable_raft.server.settings.config import NodeConfig
 from durable_raft.wire.resp import ParserLimits, RequestParser, encode_reply
 
 _logger = logging.getLogger(__name__)

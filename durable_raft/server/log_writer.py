@@ -16,7 +16,7 @@ from durable_raft.errors import DurableRaftError
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Index
 from durable_raft.server.crash_points import CrashPoints
-from durable_raft.storage.log_store import LogStore
+from durable_raft.storage.log.log_store import LogStore
 
 GROUP_BYTES_MAX = 8 << 20
 """Payload bytes after which a group is closed, so that one transaction does not hold up the next write for long."""

@@ -21,18 +21,18 @@ from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.ready import ReadReady, Write
 from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role, Term
-from durable_raft.server.config import NodeConfig
 from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
 from durable_raft.server.flight_recorder import FlightRecorder
-from durable_raft.server.keeper import StateKeeper
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.logs import CORE_EVENT_LEVELS, event
 from durable_raft.server.peers import Peers
-from durable_raft.server.recovery import NodeData
-from durable_raft.server.worker import Worker
+from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.start.recovery import NodeData
+from durable_raft.server.state.keeper import StateKeeper
+from durable_raft.server.state.worker import Worker
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
 
 _logger = logging.getLogger(__name__)

@@ -21,15 +21,15 @@ from durable_raft import __version__
 from durable_raft.checksum import implementation
 from durable_raft.errors import ConfigError, CorruptRecord, DirectoryRefused, StoragePoisoned
 from durable_raft.server.clients import Clients
-from durable_raft.server.config import NodeConfig
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.exit_codes import ExitCode, exit_code_of
 from durable_raft.server.flight_recorder import FlightRecorder
 from durable_raft.server.logs import event
 from durable_raft.server.node import Node
-from durable_raft.server.opening import open_node, watch_signals
-from durable_raft.server.recovery import NodeData, set_state_aside
 from durable_raft.server.report import Reporter
+from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.start.opening import open_node, watch_signals
+from durable_raft.server.start.recovery import NodeData, set_state_aside
 from durable_raft.storage.wounds import WoundedState
 
 _logger = logging.getLogger(__name__)

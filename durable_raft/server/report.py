@@ -1,4 +1,4 @@
-"""Gathers what a node can tell about itself at this moment (server/status.py) from the parts that know it."""
+"""Gathers what a node can tell about itself at this moment (server/commands/status.py) from the parts that know it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from durable_raft import __version__
 from durable_raft.checksum import implementation
 from durable_raft.raft.types import Index, NodeId, Role
 from durable_raft.server.clients import Clients
-from durable_raft.server.config import SETTINGS, NodeConfig
+from durable_raft.server.commands.status import NodeStatus, PeerStatus
 from durable_raft.server.node import Node
-from durable_raft.server.status import NodeStatus, PeerStatus
-from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.server.settings.config import SETTINGS, NodeConfig
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
 
 
 class Reporter:

@@ -3,9 +3,9 @@
 ::
 
     DIR/LOCK            exclusively flocked while a node runs; holds its process id and node id
-    DIR/raft/           the LMDB environment of the log (lmdb_store.py)
-    DIR/kv/             the LMDB environment of the KV state at a checkpoint (kv_store.py)
-    DIR/kv.*/           a KV state on its way in or out (kv_install.py)
+    DIR/raft/           the LMDB environment of the log (log/lmdb_store.py)
+    DIR/kv/             the LMDB environment of the KV state at a checkpoint (state/store.py)
+    DIR/kv.*/           a KV state on its way in or out (state/install.py)
     DIR/flight          the last core events, for ``raftlog timeline`` (flight.py)
     DIR/*.creating/     an interrupted creation; removed by the next one, never opened
     DIR/wounded-DATE/   raft and kv that could not be believed any more; never opened, never deleted
@@ -29,7 +29,9 @@ from typing import Final
 import lmdb
 
 from durable_raft.errors import DirectoryRefused, StorageError, StoragePoisoned
-from durable_raft.storage.preflight import DATA_FILE, sync_path
+
+DATA_FILE: Final = "data.mdb"
+"""LMDB's file in the directory of an environment."""
 
 RAFT: Final = "raft"
 KV: Final = "kv"
@@ -76,6 +78,15 @@ class DirectoryLock:
             os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
+
+
+def sync_path(path: Path) -> None:
+    """Flush a file or a directory to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def environment_path(directory: Path, name: str = RAFT) -> Path:

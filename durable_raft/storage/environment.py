@@ -1,4 +1,4 @@
-"""LMDB environments: with which options they are opened, the four tables of the log, and how much room is left.
+"""LMDB environments: with which options they are opened, and how much room is left.
 
 Options, each with what would be lost without it: ``sync`` and ``metasync`` (a commit that returned survives a power
 cut), no ``writemap`` (a full disk is an error and not SIGBUS), ``lib_version=0`` (LMDB 0.9 whatever the process
@@ -18,9 +18,7 @@ import lmdb
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused
 from durable_raft.storage.directory import RAFT, require_environment
-from durable_raft.storage.meta import META, META_COPY
 from durable_raft.storage.preflight import check_data_file
-from durable_raft.storage.records import IDENT, LOG
 from durable_raft.storage.wounds import Wound, WoundKind
 
 if TYPE_CHECKING:
@@ -31,8 +29,6 @@ MAP_BYTES: Final = 64 << 30
 
 READERS_MAX: Final = 512
 """Reader slots: the node's own, and one for each tool that looks at a running node."""
-
-TABLES: Final = (META, META_COPY, IDENT, LOG)
 
 _TABLES_MAX: Final = 8
 """Named tables that one environment may have; the log and the KV state have four each."""
@@ -46,20 +42,6 @@ class NamedTables(Protocol):
 
     def named(self) -> Mapping[str, _Database]:
         """Return the handles by the names of the tables."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """Handles of the four tables of the log."""
-
-    meta: _Database
-    meta_copy: _Database
-    ident: _Database
-    log: _Database
-
-    def named(self) -> dict[str, _Database]:
-        """Return the handles by the names of the tables."""
-        return {META: self.meta, META_COPY: self.meta_copy, IDENT: self.ident, LOG: self.log}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +60,6 @@ class Room:
     def writable_bytes(self) -> int:
         """Bytes that can still be written: bounded by the map, and by the disk plus what the file can reuse."""
         return min(self.map_bytes - self.used_bytes, self.disk_free_bytes + self.file_bytes - self.used_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Space(Room):
-    """The room of the log, and what was written since its store was opened."""
-
-    commits: int
-    """Durable transactions, each with its flushes."""
-    entries: int
-    """Entries persisted."""
-    entry_bytes: int
-    """Bytes of the records of those entries."""
 
 
 def open_environment(
@@ -140,11 +110,6 @@ def open_read_only(directory: Path, name: str = RAFT) -> Environment:
     path = require_environment(directory, name)
     check_data_file(path, is_live=True)
     return open_environment(path, map_bytes=MAP_BYTES, readonly=True)
-
-
-def open_tables(environment: Environment, *, create: bool = False) -> Tables:
-    """Open the four tables of the log; raises as ``open_handles``."""
-    return Tables(*open_handles(environment, TABLES, create=create))
 
 
 def open_handles(environment: Environment, names: Sequence[str], *, create: bool = False) -> list[_Database]:

@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
+from durable_raft.storage.directory import DATA_FILE, sync_path
 
 if TYPE_CHECKING:
     from lmdb import Environment
 
-DATA_FILE: Final = "data.mdb"
 FAILED_FILE: Final = "failed-transaction"
 """Id of the last transaction that failed; not removed, as it can only excuse that one."""
 
@@ -204,15 +204,6 @@ def _failed_transaction(data_file: Path) -> int | None:
         return int(data_file.with_name(FAILED_FILE).read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def sync_path(path: Path) -> None:
-    """Flush a file or a directory to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def cover_last_page(environment: Environment, path: Path) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Final
 
 from durable_raft.errors import StorageError, UnknownFormatVersion
-from durable_raft.storage.directory import KV, RAFT, environment_path, holds_environment
+from durable_raft.storage.directory import DATA_FILE, KV, RAFT, environment_path, holds_environment
 from durable_raft.storage.isolation import Background, KilledBySignal, told_by_child
-from durable_raft.storage.kv_swap import NEW, read_waiting
-from durable_raft.storage.kv_verify import verify_state
-from durable_raft.storage.preflight import DATA_FILE, check_data_file, page_problems
-from durable_raft.storage.reader import LogReader
+from durable_raft.storage.log.reader import LogReader
+from durable_raft.storage.preflight import check_data_file, page_problems
+from durable_raft.storage.state.swap import NEW, read_waiting
+from durable_raft.storage.state.verify import verify_state
 from durable_raft.storage.wounds import WoundedState
 
 QUICK_BYTES: Final = 64 << 20

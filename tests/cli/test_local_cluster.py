@@ -21,7 +21,7 @@ from durable_raft.cli.local_cluster import (
     wait_until,
 )
 from durable_raft.cli.serve import serve
-from durable_raft.server.config import load_config
+from durable_raft.server.settings.config import load_config
 
 
 def test_free_ports_are_free_and_never_the_same() -> None:

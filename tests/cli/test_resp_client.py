@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import HOST, free_ports, stop_nodes, wait_until
 from durable_raft.cli.resp_client import ClusterClient, RespClient
 from durable_raft.errors import ErrorAnswered, NodeUnreachable
-from durable_raft.server.addresses import Address
 
 
 @pytest.fixture(scope="module")

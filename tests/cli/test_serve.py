@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from durable_raft.cli.main import main
 from durable_raft.cli.serve import serve
-from durable_raft.server.config import SETTINGS
-from durable_raft.server.settings import Setting
+from durable_raft.server.settings.config import SETTINGS
+from durable_raft.server.settings.sources import Setting
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)

@@ -7,10 +7,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import HOST, free_ports
 from durable_raft.cli.main import main
 from durable_raft.cli.status import NodeStatus, _redis_address, ask, cluster_status, find_leader, table
-from durable_raft.server.addresses import Address
 
 
 def test_table_lines_up_and_marks_what_is_unknown() -> None:

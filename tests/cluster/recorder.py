@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeAlias
 
+from durable_raft.addresses import Address, parse_address
 from durable_raft.cli.resp_client import RespClient, Value
 from durable_raft.errors import ErrorAnswered, NodeUnreachable
-from durable_raft.server.addresses import Address, parse_address
 from tests.cluster.harness import WAIT_S, Cluster
 from tests.simulation.sequential import NEVER, Operation, Output, kind_and_input
 

@@ -13,10 +13,10 @@ from typing import Final
 
 import pytest
 
+from durable_raft.addresses import PEER_PORT_OFFSET, Address
 from durable_raft.cli.local_cluster import HOST, free_ports, is_free, wait_until
 from durable_raft.cli.resp_client import ClusterClient
 from durable_raft.cli.status import cluster_status, find_leader
-from durable_raft.server.addresses import PEER_PORT_OFFSET, Address
 from tests.cluster.harness import ROOT, WAIT_S, Cluster
 
 pytestmark = pytest.mark.cluster

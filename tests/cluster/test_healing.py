@@ -11,7 +11,7 @@ import lmdb
 import pytest
 
 from durable_raft.storage.environment import MAP_BYTES
-from durable_raft.storage.records import IDENT, IDENT_KEY, LOG, LOG_KEY
+from durable_raft.storage.log.records import IDENT, IDENT_KEY, LOG, LOG_KEY
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import Cluster
 from tests.storage.raw import flip_bit

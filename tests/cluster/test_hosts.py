@@ -16,10 +16,10 @@ from typing import Final
 
 import pytest
 
+from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import LocalNode, start_node
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
-from durable_raft.server.addresses import Address
 from tests.cluster.harness import Cluster, checkout_environment
 from tests.cluster.recorder import Recorder
 from tests.simulation.linearizability import check

@@ -12,7 +12,7 @@ import pytest
 
 from durable_raft.cli.local_cluster import HOST, free_ports
 from durable_raft.server.exit_codes import ExitCode
-from durable_raft.storage.records import LOG, LOG_KEY
+from durable_raft.storage.log.records import LOG, LOG_KEY
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import Cluster, checkout_environment
 

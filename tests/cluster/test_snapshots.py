@@ -8,9 +8,9 @@ import pytest
 
 from durable_raft.kv.records import make_record
 from durable_raft.raft.types import NodeId
-from durable_raft.server.state_hashes import EVERY
-from durable_raft.storage.kv_store import LmdbKvStore
-from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.server.state.state_hashes import EVERY
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.state.store import LmdbKvStore
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import Cluster
 from tests.cluster.test_state_crashes import RESTLESS, need_snapshot

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from durable_raft.storage.flight import read_flight
-from durable_raft.storage.records import LOG, LOG_KEY
+from durable_raft.storage.log.records import LOG, LOG_KEY
 from tests.cluster.conftest import ClusterFactory
 from tests.storage.raw import flip_bit
 from tests.tools.test_repair import raftlog

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from durable_raft.raft.types import Member, Membership, NodeId
-from durable_raft.server.config import NodeConfig
+from durable_raft.server.settings.config import NodeConfig
 from tests.corruption import nodes, start
 from tests.corruption.base import Base, prepare
 from tests.corruption.damage import KINDS, flip_meta_bit, meta_bits

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from durable_raft.storage.environment import MAP_BYTES
-from durable_raft.storage.lmdb_store import LmdbLogStore
-from durable_raft.storage.records import LOG, LOG_KEY
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.records import LOG, LOG_KEY
 from tests.cluster.harness import Cluster
 from tests.corruption.base import Base
 from tests.corruption.damage import KINDS

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from durable_raft.errors import CorruptRecord, DirectoryRefused, UnknownFormatVersion
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Entry, EntryKind, HardState, Index, LogPoint, StoredLog, make_entry
-from durable_raft.server.config import NodeConfig
-from durable_raft.server.opening import open_node
-from durable_raft.server.recovery import NodeData
+from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.start.opening import open_node
+from durable_raft.server.start.recovery import NodeData
 from durable_raft.storage.isolation import KilledBySignal, told_by_child
-from durable_raft.storage.kv_store import LmdbKvStore
+from durable_raft.storage.state.store import LmdbKvStore
 
 SECONDS_MAX = 60
 FAILURES = ("wrong", "went back", "killed", "traceback", "hangs", "lost")

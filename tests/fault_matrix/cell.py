@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import LocalNode, free_ports, serve_command
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
-from durable_raft.server.addresses import Address
 from durable_raft.server.exit_codes import ExitCode
 from tests.cluster.harness import checkout_environment
 

@@ -20,7 +20,7 @@ import hiredis
 from durable_raft.cli.local_cluster import HOST, LocalNode, free_ports, node_environment, serve_command
 from durable_raft.kv.batch import decode_batch
 from durable_raft.raft.types import EntryKind
-from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.power_loss.disk import Image, build, replay
 from tests.power_loss.images import everything
 from tests.power_loss.operations import Marker, Recording

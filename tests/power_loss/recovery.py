@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from durable_raft.raft.types import HardState, Index, Term
-from durable_raft.server.recovery import open_state
+from durable_raft.server.start.recovery import open_state
 from durable_raft.storage.environment import MAP_BYTES
-from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.power_loss.operations import ABSENT
 from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, read_all, write
 

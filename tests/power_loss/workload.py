@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import ORIGIN, Entry, HardState, Index, LogPoint, NodeId, Term
-from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.power_loss.judge import APPEND, COMPACTION, CREATION, HARD_STATE, TRUNCATION
 from tests.power_loss.planted import ACKNOWLEDGES_EARLY, TWO_TRANSACTIONS, plant
 from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, write

@@ -13,9 +13,9 @@ import hiredis
 import pytest
 
 from durable_raft.kv.commands import COMMANDS
-from durable_raft.server.command_docs import COMMAND_DOCS
-from durable_raft.server.connection_commands import CONNECTION_COMMANDS, execute_connection_command
-from durable_raft.server.session import Session
+from durable_raft.server.commands.connection import CONNECTION_COMMANDS, execute_connection_command
+from durable_raft.server.commands.docs import COMMAND_DOCS
+from durable_raft.server.commands.session import Session
 from tests.support.node_status import LEADER, seen_by_client
 from tests.support.redis_oracle import RedisOracle, running_redis
 

@@ -1,12 +1,12 @@
-"""server/client_commands.py: CLIENT on one's own connection and on all of them."""
+"""server/commands/client.py: CLIENT on one's own connection and on all of them."""
 
 from __future__ import annotations
 
 import pytest
 
 from durable_raft.kv.replies import OK, ErrorReply, Reply, Verbatim
-from durable_raft.server.client_commands import ClientContext, execute_client_command
-from durable_raft.server.session import Session
+from durable_raft.server.commands.client import ClientContext, execute_client_command
+from durable_raft.server.commands.session import Session
 from tests.support.redis_py import parse_client_list
 
 NOW_US = 1_700_000_000_000_000

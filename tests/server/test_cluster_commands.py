@@ -1,4 +1,4 @@
-"""server/cluster_commands.py: what Redis Cluster clients are told of the group, whoever leads and whoever is dead."""
+"""server/commands/cluster.py: what Redis Cluster clients are told of the group, whoever leads and whoever is dead."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from redis.cluster import parse_cluster_slots
 
 from durable_raft.kv.replies import ErrorReply
 from durable_raft.raft.types import Member, Membership, NodeId
-from durable_raft.server.cluster_commands import cluster_node_id, execute_cluster_command
-from durable_raft.server.status import NodeStatus
+from durable_raft.server.commands.cluster import cluster_node_id, execute_cluster_command
+from durable_raft.server.commands.status import NodeStatus
 from durable_raft.wire.resp import encode_reply
 from tests.support.node_status import (
     CLUSTER_ID,

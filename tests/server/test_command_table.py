@@ -1,4 +1,4 @@
-"""server/command_table.py, command_docs.py and command_syntax.py: COMMAND over both tables of commands."""
+"""server/commands/table.py, command_docs.py and command_syntax.py: COMMAND over both tables of commands."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.kv.replies import ErrorReply
-from durable_raft.server.command_docs import COMMAND_DOCS
-from durable_raft.server.command_syntax import Argument, parse_syntax
-from durable_raft.server.command_table import ALL_COMMANDS, CONTAINERS, execute_command_command, keys_of
-from durable_raft.server.connection_specs import CONNECTION_COMMANDS
+from durable_raft.server.commands.docs import COMMAND_DOCS
+from durable_raft.server.commands.specs import CONNECTION_COMMANDS
+from durable_raft.server.commands.syntax import Argument, parse_syntax
+from durable_raft.server.commands.table import ALL_COMMANDS, CONTAINERS, execute_command_command, keys_of
 from tests.support.node_status import seen_by_client
 
 

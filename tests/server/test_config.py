@@ -1,4 +1,4 @@
-"""server/config.py, settings.py and addresses.py: what an operator may say, and what is refused with which reason."""
+"""Settings and addresses: what an operator may say, and what is refused with which reason."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from durable_raft.addresses import parse_address, parse_cluster
 from durable_raft.errors import ConfigError
 from durable_raft.raft.types import Member, Membership, NodeId
-from durable_raft.server.addresses import parse_address, parse_cluster
-from durable_raft.server.config import SETTINGS, NodeConfig, derive_cluster_id, load_config
+from durable_raft.server.settings.config import SETTINGS, NodeConfig, derive_cluster_id, load_config
 
 THREE = "n1=10.0.0.1:7001,n2=10.0.0.2:7001,n3=10.0.0.3:7001@9000"
 

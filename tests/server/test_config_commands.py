@@ -1,11 +1,11 @@
-"""server/config_commands.py: settings can be read under both names, and never changed."""
+"""server/commands/config.py: settings can be read under both names, and never changed."""
 
 from __future__ import annotations
 
 import pytest
 
 from durable_raft.kv.replies import ErrorReply
-from durable_raft.server.config_commands import execute_config_command
+from durable_raft.server.commands.config import execute_config_command
 from tests.support.node_status import LEADER, seen_by_client
 
 

@@ -1,4 +1,4 @@
-"""server/connection_commands.py: what a connection answers itself, and what its session remembers."""
+"""server/commands/connection.py: what a connection answers itself, and what its session remembers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.kv.replies import OK, PONG, ErrorReply, Reply, Simple
-from durable_raft.server.connection_commands import CONNECTION_COMMANDS, execute_connection_command
-from durable_raft.server.session import Session
-from durable_raft.server.status import NodeStatus
+from durable_raft.server.commands.connection import CONNECTION_COMMANDS, execute_connection_command
+from durable_raft.server.commands.session import Session
+from durable_raft.server.commands.status import NodeStatus
 from tests.support.node_status import FOLLOWER, LEADER, seen_by_client
 
 

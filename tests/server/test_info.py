@@ -1,4 +1,4 @@
-"""server/info.py: INFO, ROLE and WAIT's count, as Redis clients and monitoring read them."""
+"""server/commands/info.py: INFO, ROLE and WAIT's count, as Redis clients and monitoring read them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from durable_raft.kv.replies import Verbatim
 from durable_raft.raft.types import Role
-from durable_raft.server.info import info, replicas_caught_up, role
-from durable_raft.server.status import NodeStatus
+from durable_raft.server.commands.info import info, replicas_caught_up, role
+from durable_raft.server.commands.status import NodeStatus
 from tests.support.node_status import (
     FOLLOWER,
     LEADER,

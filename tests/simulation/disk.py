@@ -35,9 +35,9 @@ from durable_raft.raft.types import (
     StoredLog,
     Term,
 )
-from durable_raft.storage.meta import META, META_COPY, Meta, choose_meta, pack_meta
-from durable_raft.storage.plan import Plan, Stand, plan_writes
-from durable_raft.storage.records import (
+from durable_raft.storage.log.meta import Meta, choose_meta, pack_meta
+from durable_raft.storage.log.plan import Plan, Stand, plan_writes
+from durable_raft.storage.log.records import (
     IDENT,
     IDENT_KEY,
     LOG,
@@ -50,8 +50,9 @@ from durable_raft.storage.records import (
     unpack_ident,
     unpack_log,
 )
-from durable_raft.storage.stored_log import StoredLogBuilder
-from durable_raft.storage.walk import LogWalk
+from durable_raft.storage.log.stored_log import StoredLogBuilder
+from durable_raft.storage.log.walk import LogWalk
+from durable_raft.storage.proven import META, META_COPY
 from durable_raft.storage.wounds import Wound, WoundedLog
 from tests.simulation.state_disk import StateDisk
 

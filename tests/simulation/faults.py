@@ -9,7 +9,7 @@ import random
 from typing import TYPE_CHECKING
 
 from durable_raft.server.crash_points import CRASH_POINTS
-from durable_raft.storage.records import LOG
+from durable_raft.storage.log.records import LOG
 from tests.simulation.disk import LIES
 from tests.simulation.swarm import MS
 

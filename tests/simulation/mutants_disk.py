@@ -19,9 +19,10 @@ from durable_raft.raft.ready import Write
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import HardState, Index, Term
 from durable_raft.server.node import Node
-from durable_raft.storage.meta import META, Meta
-from durable_raft.storage.plan import Plan
-from durable_raft.storage.records import IDENT, LOG
+from durable_raft.storage.log.meta import Meta
+from durable_raft.storage.log.plan import Plan
+from durable_raft.storage.log.records import IDENT, LOG
+from durable_raft.storage.proven import META
 from durable_raft.storage.wounds import WoundedLog
 from tests.simulation.disk import Change, Disk, SimStore
 from tests.simulation.planting import Patch, mutant

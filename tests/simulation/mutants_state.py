@@ -11,8 +11,8 @@ from durable_raft.raft import snapshots
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import Base, Index, LogPoint
-from durable_raft.server.checkpoints import Checkpointer
 from durable_raft.server.dispatch import Dispatcher
+from durable_raft.server.state.checkpoints import Checkpointer
 from tests.simulation.planting import Patch, mutant
 from tests.simulation.state_disk import SimKv
 

@@ -21,23 +21,23 @@ from durable_raft.errors import CorruptRecord, DurableRaftError, InvariantViolat
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.raft import invariants
 from durable_raft.raft.types import Entry, NodeId, RaftConfig
-from durable_raft.server import checkpoints as checkpoints_module
 from durable_raft.server import dispatch as dispatch_module
-from durable_raft.server import keeper as keeper_module
 from durable_raft.server import log_writer as log_writer_module
 from durable_raft.server import node as node_module
-from durable_raft.server import recovery
-from durable_raft.server import scrubber as scrubber_module
-from durable_raft.server import snapshot_fetch as snapshot_fetch_module
-from durable_raft.server import snapshot_source as snapshot_source_module
-from durable_raft.server.config import NodeConfig
 from durable_raft.server.node import Node
 from durable_raft.server.pending import Slot
-from durable_raft.server.recovery import NodeData
+from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.start import recovery
+from durable_raft.server.start.recovery import NodeData
+from durable_raft.server.state import checkpoints as checkpoints_module
+from durable_raft.server.state import keeper as keeper_module
+from durable_raft.server.state import scrubber as scrubber_module
+from durable_raft.server.state import snapshot_fetch as snapshot_fetch_module
+from durable_raft.server.state import snapshot_source as snapshot_source_module
 from durable_raft.storage import directory as directory_module
-from durable_raft.storage.kv_meta import first_meta
-from durable_raft.storage.kv_store import LmdbKvStore
-from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.state.meta import first_meta
+from durable_raft.storage.state.store import LmdbKvStore
 from durable_raft.wire.peer import NodeMessage
 from tests.simulation.disk import SimStore
 from tests.simulation.parts import SimCrashPoints, SimLogWriter, SimPeers, SimulatedCrash, SimWorker

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
 from durable_raft.kv.records import Record, StateSummary
 from durable_raft.raft.types import Base, Identity, Index, Membership
-from durable_raft.server.checkpoints import PAGE_BYTES
-from durable_raft.storage.kv_meta import KvMeta, first_meta
+from durable_raft.server.state.checkpoints import PAGE_BYTES
+from durable_raft.storage.state.meta import KvMeta, first_meta
 from tests.kv.state_views import PlainView
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from durable_raft.kv.batch import decode_batch
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.invariants import ClusterInvariants
 from durable_raft.raft.types import Entry, EntryKind, Identity, Member, Membership, NodeId, Role
-from durable_raft.server.config import NodeConfig
+from durable_raft.server.settings.config import NodeConfig
 from tests.simulation.clients import Client, FinalReader, Operation
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults

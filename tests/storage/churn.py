@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from durable_raft.raft.types import Index
-from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.support.log_building import entries_after, point_of, write
 
 

@@ -11,8 +11,8 @@ import pytest
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
 from durable_raft.kv.records import Record, StateSummary, make_record, order_key
 from durable_raft.raft.types import Base, Index, LogPoint, Term
-from durable_raft.storage.backup import BackupReader, BackupWriter, Item
-from durable_raft.storage.kv_meta import KvMeta
+from durable_raft.storage.state.backup import BackupReader, BackupWriter, Item
+from durable_raft.storage.state.meta import KvMeta
 from tests.support.log_building import IDENTITY, MEMBERSHIP
 
 

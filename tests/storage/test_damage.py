@@ -11,8 +11,8 @@ import pytest
 from durable_raft.checksum import crc32c
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
 from durable_raft.raft.types import ORIGIN, Entry, Index
-from durable_raft.storage.pages import place_of
-from durable_raft.storage.records import IDENT_KEY, LOG_KEY, pack_entries
+from durable_raft.storage.log.pages import place_of
+from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY, pack_entries
 from durable_raft.storage.wounds import Wound, WoundedLog, WoundKind
 from tests.storage.raw import change, flip_bit, rekey, value_of
 from tests.support.log_building import LmdbShelf, entries_after, point_of, read_all, vote, write

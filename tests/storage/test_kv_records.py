@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from durable_raft.kv.records import SHORT_KEY_BYTES_MAX, Record, make_record
-from durable_raft.storage.kv_records import pack_record, plain_crc, stored_key, unpack_record
+from durable_raft.storage.state.records import pack_record, plain_crc, stored_key, unpack_record
 from durable_raft.storage.wounds import WoundedState
 
 

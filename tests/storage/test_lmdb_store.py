@@ -22,9 +22,10 @@ from durable_raft.errors import CorruptRecord, DirectoryRefused, StoragePoisoned
 from durable_raft.raft.types import ORIGIN, Identity, Index, NodeId, StoredLog
 from durable_raft.storage import directory as directory_module
 from durable_raft.storage.directory import create_environment, refuse_network_file_system
-from durable_raft.storage.environment import open_environment, open_tables
-from durable_raft.storage.lmdb_store import LmdbLogStore
-from durable_raft.storage.log_store import LogStore
+from durable_raft.storage.environment import open_environment
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.log_store import LogStore
+from durable_raft.storage.log.tables import open_tables
 from tests.storage.raw import raw_tables
 from tests.support.log_building import (
     IDENTITY,
@@ -177,7 +178,7 @@ def test_interrupted_creation_leaves_nothing_that_opens(tmp_path: Path) -> None:
 def test_creation_killed_at_each_sync_and_rename(tmp_path: Path) -> None:
     """A creation killed before any of its system calls that reach the disk is either whole or not there."""
     program = (
-        "import sys; from pathlib import Path; from durable_raft.storage.lmdb_store import LmdbLogStore;"
+        "import sys; from pathlib import Path; from durable_raft.storage.log.lmdb_store import LmdbLogStore;"
         "from tests.support.log_building import IDENTITY, MEMBERSHIP;"
         "LmdbLogStore.create(Path(sys.argv[1]), IDENTITY, MEMBERSHIP)"
     )

@@ -22,7 +22,7 @@ from durable_raft.raft.types import (
     Term,
     make_entry,
 )
-from durable_raft.storage.log_store import LogStore
+from durable_raft.storage.log.log_store import LogStore
 from tests.support.log_building import (
     EVERYTHING,
     IDENTITY,

@@ -12,9 +12,9 @@ import pytest
 
 from durable_raft.errors import DirectoryRefused
 from durable_raft.raft.types import ORIGIN, Index
-from durable_raft.storage import reader as reader_module
-from durable_raft.storage.reader import LogReader
-from durable_raft.storage.records import IDENT_KEY, LOG_KEY
+from durable_raft.storage.log import reader as reader_module
+from durable_raft.storage.log.reader import LogReader
+from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from durable_raft.storage.wounds import WoundKind
 from tests.storage.raw import change, flip_bit
 from tests.support.log_building import LmdbShelf, entries_after, vote, write
@@ -115,7 +115,7 @@ def _in_another_process(directory: Path, statement: str) -> None:
     """Run ``statement`` on the loaded ``store`` of ``directory``."""
     program = (
         "import sys; from pathlib import Path; from durable_raft.raft.types import Index;"
-        "from durable_raft.storage.lmdb_store import LmdbLogStore;"
+        "from durable_raft.storage.log.lmdb_store import LmdbLogStore;"
         "from tests.support.log_building import entries_after, point_of, read_all, write;"
         f"store = LmdbLogStore.open(Path(sys.argv[1])); store.load(); {statement}"
     )

@@ -26,8 +26,8 @@ from durable_raft.raft.types import (
     Term,
     make_entry,
 )
-from durable_raft.storage.meta import META, META_COPY, Meta, choose_meta, pack_meta, unpack_meta
-from durable_raft.storage.records import (
+from durable_raft.storage.log.meta import Meta, choose_meta, pack_meta, unpack_meta
+from durable_raft.storage.log.records import (
     PIECE_BYTES_MAX,
     entry_of,
     pack_entries,
@@ -35,6 +35,7 @@ from durable_raft.storage.records import (
     unpack_ident,
     unpack_log,
 )
+from durable_raft.storage.proven import META, META_COPY
 from durable_raft.storage.wounds import NewerFormat, WoundedLog, WoundKind
 from tests.support.log_building import IDENTITY, MEMBERSHIP, vote
 

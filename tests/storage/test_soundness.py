@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from durable_raft.storage.kv_records import stored_key
-from durable_raft.storage.kv_swap import set_aside
 from durable_raft.storage.soundness import StateCheck
+from durable_raft.storage.state.records import stored_key
+from durable_raft.storage.state.swap import set_aside
 from tests.tools.directories import flip_bit_of_state, make_state, whole
 
 

@@ -20,8 +20,8 @@ from durable_raft.raft.types import (
     Term,
     make_entry,
 )
-from durable_raft.storage.lmdb_store import LmdbLogStore
-from durable_raft.storage.log_store import LogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.log_store import LogStore
 from tests.support.memory_log_store import MemoryLogStore
 
 IDENTITY = Identity(b"cluster-id-16-by", NodeId("n1"), b"node-uuid-16-byt")

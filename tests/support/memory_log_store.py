@@ -23,10 +23,10 @@ from durable_raft.raft.types import (
     StoredLog,
     Term,
 )
-from durable_raft.storage.lmdb_store import DROP_ENTRIES
-from durable_raft.storage.meta import Meta, choose_meta, pack_meta
-from durable_raft.storage.plan import Stand, plan_writes
-from durable_raft.storage.records import (
+from durable_raft.storage.log.lmdb_store import DROP_ENTRIES
+from durable_raft.storage.log.meta import Meta, choose_meta, pack_meta
+from durable_raft.storage.log.plan import Stand, plan_writes
+from durable_raft.storage.log.records import (
     IDENT_KEY,
     LOG_KEY,
     IdentRecord,
@@ -36,8 +36,8 @@ from durable_raft.storage.records import (
     unpack_ident,
     unpack_log,
 )
-from durable_raft.storage.stored_log import StoredLogBuilder
-from durable_raft.storage.walk import LogWalk
+from durable_raft.storage.log.stored_log import StoredLogBuilder
+from durable_raft.storage.log.walk import LogWalk
 
 
 class MemoryLogStore:

@@ -8,7 +8,7 @@ import hiredis
 
 from durable_raft.kv.replies import Reply
 from durable_raft.raft.types import Index, Member, Membership, NodeId, Role, Term
-from durable_raft.server.status import NodeStatus, PeerStatus
+from durable_raft.server.commands.status import NodeStatus, PeerStatus
 from durable_raft.wire.resp import encode_reply
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")

@@ -29,9 +29,9 @@ from durable_raft.raft.types import (
     Term,
     make_entry,
 )
-from durable_raft.storage.kv_records import stored_key
-from durable_raft.storage.kv_store import LmdbKvStore
-from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.state.records import stored_key
+from durable_raft.storage.state.store import LmdbKvStore
 from tests.support.log_building import MEMBERSHIP, point_of
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ from raftlog.commitment import Commitment, commitment_of
 from raftlog.replicas import Held, Range, Replica
 
 from durable_raft.raft.types import ORIGIN, Entry, Identity, Index, LogPoint, NodeId, Standing, Term
-from durable_raft.storage.lmdb_store import LmdbLogStore
-from durable_raft.storage.records import IDENT_KEY, LOG_KEY, pack_entries
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY, pack_entries
 from tests.storage.raw import change, flip_bit
 from tests.support.log_building import MEMBERSHIP, point_of, write
 from tests.tools.directories import make_log, make_state, raftlog, sets

@@ -16,8 +16,8 @@ from raftlog.choose import keys_of
 from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import ORIGIN, Base, Entry, EntryKind, Index, Term, make_entry
-from durable_raft.storage.lmdb_store import LmdbLogStore
-from durable_raft.storage.records import IDENT_KEY, LOG_KEY
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from tests.storage.raw import change, flip_bit
 from tests.support.log_building import point_of, write
 from tests.tools.directories import command, environment, make_log, raftlog, sets

@@ -15,7 +15,7 @@ import pytest
 
 from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Term, make_entry
-from durable_raft.storage.records import IDENT_KEY, LOG_KEY
+from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from tests.storage.raw import change, flip_bit
 from tests.support.log_building import point_of
 from tests.tools.directories import PAGE_BYTES, command, environment, make_log, raftlog, sets

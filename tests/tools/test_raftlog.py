@@ -11,7 +11,7 @@ from raftlog.lines import quoted
 
 from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.types import ORIGIN, Entry, EntryKind, LogPoint, Term, make_entry
-from durable_raft.storage.records import IDENT_KEY, LOG_KEY
+from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from tests.storage.raw import change, flip_bit
 from tests.support.log_building import IDENTITY, LmdbShelf, point_of, vote, write
 from tests.tools.directories import raftlog

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from durable_raft.raft.types import ORIGIN, Entry, HardState, Identity, Index, NodeId, Term
-from durable_raft.storage.kv_store import LmdbKvStore
-from durable_raft.storage.lmdb_store import LmdbLogStore
-from durable_raft.storage.records import LOG, LOG_KEY
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.records import LOG, LOG_KEY
+from durable_raft.storage.state.store import LmdbKvStore
 from tests.storage.raw import flip_bit
 from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, write
 from tests.tools import directories

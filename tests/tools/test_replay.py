@@ -18,12 +18,12 @@ from durable_raft.kv.machine import VALUE_BYTES_MAX, Machine
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import ORIGIN, Base, Entry, EntryKind, Index, LogPoint, Term, make_entry
 from durable_raft.storage.directory import KV, holds_environment
-from durable_raft.storage.kv_records import stored_key
-from durable_raft.storage.kv_store import LmdbKvStore
-from durable_raft.storage.kv_view import open_view
-from durable_raft.storage.lmdb_store import LmdbLogStore
-from durable_raft.storage.reader import LogReader
-from durable_raft.storage.records import LOG_KEY
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.reader import LogReader
+from durable_raft.storage.log.records import LOG_KEY
+from durable_raft.storage.state.records import stored_key
+from durable_raft.storage.state.store import LmdbKvStore
+from durable_raft.storage.state.view import open_view
 from tests.cluster.harness import Cluster
 from tests.storage.raw import change, flip_bit
 from tests.support.log_building import MEMBERSHIP, point_of

@@ -13,7 +13,7 @@ from raftlog.timeline import Lane
 
 from durable_raft.raft.types import ORIGIN
 from durable_raft.storage.flight import FLIGHT, FlightWriter, Flown, read_flight
-from durable_raft.storage.records import LOG, LOG_KEY
+from durable_raft.storage.log.records import LOG, LOG_KEY
 from tests.cluster.harness import Cluster
 from tests.storage.raw import flip_bit
 from tests.tools.directories import make_log, raftlog, sets

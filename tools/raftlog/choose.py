@@ -13,7 +13,7 @@ import click
 
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.raft.types import EntryKind
-from durable_raft.storage.walk import Walked
+from durable_raft.storage.log.walk import Walked
 from raftlog.lines import commands_of
 
 Choice = Callable[[Walked], bool]

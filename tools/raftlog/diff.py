@@ -13,7 +13,7 @@ import click
 
 from durable_raft.raft.types import LogPoint
 from durable_raft.storage.directory import KV, holds_environment
-from durable_raft.storage.kv_verify import read_checkpoint
+from durable_raft.storage.state.verify import read_checkpoint
 from raftlog.commitment import Commitment, commitment_of
 from raftlog.gather import INTERRUPTED, Unreadable, in_child
 from raftlog.replicas import Difference, Held, Missing, Pair, Range, Replica, compare, missing, read_replica

@@ -30,9 +30,9 @@ from typing import IO, Any, Final, Protocol, TextIO
 import click
 
 from durable_raft.raft.types import EntryKind
-from durable_raft.storage.preflight import sync_path
-from durable_raft.storage.reader import LogReader
-from durable_raft.storage.walk import Walked
+from durable_raft.storage.directory import sync_path
+from durable_raft.storage.log.reader import LogReader
+from durable_raft.storage.log.walk import Walked
 from durable_raft.storage.wounds import Wound
 from raftlog.choose import DIRECTORY, FROM, TO, range_end
 from raftlog.lines import as_json, commands_of, text_of

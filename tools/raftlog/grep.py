@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from durable_raft.storage.reader import LogReader
+from durable_raft.storage.log.reader import LogReader
 from raftlog.choose import DIRECTORY, FROM, JSON, TO, matching, range_end
 from raftlog.lines import as_json, as_text, print_entries
 from raftlog.running import EXIT_CODES, run

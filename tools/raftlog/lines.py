@@ -12,7 +12,7 @@ from typing import Final
 from durable_raft.errors import DurableRaftError
 from durable_raft.kv.batch import decode_batch
 from durable_raft.raft.types import EntryKind
-from durable_raft.storage.walk import Walked
+from durable_raft.storage.log.walk import Walked
 from durable_raft.storage.wounds import Wound
 from raftlog.running import code_of
 

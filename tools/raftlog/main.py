@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from durable_raft.raft.types import EntryKind
-from durable_raft.storage.reader import LogReader, Overview
+from durable_raft.storage.log.reader import LogReader, Overview
 from durable_raft.storage.wounds import Wound
 from raftlog.choose import DIRECTORY, FROM, JSON, TO, Choice, naming, of_kind, of_term, range_end
 from raftlog.diff import diff

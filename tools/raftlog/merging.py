@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.types import Base, Entry, LogPoint, chain_crc
-from durable_raft.storage.kv_meta import KvMeta
+from durable_raft.storage.state.meta import KvMeta
 from raftlog.commitment import Commitment, commitment_of
 from raftlog.replicas import Held, Range, Replica, ranges
 from raftlog.survivors import Survivor

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from durable_raft.errors import CorruptRecord
-from durable_raft.storage.directory import KV, RAFT, environment_path, holds_environment
-from durable_raft.storage.kv_meta import KvMeta
-from durable_raft.storage.kv_verify import read_checkpoint, verify_state
-from durable_raft.storage.preflight import DATA_FILE
-from durable_raft.storage.reader import LogReader, running_node, structure_problems
+from durable_raft.storage.directory import DATA_FILE, KV, RAFT, environment_path, holds_environment
+from durable_raft.storage.log.reader import LogReader, running_node, structure_problems
+from durable_raft.storage.state.meta import KvMeta
+from durable_raft.storage.state.verify import read_checkpoint, verify_state
 from durable_raft.storage.wounds import Wound, WoundKind
 from raftlog.gather import Progress, Unreadable, clear_progress, in_child
 from raftlog.running import CLEAN, REFUSED, WOUNDED

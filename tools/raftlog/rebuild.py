@@ -9,10 +9,10 @@ from typing import Final
 from durable_raft.errors import DirectoryRefused
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Entry, HardState, Identity, Membership, Standing
-from durable_raft.storage.kv_install import KvInstaller
-from durable_raft.storage.kv_meta import KvMeta
-from durable_raft.storage.kv_swap import complete_swap
-from durable_raft.storage.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.state.install import KvInstaller
+from durable_raft.storage.state.meta import KvMeta
+from durable_raft.storage.state.swap import complete_swap
 from raftlog.merging import Merged
 from raftlog.survivors import pieces_of
 

@@ -12,7 +12,7 @@ import click
 
 from durable_raft.errors import StorageError
 from durable_raft.raft.types import HardState, Identity, Member, Membership, NodeId, Standing, Term
-from durable_raft.storage.reader import running_node
+from durable_raft.storage.log.reader import running_node
 from raftlog.gather import Unreadable
 from raftlog.merging import Merged, merge
 from raftlog.rebuild import rebuild

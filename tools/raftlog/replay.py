@@ -17,8 +17,8 @@ from durable_raft.errors import CorruptRecord
 from durable_raft.kv.glob import PATTERN_BYTES_MAX
 from durable_raft.kv.machine import VALUE_BYTES_MAX
 from durable_raft.storage.directory import KV, holds_environment
-from durable_raft.storage.kv_view import LmdbStateView, open_view
-from durable_raft.storage.reader import LogReader
+from durable_raft.storage.log.reader import LogReader
+from durable_raft.storage.state.view import LmdbStateView, open_view
 from raftlog.choose import DIRECTORY, INDEX
 from raftlog.lines import quoted, text_of
 from raftlog.replaying import NotReplayable, Source, State, Value, changes

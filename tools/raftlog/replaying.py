@@ -21,10 +21,10 @@ from durable_raft.kv.commands import COMMANDS, check_arity
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import EMPTY_STATE, StateView, order_key
 from durable_raft.raft.types import ORIGIN, Base, EntryKind, Index, LogPoint, Term, chain_crc
-from durable_raft.storage.kv_view import LmdbStateView
-from durable_raft.storage.reader import LogReader
-from durable_raft.storage.records import IDENT, IdentRecord
-from durable_raft.storage.walk import Walked
+from durable_raft.storage.log.reader import LogReader
+from durable_raft.storage.log.records import IDENT, IdentRecord
+from durable_raft.storage.log.walk import Walked
+from durable_raft.storage.state.view import LmdbStateView
 from durable_raft.storage.wounds import Wound, WoundKind, raise_wounds
 from raftlog.running import complain
 

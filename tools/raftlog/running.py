@@ -14,8 +14,8 @@ import click
 from durable_raft.errors import CorruptRecord, DirectoryRefused, StorageError, UnknownFormatVersion
 from durable_raft.storage.directory import require_environment
 from durable_raft.storage.isolation import KilledBySignal, run_in_child
+from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.preflight import check_data_file
-from durable_raft.storage.reader import LogReader
 from durable_raft.storage.wounds import Wound, WoundKind
 
 CLEAN = 0

@@ -10,12 +10,12 @@ from pathlib import Path
 from durable_raft.kv.records import Record
 from durable_raft.raft.types import Entry, LogPoint
 from durable_raft.storage.directory import KV, holds_environment
-from durable_raft.storage.kv_meta import KvMeta
-from durable_raft.storage.kv_verify import verify_state
-from durable_raft.storage.kv_view import open_view
-from durable_raft.storage.meta import Meta
-from durable_raft.storage.reader import LogReader
-from durable_raft.storage.records import entry_of
+from durable_raft.storage.log.meta import Meta
+from durable_raft.storage.log.reader import LogReader
+from durable_raft.storage.log.records import entry_of
+from durable_raft.storage.state.meta import KvMeta
+from durable_raft.storage.state.verify import verify_state
+from durable_raft.storage.state.view import open_view
 from durable_raft.storage.wounds import WoundedLog
 from raftlog.gather import Unreadable, in_child
 

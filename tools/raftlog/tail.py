@@ -16,8 +16,8 @@ import click
 
 from durable_raft.errors import CorruptRecord
 from durable_raft.raft.types import Index, LogPoint, Term
-from durable_raft.storage.reader import LogReader
-from durable_raft.storage.walk import Walked
+from durable_raft.storage.log.reader import LogReader
+from durable_raft.storage.log.walk import Walked
 from durable_raft.storage.wounds import Wound
 from raftlog.choose import DIRECTORY, JSON
 from raftlog.lines import as_json, as_text

@@ -15,7 +15,7 @@ import click
 
 from durable_raft.raft.types import EntryKind
 from durable_raft.storage.flight import Field, Flown, load_flight
-from durable_raft.storage.reader import LogReader
+from durable_raft.storage.log.reader import LogReader
 from raftlog.gather import Unreadable, in_child
 from raftlog.running import CLEAN, REFUSED, WOUNDED, complain
 from raftlog.timeline_html import in_words, page

@@ -1,0 +1,57 @@
+"""RAFT: what our own tools ask a node for, beside INFO: a checkpoint now, and the state piece by piece (a backup).
+
+A piece is an array: ``index, meta, key, value, deadline_ms, crc, key, ...``; meta is the record that says
+which state it is (storage/state/meta.py), the others are as in kv/records.py. No key at all: the state ends before.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durable_raft.kv.errors import NOT_AN_INTEGER
+from durable_raft.kv.numbers import parse_int64
+from durable_raft.kv.replies import OK, ErrorReply, Reply
+from durable_raft.raft.types import Index
+from durable_raft.server.commands.arguments import Args
+from durable_raft.server.commands.status import NodeStatus
+from durable_raft.server.commands.subcommands import Subcommand, execute_subcommand, table
+from durable_raft.storage.state.meta import pack_kv_meta
+
+NO_STATE: Final = ErrorReply("ERR this node has no state; it is being fetched from another")
+
+
+def execute_raft_command(status: NodeStatus, args: Args) -> Reply:
+    """Execute RAFT with at least one argument."""
+    return execute_subcommand(RAFT_SUBCOMMANDS, status, args)
+
+
+def _checkpoint(status: NodeStatus, args: Args) -> Reply:
+    del args
+    status.request_checkpoint()
+    return OK
+
+
+def _snapshot(status: NodeStatus, args: Args) -> Reply:
+    index = parse_int64(args[2])
+    if index is None or index < 0:
+        return NOT_AN_INTEGER
+    piece = status.read_state(Index(index), args[3] if len(args) > 3 else None)
+    if piece is None:
+        return NO_STATE
+    meta, items = piece
+    reply: list[Reply] = [meta.applied.point.index, pack_kv_meta(meta)]
+    for key, record in items:
+        reply += (key, record.value, record.deadline_ms, record.crc)
+    return reply
+
+
+RAFT_SUBCOMMANDS: Final = table(
+    Subcommand(b"checkpoint", 2, _checkpoint, "", "Have all that is applied written to the checkpoint soon"),
+    Subcommand(
+        b"snapshot",
+        -3,
+        _snapshot,
+        "index [after-key]",
+        "Return the next records of the checkpoint taken at an index, 0 for the newest",
+    ),
+)

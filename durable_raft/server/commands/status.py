@@ -1,0 +1,131 @@
+"""What one node can tell about itself at one moment: the value that INFO, ROLE, HELLO and CLUSTER are answered from.
+
+The node gathers it (the only side with clocks, sockets and counters); everything that answers clients' questions is a
+function of it, so that every answer of one command is of one moment and can be tested without a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from durable_raft.kv.records import Record
+from durable_raft.raft.types import Index, Member, Membership, NodeId, Role, Term
+from durable_raft.storage.state.meta import KvMeta
+
+Quantiles = tuple[int, int, int]
+"""(p50, p99, max) in microseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStatus:
+    """What a node knows of another one."""
+
+    match_index: Index | None
+    """Highest index known to be flushed there; None when this node does not lead, for only a leader knows."""
+    connected: bool
+    """The link to it is up."""
+    last_contact_ms: int | None
+    """How long ago it last said anything, ms; None when it never did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """One node at one moment. Invariant: ``node_id`` is among the voters of ``membership``."""
+
+    node_id: NodeId
+    cluster_id: bytes
+    """16 bytes."""
+    membership: Membership
+    role: Role
+    leader_id: NodeId | None
+    """The leader of ``current_term`` as far as this node knows; None when it knows none."""
+    leaderless_ms: int
+    """How long no leader has been known; 0 while one is."""
+    current_term: Term
+    voted_for: NodeId | None
+
+    first_log_index: Index
+    """First index that is in the log; one after the last when the log is empty."""
+    last_log_index: Index
+    flushed_index: Index
+    commit_index: Index
+    last_applied: Index
+    snapshot_index: Index
+    """Last index that a checkpoint covers; 0 before the first."""
+    state_hash: int
+    """Of the state at ``last_applied``, under 2**64: the same on every node that has applied as much."""
+
+    keys: int
+    expires: int
+    """Keys with a time to live."""
+    count_keys_in_slot: Callable[[int], int | None]
+    """Counts the keys of one hash slot by looking at every key: asked only by CLUSTER COUNTKEYSINSLOT."""
+
+    request_checkpoint: Callable[[], None]
+    """Has a checkpoint written of all that is applied; asked only by RAFT CHECKPOINT."""
+    read_state: Callable[[Index, bytes | None], tuple[KvMeta, list[tuple[bytes, Record]]] | None]
+    """Returns records of a checkpoint (server/state/backup_source.py); asked only by RAFT SNAPSHOT."""
+
+    peers: Mapping[NodeId, PeerStatus]
+    """Every other voter."""
+    connected_clients: int
+    counters: Mapping[str, int]
+    """Counted since the start: flushes, entries, commands, log_bytes, elections, ... in the order INFO shows them;
+    ``connections`` and ``commands_processed`` are shown under Redis's names in the section ``stats``."""
+    latencies: Mapping[str, Quantiles]
+    """Quantiles of recent durations by name: ``fsync``, ``commit``."""
+
+    time_of_day_us: int
+    """This node's wall clock, microseconds since the Unix epoch."""
+    cluster_time_ms: int
+    """Timestamp of the last applied entry, ms since the Unix epoch (design "Time")."""
+    uptime_s: int
+    pid: int
+    version: str
+    checksum: str
+    """Which implementation computes checksums (checksum.implementation)."""
+    client_hold_ms: int
+    """How long a command is held for want of a leader."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What the node was started with, for CONFIG GET; a Redis name given here wins over the fixed answer."""
+    write_refusal: str | None = None
+    """Why writes are refused, such as a full disk; None while they are taken."""
+    memory_bytes: int = 0
+    """Memory of the process's own; 0 when not measured."""
+    resident_bytes: int = 0
+    """The same with the pages of the files that are mapped, which the system takes back when it needs them."""
+    cpu_user_s: float = 0.0
+    cpu_system_s: float = 0.0
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node leads, as far as it knows."""
+        return self.role is Role.LEADER
+
+    @property
+    def myself(self) -> Member:
+        """This node's own place in the membership."""
+        return self.member(self.node_id)
+
+    def member(self, node_id: NodeId) -> Member:
+        """Return the voter called ``node_id``; raises KeyError when there is none."""
+        for member in self.membership.voters:
+            if member.node_id == node_id:
+                return member
+        raise KeyError(f"{node_id} is no voter; the voters are {', '.join(self.membership.ids())}")
+
+    def is_reachable(self, node_id: NodeId) -> bool:
+        """Return whether ``node_id`` is this node, or one whose link is up."""
+        peer = self.peers.get(node_id)
+        return node_id == self.node_id or (peer is not None and peer.connected)
+
+    def live_leader(self) -> Member | None:
+        """Return the leader, unless none is known or the link to it is down: clients are not sent to a dead node."""
+        if self.leader_id is None or not self.is_reachable(self.leader_id):
+            return None
+        return self.member(self.leader_id)
+
+    def is_serving(self) -> bool:
+        """Return whether commands find a leader, or are held in the expectation of one (CLUSTER INFO's state)."""
+        return self.leaderless_ms <= self.client_hold_ms

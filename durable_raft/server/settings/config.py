@@ -1,0 +1,379 @@
+"""What one node runs with: every setting once, its default, its unit, and the checks of one against another.
+
+The table of settings is made from the fields of ``NodeConfig``; flags, environment and file are derived from it
+(sources.py), so that a setting cannot exist in one of them only. A ``NodeConfig`` that exists has passed every
+check, wherever it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, cast
+
+from durable_raft.addresses import (
+    Address,
+    check_membership,
+    parse_address,
+    parse_cluster,
+    parse_name,
+    peer_address_of,
+    refuse,
+)
+from durable_raft.errors import ConfigError
+from durable_raft.raft.types import Member, Membership, NodeId
+from durable_raft.server.settings.sources import (
+    Parse,
+    Setting,
+    choice,
+    parse_bytes,
+    parse_count,
+    parse_list,
+    parse_switch,
+    parse_text,
+    read_settings,
+)
+
+CLUSTER_ID_BYTES: Final = 16
+DEFAULT_LISTEN: Final = "127.0.0.1:6379"
+"""Where a cluster of one listens when nothing is said: where every Redis client looks first."""
+DEFAULT_NODE_ID: Final = "n1"
+
+PAYLOAD_BYTES_CEILING: Final = 960 << 20
+"""No request may be larger: its log entry must fit into one peer frame (1 GiB), with the encoding around it."""
+
+
+def _tunable(default: object, parse: Parse, metavar: str, text: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "metavar": metavar, "help": text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Everything one node process is told at its start.
+
+    Raises:
+        ConfigError: values that cannot work, alone or together (see ``_check``).
+    """
+
+    node_id: NodeId
+    directory: Path
+    """Where this node's data are; made on the first start."""
+    client_host: str
+    client_port: int
+    """Listen address for clients; the host may be a wildcard."""
+    peer_host: str
+    peer_port: int
+    """Listen address for other nodes; the host may be a wildcard."""
+    membership: Membership
+    """All voters, this node included, with the addresses that others use for them. Used on the first start; later the
+    directory knows its membership and this is compared with it."""
+    cluster_id: bytes | None = None
+    """16 bytes given by the operator instead of the derived id; None: see ``derive_cluster_id``."""
+
+    cluster_name: str = _tunable(
+        "default", parse_text, "NAME", "Name of the cluster; part of the cluster id, so that two clusters never mix"
+    )
+    election_timeout_min_ms: int = _tunable(
+        150, parse_count, "MS", "Shortest election timeout; at least twice the heartbeat interval"
+    )
+    election_timeout_max_ms: int = _tunable(300, parse_count, "MS", "Longest election timeout; above the shortest")
+    heartbeat_ms: int = _tunable(50, parse_count, "MS", "How often an idle leader says that it is there")
+    client_hold_ms: int = _tunable(
+        2000,
+        parse_count,
+        "MS",
+        "How long a command is held while there is no leader, before it is refused; "
+        "keep it under the socket timeout of your clients (5 s in redis-py and node-redis)",
+    )
+    value_bytes_max: int = _tunable(
+        512 << 20, parse_bytes, "BYTES", "Longest value, however it came about (APPEND); Redis's own limit"
+    )
+    request_bytes_max: int = _tunable(
+        64 << 20,
+        parse_bytes,
+        "BYTES",
+        "Longest request, all arguments together; a longer one is refused before memory is spent",
+    )
+    clients_max: int = _tunable(10_000, parse_count, "N", "Connections from clients at one time")
+    pending_bytes_max: int = _tunable(
+        256 << 20,
+        parse_bytes,
+        "BYTES",
+        "Commands that may wait to be proposed; more are refused (OVERLOADED)",
+    )
+    output_bytes_max: int = _tunable(
+        64 << 20, parse_bytes, "BYTES", "Replies that may wait for one connection whose client does not read them"
+    )
+    append_bytes_max: int = _tunable(
+        1 << 20, parse_bytes, "BYTES", "Entries in one AppendEntries; a single larger entry travels alone"
+    )
+    append_inflight_max: int = _tunable(64, parse_count, "N", "Unanswered AppendEntries per follower")
+    checkpoint_changes: int = _tunable(131_072, parse_count, "N", "Changed keys after which a checkpoint is written")
+    checkpoint_pages: int = _tunable(
+        16_384,
+        parse_count,
+        "N",
+        "Pages of the state after whose change it is written, about; each takes 4 KiB of memory",
+    )
+    checkpoint_bytes: int = _tunable(
+        48 << 20, parse_bytes, "BYTES", "Memory of changes after which a checkpoint is written"
+    )
+    checkpoint_log_bytes: int = _tunable(
+        32 << 20, parse_bytes, "BYTES", "Applied log after which a checkpoint is written: what a restart replays"
+    )
+    checkpoint_entries: int = _tunable(20_000, parse_count, "N", "The same in entries")
+    checkpoint_interval_ms: int = _tunable(
+        30_000, parse_count, "MS", "Time after which a checkpoint is written, if anything was applied"
+    )
+    overlay_bytes_max: int = _tunable(
+        144 << 20, parse_bytes, "BYTES", "Memory of changes that no checkpoint holds yet; beyond it, applying waits"
+    )
+    log_tail_bytes: int = _tunable(
+        32 << 20, parse_bytes, "BYTES", "Log kept behind a checkpoint, for followers that were away for a moment"
+    )
+    log_tail_entries: int = _tunable(20_000, parse_count, "N", "The same in entries: every start verifies them")
+    scrub_bytes_per_second: int = _tunable(
+        1 << 20, parse_bytes, "BYTES", "How much of the stored data is read and verified again each second; 0: nothing"
+    )
+    map_bytes: int = _tunable(
+        64 << 30, parse_bytes, "BYTES", "Largest size of each LMDB environment; address space, not disk, until used"
+    )
+    disk_reserve_bytes: int = _tunable(
+        64 << 20, parse_bytes, "BYTES", "Room kept free: with less than this, writes are refused while votes still work"
+    )
+    log_format: str = _tunable("text", choice("text", "json"), "text|json", "Form of the log lines on stderr")
+    log_level: str = _tunable(
+        "info", choice("debug", "info", "warning", "error"), "LEVEL", "Least level logged: debug, info, warning, error"
+    )
+    allow_network_fs: bool = _tunable(
+        False,
+        parse_switch,
+        "",
+        "Use a directory on a network file system, where locks and fsync may lie",
+    )
+    accept_new_addresses: bool = _tunable(
+        False,
+        parse_switch,
+        "",
+        "Let the addresses in --cluster replace those the directory knows; the ids stay",
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def self_member(self) -> Member:
+        """This node's own entry in the membership: the addresses by which others reach it."""
+        return next(member for member in self.membership.voters if member.node_id == self.node_id)
+
+    @property
+    def client_address(self) -> str:
+        """HOST:PORT that clients are told to use for this node (never a wildcard)."""
+        return self.self_member.client_address
+
+
+def _tunables() -> tuple[Setting, ...]:
+    return tuple(
+        Setting(each.name, each.metadata["parse"], each.metadata["help"], each.metadata["metavar"], each.default)
+        for each in fields(NodeConfig)
+        if each.metadata
+    )
+
+
+SETTINGS: Final[tuple[Setting, ...]] = (
+    Setting("id", parse_text, f"This node's id in --cluster; without --cluster: {DEFAULT_NODE_ID}", "ID"),
+    Setting("dir", parse_text, "Data directory; made on the first start. There is no default", "DIR"),
+    Setting(
+        "listen",
+        parse_text,
+        f"Where clients connect. Default: this node's address in --cluster, else {DEFAULT_LISTEN}",
+        "HOST:PORT",
+    ),
+    Setting(
+        "peer_listen",
+        parse_text,
+        "Where other nodes connect. Default: the host of --listen with this node's peer port",
+        "HOST:PORT",
+    ),
+    Setting(
+        "advertise",
+        parse_text,
+        "What clients are told to connect to, when --listen is a wildcard and there is no --cluster",
+        "HOST:PORT",
+    ),
+    Setting(
+        "cluster",
+        parse_list,
+        "All nodes, this one included: ID=HOST:PORT[@PEER_PORT],... The peer port is the client port + 10000 unless "
+        "given. Without it the node is a cluster of one",
+        "LIST",
+    ),
+    Setting(
+        "cluster_id",
+        parse_text,
+        "32 hex digits instead of the id derived from --cluster-name and --cluster; needed when nodes are given "
+        "different addresses for each other",
+        "HEX",
+    ),
+    *_tunables(),
+)
+"""Every setting of a node, in the order in which ``--help`` shows them."""
+
+
+# -- from settings to a configuration ---------------------------------------------------------------------------------
+
+
+def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> NodeConfig:
+    """Make the configuration from flags, environment, file and defaults (in this order of strength).
+
+    Args:
+        flags: raw values by setting name, None where not given; ``config`` is the path of the TOML file.
+        environment: usually ``os.environ``.
+
+    Raises:
+        ConfigError: a setting is missing, malformed, unknown, or at odds with another.
+    """
+    given = read_settings(SETTINGS, flags, environment)
+    texts = {name: value for name, value in given.items() if isinstance(value, str)}
+    if "dir" not in texts:
+        raise ConfigError("dir is not set: expected --dir DIR, a line dir = '...' or DURABLE_RAFT_DIR")
+    membership, listen, peer_listen = _places(texts)
+    tunables = {setting.name: given[setting.name] for setting in _tunables() if setting.name in given}
+    return NodeConfig(
+        node_id=_node_id(texts),
+        directory=Path(texts["dir"]),
+        client_host=listen.host,
+        client_port=listen.port,
+        peer_host=peer_listen.host,
+        peer_port=peer_listen.port,
+        membership=membership,
+        cluster_id=_parse_cluster_id(texts["cluster_id"]) if "cluster_id" in texts else None,
+        **cast("dict[str, Any]", tunables),
+    )
+
+
+def _node_id(texts: Mapping[str, str]) -> NodeId:
+    if "id" not in texts and "cluster" in texts:
+        raise ConfigError("id is not set: expected --id with one of the ids in --cluster")
+    return NodeId(parse_name("id", texts.get("id", DEFAULT_NODE_ID)))
+
+
+def _places(texts: Mapping[str, str]) -> tuple[Membership, Address, Address]:
+    """Return the membership and the listen addresses for clients and for peers."""
+    if "cluster" in texts:
+        return _places_in_cluster(texts, parse_cluster(texts["cluster"]))
+    listen = parse_address("listen", texts.get("listen", DEFAULT_LISTEN))
+    advertised = parse_address("advertise", texts["advertise"]) if "advertise" in texts else listen
+    if advertised.is_wildcard():
+        setting = "advertise" if "advertise" in texts else "listen"
+        refuse(setting, advertised, "an address that clients can be sent to: give --advertise HOST:PORT or --cluster")
+    peer_listen = _peer_listen(texts) or peer_address_of("listen", listen)
+    peer = Address(advertised.host, peer_listen.port)
+    return Membership((Member(_node_id(texts), str(advertised), str(peer)),)), listen, peer_listen
+
+
+def _places_in_cluster(texts: Mapping[str, str], membership: Membership) -> tuple[Membership, Address, Address]:
+    node_id = _node_id(texts)
+    own = next((member for member in membership.voters if member.node_id == node_id), None)
+    if own is None:
+        refuse("id", node_id, f"one of the ids in --cluster: {', '.join(membership.ids())}")
+    if "advertise" in texts and str(parse_address("advertise", texts["advertise"])) != own.client_address:
+        # Other nodes send clients to the address in their own --cluster; a second opinion would only confuse.
+        refuse("advertise", texts["advertise"], f"this node's address in --cluster, {own.client_address}")
+    listen = parse_address("listen", texts.get("listen", own.client_address))
+    peer_port = parse_address("cluster", own.peer_address).port
+    return membership, listen, _peer_listen(texts) or Address(listen.host, peer_port)
+
+
+def _peer_listen(texts: Mapping[str, str]) -> Address | None:
+    return parse_address("peer_listen", texts["peer_listen"]) if "peer_listen" in texts else None
+
+
+def _parse_cluster_id(text: str) -> bytes:
+    try:
+        cluster_id = bytes.fromhex(text)
+    except ValueError:
+        cluster_id = b""
+    if len(cluster_id) != CLUSTER_ID_BYTES:
+        refuse("cluster_id", text, f"{2 * CLUSTER_ID_BYTES} hex digits")
+    return cluster_id
+
+
+def derive_cluster_id(config: NodeConfig, random_bytes: Callable[[int], bytes]) -> bytes:
+    """Return the 16-byte id that a data directory made for ``config`` is stamped with.
+
+    Nodes that are first started with the same --cluster-name and --cluster agree on it without talking: it is the
+    beginning of the SHA-256 over both. A cluster of one has nobody to agree with and gets a random id, so that two
+    nodes started alike never take each other for the same cluster. The id is minted once; afterwards the directory's
+    is the one that counts, whatever addresses are given then.
+
+    Args:
+        random_bytes: returns that many random bytes (``secrets.token_bytes``); asked only for a cluster of one.
+    """
+    if config.cluster_id is not None:
+        return config.cluster_id
+    if len(config.membership.voters) == 1:
+        return random_bytes(CLUSTER_ID_BYTES)
+    # Names and addresses hold neither spaces nor line ends, so that the text can be read in one way only.
+    lines = [config.cluster_name]
+    lines += sorted(
+        f"{member.node_id} {member.client_address} {member.peer_address}" for member in config.membership.voters
+    )
+    return hashlib.sha256("\n".join(lines).encode()).digest()[:CLUSTER_ID_BYTES]
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _check(config: NodeConfig) -> None:
+    """Check every value and every pair of values that depend on each other."""
+    parse_name("id", config.node_id)
+    parse_name("cluster_name", config.cluster_name)
+    check_membership(config.membership)
+    if config.node_id not in config.membership.ids():
+        refuse("id", config.node_id, f"one of the ids in --cluster: {', '.join(config.membership.ids())}")
+    if (config.client_host, config.client_port) == (config.peer_host, config.peer_port):
+        refuse("peer_listen", f"{config.peer_host}:{config.peer_port}", "another address than --listen")
+    if config.cluster_id is not None and len(config.cluster_id) != CLUSTER_ID_BYTES:
+        refuse("cluster_id", config.cluster_id.hex(), f"{2 * CLUSTER_ID_BYTES} hex digits")
+    for setting in _tunables():
+        setting.parse(setting.name, getattr(config, setting.name))
+    _check_timeouts(config)
+    _check_limits(config)
+
+
+def _check_timeouts(config: NodeConfig) -> None:
+    if config.election_timeout_max_ms <= config.election_timeout_min_ms:
+        # Raft §9.3: without a spread the nodes stand for election at the same moment, again and again.
+        refuse(
+            "election_timeout_max_ms",
+            config.election_timeout_max_ms,
+            f"more than election_timeout_min_ms={config.election_timeout_min_ms}, or elections are drawn forever",
+        )
+    if config.election_timeout_min_ms < 2 * config.heartbeat_ms:
+        # Two intervals, so that one lost or late heartbeat alone never deposes a leader that is well (Raft §5.6).
+        refuse(
+            "heartbeat_ms",
+            config.heartbeat_ms,
+            f"at most half of election_timeout_min_ms={config.election_timeout_min_ms}, "
+            "or one late heartbeat deposes a leader that is well",
+        )
+
+
+def _check_limits(config: NodeConfig) -> None:
+    if config.request_bytes_max > PAYLOAD_BYTES_CEILING:
+        refuse("request_bytes_max", config.request_bytes_max, f"at most {PAYLOAD_BYTES_CEILING}: one peer frame")
+    if config.pending_bytes_max < config.request_bytes_max:
+        refuse(
+            "pending_bytes_max",
+            config.pending_bytes_max,
+            f"at least request_bytes_max={config.request_bytes_max}, or the largest request could never be taken in",
+        )
+    if config.map_bytes <= config.disk_reserve_bytes:
+        refuse(
+            "map_bytes",
+            config.map_bytes,
+            f"more than disk_reserve_bytes={config.disk_reserve_bytes}, or nothing could ever be written",
+        )

@@ -1,0 +1,1 @@
+"""From a data directory, or a backup, to what a node begins with."""

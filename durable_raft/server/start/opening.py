@@ -1,0 +1,178 @@
+"""From a data directory, whatever became of it, to what a node starts with (design §6).
+
+What can be mended in place is (recovery.py). A log that cannot be believed is set aside with the state beside it, never
+deleted, and the node begins on a new disk: it is no voter until it holds all that may have been promised under its id
+(raft/admission.py). A cluster of one has nobody to ask, so its node refuses.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from durable_raft.errors import CorruptRecord, DirectoryRefused
+from durable_raft.raft.types import Identity, Membership, Standing
+from durable_raft.server.logs import event
+from durable_raft.server.settings.config import NodeConfig, derive_cluster_id
+from durable_raft.server.start.recovery import NodeData, open_state, set_state_aside
+from durable_raft.storage.directory import KV, DirectoryLock, holds_environment, set_directory_aside
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.soundness import (
+    StateCheck,
+    is_quickly_read,
+    is_slowly_read,
+    log_trouble,
+    owner_of,
+    state_trouble,
+)
+
+_logger = logging.getLogger(__name__)
+
+FATAL_SIGNAL: Final = "fatal-signal"
+"""In the data directory: where the traceback of a signal goes that ends the node, such as a damaged page raises."""
+
+
+def open_node(config: NodeConfig) -> NodeData:
+    """Open the node's directory, creating it at the first start, and make what is in it fit to start with.
+
+    Raises:
+        DirectoryRefused: it belongs to another cluster or node, is in use, or lacks what only a backup can give.
+        CorruptRecord: it is damaged, and there is no other node to heal it from.
+        UnknownFormatVersion: it is of a newer format.
+    """
+    cluster_id = _examine(config) if LmdbLogStore.exists(config.directory) else None
+    # LMDB opens an environment once in a process and its children, so the child comes first.
+    check = StateCheck(config.directory) if is_slowly_read(config.directory) else None
+    try:
+        try:
+            data = _open(config, cluster_id)
+        except CorruptRecord as error:
+            data = _open(config, _begin_anew(config, str(error)))
+    except BaseException:
+        if check is not None:
+            check.close()
+        raise
+    data.check = check
+    return data
+
+
+def watch_signals(directory: Path) -> None:
+    """Have a signal that ends this process leave a note in ``directory``, if that is there.
+
+    Whoever creates a directory makes it durable in the one above it, so this must not.
+    """
+    if not directory.is_dir():
+        return
+    file = os.fdopen(os.open(directory / FATAL_SIGNAL, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644), "w")
+    faulthandler.enable(file, all_threads=False)
+
+
+def _open(config: NodeConfig, cluster_id: bytes | None) -> NodeData:
+    store = open_store(config, cluster_id)
+    try:
+        return open_state(config.directory, store, map_bytes=config.map_bytes)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _examine(config: NodeConfig) -> bytes | None:
+    """Look at a directory before it is mapped; return the cluster's id when it was set aside."""
+    directory = config.directory
+    note = directory / FATAL_SIGNAL
+    lock = DirectoryLock(directory)
+    try:
+        trouble = log_trouble(directory)
+        died = note.is_file() and note.stat().st_size > 0
+        if died:
+            # The last life died as damage makes one die: nothing is believed before all of it was read.
+            reason = note.read_text(errors="replace").partition("\n")[0]
+            event(_logger, logging.ERROR, "died_by_signal", reason=reason)
+            note.write_bytes(b"")
+        if not trouble and (died or is_quickly_read(directory)) and holds_environment(directory, KV):
+            found = state_trouble(directory)
+            if found:
+                _require_others(config, found)
+                set_state_aside(directory, found)
+    finally:
+        lock.release()
+    return _begin_anew(config, trouble) if trouble else None
+
+
+def _begin_anew(config: NodeConfig, trouble: str) -> bytes | None:
+    """Set a directory aside whose log cannot be believed; return its cluster's id, if anything tells it.
+
+    Raises:
+        CorruptRecord: there is no other node.
+        DirectoryRefused: it is another node's.
+    """
+    directory = config.directory
+    _require_others(config, trouble)
+    owner = owner_of(directory)
+    if owner is not None and owner.node_id != config.node_id:
+        raise DirectoryRefused(f"{directory} belongs to node {owner.node_id!r}, expected {config.node_id!r}: {trouble}")
+    lock = DirectoryLock(directory)
+    try:
+        aside = set_directory_aside(directory, "wounded")
+    finally:
+        lock.release()
+    event(_logger, logging.ERROR, "directory_set_aside", name=aside.name, reason=trouble)
+    return None if owner is None else owner.cluster_id
+
+
+def _require_others(config: NodeConfig, trouble: str) -> None:
+    """Go on only if there is another node.
+
+    Raises:
+        CorruptRecord: there is none, with ``trouble``.
+    """
+    if len(config.membership.voters) == 1:
+        raise CorruptRecord(f"{trouble}; there is no other node to heal from: see raftlog repair, or restore a backup")
+
+
+def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> LmdbLogStore:
+    """Open the log in the node's directory, creating it when there is none, and check whose it is.
+
+    Args:
+        config: of the node.
+        cluster_id: of a new log; None: what the configuration says.
+
+    Raises:
+        DirectoryRefused: it belongs to another cluster or node, or is in use.
+        StorageError: it is damaged or of a newer format.
+    """
+    directory = config.directory
+    if not LmdbLogStore.exists(directory):
+        cluster_id = cluster_id or derive_cluster_id(config, secrets.token_bytes)
+        identity = Identity(cluster_id, config.node_id, secrets.token_bytes(16))
+        newcomer = Standing(is_voter=False)
+        LmdbLogStore.create(directory, identity, config.membership, map_bytes=config.map_bytes, standing=newcomer)
+        event(_logger, logging.INFO, "directory_created", directory=directory, cluster=cluster_id.hex())
+    store = LmdbLogStore.open(directory, map_bytes=config.map_bytes, allow_network_file_system=config.allow_network_fs)
+    try:
+        store.expect(config.cluster_id, config.node_id)
+        _expect_membership(config, store.membership)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _expect_membership(config: NodeConfig, stored: Membership) -> None:
+    """Check the configured nodes against those the directory was made for (PySyncObj #133: never let them differ)."""
+    configured = config.membership
+    if configured.ids() != stored.ids():
+        raise DirectoryRefused(
+            f"{config.directory} belongs to a cluster of {', '.join(stored.ids())}, "
+            f"but --cluster names {', '.join(configured.ids())}"
+        )
+    if configured != stored and not config.accept_new_addresses:
+        moved = [f"{old.node_id} {old.client_address}@{old.peer_address}" for old in stored.voters]
+        raise DirectoryRefused(
+            f"{config.directory} belongs to a cluster at {', '.join(moved)}, but --cluster names other addresses:"
+            " another cluster's directory? If the nodes have moved, say so with --accept-new-addresses"
+        )

@@ -1,0 +1,70 @@
+"""Pieces of a checkpoint for clients (RAFT SNAPSHOT): small ones, read on the event loop between other commands."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from durable_raft.kv.records import Record
+from durable_raft.raft.types import Index
+from durable_raft.storage.state.meta import KvMeta
+from durable_raft.storage.state.store import LmdbKvStore
+from durable_raft.storage.state.view import LmdbStateView
+
+PIECE_BYTES: Final = 32 << 10
+"""Keys and values in one piece: half a millisecond."""
+
+KEPT_S: Final = 60.0
+"""How long a view is kept after it was last asked for."""
+
+VIEWS_MAX: Final = 4
+
+
+class BackupSource:
+    """Gives pieces of the newest checkpoint, and of those that somebody has begun to read."""
+
+    def __init__(self) -> None:
+        self._kv: LmdbKvStore | None = None
+        self._kept: dict[Index, tuple[LmdbStateView, float]] = {}
+        """By index: a view, and when it was last asked for."""
+
+    def begin_with(self, kv: LmdbKvStore | None) -> None:
+        """Answer from ``kv`` from now on; ``close`` was called before."""
+        self._kv = kv
+
+    def piece(self, index: Index, after: bytes | None) -> tuple[KvMeta, list[tuple[bytes, Record]]] | None:
+        """Return which state it is, and its next records behind ``after``.
+
+        When the checkpoint at ``index`` is gone, it is the newest from its first key. None: there is no state.
+
+        Raises:
+            CorruptRecord: a record is damaged.
+        """
+        if self._kv is None:
+            return None
+        kept = self._kept.get(index)
+        view = kept[0] if kept is not None else self._kv.view()
+        found = view.meta.applied.point.index
+        if kept is None and found in self._kept:
+            view.close()
+            view = self._kept[found][0]
+        self._kept[found] = view, time.monotonic()
+        self._make_room()
+        return view.meta, view.piece(after if found == index else None, PIECE_BYTES)
+
+    def expire(self) -> None:
+        """Let go of views that nobody asks for any more."""
+        oldest = time.monotonic() - KEPT_S
+        for index in [index for index, (_, used_at) in self._kept.items() if used_at < oldest]:
+            self._kept.pop(index)[0].close()
+
+    def close(self) -> None:
+        """Let go of every view, and answer no more."""
+        self._kv = None
+        for view, _ in self._kept.values():
+            view.close()
+        self._kept.clear()
+
+    def _make_room(self) -> None:
+        if len(self._kept) > VIEWS_MAX:
+            self._kept.pop(min(self._kept, key=lambda each: self._kept[each][1]))[0].close()

@@ -1,0 +1,272 @@
+"""Checkpoints: when the machine's changes move to the disk, and what of the log may go afterwards.
+
+A checkpoint covers what is applied *and* flushed here: the machine may be ahead of this node's own log. It is frozen on
+the event loop, in no time, written by the worker thread, and taken over on the loop again. The log is compacted only
+behind a checkpoint that is durable (design contract 5), and keeps a tail for followers that were away for a moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from durable_raft.kv.layer import Layer
+from durable_raft.kv.machine import Machine
+from durable_raft.kv.records import StateSummary
+from durable_raft.raft.core import Raft
+from durable_raft.raft.types import Base, Index, LogPoint, Membership
+from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.latency import LatencyRing
+from durable_raft.server.logs import event
+from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.state.worker import Worker
+from durable_raft.storage.state.store import LmdbKvStore
+from durable_raft.storage.state.view import LmdbStateView
+
+_logger = logging.getLogger(__name__)
+
+PAGE_BYTES: Final = 4096
+
+KEYS_PER_NEW_PAGE: Final = 2
+"""New keys that count as a page which a checkpoint changes: fewer than fit into one, to bound what is replayed."""
+
+PAUSE_S: Final = 0.0005
+"""How long the worker leaves the interpreter and the disk alone between two chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Frozen:
+    """A state that is being written."""
+
+    layer: Layer
+    base: Base
+    summary: StateSummary
+    applied_bytes: int
+
+
+class Checkpointer:
+    """Writes the checkpoints of one node; every method belongs to the event loop."""
+
+    def __init__(
+        self,
+        raft: Raft,
+        membership: Membership,
+        worker: Worker,
+        crash_points: CrashPoints,
+        config: NodeConfig,
+        compact: Callable[[Index], None],
+    ) -> None:
+        """Bind the parts; ``begin_with`` follows.
+
+        Args:
+            raft: the core.
+            membership: stamped into every checkpoint.
+            worker: writes.
+            crash_points: named places for tests.
+            config: when a checkpoint is due, and how much of the log stays behind it.
+            compact: drops the log up to an index from the disk.
+        """
+        self._raft = raft
+        self._membership = membership
+        self._worker = worker
+        self._crash_points = crash_points
+        self._config = config
+        self._compact = compact
+        self._machine: Machine
+        self._kv: LmdbKvStore | None = None
+        self._view: LmdbStateView | None = None
+        """What the machine reads from; None while it has no state."""
+        self._frozen: _Frozen | None = None
+        self.is_writing = False
+        self._is_requested = False
+        self._applied_bytes = 0
+        self._last_bytes = 0
+        """``_applied_bytes`` at the last checkpoint."""
+        self._last_keys = 0
+        """Number of keys at the last checkpoint."""
+        self._last_at = time.monotonic()
+        self._marks: deque[tuple[Index, int]] = deque()
+        """(index, ``_applied_bytes``) of checkpoints behind which the log was not compacted yet, ascending."""
+        self.on_written: Callable[[], None] = lambda: None
+        """Is called when a checkpoint ended: applying may have waited for it."""
+        self._pages = 0
+        """Of the state on the disk: a checkpoint changes no more than these, and those it adds."""
+        self.durations = LatencyRing()
+        self.count = 0
+
+    # -- when -----------------------------------------------------------------------------------------------------
+
+    def applied(self, payload_bytes: int) -> None:
+        """Note that an entry was applied."""
+        self._applied_bytes += payload_bytes
+
+    def request(self) -> None:
+        """Have a checkpoint begun as soon as none is under way."""
+        self._is_requested = True
+
+    @property
+    def may_apply(self) -> bool:
+        """Whether there is memory for more changes."""
+        return self._frozen is None or self._machine.overlay_bytes < self._config.overlay_bytes_max
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a checkpoint was asked for, or waits for the log."""
+        return self._is_requested or (self._frozen is not None and not self.is_writing)
+
+    def consider(self) -> None:
+        """Begin a checkpoint when one is due, and write the one that waited for the log."""
+        if self._frozen is None and self._is_due():
+            self._freeze()
+        frozen = self._frozen
+        if frozen is None or self._kv is None or self.is_writing:
+            return
+        if self._raft.log.flushed >= frozen.base.point.index:
+            self._write(frozen, self._kv)
+
+    def _is_due(self) -> bool:
+        log, last = self._raft.log, self._raft.snapshot.index
+        if not self._raft.is_whole or log.last_applied <= last:
+            return False
+        config = self._config
+        return (
+            self._is_requested
+            or self._due_share() >= 1
+            or log.last_applied - last >= config.checkpoint_entries
+            or (time.monotonic() - self._last_at) * 1000 >= config.checkpoint_interval_ms
+        )
+
+    def _due_share(self) -> float:
+        """Return how far the next checkpoint is due by what changed since the last one began; from 1 on it is."""
+        config, machine = self._config, self._machine
+        changes = machine.overlay_changes
+        added = max(0, machine.summary.key_count - self._last_keys)
+        pages = min(changes, self._pages + added // KEYS_PER_NEW_PAGE)
+        return max(
+            changes / config.checkpoint_changes,
+            pages / config.checkpoint_pages,
+            machine.active_bytes / config.checkpoint_bytes,
+            (self._applied_bytes - self._last_bytes) / config.checkpoint_log_bytes,
+        )
+
+    # -- the way to the disk --------------------------------------------------------------------------------------
+
+    def _freeze(self) -> None:
+        log, machine = self._raft.log, self._machine
+        index = log.last_applied
+        base = Base(LogPoint(index, log.term_at(index), log.chain_at(index)), machine.time_ms)
+        self._frozen = _Frozen(machine.freeze(), base, machine.summary, self._applied_bytes)
+        self._begin_counting()
+        self._is_requested = False
+
+    def _begin_counting(self) -> None:
+        """Count from here what makes the next checkpoint due."""
+        self._last_at, self._last_bytes = time.monotonic(), self._applied_bytes
+        self._last_keys = self._machine.summary.key_count
+
+    def _write(self, frozen: _Frozen, kv: LmdbKvStore) -> None:
+        self.is_writing = True
+        self._crash_points.reach("before_checkpoint")
+        layer = frozen.layer
+
+        def work() -> float:
+            started = time.perf_counter()
+            kv.write_checkpoint(
+                layer.sorted_changes(),
+                is_cleared=layer.is_cleared,
+                applied=frozen.base,
+                summary=frozen.summary,
+                membership=self._membership,
+                pause=self._pause,
+            )
+            self._crash_points.reach("after_checkpoint_persist")
+            return time.perf_counter() - started
+
+        self._worker.submit(work, self._written)
+
+    def _written(self, seconds: float) -> None:
+        """Let the machine read from the new checkpoint, and drop what it makes needless."""
+        frozen, self._frozen = self._frozen, None
+        self.is_writing = False
+        if frozen is None or self._kv is None:
+            return
+        self.count += 1
+        self.durations.add(seconds)
+        self._crash_points.reach("before_checkpoint_swap")
+        needless = self._read_from(self._kv.view())
+        self._note_pages(self._kv)
+        self._raft.checkpointed(frozen.base.point)
+        self._marks.append((frozen.base.point.index, frozen.applied_bytes))
+        event(
+            _logger,
+            logging.DEBUG,
+            "checkpoint",
+            index=frozen.base.point.index,
+            changes=len(frozen.layer.changes),
+            seconds=round(seconds, 3),
+        )
+        self._worker.submit(lambda: needless.dissolve(self._pause), lambda _: None)
+        self.on_written()
+
+    def _read_from(self, view: LmdbStateView) -> Layer:
+        """Have the machine read from ``view``; return the layer that nobody reads any more."""
+        old, self._view = self._view, view
+        needless = self._machine.checkpointed(view)
+        if old is not None:
+            old.close()
+        return needless
+
+    def _note_pages(self, kv: LmdbKvStore) -> None:
+        self._pages = kv.room().used_bytes // PAGE_BYTES
+
+    def _pause(self) -> None:
+        """Leave the interpreter and the disk alone for a moment, unless the next is half due; on the worker thread."""
+        if self._due_share() < 0.5:
+            time.sleep(PAUSE_S)
+
+    # -- compaction -----------------------------------------------------------------------------------------------
+
+    def compact(self, held: Index | None) -> None:
+        """Drop the log behind old checkpoints, but for the tail and what follows ``held``, a snapshot being fetched."""
+        config, last = self._config, self._raft.log.last_applied
+        upto: Index | None = None
+        while self._marks:
+            index, applied_bytes = self._marks[0]
+            tail_bytes = self._applied_bytes - applied_bytes
+            is_tail = tail_bytes < config.log_tail_bytes and last - index < config.log_tail_entries
+            if is_tail or (held is not None and index > held):
+                break
+            upto = index
+            self._marks.popleft()
+        needless = self._raft.needless_prefix()
+        if needless is not None:
+            event(_logger, logging.WARNING, "wounds_compacted", index=needless)
+            upto = max(needless, upto or needless)
+        if upto is not None and upto > self._raft.log.base.index:
+            self._crash_points.reach("before_compaction")
+            self._raft.compact(upto)
+            self._compact(upto)
+
+    # -- another state --------------------------------------------------------------------------------------------
+
+    def begin_with(self, machine: Machine, kv: LmdbKvStore | None, view: LmdbStateView | None) -> None:
+        """Go on with another machine, which reads from ``view`` of ``kv``; nothing may be under way at the disk."""
+        self._machine, self._kv, self._view = machine, kv, view
+        self._frozen = None
+        if kv is not None:
+            self._note_pages(kv)
+        self._marks.clear()
+        self._begin_counting()
+        snapshot = self._raft.snapshot.index
+        if snapshot > self._raft.log.base.index:
+            self._marks.append((snapshot, self._applied_bytes))
+
+    def close(self) -> None:
+        """End the view."""
+        if self._view is not None:
+            self._view.close()
+            self._view = None

@@ -1,0 +1,247 @@
+"""The machine and its state on the disk: which machine there is, when it is checkpointed, given away, or replaced.
+
+Everything runs on the event loop but what the worker thread is given: writing checkpoints, storing snapshots.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from durable_raft.kv.machine import Machine
+from durable_raft.kv.records import StateSummary
+from durable_raft.raft.core import Raft
+from durable_raft.raft.ready import Offer
+from durable_raft.raft.types import Base, Entry, Index, LostEntry, NodeId
+from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.logs import event
+from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.start.recovery import NodeData
+from durable_raft.server.state.backup_source import BackupSource
+from durable_raft.server.state.checkpoints import Checkpointer
+from durable_raft.server.state.scrubber import Scrubber
+from durable_raft.server.state.snapshot_fetch import SnapshotFetcher
+from durable_raft.server.state.snapshot_source import SnapshotSource
+from durable_raft.server.state.state_hashes import StateHashes
+from durable_raft.server.state.worker import Worker
+from durable_raft.storage.directory import unused_name
+from durable_raft.storage.state.install import KvInstaller
+from durable_raft.storage.state.meta import KvMeta
+from durable_raft.storage.state.store import LmdbKvStore
+from durable_raft.storage.state.swap import NEW, discard, set_aside, swap
+from durable_raft.storage.wounds import Wound, WoundedState, WoundKind
+from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
+
+_logger = logging.getLogger(__name__)
+
+
+class StateKeeper:
+    """Keeps one node's state."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        data: NodeData,
+        raft: Raft,
+        rng: random.Random,
+        workers: tuple[Worker, Worker],
+        crash_points: CrashPoints,
+        send: Callable[[NodeId, NodeMessage], None],
+        compact: Callable[[Index], None],
+    ) -> None:
+        """Begin with the state of ``data``.
+
+        Args:
+            config: of the node.
+            data: what was found on the disk.
+            raft: the core, which begins at the same checkpoint.
+            rng: seeds the machines' cursors.
+            workers: one writes states, the other reads snapshots.
+            crash_points: named places for tests.
+            send: sends a message to a node.
+            compact: drops the log up to an index from the disk.
+        """
+        worker, giver = workers
+        self._config = config
+        self._raft = raft
+        self._rng = rng
+        self._crash_points = crash_points
+        self._send = send
+        self._voters = data.log_store.membership.ids()
+        self._kv = data.kv
+        self._check = data.check
+        self._identity = data.log_store.identity
+        self._membership = membership = data.log_store.membership
+        self.checkpointer = Checkpointer(raft, membership, worker, crash_points, config, compact)
+        self.source = SnapshotSource(giver)
+        self.backups = BackupSource()
+        self.scrubber = Scrubber(data.log_store, raft, giver, config.scrub_bytes_per_second, self._lose)
+        self.fetcher = SnapshotFetcher(self._begin_installation, worker, crash_points, send, raft, self._install)
+        self.hashes = StateHashes(config.node_id, self._voters)
+        self._asked = 0
+        self.differs = 0
+        """How often this node's state was found to differ from the majority's."""
+        self.on_machine: Callable[[Machine], None] = lambda _: None
+        """Is told of every machine that takes the place of another."""
+        self.on_failed: Callable[[BaseException], None] = lambda _: None
+        """Is told when the state cannot be believed."""
+        self.on_wound: Callable[[], None] = lambda: None
+        """Is told when entries were found to be lost."""
+        self.machine = self._begin(self._kv)
+
+    def _begin(self, kv: LmdbKvStore | None) -> Machine:
+        """Make the machine that goes on from ``kv``, and have everything use the two."""
+        self._kv = kv
+        rng = random.Random(self._rng.getrandbits(64))  # noqa: S311 - SCAN's cursors, not secrets
+        values = self._config.value_bytes_max
+        if kv is None:
+            view, machine = None, Machine(rng, value_bytes_max=values)
+        else:
+            view = kv.view()
+            machine = Machine(rng, values, view, kv.checkpoint.applied.timestamp_ms)
+        self.machine = machine
+        self.checkpointer.begin_with(machine, kv, view)
+        self.source.begin_with(kv)
+        self.backups.begin_with(kv)
+        self.scrubber.begin_with(kv)
+        self.hashes.forget()
+        return machine
+
+    # -- the node's turns -----------------------------------------------------------------------------------------
+
+    def applied(self, entry: Entry) -> None:
+        """Note that ``entry`` was applied to the machine."""
+        self.checkpointer.applied(len(entry.payload))
+        said = self.hashes.applied(entry, self.machine.summary)
+        if said is not None:
+            self._broadcast(said)
+            self._judge(said.applied_index)
+
+    def consider(self) -> None:
+        """Begin or write a checkpoint when it is time."""
+        if not self.fetcher.is_finishing:
+            self.checkpointer.consider()
+
+    def tick(self) -> None:
+        """Do what only time makes due: compaction, questions that were lost, views that nobody uses."""
+        trouble = None if self._check is None else self._check.poll()
+        if trouble == "":
+            event(_logger, logging.INFO, "state_sound")
+        elif trouble is not None:
+            self.on_failed(WoundedState([Wound("environment", None, None, "a sound state", trouble, WoundKind.TREE)]))
+            return
+        self.source.expire()
+        self.backups.expire()
+        self.scrubber.tick()
+        self.checkpointer.compact(self.source.held())
+        if self._raft.is_whole:
+            self.fetcher.tick()
+        elif self._kv is not None:
+            self._set_aside()
+        else:
+            if not self.fetcher.is_active or self.fetcher.is_overdue():
+                self.fetcher.fetch(self._giver())
+            self.fetcher.tick()
+        self.consider()
+
+    def _giver(self) -> NodeId:
+        """Return whom to ask for a state: the leader, or one node after the other while none can be elected.
+
+        What any node's checkpoint covers is committed. Without it this node may be the one that keeps the others from
+        electing a leader, because its log is ahead of theirs and it must not lead.
+        """
+        others = [voter for voter in self._voters if voter != self._config.node_id]
+        self._asked += 1
+        return self._raft.leader_id or others[self._asked % len(others)]
+
+    def offered(self, offer: Offer) -> None:
+        """Fetch the snapshot that the leader has."""
+        self.fetcher.fetch(offer.source)
+
+    def receive(self, source: NodeId, message: FetchSnapshot | SnapshotChunk | StateHash) -> None:
+        """Take a message about states."""
+        if isinstance(message, SnapshotChunk):
+            self.fetcher.received(message)
+        elif isinstance(message, StateHash):
+            self.hashes.heard(source, message)
+            self._judge(message.applied_index)
+        else:
+            self.source.answer(message, lambda chunk: self._give(source, chunk))
+
+    def _give(self, target: NodeId, chunk: SnapshotChunk) -> None:
+        self._crash_points.reach("before_snapshot_piece_sent")
+        self._send(target, chunk)
+
+    def writable_bytes(self) -> int | None:
+        """Return how much the state's file can still take; None while there is none."""
+        return None if self._kv is None else self._kv.room().writable_bytes
+
+    def close(self) -> None:
+        """Release the state; nothing may use it any more."""
+        self._release()
+
+    # -- snapshots ------------------------------------------------------------------------------------------------
+
+    def _begin_installation(self, base: Base, summary: StateSummary) -> KvInstaller:
+        target = KvMeta(1, self._identity, self._membership, base, summary)
+        return KvInstaller.open(self._config.directory, target, map_bytes=self._config.map_bytes)
+
+    def _install(self, base: Base) -> None:
+        """Swap a snapshot in that is whole and durable: the state first, then the log (raft/snapshots.py)."""
+        if not self._raft.wants_snapshot(base.point):
+            discard(self._config.directory, NEW)
+            return
+        self._release()
+        self._crash_points.reach("before_snapshot_swap")
+        swap(self._config.directory, over=None)
+        self._crash_points.reach("after_snapshot_swap")
+        kv = LmdbKvStore.open(self._config.directory, map_bytes=self._config.map_bytes)
+        self._raft.install_snapshot(base)
+        self.on_machine(self._begin(kv))
+        event(_logger, logging.INFO, "snapshot_installed", index=base.point.index, keys=kv.checkpoint.summary.key_count)
+
+    def _lose(self, lost: Sequence[LostEntry]) -> None:
+        self._raft.lose(int(time.monotonic() * 1000), lost)
+        self.on_wound()
+
+    def _release(self) -> None:
+        """Close the state that there is."""
+        if self._check is not None:
+            self._check.close()
+        self.scrubber.close()
+        self.source.close()
+        self.backups.close()
+        self.checkpointer.close()
+        if self._kv is not None:
+            self._kv.close()
+            self._kv = None
+
+    # -- states that differ ---------------------------------------------------------------------------------------
+
+    def _broadcast(self, said: StateHash) -> None:
+        for voter in self._voters:
+            if voter != self._config.node_id:
+                self._send(voter, said)
+
+    def _judge(self, index: Index) -> None:
+        verdict = self.hashes.verdict(index)
+        if verdict is None:
+            return
+        event(_logger, logging.ERROR, "state_differs", index=index, nodes=",".join(verdict.wrong))
+        if self._config.node_id in verdict.wrong and self._raft.is_whole:
+            self.differs += 1
+            self._raft.lose_state(int(time.monotonic() * 1000))
+            self.on_machine(self.machine)
+
+    def _set_aside(self) -> None:
+        """Put the state aside that cannot be believed, once nothing is being written to it."""
+        if self.checkpointer.is_writing:
+            return
+        self._release()
+        name = unused_name(self._config.directory, "kv.differs").name
+        set_aside(self._config.directory, name)
+        event(_logger, logging.ERROR, "state_set_aside", name=name)
+        self._begin(None)
+        self.on_machine(self.machine)

@@ -1,0 +1,217 @@
+"""The taking side of snapshots: a follower asks for one piece by piece and stores it beside its own state.
+
+A piece that does not come is asked for again, from whoever leads then; a piece that is not expected is dropped. What
+was stored survives a restart. When all of it is there and its numbers are right, ``on_ready`` is told: only then does
+the node let go of the state it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from durable_raft.errors import CorruptRecord
+from durable_raft.kv.records import Record, StateSummary
+from durable_raft.raft.core import Raft
+from durable_raft.raft.types import Base, Index, LogPoint, NodeId
+from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.logs import event
+from durable_raft.server.state.worker import Worker
+from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk
+
+_logger = logging.getLogger(__name__)
+
+PATIENCE_S: Final = 1.0
+"""How long a piece is waited for before it is asked for again."""
+
+
+class Installation(Protocol):
+    """A snapshot on its way into the data directory: storage/state/install.py says what each call promises."""
+
+    @property
+    def last_key(self) -> bytes | None:
+        """The last key that was stored; None before the first."""
+
+    def add(self, records: list[tuple[bytes, Record]]) -> None:
+        """Store the next records."""
+
+    def finish(self) -> None:
+        """Check the whole, and make it durable and ready to be swapped in."""
+
+    def close(self) -> None:
+        """Stop; what is stored stays for the next time."""
+
+
+class SnapshotFetcher:
+    """Fetches at most one snapshot at a time; every method belongs to the event loop."""
+
+    def __init__(
+        self,
+        begin: Callable[[Base, StateSummary], Installation],
+        worker: Worker,
+        crash_points: CrashPoints,
+        send: Callable[[NodeId, NodeMessage], None],
+        raft: Raft,
+        on_ready: Callable[[Base], None],
+    ) -> None:
+        """Bind the parts.
+
+        Args:
+            begin: begins a snapshot, or goes on with the part of it that is there; on the worker thread.
+            worker: does what touches the disk.
+            crash_points: named places for tests.
+            send: sends a question to a node.
+            raft: says which snapshots would help.
+            on_ready: is told where the snapshot was taken that is ready to be swapped in.
+        """
+        self._begin_installation = begin
+        self._worker = worker
+        self._crash_points = crash_points
+        self._send = send
+        self._raft = raft
+        self._on_ready = on_ready
+        self._source: NodeId | None = None
+        """Whom to ask; None while nothing is fetched."""
+        self._installation: Installation | None = None
+        self._base: Base | None = None
+        """Where the snapshot was taken that is being fetched."""
+        self._is_busy = False
+        """Whether the worker has a piece."""
+        self._asked_at = 0.0
+        self.is_finishing = False
+        """Whether the whole snapshot is being checked: nothing else may touch the KV state then."""
+        self.pieces = self.installed = 0
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a snapshot is being fetched."""
+        return self._source is not None
+
+    def fetch(self, source: NodeId) -> None:
+        """Fetch a snapshot from ``source``; one that is being fetched goes on there."""
+        was_active, self._source = self.is_active, source
+        if not was_active:
+            event(_logger, logging.INFO, "snapshot_wanted", source=source)
+            self._ask()
+
+    def is_overdue(self) -> bool:
+        """Return whether a piece was asked for and did not come."""
+        return self.is_active and not self._is_busy and time.monotonic() - self._asked_at > PATIENCE_S
+
+    def tick(self) -> None:
+        """Ask again for a piece that did not come."""
+        if self.is_overdue():
+            self._ask()
+
+    def received(self, chunk: SnapshotChunk) -> None:
+        """Take a piece, if it is the next one or the first of another snapshot."""
+        if self._source is None or self._is_busy:
+            return
+        base = _base_of(chunk)
+        if not self._raft.wants_snapshot(base.point):
+            event(_logger, logging.INFO, "snapshot_needless", index=base.point.index)
+            self._stop()
+            return
+        found = chunk.after_key if chunk.has_key else None
+        if self._installation is not None and base == self._base:
+            if found == self._installation.last_key:
+                self._store(self._installation, base, chunk)
+        elif found is None:
+            self._begin(base, chunk)
+
+    def _ask(self) -> None:
+        if self._source is None:
+            return
+        self._asked_at = time.monotonic()
+        index = Index(0) if self._base is None else self._base.point.index
+        key = None if self._installation is None else self._installation.last_key
+        self._send(
+            self._source, FetchSnapshot(index, key is not None, key or b"", max(self._raft.snapshot_floor(), Index(0)))
+        )
+
+    def _begin(self, base: Base, chunk: SnapshotChunk) -> None:
+        summary = StateSummary(chunk.key_count, chunk.expires_count, chunk.state_hash)
+        old = self._installation
+        self._is_busy = True
+
+        def work() -> Installation:
+            if old is not None:
+                old.close()
+            return self._begin_installation(base, summary)
+
+        def begun(installation: Installation) -> None:
+            self._installation, self._base = installation, base
+            is_resumed = installation.last_key is not None
+            event(
+                _logger,
+                logging.INFO,
+                "snapshot_resumed" if is_resumed else "snapshot_begun",
+                index=base.point.index,
+                keys=summary.key_count,
+            )
+            if is_resumed:
+                self._stored(None)
+            else:
+                self._store(installation, base, chunk)
+
+        self._worker.submit(work, begun)
+
+    def _store(self, installation: Installation, base: Base, chunk: SnapshotChunk) -> None:
+        self._is_busy = True
+        self.pieces += 1
+        if chunk.is_last:
+            self.is_finishing = True
+            self._crash_points.reach("before_snapshot_finish")
+            self._worker.submit(lambda: _tried(installation.finish), lambda error: self._finished(base, error))
+            return
+        records = zip(chunk.values, chunk.deadlines_ms, chunk.checksums, strict=True)
+        items = [(key, Record(*record)) for key, record in zip(chunk.keys, records, strict=True)]
+        self._worker.submit(lambda: _tried(lambda: installation.add(items)), self._stored)
+
+    def _stored(self, error: CorruptRecord | None) -> None:
+        self._crash_points.reach("after_snapshot_piece")
+        self._is_busy = False
+        if error is not None:
+            self._start_over(error)
+        elif self.is_active:
+            self._ask()
+
+    def _finished(self, base: Base, error: CorruptRecord | None) -> None:
+        self._crash_points.reach("after_snapshot_finish")
+        if error is not None:
+            self._is_busy = self.is_finishing = False
+            self._installation = None
+            self._start_over(error)
+            return
+        self.installed += 1
+        self._installation = None
+        self._stop()
+        self._on_ready(base)
+
+    def _start_over(self, error: CorruptRecord) -> None:
+        """Fetch from the first key again: what was put together is not what was announced."""
+        event(_logger, logging.ERROR, "snapshot_damaged", error=error)
+        self._stop()
+
+    def _stop(self) -> None:
+        installation, self._installation = self._installation, None
+        self._source = self._base = None
+        self._is_busy = self.is_finishing = False
+        if installation is not None:
+            self._worker.submit(installation.close, lambda _: None)
+
+
+def _tried(work: Callable[[], None]) -> CorruptRecord | None:
+    """Do ``work``; return what showed the snapshot to be damaged, if anything did."""
+    try:
+        work()
+    except CorruptRecord as error:
+        return error
+    return None
+
+
+def _base_of(chunk: SnapshotChunk) -> Base:
+    point = LogPoint(chunk.last_included_index, chunk.last_included_term, chunk.last_included_chain)
+    return Base(point, chunk.timestamp_ms)

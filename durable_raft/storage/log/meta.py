@@ -1,0 +1,144 @@
+"""The ``meta`` record, format version 2: hard state, standing, identity, membership and the base of the log.
+
+::
+
+    version u8 | algorithm u8 | zero u16 | sequence u64 | current_term u64 | base index u64 | base term u64
+    | base timestamp_ms u64 | base chain u32 | cluster_id 16 bytes | node_uuid 16 bytes
+    | has_vote u8 | voted_for text | node_id text
+    | voters u16 | per voter: node_id text, client_address text, peer_address text
+    | is_voter u8 | peers u16 | per peer: node_id text, node_uuid 16 bytes, former u16, as many times 16 bytes
+    | proof u32
+
+Version 1 ends after the voters: a node that is a voter and has not been told of any disk.
+
+Encoding, proof and the two copies are those of storage/proven.py. ``voted_for`` is empty when ``has_vote`` is 0.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from durable_raft.checksum import ALGORITHM_CRC32C
+from durable_raft.raft.types import (
+    Acquaintance,
+    Base,
+    HardState,
+    Identity,
+    Index,
+    LogPoint,
+    Membership,
+    NodeId,
+    Standing,
+    Term,
+)
+from durable_raft.storage.log.records import FORMAT_VERSION
+from durable_raft.storage.proven import ProvenReader, choose_copy, pack_membership, pack_text, unpack_proven, with_proof
+from durable_raft.storage.wounds import Wound
+
+META_VERSION: Final = 2
+
+_FIXED: Final = struct.Struct(">BBHQQQQQI16s16s")
+_U8: Final = struct.Struct(">B")
+_U16: Final = struct.Struct(">H")
+
+
+VOTER: Final = Standing()
+"""The standing of version 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a meta record says."""
+
+    sequence: int
+    """Counts the writes of the record, from 1. Invariant: equal in both copies."""
+    hard_state: HardState
+    identity: Identity
+    membership: Membership
+    base: Base
+    standing: Standing = VOTER
+
+
+def pack_meta(meta: Meta) -> bytes:
+    """Return the bytes of ``meta``; the same in both tables."""
+    point, identity, vote = meta.base.point, meta.identity, meta.hard_state.voted_for
+    parts = [
+        _FIXED.pack(
+            META_VERSION,
+            ALGORITHM_CRC32C,
+            0,
+            meta.sequence,
+            meta.hard_state.current_term,
+            point.index,
+            point.term,
+            meta.base.timestamp_ms,
+            point.chain,
+            identity.cluster_id,
+            identity.node_uuid,
+        ),
+        b"\x00" if vote is None else b"\x01",
+        pack_text("" if vote is None else vote),
+        pack_text(identity.node_id),
+        pack_membership(meta.membership),
+        _pack_standing(meta.standing),
+    ]
+    return with_proof(b"".join(parts))
+
+
+def unpack_meta(table: str, value: bytes) -> Meta:
+    """Verify a meta record read from ``table``.
+
+    Raises:
+        WoundedLog: it is damaged.
+        NewerFormat: its proof is right and its version or algorithm unknown.
+    """
+    return unpack_proven(table, value, _unpack_body, versions=(FORMAT_VERSION, META_VERSION))
+
+
+def choose_meta(first: bytes | None, copy: bytes | None) -> tuple[Meta, tuple[Wound, ...]]:
+    """Return what the two copies say together, and the one wound that was tolerated; raises as ``choose_copy``."""
+    return choose_copy(first, copy, unpack_meta)
+
+
+def _pack_standing(standing: Standing) -> bytes:
+    parts = [_U8.pack(standing.is_voter), _U16.pack(len(standing.peers))]
+    for peer in standing.peers:
+        parts += (pack_text(peer.node_id), peer.node_uuid, _U16.pack(len(peer.former)), *peer.former)
+    return b"".join(parts)
+
+
+def _standing(reader: ProvenReader) -> Standing:
+    is_voter = reader.number(_U8)
+    if is_voter > 1:
+        raise ValueError(f"is_voter {is_voter}")
+    peers = []
+    for _ in range(reader.number(_U16)):
+        node_id, node_uuid = NodeId(reader.text()), reader.uuid()
+        peers.append(Acquaintance(node_id, node_uuid, tuple(reader.uuid() for _ in range(reader.number(_U16)))))
+    return Standing(bool(is_voter), tuple(peers))
+
+
+def _unpack_body(body: bytes) -> Meta:
+    (_, _, zero, sequence, term, base_index, base_term, base_timestamp_ms, base_chain, cluster_id, node_uuid) = (
+        _FIXED.unpack_from(body)
+    )
+    reader = ProvenReader(body, _FIXED.size)
+    has_vote = reader.number(_U8)
+    vote = reader.text()
+    node_id = reader.text()
+    membership = reader.membership()
+    standing = VOTER if body[0] == FORMAT_VERSION else _standing(reader)
+    if zero or has_vote > 1 or (vote and not has_vote) or reader.position != len(body):
+        raise ValueError(
+            f"padding {zero}, has_vote {has_vote}, vote {vote!r}, {len(body) - reader.position} bytes left"
+        )
+    return Meta(
+        sequence,
+        HardState(Term(term), NodeId(vote) if has_vote else None),
+        Identity(cluster_id, NodeId(node_id), node_uuid),
+        membership,
+        Base(LogPoint(Index(base_index), Term(base_term), base_chain), base_timestamp_ms),
+        standing,
+    )

@@ -1,0 +1,1 @@
+"""The KV state at a checkpoint on LMDB: ``DIR/kv``, and backups of it."""

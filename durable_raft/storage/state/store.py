@@ -1,0 +1,221 @@
+"""The KV state at a checkpoint, on LMDB: ``DIR/kv`` (state/records.py says what lies in it).
+
+``write_checkpoint`` moves the changes since the last checkpoint into it, and the applied index with them, in one
+durable transaction on the calling thread, always the same one (design contract 5). Views read on other threads
+meanwhile, and see the checkpoint before.
+
+The node's lock on the directory is the log store's (directory.py); it is opened first and closed last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from durable_raft.errors import DirectoryRefused, InvariantViolation
+from durable_raft.kv.layer import Change
+from durable_raft.kv.records import StateSummary
+from durable_raft.raft.types import Base, Identity, Membership
+from durable_raft.storage.directory import KV, create_environment, environment_path, require_environment
+from durable_raft.storage.environment import MAP_BYTES, Room, disk_free_bytes, measure, open_environment
+from durable_raft.storage.poison import PoisonLatch
+from durable_raft.storage.preflight import check_data_file, cover_last_page
+from durable_raft.storage.state.change import no_pause, write_changes
+from durable_raft.storage.state.meta import KvMeta, first_meta, put_kv_meta, read_kv_meta
+from durable_raft.storage.state.records import KvTables, open_kv_tables
+from durable_raft.storage.state.swap import complete_swap, state_exists
+from durable_raft.storage.state.verify import ignore_progress, walk_state
+from durable_raft.storage.state.view import LmdbStateView
+from durable_raft.storage.wounds import Wound
+
+if TYPE_CHECKING:
+    from lmdb import Environment
+
+
+class LmdbKvStore:
+    """The state in ``DIR/kv``."""
+
+    def __init__(self, directory: Path, environment: Environment, tables: KvTables) -> None:
+        self._directory = directory
+        self._path = environment_path(directory, KV)
+        self._environment = environment
+        self._tables = tables
+        self._latch = PoisonLatch(self._path)
+        with environment.begin() as transaction:
+            meta, tolerated = read_kv_meta(transaction, tables)
+        self._meta = meta
+        """What the newest valid copy says; replaced after each commit."""
+        self.tolerated: tuple[Wound, ...] = tolerated
+        """The wound of a rotten copy of meta, until the next checkpoint mends it."""
+
+    # -- the directory ------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def exists(directory: Path) -> bool:
+        """Return whether ``directory`` holds a state, if only one whose swap was interrupted."""
+        return state_exists(directory)
+
+    @staticmethod
+    def create(
+        directory: Path,
+        identity: Identity,
+        membership: Membership,
+        *,
+        map_bytes: int = MAP_BYTES,
+        is_locked: bool = False,
+    ) -> None:
+        """Create the state before the first entry, whole and durable, or leave nothing that opens.
+
+        Args:
+            directory: made when missing.
+            identity: the same as the log's.
+            membership: the same as the log's.
+            map_bytes: bound of the file.
+            is_locked: the log store is open, and holds the directory's lock.
+
+        Raises:
+            DirectoryRefused: there is a state already, or the directory is in use.
+        """
+        if state_exists(directory):
+            raise DirectoryRefused(f"{directory} holds a KV state already")
+
+        def build(path: Path) -> None:
+            with open_environment(path, map_bytes=map_bytes, create=True) as environment:
+                tables = open_kv_tables(environment, create=True)
+                with environment.begin(write=True) as transaction:
+                    put_kv_meta(transaction, tables, first_meta(identity, membership))
+
+        create_environment(directory, KV, build, is_locked=is_locked)
+
+    @classmethod
+    def open(cls, directory: Path, *, map_bytes: int = MAP_BYTES) -> LmdbKvStore:
+        """Finish or remove what an interrupted installation left, check the data file, and open it.
+
+        Takes the same time whatever the size of the state; ``verify`` walks it.
+
+        Args:
+            directory: the node's data directory; its lock is held by the caller.
+            map_bytes: bound of the file; a larger existing file stays readable.
+
+        Raises:
+            DirectoryRefused: there is no state.
+            CorruptRecord: the data file is cut or its meta pages are damaged, or both copies of meta are.
+            UnknownFormatVersion: meta is of a newer format.
+        """
+        complete_swap(directory)
+        path = require_environment(directory, KV)
+        check_data_file(path)
+        environment = open_environment(path, map_bytes=map_bytes, readahead=False)
+        try:
+            environment.reader_check()
+            return cls(directory, environment, open_kv_tables(environment))
+        except BaseException:
+            environment.close()
+            raise
+
+    def expect(self, identity: Identity) -> None:
+        """Check that the state belongs to the log beside it.
+
+        Raises:
+            DirectoryRefused: it is another node's, or another cluster's.
+        """
+        found = self._meta.identity
+        if found != identity:
+            raise DirectoryRefused(
+                f"{self._path} belongs to node {found.node_id!r} ({found.node_uuid.hex()}) of cluster"
+                f" {found.cluster_id.hex()}, the log beside it to {identity.node_id!r} ({identity.node_uuid.hex()}) of"
+                f" {identity.cluster_id.hex()}"
+            )
+
+    def close(self) -> None:
+        """Release the environment; nothing is written. Views end with it."""
+        self._environment.close()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoint(self) -> KvMeta:
+        """What the last durable transaction says."""
+        return self._meta
+
+    @property
+    def commits(self) -> int:
+        """Checkpoints written since the store was opened."""
+        return self._latch.commits
+
+    def view(self) -> LmdbStateView:
+        """Return a view of the last checkpoint; to be closed by the caller. Raises as ``open``."""
+        return LmdbStateView(self._environment, self._tables)
+
+    def verify(self, progress: Callable[[int], None] = ignore_progress) -> StateSummary:
+        """Walk the last checkpoint wholly: every checksum, the order, both tables against each other, the summary.
+
+        It holds a view for as long as it takes, on any thread.
+
+        Args:
+            progress: called with the number of records checked, every quarter of a millisecond or so; what it raises
+                ends the walk.
+
+        Returns:
+            What the state is.
+
+        Raises:
+            WoundedState: with every wound that was found.
+        """
+        with self._environment.begin(buffers=True) as transaction:
+            return walk_state(transaction, self._tables, progress)
+
+    def room(self) -> Room:
+        """Return how much room is left; cheap enough to be asked every second."""
+        with self._environment.begin() as transaction:
+            used, file, map_bytes = measure(self._environment, transaction, self._tables)
+        return Room(used, file, map_bytes, disk_free_bytes(self._directory))
+
+    # -- writing (checkpoint thread) ----------------------------------------------------------------------------
+
+    def write_checkpoint(
+        self,
+        changes: Iterable[Change],
+        *,
+        is_cleared: bool,
+        applied: Base,
+        summary: StateSummary,
+        membership: Membership,
+        pause: Callable[[], None] = no_pause,
+    ) -> None:
+        """Move the changes since the last checkpoint into the state, as one durable transaction.
+
+        When it raises, nothing of it may be relied on, though a power cut may still find it on the disk.
+
+        Args:
+            changes: each key once, in the order of keys.
+            is_cleared: whether all that was there is gone first.
+            applied: the last entry whose effect is in it, and the cluster time.
+            summary: what the state is then, as the machine counts it.
+            membership: the cluster's voters as of ``applied``.
+            pause: called between chunks of about a tenth of a millisecond; the disk and the interpreter are shared.
+
+        Raises:
+            StoragePoisoned: anything failed, now or before: final. Its cause is an ``InvariantViolation`` when what was
+                written does not add up to ``summary``, and a ``WoundedState`` when an old record is damaged.
+            InvariantViolation: ``applied`` lies before the last checkpoint.
+        """
+        self._latch.require_sound()
+        before = self._meta
+        if applied.point.index < before.applied.point.index or applied.timestamp_ms < before.applied.timestamp_ms:
+            raise InvariantViolation(f"checkpoint at {applied} after one at {before.applied}")
+        meta = KvMeta(before.sequence + 1, before.identity, membership, applied, summary)
+        with self._latch.transaction(lambda: self._environment.begin(write=True, buffers=True)) as transaction:
+            old = before.summary
+            if is_cleared:
+                transaction.drop(self._tables.keys, delete=False)
+                transaction.drop(self._tables.deadlines, delete=False)
+                old = StateSummary()
+            is_append = not old.key_count
+            written = write_changes(transaction, self._tables, old, changes, pause, is_append=is_append)
+            if written != summary:
+                raise InvariantViolation(f"{self._path}: written {written}, expected {summary} at {applied.point}")
+            put_kv_meta(transaction, self._tables, meta)
+        self._meta, self.tolerated = meta, ()
+        cover_last_page(self._environment, self._path)
