@@ -11,12 +11,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from durable_raft.storage.flight import Flown
-
-if TYPE_CHECKING:
-    from raftlog.timeline import Lane, Span
+from raftlog.lanes import Lane, Span
 
 _TOP: Final = 40
 _LANE: Final = 146
