@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
         """Have ``flush`` called when the node sends the replies of this turn; cut off a client that does not read."""
         if not self._is_flush_due:
             self._is_flush_due = True
-            self._clients.answered.append(self)
+            self._clients.outbox.add(self)
         if self._transport is None or self._transport.is_closing():
             return
         # Only what already waits counts: a single reply may be larger than the limit.
@@ -230,17 +230,37 @@ class Connection(asyncio.Protocol):
             self._transport = None
 
 
+class Outbox:
+    """Connections with replies that became ready and were not sent yet, in the order in which they became so."""
+
+    def __init__(self) -> None:
+        self._connections: list[Connection] = []
+
+    def add(self, connection: Connection) -> None:
+        """Have ``connection`` flushed at the node's next turn to reply."""
+        self._connections.append(connection)
+
+    def flush(self) -> None:
+        """Send every reply that became ready in this turn."""
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.flush()
+
+
 class Clients:
     """All client connections of one node."""
 
-    def __init__(self, config: NodeConfig, dispatcher: Dispatcher, status: Callable[[], NodeStatus]) -> None:
+    def __init__(
+        self, config: NodeConfig, dispatcher: Dispatcher, status: Callable[[], NodeStatus], outbox: Outbox
+    ) -> None:
+        """Bind the parts; connections whose replies are ready go to ``outbox``, which the node flushes."""
         self.config = config
+        self.outbox = outbox
         self.dispatcher = dispatcher
         self.status = status
         self.parser_limits = ParserLimits(
             bulk_bytes_max=config.value_bytes_max, request_bytes_max=config.request_bytes_max
         )
-        self.answered: list[Connection] = []
         self.sessions: dict[int, Session] = {}
         self.connections: dict[int, Connection] = {}
         self.connections_received = 0
@@ -283,12 +303,6 @@ class Clients:
         """Count a connection out."""
         self.connections.pop(connection.session.id, None)
         self.sessions.pop(connection.session.id, None)
-
-    def flush(self) -> None:
-        """Send every reply that became ready in this turn."""
-        answered, self.answered = self.answered, []
-        for connection in answered:
-            connection.flush()
 
     def close(self) -> None:
         """Send what is answered and close every connection."""

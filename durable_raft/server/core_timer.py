@@ -7,8 +7,9 @@ only when the process has run for a moment after it was noticed.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+
+from durable_raft.server.clock import Clock, Loop, Timer
 
 RUNNING_S = 0.015
 """How long a process must have run before its election timeout is believed."""
@@ -19,17 +20,17 @@ class CoreTimer:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
-        now_s: Callable[[], float],
+        loop: Loop,
+        clock: Clock,
         is_leader: Callable[[], bool],
         act: Callable[[], None],
     ) -> None:
-        """Ring on ``loop``; ``now_s`` is its monotonic time in seconds."""
+        """Ring on ``loop``, which keeps the time of ``clock``."""
         self._loop = loop
-        self._now_s = now_s
+        self._clock = clock
         self._is_leader = is_leader
         self._act = act
-        self._handle: asyncio.TimerHandle | None = None
+        self._handle: Timer | None = None
         self._due = 0.0
         """When ``_handle`` runs; uvloop gives a handle that cannot tell when it is due at once."""
         self._believed_at: float | None = None
@@ -54,7 +55,7 @@ class CoreTimer:
     def _ring(self) -> None:
         self._handle = None
         if self._believed_at is None and not self._is_leader():
-            self._believed_at = self._now_s() + RUNNING_S
+            self._believed_at = self._clock.monotonic() + RUNNING_S
             self.arm(self._believed_at)
         else:
             self._believed_at = None

@@ -27,10 +27,6 @@ INFLIGHT_BATCHES_MAX = 2
 QUICK_COMMIT_S = 0.003
 """A batch in flight for longer is joined by the next: at the first event after that, a heartbeat at the latest."""
 
-BATCH_BYTES_MAX = 1 << 20
-"""Size after which a batch is closed and the next one begun; a single larger command travels alone."""
-
-
 _SHOWS_TIME_LEFT = frozenset({b"ttl", b"pttl"})
 """Reads whose reply moves with the time of day; what they decide does not."""
 
@@ -48,6 +44,8 @@ class DispatchLimits:
     """How long a command is held while no leader is known, and an open fate is waited for."""
     pending_bytes_max: int
     """Bytes of commands that may wait to be proposed before more are refused."""
+    batch_bytes_max: int
+    """Size after which a batch is closed and the next one begun; a single larger command travels alone."""
 
 
 @dataclass(slots=True)
@@ -94,7 +92,7 @@ class Dispatcher:
         self._monotonic, self._time_of_day_ms = clocks
         self._wake = wake
         self._is_reachable = is_reachable
-        self._forming = Forming(BATCH_BYTES_MAX)
+        self._forming = Forming(limits.batch_bytes_max)
         self._free_reads: list[Waiting] = []
         """Reads to be registered with ReadIndex at the next ``propose_due``."""
         self._registered_reads: dict[int, list[Waiting]] = {}

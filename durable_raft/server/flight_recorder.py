@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Final
 
 from durable_raft.raft.core import Raft
+from durable_raft.server.clock import Clock
 from durable_raft.server.logs import event
 from durable_raft.storage.flight import PROGRESS, FlightWriter
 
@@ -23,7 +23,9 @@ STARTED: Final = "started"
 class FlightRecorder:
     """The recorder of one life; when its file fails it says so once, and rests."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, clock: Clock) -> None:
+        """Write into ``directory``, at the times that ``clock`` tells."""
+        self._clock = clock
         self._directory = directory
         self._writer: FlightWriter | None = None
         self._progress = (0, 0, 0)
@@ -37,7 +39,9 @@ class FlightRecorder:
             if name == STARTED and self._writer is None:
                 self._writer = FlightWriter(self._directory, str(fields.get("node", "")))
             if self._writer is not None:
-                self._writer.write(time.time_ns() // 1_000_000, int(time.monotonic() * 1000), name, fields)
+                self._writer.write(
+                    self._clock.time_of_day_ns() // 1_000_000, int(self._clock.monotonic() * 1000), name, fields
+                )
         except OSError as error:
             event(_logger, logging.WARNING, "flight_recorder_off", reason=error)
             self.close()
@@ -62,7 +66,7 @@ class FlightRecorder:
         """Note a term that no event told of, and how far the log is, if that is news and was not noted a moment ago."""
         if raft.current_term > self._term:
             self.note("term_changed", term=raft.current_term)
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now < self._progress_due:
             return
         log = raft.log

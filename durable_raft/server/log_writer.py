@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from durable_raft.errors import DurableRaftError
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Index
+from durable_raft.server.clock import Clock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.storage.log.log_store import LogStore
 
@@ -52,11 +52,13 @@ class LogWriter:
     def __init__(
         self,
         store: LogStore,
+        clock: Clock,
         crash_points: CrashPoints,
         on_flushed: Callable[[Flushed], None],
         on_failed: Callable[[BaseException], None],
     ) -> None:
         self._store = store
+        self._clock = clock
         self._crash_points = crash_points
         self._on_flushed = on_flushed
         self._on_failed = on_failed
@@ -148,9 +150,9 @@ class LogWriter:
 
     def _persisted(self, group: list[Write]) -> Flushed:
         self._crash_points.reach("before_persist")
-        started = time.perf_counter()
+        started = self._clock.monotonic()
         self._store.persist(group, self._compact_to)
-        seconds = time.perf_counter() - started
+        seconds = self._clock.monotonic() - started
         self._crash_points.reach("after_persist")
         return Flushed(tuple(write.number for write in group), seconds)
 

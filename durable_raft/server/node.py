@@ -7,10 +7,8 @@ Any exception that is not a client's or a peer's fault is final: the node stops 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,18 +19,17 @@ from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.ready import ReadReady, Write
 from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role, Term
+from durable_raft.server.clock import Timer
 from durable_raft.server.core_timer import CoreTimer
-from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
-from durable_raft.server.flight_recorder import FlightRecorder
 from durable_raft.server.latency import LatencyRing
-from durable_raft.server.log_writer import Flushed, LogWriter
+from durable_raft.server.log_writer import Flushed
 from durable_raft.server.logs import CORE_EVENT_LEVELS, event
-from durable_raft.server.peers import Peers
+from durable_raft.server.peers import LinkEvents
+from durable_raft.server.platform import Platform
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.recovery import NodeData
-from durable_raft.server.state.keeper import StateKeeper
-from durable_raft.server.state.worker import Worker
+from durable_raft.server.state.keeper import StateEvents, StateKeeper
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
 
 _logger = logging.getLogger(__name__)
@@ -56,11 +53,6 @@ HOUSEKEEPING_S = 0.25
 """How often held commands, open fates and the room on the disk are looked at."""
 
 
-def time_of_day_ms() -> int:
-    """Return the time of day in ms since the Unix epoch."""
-    return time.time_ns() // 1_000_000
-
-
 def _raft_config(config: NodeConfig, node_uuid: bytes) -> RaftConfig:
     return RaftConfig(
         node_id=config.node_id,
@@ -71,6 +63,8 @@ def _raft_config(config: NodeConfig, node_uuid: bytes) -> RaftConfig:
         heartbeat_ms=config.heartbeat_ms,
         append_bytes_max=config.append_bytes_max,
         append_inflight_max=config.append_inflight_max,
+        append_inflight_bytes_max=config.append_inflight_bytes_max,
+        log_cache_bytes_max=config.log_cache_bytes_max,
     )
 
 
@@ -98,14 +92,14 @@ class NodeCounters:
 
 
 class Node:
-    """Runs one node on a running event loop."""
+    """Runs one node on an event loop; the platform (server/platform.py) is all it has of the world."""
 
     def __init__(
         self,
         config: NodeConfig,
         data: NodeData,
-        seed: int,
-        crash_points: CrashPoints,
+        platform: Platform,
+        reply: Callable[[], None],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         """Wire the parts.
@@ -113,82 +107,82 @@ class Node:
         Args:
             config: of this node.
             data: what recovery found on the disk.
-            seed: of every random choice this process makes.
-            crash_points: named places for tests.
+            platform: clocks, loop, links, threads, chance.
+            reply: sends the replies that became ready.
             on_fatal: called once, when the node must stop for good.
         """
         self._config = config
         self._store = store = data.log_store
-        self._loop = asyncio.get_running_loop()
-        self._crash_points = crash_points
+        self._clock, self._loop = platform.clock, platform.loop
+        self._crash_points, self._recorder = platform.crash_points, platform.recorder
+        self._reply = reply
         self._on_fatal = on_fatal
         self._is_stopped = False
         self._is_wake_scheduled = False
-        rng = random.Random(seed)  # noqa: S311 - timeouts and cursors, not secrets
         self.started_at = self.now_s()
         self.fsync_latency = LatencyRing()
         self.counters = NodeCounters()
         self.leaderless_since: float | None = self.started_at
         """Monotonic time since when no leader is known; None while one is."""
+        self.heard_at: dict[NodeId, int] = {}
+        """When each peer last sent a message (monotonic, ms)."""
 
-        members = config.membership.voters
+        members, rng = config.membership.voters, platform.rng
         self.raft = _recovered(config, data, rng, self._now_ms(), self._observe)
-        self._writer = LogWriter(store, crash_points, self._flushed_on_thread, self._failed_on_thread)
-        call_soon = self._loop.call_soon_threadsafe
-        self._workers = (Worker("states", call_soon, self.fail), Worker("snapshots", call_soon, self.fail))
-        self.keeper = StateKeeper(
-            config, data, self.raft, rng, self._workers, crash_points, self._tell, self._writer.compact
-        )
+        self._writer = platform.log_writer(store, self._flushed_on_thread, self._failed_on_thread)
+        self._workers = (platform.worker("states", self.fail), platform.worker("snapshots", self.fail))
+        self.keeper = self._keeper_of(data, platform)
         self.dispatcher = Dispatcher(
             self.raft,
             self.keeper.machine,
             members,
-            DispatchLimits(config.client_hold_ms / 1000, config.pending_bytes_max),
-            (time.monotonic, time_of_day_ms),
+            DispatchLimits(config.client_hold_ms / 1000, config.pending_bytes_max, config.batch_bytes_max),
+            (self._clock.monotonic, self._time_of_day_ms),
             self.wake,
             self._is_reachable,
         )
-        dials = random.Random(rng.getrandbits(64))  # noqa: S311
-        self.peers = Peers(store.identity, members, dials, self._receive, self._link_changed)
-        self.peers.was_replaced = self.raft.was_replaced
-        self.keeper.on_machine = self._machine_replaced
-        self.keeper.checkpointer.on_written = self._checkpointed
-        self.keeper.on_wound = self.wake
-        self.keeper.on_failed = self.fail
+        link_events = LinkEvents(
+            receive=self._receive,
+            changed=self._link_changed,
+            was_replaced=self.raft.was_replaced,
+            failed=self.fail,
+        )
+        dials = random.Random(rng.getrandbits(64))  # noqa: S311 - pauses, not secrets
+        self.peers = platform.links(store.identity, members, dials, link_events)
         self._submitted = self._flushed = self._unvoted_ticks = 0
         self._quick_flushes = 0
         """Flushes in a row that were quick."""
         self._after_write: deque[tuple[int, list[Envelope]]] = deque()
         """(write number, messages that wait for it and all before it), ascending."""
         self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term, False)
-        self._timer = CoreTimer(self._loop, self.now_s, lambda: self.raft.role is Role.LEADER, self._on_timer)
-        self._expiry_timer: asyncio.TimerHandle | None = None
-        self._housekeeping_timer: asyncio.TimerHandle | None = None
-        self.recorder: FlightRecorder | None = None
-        """Keeps the core's events; set by the process."""
-        self.reply: Callable[[], None] = lambda: None
-        """Sends the replies that became ready; set by the owner of the connections."""
+        self._timer = CoreTimer(self._loop, self._clock, lambda: self.raft.role is Role.LEADER, self._on_timer)
+        self._expiry_timer: Timer | None = None
+        self._housekeeping_timer: Timer | None = None
+
+    def _keeper_of(self, data: NodeData, platform: Platform) -> StateKeeper:
+        events = StateEvents(
+            send=self._tell,
+            compact=self._writer.compact,
+            machine_replaced=self._machine_replaced,
+            checkpoint_written=self._checkpoint_written,
+            entries_lost=self.wake,
+            failed=self.fail,
+        )
+        return StateKeeper(
+            self._config, data, self.raft, platform.rng, self._workers, platform.clock, platform.crash_points, events
+        )
 
     # -- life -----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Listen to peers and take part; raises OSError when the peer address cannot be listened on."""
-        if self.recorder is not None:
-            self.recorder.recovered(self.raft)
+        self._recorder.recovered(self.raft)
         self._writer.start()
         for worker in self._workers:
             worker.start()
         await self.peers.start(self._config.peer_host, self._config.peer_port)
-        for task in self.peers.tasks():
-            task.add_done_callback(self._task_ended)
         self._housekeeping()
         self.wake()
-
-    async def drain(self, timeout_s: float) -> None:
-        """Wait until nothing that was taken in is unanswered, at most ``timeout_s``."""
-        deadline = self.now_s() + timeout_s
-        while not self.dispatcher.is_idle() and self.now_s() < deadline and not self._is_stopped:
-            await asyncio.sleep(0.005)
 
     def stop(self) -> bool:
         """Take part no longer; what was submitted to the log is still flushed.
@@ -233,7 +227,7 @@ class Node:
 
     def _receive(self, source: NodeId, message: NodeMessage) -> None:
         if not self._is_stopped:
-            self.peers.heard_at[source] = self._now_ms()
+            self.heard_at[source] = self._now_ms()
             if isinstance(message, (FetchSnapshot, SnapshotChunk, StateHash)):
                 self.keeper.receive(source, message)
             else:
@@ -334,7 +328,7 @@ class Node:
         if not self.dispatcher.is_caught_up:
             self.dispatcher.is_caught_up = self.raft.is_caught_up
         reach("before_reply")
-        self.reply()
+        self._reply()
         reach("after_reply")
         if ready.committed or self.keeper.checkpointer.is_pending:
             self.keeper.consider()
@@ -344,8 +338,7 @@ class Node:
 
     def _look_ahead(self, *, is_more: bool) -> None:
         """See to it that ``_process`` runs again when there is more to do, now or later."""
-        if self.recorder is not None:
-            self.recorder.progress(self.raft)
+        self._recorder.progress(self.raft)
         if is_more or self.dispatcher.has_due():
             # Replaying is cut in bounded pieces; an applied batch makes room for the next; lost reads are routed anew.
             self.wake()
@@ -426,13 +419,16 @@ class Node:
         return self.raft.role, leader_id, self.raft.current_term, is_led
 
     def now_s(self) -> float:
-        """Return the monotonic time in seconds; uvloop's own clock stands still during a turn of the loop."""
-        return time.monotonic()
+        """Return the monotonic time in seconds."""
+        return self._clock.monotonic()
 
     # -- timers ---------------------------------------------------------------------------------------------------
 
     def _now_ms(self) -> int:
-        return int(self.now_s() * 1000)
+        return int(self._clock.monotonic() * 1000)
+
+    def _time_of_day_ms(self) -> int:
+        return self._clock.time_of_day_ns() // 1_000_000
 
     def _arm_timers(self) -> None:
         deadline = self.raft.deadline()
@@ -440,7 +436,7 @@ class Node:
             self._timer.arm(deadline / 1000)
         deadline_ms = self.keeper.machine.next_deadline_ms() if self.raft.role is Role.LEADER else None
         if deadline_ms is not None and self._expiry_timer is None:
-            delay = max(0.0, (deadline_ms - time_of_day_ms()) / 1000)
+            delay = max(0.0, (deadline_ms - self._time_of_day_ms()) / 1000)
             self._expiry_timer = self._loop.call_later(min(delay, 1.0) + 0.001, self._on_expiry_timer)
 
     def _on_expiry_timer(self) -> None:
@@ -452,7 +448,7 @@ class Node:
             return
         if self.dispatcher.has_deadlines():
             self.dispatcher.expire()
-        self.reply()
+        self._reply()
         self.keeper.tick()
         if self.raft.has_more():
             self.wake()
@@ -477,14 +473,8 @@ class Node:
         elif name == "chain_mismatch":
             self.counters.chain_mismatches += 1
         event(_logger, CORE_EVENT_LEVELS.get(name, logging.INFO), name, **fields)
-        if self.recorder is not None:
-            self.recorder.note(name, **fields)
+        self._recorder.note(name, **fields)
 
-    def _checkpointed(self) -> None:
-        if self.recorder is not None:
-            self.recorder.note("checkpoint", index=self.raft.snapshot.index)
+    def _checkpoint_written(self) -> None:
+        self._recorder.note("checkpoint", index=self.raft.snapshot.index)
         self.wake()
-
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            self.fail(task.exception() or DurableRaftError(f"task {task.get_name()} ended"))

@@ -11,11 +11,12 @@ import asyncio
 import logging
 import random
 import socket
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
 
 from durable_raft import __version__
-from durable_raft.errors import PeerError
+from durable_raft.errors import DurableRaftError, PeerError
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import Identity, Member, NodeId
 from durable_raft.server.logs import event
@@ -244,33 +245,79 @@ class _Accepted(asyncio.Protocol):
         self._transport.write(encode_frame(identity.cluster_id, answer))
 
 
+class Link(Protocol):
+    """One node's way to another, as far as others than ``Links`` use it."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the peer accepted the link and it has not failed since."""
+
+    @property
+    def dropped(self) -> int:
+        """Messages that could not be sent."""
+
+
+class Links(Protocol):
+    """A node's ways to all others."""
+
+    refused: int
+    """Links and frames that were not believed."""
+
+    @property
+    def links(self) -> Mapping[NodeId, Link]:
+        """The link to each peer."""
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen for peers and dial them; raises OSError when the address cannot be listened on."""
+
+    def send(self, envelopes: Sequence[Envelope]) -> None:
+        """Send messages to their targets, in order; what cannot be sent is dropped."""
+
+    def tell(self, target: NodeId, message: NodeMessage) -> None:
+        """Send one message that is none of the core's."""
+
+    def close(self) -> None:
+        """Drop every link."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkEvents:
+    """Whom the links tell of what; all of it on the event loop."""
+
+    receive: Receive
+    """A peer said something."""
+    changed: Callable[[], None]
+    """A link has come up or gone down."""
+    was_replaced: Callable[[NodeId, bytes], bool]
+    """Asked whether a peer's disk is not to be heard any more (raft/admission.py)."""
+    failed: Callable[[BaseException], None]
+    """A link ended that should have gone on: a bug."""
+
+
 class Peers:
-    """All links of one node."""
+    """All links of one node, by TCP."""
 
     def __init__(
         self,
         identity: Identity,
         members: Sequence[Member],
         rng: random.Random,
-        receive: Receive,
-        on_change: Callable[[], None],
+        events: LinkEvents,
     ) -> None:
-        """Bind the parts; ``on_change`` is called when a link has come up or gone down."""
+        """Bind the parts; ``rng`` draws the pauses between dials."""
         self.identity = identity
-        self.receive = receive
+        self.receive = events.receive
+        self.was_replaced = events.was_replaced
+        self._failed = events.failed
         others = [member for member in members if member.node_id != identity.node_id]
         self.ids = frozenset(member.node_id for member in others)
         encoder = FrameEncoder(identity.cluster_id)
         self.links: dict[NodeId, PeerLink] = {
-            member.node_id: PeerLink(identity, member, rng, on_change, encoder) for member in others
+            member.node_id: PeerLink(identity, member, rng, events.changed, encoder) for member in others
         }
         self.accepted: set[asyncio.Transport] = set()
-        self.heard_at: dict[NodeId, int] = {}
-        """When each peer last sent a message (monotonic, ms); written by the receiver."""
         self.refused = 0
         """Links and frames that were not believed."""
-        self.was_replaced: Callable[[NodeId, bytes], bool] = lambda _peer, _node_uuid: False
-        """Says whether a peer's disk is not to be heard any more (raft/admission.py)."""
         self._complaints: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
@@ -284,10 +331,13 @@ class Peers:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Accepted(self), host, port)
         self._tasks = [loop.create_task(link.run(), name=f"link-{peer}") for peer, link in self.links.items()]
+        for task in self._tasks:
+            task.add_done_callback(self._task_ended)
 
-    def tasks(self) -> Sequence[asyncio.Task[None]]:
-        """Return the dialling tasks, to be watched: one that ends has failed."""
-        return self._tasks
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """A dialling task that ends by itself has failed."""
+        if not task.cancelled():
+            self._failed(task.exception() or DurableRaftError(f"task {task.get_name()} ended"))
 
     def send(self, envelopes: Sequence[Envelope]) -> None:
         """Send messages to their targets."""

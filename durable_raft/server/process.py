@@ -20,12 +20,14 @@ from typing import Final
 from durable_raft import __version__
 from durable_raft.checksum import implementation
 from durable_raft.errors import ConfigError, CorruptRecord, DirectoryRefused, StoragePoisoned
-from durable_raft.server.clients import Clients
+from durable_raft.server.clients import Clients, Outbox
+from durable_raft.server.clock import SystemClock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.exit_codes import ExitCode, exit_code_of
 from durable_raft.server.flight_recorder import FlightRecorder
 from durable_raft.server.logs import event
 from durable_raft.server.node import Node
+from durable_raft.server.platform import SystemPlatform
 from durable_raft.server.report import Reporter
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.opening import open_node, watch_signals
@@ -174,15 +176,16 @@ class _Process:
         """Start everything, wait for the end, stop everything; return what ended it, None for a signal."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._note_exception)
-        seed = secrets.randbits(64)
-        node = Node(self._config, self._data, seed, self._crash_points, self._note_fatal)
+        seed, clock = secrets.randbits(64), SystemClock()
+        recorder = FlightRecorder(self._config.directory, clock)
+        recorder.note("started", node=self._config.node_id, pid=os.getpid(), last=self._data.stored.last.index)
+        platform = SystemPlatform(loop, clock, seed, self._crash_points, recorder)
+        outbox = Outbox()
+        node = Node(self._config, self._data, platform, outbox.flush, self._note_fatal)
         self._fail = node.fail
-        node.recorder = recorder = FlightRecorder(self._config.directory)
-        recorder.note("started", node=self._config.node_id, pid=os.getpid(), last=node.raft.log.last.index)
         reporter = Reporter(self._config, self._data.log_store, node)
-        clients = Clients(self._config, node.dispatcher, reporter.status)
+        clients = Clients(self._config, node.dispatcher, reporter.status, outbox)
         reporter.clients = self._clients = clients
-        node.reply = clients.flush
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
         try:
@@ -224,7 +227,10 @@ class _Process:
             _logger.critical("fatal error", exc_info=self._fatal)
             return
         event(_logger, logging.INFO, "stopping", reason="signal")
-        await node.drain(DRAIN_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while not node.dispatcher.is_idle() and self._fatal is None:
+                    await asyncio.sleep(0.005)
         clients.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):

@@ -89,7 +89,7 @@ class Reporter:
         now_ms = int(node.now_s() * 1000)
         statuses: dict[NodeId, PeerStatus] = {}
         for peer, link in node.peers.links.items():
-            heard_at = node.peers.heard_at.get(peer)
+            heard_at = node.heard_at.get(peer)
             statuses[peer] = PeerStatus(
                 match_index=Index(node.raft.progress[peer].match_index) if leads else None,
                 connected=link.is_up,

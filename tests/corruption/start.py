@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import traceback
+from contextlib import closing
 from dataclasses import dataclass
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused, UnknownFormatVersion
@@ -19,7 +20,7 @@ from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.opening import open_node
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.storage.isolation import KilledBySignal, told_by_child
-from durable_raft.storage.state.store import LmdbKvStore
+from durable_raft.storage.state.state_store import StateStore
 
 SECONDS_MAX = 60
 FAILURES = ("wrong", "went back", "killed", "traceback", "hangs", "lost")
@@ -114,10 +115,10 @@ def _entry(data: NodeData, index: int) -> Entry:
     return entry
 
 
-def _values(kv: LmdbKvStore) -> dict[bytes, bytes]:
+def _values(kv: StateStore) -> dict[bytes, bytes]:
     """Read every key, by walking and by asking for it."""
     found: dict[bytes, bytes] = {}
-    with kv.view() as view:
+    with closing(kv.view()) as view:
         key = None
         while items := view.piece(key, 1 << 16):
             found.update((each, record.value) for each, record in items)

@@ -25,6 +25,7 @@ from durable_raft.raft.types import HardState, Index, Term
 from durable_raft.server.start.recovery import open_state
 from durable_raft.storage.environment import MAP_BYTES
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.state.store import LmdbKvStore
 from tests.power_loss.operations import ABSENT
 from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, read_all, write
 
@@ -88,7 +89,7 @@ def _open_state(directory: Path) -> None:
     store = LmdbLogStore.open(directory)
     try:
         data = open_state(directory, store, map_bytes=MAP_BYTES)
-        if data.kv is None:
+        if not isinstance(data.kv, LmdbKvStore):
             raise AssertionError("the KV state is lost")
         try:
             data.kv.verify()

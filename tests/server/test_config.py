@@ -168,6 +168,9 @@ def test_client_and_peer_listen_addresses_must_differ() -> None:
     )
 
 
+OFF_AT_ZERO = ("scrub_bytes_per_second", "log_cache_bytes_max")
+"""Settings that 0 turns off."""
+
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +179,8 @@ def test_client_and_peer_listen_addresses_must_differ() -> None:
 def test_numbers_that_cannot_work_are_refused(setting: object, value: str) -> None:
     """Zero, negative, fractional, endless and non-numeric values are refused, naming the setting."""
     name = getattr(setting, "name", "")
+    if value == "0" and name in OFF_AT_ZERO:
+        return
     with pytest.raises(ConfigError) as caught:
         load_config({"dir": "data", name: value}, {})
     assert str(caught.value).startswith(f"{name}={value!r}: expected a ")
@@ -187,6 +192,19 @@ def test_byte_sizes_take_units() -> None:
     assert load(request_bytes_max="32 mib").request_bytes_max == 32 << 20
     assert load(append_bytes_max="4096").append_bytes_max == 4096
     assert "KiB, MiB" in complaint(append_bytes_max="4MB")
+
+
+def test_nothing_may_be_scrubbed_or_cached() -> None:
+    """0 turns the scrubber or the cache off; where it would make no sense it is refused."""
+    for name in OFF_AT_ZERO:
+        assert getattr(load_config({"dir": "data", name: "0"}, {}), name) == 0
+    assert "from 1 on" in complaint(append_bytes_max="0")
+
+
+def test_a_batch_fits_into_a_peer_frame() -> None:
+    """With the largest request on top of it."""
+    assert load(batch_bytes_max="32MiB").batch_bytes_max == 32 << 20
+    assert complaint(batch_bytes_max="33MiB").startswith("batch_bytes_max=34603008: expected at most 33554432")
 
 
 def test_heartbeat_must_fit_twice_into_the_shortest_election_timeout() -> None:

@@ -9,6 +9,7 @@ import time
 import pytest
 import uvloop
 
+from durable_raft.server.clock import SystemClock
 from durable_raft.server.core_timer import RUNNING_S, CoreTimer
 
 STALL_S = 0.05
@@ -31,7 +32,7 @@ async def _stalled(*, is_leader: bool) -> list[str]:
 
     with ours, theirs:
         loop.add_reader(ours, hear)
-        timer = CoreTimer(loop, time.monotonic, lambda: is_leader, act)
+        timer = CoreTimer(loop, SystemClock(), lambda: is_leader, act)
         timer.arm(time.monotonic() + STALL_S / 2)
         time.sleep(STALL_S)
         resumed_at = time.monotonic()
@@ -62,7 +63,7 @@ def test_rearming_does_not_shorten_the_moment() -> None:
 
     async def run() -> float:
         acted = asyncio.Event()
-        timer = CoreTimer(asyncio.get_running_loop(), time.monotonic, lambda: False, acted.set)
+        timer = CoreTimer(asyncio.get_running_loop(), SystemClock(), lambda: False, acted.set)
         began = time.monotonic()
         timer.arm(began)
         while not acted.is_set():

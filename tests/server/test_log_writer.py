@@ -9,6 +9,7 @@ import pytest
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.types import ORIGIN
+from durable_raft.server.clock import SystemClock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.log_writer import Flushed, LogWriter
 from tests.support.log_building import LmdbShelf, entries_after, write
@@ -27,7 +28,7 @@ def test_a_failure_in_the_last_moments_is_not_lost(lmdb_shelf: LmdbShelf) -> Non
     store = lmdb_shelf.open()
     store.load()
     flushed: list[Flushed] = []
-    writer = LogWriter(store, CrashPoints.from_environment({}), flushed.append, lambda _: None)
+    writer = LogWriter(store, SystemClock(), CrashPoints.from_environment({}), flushed.append, lambda _: None)
     writer.start()
     writer.submit(write(1, entries_after(ORIGIN, 2)))
     writer.submit(write(1, entries_after(ORIGIN, 2)))
@@ -41,7 +42,7 @@ def test_a_writer_that_worked_has_no_failure(lmdb_shelf: LmdbShelf) -> None:
     store = lmdb_shelf.open()
     store.load()
     flushed: list[Flushed] = []
-    writer = LogWriter(store, CrashPoints.from_environment({}), flushed.append, lambda _: None)
+    writer = LogWriter(store, SystemClock(), CrashPoints.from_environment({}), flushed.append, lambda _: None)
     writer.start()
     writer.submit(write(1, entries_after(ORIGIN, 2)))
     assert writer.stop(10.0)

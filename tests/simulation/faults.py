@@ -44,7 +44,7 @@ class Faults:
             site.disk.fails = site.disk.pending_lie = None
             site.disk.free_bytes = 1 << 40
             if site.process is not None:
-                site.process.crash_points.arm("", 0)
+                site.process.platform.crash_points.arm("", 0)
                 site.process.resume()
 
     def _plan_next(self) -> None:
@@ -90,7 +90,7 @@ class Faults:
     def _crash_at_point(self) -> None:
         site = self._victim()
         if site is not None and site.process is not None:
-            site.process.crash_points.arm(self._rng.choice(CRASH_POINTS), self._rng.randint(1, 12))
+            site.process.platform.crash_points.arm(self._rng.choice(CRASH_POINTS), self._rng.randint(1, 12))
 
     def _power_cut(self) -> None:
         self._struck("power_cut", "all nodes")

@@ -181,11 +181,7 @@ def group_not_atomic() -> Sequence[Patch]:
     end = Process.end
 
     def tear(self: Process) -> None:
-        from tests.simulation.parts import SimLogWriter
-
-        writer = self.node._writer
-        assert isinstance(writer, SimLogWriter)
-        writes = [write for write in writer.drain() if write.entries]
+        writes = [write for write in self.platform.writer.drain() if write.entries]
         if writes and writes[0].entries[0].index == self.site.disk.promised.last_index + 1:
             plan = Plan(entries=list(writes[0].entries))
             changes = self.store.changes(plan, self.store._meta)

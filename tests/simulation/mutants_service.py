@@ -8,7 +8,6 @@ from typing import Any
 
 from durable_raft.kv.batch import decode_batch
 from durable_raft.kv.keyspace import Keyspace
-from durable_raft.kv.machine import Machine
 from durable_raft.kv.replies import OK
 from durable_raft.raft import reads, replication
 from durable_raft.raft.ready import ReadReady
@@ -179,14 +178,13 @@ def applied_twice() -> Sequence[Patch]:
 @mutant
 def expiry_by_own_clock() -> Sequence[Patch]:
     """A node expires keys by its own time of day instead of the entries'."""
-    advance = Machine.advance_time
+    apply = Dispatcher.apply
 
-    def local(self: Machine, time_ms: int) -> None:
-        from durable_raft.server.node import time_of_day_ms
+    def local(self: Dispatcher, entry: Entry) -> None:
+        self._machine.advance_time(max(entry.timestamp_ms, self._time_of_day_ms()))
+        apply(self, entry)
 
-        advance(self, max(time_ms, time_of_day_ms()))
-
-    return [(Machine, "advance_time", local)]
+    return [(Dispatcher, "apply", local)]
 
 
 @mutant

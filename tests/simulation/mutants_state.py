@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 from durable_raft.raft import snapshots
 from durable_raft.raft.log import RaftLog
@@ -100,15 +99,20 @@ def matching_suffix_dropped() -> Sequence[Patch]:
     """Entries behind a snapshot are dropped even when they match it: they were acknowledged (Raft §7, 6)."""
     install = RaftLog.install
 
-    def never(point: LogPoint) -> bool:
-        del point
-        return False
+    holds = RaftLog.holds
+    installing: list[RaftLog] = []
+
+    def never(self: RaftLog, point: LogPoint) -> bool:
+        return self not in installing and holds(self, point)
 
     def drop(self: RaftLog, base: Base) -> bool:
-        with mock.patch.object(self, "holds", never):
+        installing.append(self)
+        try:
             return install(self, base)
+        finally:
+            installing.pop()
 
-    return [(RaftLog, "install", drop)]
+    return [(RaftLog, "install", drop), (RaftLog, "holds", never)]
 
 
 @mutant

@@ -73,7 +73,7 @@ class Network:
         process = world.sites[target].process
         if process is None or wire.is_cut:
             return
-        if process.node.raft.was_replaced(source, node_uuid):
+        if process.platform.network.was_replaced(source, node_uuid):
             world.counts["message of a replaced disk"] += 1
             return
         if world.is_traced:

@@ -1,11 +1,10 @@
-"""The parts of a node that touch the operating system, replaced for the simulation: links, threads, crash points."""
+"""What stands in for links, threads and crash points in the simulation."""
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durable_raft.errors import DurableRaftError, InvariantViolation
 from durable_raft.raft.messages import Envelope
@@ -13,10 +12,15 @@ from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Identity, Member, NodeId
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.log_writer import Flushed, LogWriter
+from durable_raft.server.peers import LinkEvents
+from durable_raft.storage.log.log_store import LogStore
 from durable_raft.wire.peer import NodeMessage
-from tests.simulation.disk import SimStore
-from tests.simulation.stage import Callback, stage_now
 from tests.support.raft_trace import write_words
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+
+Callback = Callable[..., object]
 
 
 class SimulatedCrash(BaseException):
@@ -43,32 +47,24 @@ class SimLink:
 
     def __init__(self) -> None:
         self.is_up = True
+        self.dropped = 0
 
 
-class SimPeers:
-    """Stands in for ``server.peers.Peers``: every message is judged and handed to the network."""
+class SimLinks:
+    """``server.peers.Links`` to the simulated network: every message is judged before it leaves."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        members: Sequence[Member],
-        rng: random.Random,
-        receive: Callable[[NodeId, NodeMessage], None],
-        on_change: Callable[[], None],
-    ) -> None:
-        del rng, receive
-        self._process = stage_now.process
+    refused = 0
+
+    def __init__(self, process: Process, identity: Identity, members: Sequence[Member], events: LinkEvents) -> None:
+        self._process = process
         self._name = identity.node_id
-        self._on_change = on_change
+        self._changed = events.changed
+        self.receive = events.receive
+        self.was_replaced = events.was_replaced
         self.links = {member.node_id: SimLink() for member in members if member.node_id != identity.node_id}
-        self.heard_at: dict[NodeId, int] = {}
 
     async def start(self, host: str, port: int) -> None:
         """Nothing has to be dialled."""
-
-    def tasks(self) -> Sequence[Any]:
-        """No link is a task here."""
-        return ()
 
     def send(self, envelopes: Sequence[Envelope]) -> None:
         """Judge and send."""
@@ -85,7 +81,7 @@ class SimPeers:
     def link_changed(self, peer: NodeId, *, is_up: bool) -> None:
         """Note that a link came up or went down."""
         self.links[peer].is_up = is_up
-        self._on_change()
+        self._changed()
 
     def close(self) -> None:
         """Nothing to close."""
@@ -96,13 +92,14 @@ class SimLogWriter(LogWriter):
 
     def __init__(
         self,
-        store: SimStore,
+        process: Process,
+        store: LogStore,
         crash_points: CrashPoints,
         on_flushed: Callable[[Flushed], None],
         on_failed: Callable[[BaseException], None],
     ) -> None:
-        super().__init__(store, crash_points, on_flushed, on_failed)
-        self._process = stage_now.process
+        super().__init__(store, process.site.clock, crash_points, on_flushed, on_failed)
+        self._process = process
         self._is_busy = False
         self._waiting: list[Write] = []
         """Writes that came while a transaction was under way; the next one takes them."""
@@ -167,11 +164,10 @@ class SimLogWriter(LogWriter):
 
 
 class SimWorker:
-    """Stands in for ``server.worker.Worker``: one piece of work after the other, each done at the end of its time."""
+    """A ``Worker``: one piece of work after the other, each done at the end of its time."""
 
-    def __init__(self, name: str, call_soon: Callback, on_failed: Callable[[BaseException], None]) -> None:
-        del name, call_soon
-        self._process = stage_now.process
+    def __init__(self, process: Process, on_failed: Callable[[BaseException], None]) -> None:
+        self._process = process
         self._on_failed = on_failed
         self.waiting: deque[tuple[Callable[[], object], Callback]] = deque()
         """Work that has not touched the disk yet."""
@@ -191,6 +187,11 @@ class SimWorker:
         while self.waiting:
             work, done = self.waiting.popleft()
             self._process.soon.append((done, (work(),)))
+
+    def stop(self, timeout_s: float) -> bool:
+        """There is no thread."""
+        del timeout_s
+        return True
 
     def _begin(self) -> None:
         self._is_busy = True

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Final
-from unittest import mock
 
 Patch = tuple[Any, str, Any]
 MUTANTS: Final[dict[str, tuple[str, Callable[[], Sequence[Patch]]]]] = {}
@@ -21,7 +20,11 @@ def mutant(make: Callable[[], Sequence[Patch]]) -> Callable[[], Sequence[Patch]]
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """Switch the mutant ``name`` on."""
-    with ExitStack() as stack:
-        for target, attribute, value in MUTANTS[name][1]():
-            stack.enter_context(mock.patch.object(target, attribute, value))
+    patches = [(target, attribute, vars(target)[attribute], value) for target, attribute, value in MUTANTS[name][1]()]
+    for target, attribute, _, broken in patches:
+        setattr(target, attribute, broken)
+    try:
         yield
+    finally:
+        for target, attribute, sound, _ in patches:
+            setattr(target, attribute, sound)

@@ -1,55 +1,44 @@
-"""One life of a node in the simulation: the real ``server.node.Node`` on a loop, links and a log writer of ours.
+"""One life of a node in the simulation: the real ``server.node.Node``, handed another world (platform.py).
 
-The real node, core, dispatcher, machine and log-writer grouping run unchanged; what they take from the operating system
-is replaced: clocks, event loop, sockets, the writer's thread. ``stage()`` does that for the time of a run.
+The real node, core, dispatcher, machine and log-writer grouping run unchanged.
 """
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
-from unittest import mock
 
 from durable_raft.errors import CorruptRecord, DurableRaftError, InvariantViolation, StorageError
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.raft import invariants
-from durable_raft.raft.types import Entry, NodeId, RaftConfig
-from durable_raft.server import dispatch as dispatch_module
-from durable_raft.server import log_writer as log_writer_module
-from durable_raft.server import node as node_module
+from durable_raft.raft.types import Entry, NodeId
 from durable_raft.server.node import Node
 from durable_raft.server.pending import Slot
-from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start import recovery
 from durable_raft.server.start.recovery import NodeData
-from durable_raft.server.state import checkpoints as checkpoints_module
-from durable_raft.server.state import keeper as keeper_module
-from durable_raft.server.state import scrubber as scrubber_module
-from durable_raft.server.state import snapshot_fetch as snapshot_fetch_module
-from durable_raft.server.state import snapshot_source as snapshot_source_module
-from durable_raft.storage import directory as directory_module
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.state.meta import first_meta
-from durable_raft.storage.state.store import LmdbKvStore
 from durable_raft.wire.peer import NodeMessage
 from tests.simulation.disk import SimStore
-from tests.simulation.parts import SimCrashPoints, SimLogWriter, SimPeers, SimulatedCrash, SimWorker
-from tests.simulation.stage import Callback, stage_now
-from tests.simulation.state_disk import SimKv, StateRoom
-from tests.support.raft_trace import event_words
+from tests.simulation.parts import Callback, SimulatedCrash
+from tests.simulation.platform import SimPlatform
+from tests.simulation.state_disk import SimKv, SimStateDirectory
 
 if TYPE_CHECKING:
     from tests.simulation.world import Site, World
 
 TURNS_MAX: Final = 10_000
 """Turns of a node's loop in one instant before the run is called a livelock."""
+
+
+NOWHERE: Final = Path("simulated")
+"""The data directory that is none."""
 
 
 class Livelock(AssertionError):
@@ -129,12 +118,12 @@ class Process:
         self._backlog: deque[tuple[Callback, tuple[Any, ...]]] = deque()
         self.dirty: list[Connection] = []
         self.connections: list[Connection] = []
-        self.crash_points = SimCrashPoints()
-        stage_now.process = self
+        world.running = self
         self.store = SimStore(site.disk, lambda held: world.rules.hard_state_flushed(site.name, held))
-        self.node = Node(site.config, self._recover(), self.rng.getrandbits(32), self.crash_points, self._fatal)
+        data = self._recover()
+        self.platform = SimPlatform(self)
+        self.node = Node(site.config, data, self.platform, self._reply, self._fatal)
         self.observed = invariants.observe(self.node.raft.state)
-        self.node.reply = self._reply
         self._heartbeat_due = self.node.raft.state.heartbeat_due
         self._wrap_apply()
         self._check_start()
@@ -148,10 +137,11 @@ class Process:
         stored = recovery.mended(store)
         if disk.kv.meta is None and stored.base.index == 0:
             disk.kv.meta, disk.kv.state = first_meta(self.store.identity, self.store.membership), {}
+        states = SimStateDirectory(disk)
         if disk.kv.meta is None:
-            return NodeData(store, stored, None)
-        kv = cast("LmdbKvStore", SimKv(disk))
-        return NodeData(store, recovery.fit(NOWHERE, store, stored, kv), kv)
+            return NodeData(store, stored, states, None)
+        kv = SimKv(disk)
+        return NodeData(store, recovery.fit(NOWHERE, store, stored, kv), states, kv)
 
     def _check_start(self) -> None:
         """What a node starts with is what its disk had flushed: no less, and nothing that is damaged unseen."""
@@ -195,7 +185,7 @@ class Process:
         if self.is_paused:
             self._backlog.append((callback, args))
             return
-        stage_now.process = self
+        self.world.running = self
         soon = self.soon
         try:
             callback(*args)
@@ -230,7 +220,7 @@ class Process:
 
     def receive(self, source: NodeId, message: NodeMessage) -> None:
         """Take a message from the network."""
-        self.run(self.node._receive, (source, message))
+        self.run(self.platform.network.receive, (source, message))
 
     def resume(self) -> None:
         """End a pause: everything that arrived meanwhile happens at once, in order."""
@@ -266,11 +256,9 @@ class Process:
     def end(self) -> None:
         """End this life; some of the writes under way may have reached the disk, in order, unknown to anybody."""
         self.is_alive = False
-        self.node._is_stopped = True
         for connection in self.connections:
             connection.on_lost()
-        writer = cast("SimLogWriter", self.node._writer)
-        writes = writer.drain()
+        writes = self.platform.writer.drain()
         reached = writes[: self.rng.randint(0, len(writes))]
         if (work := self._worker_job()) is not None and self.rng.random() < 0.5:
             # A checkpoint or a piece of a snapshot was on its way to the disk, and got there.
@@ -285,73 +273,5 @@ class Process:
         self.store.close()
 
     def _worker_job(self) -> Callable[[], object] | None:
-        worker = cast("SimWorker", self.node._workers[0])
+        worker = self.platform.workers[0]
         return worker.waiting[0][0] if worker.waiting else None
-
-
-# -- the stage --------------------------------------------------------------------------------------------------------
-
-
-def _event(logger: logging.Logger, level: int, name: str, /, **fields: object) -> None:
-    del logger, level
-    process = stage_now.process
-    world = process.world
-    world.counts[name] += 1
-    if world.is_traced:
-        world.say(f"    {process.site.name} {event_words(name, fields)}")
-
-
-def _raft_config(config: NodeConfig, node_uuid: bytes) -> RaftConfig:
-    swarm = stage_now.process.world.swarm
-    return RaftConfig(
-        node_id=config.node_id,
-        node_uuid=node_uuid,
-        voters=config.membership.ids(),
-        election_timeout_min_ms=config.election_timeout_min_ms,
-        election_timeout_max_ms=config.election_timeout_max_ms,
-        heartbeat_ms=config.heartbeat_ms,
-        append_bytes_max=config.append_bytes_max,
-        append_inflight_max=config.append_inflight_max,
-        append_inflight_bytes_max=swarm.append_inflight_bytes_max,
-        log_cache_bytes_max=swarm.cache_bytes_max,
-    )
-
-
-@contextmanager
-def stage(batch_bytes_max: int) -> Iterator[None]:
-    """Put the simulation in the place of the operating system for the modules of the node."""
-    room = StateRoom(lambda: stage_now.process.site.disk)
-    with (
-        mock.patch.multiple(
-            node_module,
-            asyncio=stage_now,
-            time=stage_now,
-            Peers=SimPeers,
-            LogWriter=SimLogWriter,
-            Worker=SimWorker,
-            event=_event,
-            _raft_config=_raft_config,
-        ),
-        mock.patch.multiple(
-            keeper_module,
-            time=stage_now,
-            event=_event,
-            KvInstaller=room,
-            LmdbKvStore=room,
-            swap=room.swap,
-            discard=room.discard,
-            set_aside=room.set_aside,
-        ),
-        mock.patch.object(directory_module, "time", stage_now),
-        mock.patch.object(recovery, "event", _event),
-        mock.patch.multiple(checkpoints_module, time=stage_now, event=_event),
-        mock.patch.multiple(scrubber_module, time=stage_now, event=_event),
-        mock.patch.multiple(snapshot_source_module, time=stage_now),
-        mock.patch.multiple(snapshot_fetch_module, time=stage_now, event=_event),
-        mock.patch.object(log_writer_module, "time", stage_now),
-        mock.patch.object(dispatch_module, "BATCH_BYTES_MAX", batch_bytes_max),
-    ):
-        yield
-
-
-NOWHERE: Final = Path("simulated")

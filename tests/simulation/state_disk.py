@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
 from durable_raft.kv.records import Record, StateSummary
-from durable_raft.raft.types import Base, Identity, Index, Membership
+from durable_raft.raft.types import Base, Identity, Membership
 from durable_raft.server.state.checkpoints import PAGE_BYTES
+from durable_raft.storage.environment import Room
 from durable_raft.storage.state.meta import KvMeta, first_meta
 from tests.kv.state_views import PlainView
 
@@ -122,19 +122,13 @@ class SimKv:
         )
         self._disk.kv.state = state
 
-    def room(self) -> SimRoom:
-        """Return the room of the disk."""
-        return SimRoom(self._disk.free_bytes, PAGE_BYTES * len(self._disk.kv.state))
+    def room(self) -> Room:
+        """Return the room of the disk: it bounds what can be written, not the map."""
+        used_bytes = PAGE_BYTES * len(self._disk.kv.state)
+        return Room(used_bytes, used_bytes, 1 << 60, self._disk.free_bytes)
 
     def close(self) -> None:
         """Nothing to release."""
-
-
-class SimRoom(NamedTuple):
-    """What the keeper asks of ``room``."""
-
-    writable_bytes: int
-    used_bytes: int
 
 
 class SimInstaller:
@@ -166,33 +160,33 @@ class SimInstaller:
         """What is stored stays."""
 
 
-class StateRoom:
-    """The functions of storage/ that the keeper calls, for the disk of the node whose turn it is."""
+class SimStateDirectory:
+    """A ``StateDirectory`` on a simulated disk."""
 
-    def __init__(self, disk_now: Callable[[], Disk]) -> None:
-        self._disk_now = disk_now
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
 
-    def open(self, directory: Path, target: KvMeta | None = None, *, map_bytes: int) -> SimKv | SimInstaller:
-        """Open the state, or with a target an installation."""
-        del directory, map_bytes
-        disk = self._disk_now()
-        return SimKv(disk) if target is None else SimInstaller(disk, target)
+    def open(self) -> SimKv:
+        """Open the state."""
+        return SimKv(self._disk)
 
-    def swap(self, directory: Path, over: Index | None) -> None:
+    def install(self, target: KvMeta) -> SimInstaller:
+        """Begin a snapshot, or go on with it."""
+        return SimInstaller(self._disk, target)
+
+    def swap(self) -> None:
         """Put the waiting state in the place of the present one."""
-        del directory, over
-        kv = self._disk_now().kv
+        kv = self._disk.kv
         if kv.waiting is None:
             raise InvariantViolation("no state waits")
         kv.meta, kv.state = kv.waiting
         kv.waiting = None
 
-    def discard(self, directory: Path, name: str) -> None:
+    def discard_waiting(self) -> None:
         """Drop the waiting state."""
-        del directory, name
-        self._disk_now().kv.waiting = None
+        self._disk.kv.waiting = None
 
-    def set_aside(self, directory: Path, name: str) -> None:
+    def set_aside(self, prefix: str) -> str:
         """Put the state aside."""
-        del directory, name
-        self._disk_now().kv.meta = None
+        self._disk.kv.meta = None
+        return prefix

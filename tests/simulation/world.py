@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
+from collections.abc import Mapping
 from heapq import heappop, heappush
 from typing import Any, Final
 
@@ -22,11 +23,13 @@ from tests.simulation.clients import Client, FinalReader, Operation
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
 from tests.simulation.judgement import Judged, judge
+from tests.simulation.log_events import told_to
 from tests.simulation.network import Network
-from tests.simulation.process import NOWHERE, Livelock, Process, stage
-from tests.simulation.stage import Callback
+from tests.simulation.parts import Callback
+from tests.simulation.process import NOWHERE, Livelock, Process
 from tests.simulation.swarm import MS, Swarm, draw_swarm
 from tests.simulation.workload import OpenChanges
+from tests.support.raft_trace import event_words
 
 EPOCH_MS: Final = 1_700_000_000_000
 """Time of day at which every run begins."""
@@ -63,6 +66,9 @@ class Clock:
     def world_time(self, when_s: float) -> int:
         """Return the virtual time at which the monotonic clock shows ``when_s``."""
         return int((when_s - self._offset_s) * 1e6 / self._rate) + 2
+
+    def sleep(self, seconds: float) -> None:
+        """Take no time: whoever rests on a thread of its own keeps nobody waiting."""
 
     def jump(self, seconds: float) -> None:
         """Let the monotonic clock jump ahead, as after a suspended virtual machine."""
@@ -104,6 +110,9 @@ class Site:
             client_hold_ms=swarm.hold_ms,
             append_bytes_max=swarm.append_bytes_max,
             append_inflight_max=swarm.append_inflight_max,
+            append_inflight_bytes_max=swarm.append_inflight_bytes_max,
+            batch_bytes_max=swarm.batch_bytes_max,
+            log_cache_bytes_max=swarm.cache_bytes_max,
             **swarm.checkpoints,
         )
 
@@ -180,6 +189,8 @@ class World:
         self.is_traced = is_traced
         self.trace: list[str] = []
         self.now = 0
+        self.running: Process
+        """Whose turn it is; there once the first node was started."""
         self.events = self.messages = self.requests = self.replies = 0
         self.counts: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
@@ -215,6 +226,12 @@ class World:
         """Have something happen at ``time`` (microseconds), to ``owner`` if it lives then."""
         self._sequence += 1
         heappush(self._heap, (time, self._sequence, owner, callback, args))
+
+    def _note_event(self, name: str, fields: Mapping[str, object]) -> None:
+        """Count an event that the running node logged."""
+        self.counts[name] += 1
+        if self.is_traced:
+            self.say(f"    {self.running.site.name} {event_words(name, fields)}")
 
     def say(self, line: str) -> None:
         """Add a line to the timeline."""
@@ -262,7 +279,7 @@ class World:
 
     def run(self) -> None:
         """Play the whole seed; raises what was found."""
-        with stage(self.swarm.batch_bytes_max):
+        with told_to(self._note_event):
             self.say(f"{self.swarm}")
             for site in self.sites.values():
                 site.start()

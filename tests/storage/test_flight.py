@@ -13,6 +13,7 @@ import pytest
 
 from durable_raft.checksum import crc32c
 from durable_raft.raft.messages import RequestVoteResponse
+from durable_raft.server.clock import SystemClock
 from durable_raft.server.flight_recorder import FlightRecorder
 from durable_raft.storage.flight import (
     EVENT_BYTES,
@@ -252,7 +253,7 @@ def test_a_killed_process_leaves_its_events(tmp_path: Path) -> None:
 
 def test_a_recorder_that_fails_says_so_once_and_rests(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An error of the system while it opens or writes never reaches the node."""
-    recorder = FlightRecorder(tmp_path)
+    recorder = FlightRecorder(tmp_path, SystemClock())
     recorder.note("started", node="n1")
     assert recorder._writer is not None
     os.close(recorder._writer._fd)
@@ -264,7 +265,7 @@ def test_a_recorder_that_fails_says_so_once_and_rests(tmp_path: Path, caplog: py
     assert [each.event for each in read_flight(tmp_path)] == ["started"]
     (tmp_path / FLIGHT).unlink()
     (tmp_path / FLIGHT).mkdir()
-    recorder = FlightRecorder(tmp_path)
+    recorder = FlightRecorder(tmp_path, SystemClock())
     for name in ("started", "event", "stopped"):
         recorder.note(name, node="n1")
     recorder.close()
@@ -274,7 +275,7 @@ def test_a_recorder_that_fails_says_so_once_and_rests(tmp_path: Path, caplog: py
 def test_a_term_is_told_once_and_progress_only_when_there_is_any(tmp_path: Path) -> None:
     """A term that an event named is not told again, one that came in silence is; the indexes when they moved."""
     cluster = solo("1 1 2", term=3)
-    recorder = FlightRecorder(tmp_path)
+    recorder = FlightRecorder(tmp_path, SystemClock())
     recorder.note("before", number=1)
     recorder.note("started", node="n1")
     recorder.recovered(cluster["n1"])

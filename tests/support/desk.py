@@ -72,7 +72,7 @@ class Desk:
             self.raft,
             self.machine,
             MEMBERS,
-            DispatchLimits(HOLD_S, pending_bytes_max),
+            DispatchLimits(HOLD_S, pending_bytes_max, batch_bytes_max=1 << 20),
             (lambda: self.now, lambda: self.time_of_day_ms),
             lambda: None,
             lambda node: node not in self.unreachable,

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from durable_raft.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -30,7 +32,7 @@ _EVENTS = {
 }
 
 
-def event_words(event: str, fields: dict[str, object]) -> str:
+def event_words(event: str, fields: Mapping[str, object]) -> str:
     """Say what a core observed."""
     template = _EVENTS.get(event)
     if template is None:

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from raftlog.timeline import Lane
+from raftlog.lanes import Lane
 
 from durable_raft.raft.types import ORIGIN
 from durable_raft.storage.flight import FLIGHT, FlightWriter, Flown, read_flight

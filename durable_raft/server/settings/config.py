@@ -29,6 +29,7 @@ from durable_raft.server.settings.sources import (
     Setting,
     choice,
     parse_bytes,
+    parse_bytes_or_none,
     parse_count,
     parse_list,
     parse_switch,
@@ -43,6 +44,9 @@ DEFAULT_NODE_ID: Final = "n1"
 
 PAYLOAD_BYTES_CEILING: Final = 960 << 20
 """No request may be larger: its log entry must fit into one peer frame (1 GiB), with the encoding around it."""
+
+BATCH_BYTES_CEILING: Final = 32 << 20
+"""No batch may be closed later: the largest request may come on top of it."""
 
 
 def _tunable(default: object, parse: Parse, metavar: str, text: str) -> Any:
@@ -110,6 +114,15 @@ class NodeConfig:
         1 << 20, parse_bytes, "BYTES", "Entries in one AppendEntries; a single larger entry travels alone"
     )
     append_inflight_max: int = _tunable(64, parse_count, "N", "Unanswered AppendEntries per follower")
+    append_inflight_bytes_max: int = _tunable(
+        16 << 20, parse_bytes, "BYTES", "Entries in unanswered AppendEntries per follower"
+    )
+    batch_bytes_max: int = _tunable(
+        1 << 20, parse_bytes, "BYTES", "Commands in one log entry; a single larger command travels alone"
+    )
+    log_cache_bytes_max: int = _tunable(
+        32 << 20, parse_bytes_or_none, "BYTES", "Applied entries kept in memory for followers that are slightly behind"
+    )
     checkpoint_changes: int = _tunable(131_072, parse_count, "N", "Changed keys after which a checkpoint is written")
     checkpoint_pages: int = _tunable(
         16_384,
@@ -135,7 +148,10 @@ class NodeConfig:
     )
     log_tail_entries: int = _tunable(20_000, parse_count, "N", "The same in entries: every start verifies them")
     scrub_bytes_per_second: int = _tunable(
-        1 << 20, parse_bytes, "BYTES", "How much of the stored data is read and verified again each second; 0: nothing"
+        1 << 20,
+        parse_bytes_or_none,
+        "BYTES",
+        "How much of the stored data is read and verified again each second; 0: nothing",
     )
     map_bytes: int = _tunable(
         64 << 30, parse_bytes, "BYTES", "Largest size of each LMDB environment; address space, not disk, until used"
@@ -363,6 +379,8 @@ def _check_timeouts(config: NodeConfig) -> None:
 
 
 def _check_limits(config: NodeConfig) -> None:
+    if config.batch_bytes_max > BATCH_BYTES_CEILING:
+        refuse("batch_bytes_max", config.batch_bytes_max, f"at most {BATCH_BYTES_CEILING}: one peer frame")
     if config.request_bytes_max > PAYLOAD_BYTES_CEILING:
         refuse("request_bytes_max", config.request_bytes_max, f"at most {PAYLOAD_BYTES_CEILING}: one peer frame")
     if config.pending_bytes_max < config.request_bytes_max:

@@ -89,10 +89,19 @@ def parse_count(setting: str, raw: object) -> int:
 
 def parse_bytes(setting: str, raw: object) -> int:
     """Return a number of bytes from 1 on; ``64MiB`` and the like are understood (KiB, MiB, GiB, TiB)."""
+    return _bytes_from(1, setting, raw)
+
+
+def parse_bytes_or_none(setting: str, raw: object) -> int:
+    """Return a number of bytes as ``parse_bytes`` does, or 0."""
+    return _bytes_from(0, setting, raw)
+
+
+def _bytes_from(least: int, setting: str, raw: object) -> int:
     match = _BYTES.fullmatch(str(raw).strip())
     unit = match and _UNITS.get(match[2].upper())
-    if isinstance(raw, bool) or not match or not unit or int(match[1]) < 1:
-        refuse(setting, repr(raw), "a number of bytes from 1 on, plain or with KiB, MiB, GiB or TiB (64MiB)")
+    if isinstance(raw, bool) or not match or not unit or int(match[1]) < least:
+        refuse(setting, repr(raw), f"a number of bytes from {least} on, plain or with KiB, MiB, GiB or TiB (64MiB)")
     return int(match[1]) * unit
 
 

@@ -24,6 +24,8 @@ from durable_raft.storage.directory import KV, environment_path, unused_name
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.pages import place_of
 from durable_raft.storage.soundness import StateCheck
+from durable_raft.storage.state.lmdb_directory import LmdbStateDirectory
+from durable_raft.storage.state.state_store import StateDirectory, StateStore
 from durable_raft.storage.state.store import LmdbKvStore
 from durable_raft.storage.state.swap import NEW, discard, set_aside
 from durable_raft.storage.wounds import Wound, WoundedLog
@@ -37,7 +39,9 @@ class NodeData:
 
     log_store: LmdbLogStore
     stored: StoredLog
-    kv: LmdbKvStore | None
+    states: StateDirectory
+    """Where the state is, and where a snapshot comes in."""
+    kv: StateStore | None
     """None: the state is lost, and a snapshot is needed."""
     check: StateCheck | None = None
     """Reads the state wholly while the node works with it; None when that was done before."""
@@ -74,7 +78,7 @@ def open_state(directory: Path, store: LmdbLogStore, *, map_bytes: int) -> NodeD
                 raise
             set_state_aside(directory, str(error))
     if stored.base.index:
-        return _without_state(directory, store, stored)
+        return _without_state(directory, store, stored, map_bytes=map_bytes)
     LmdbKvStore.create(directory, store.identity, store.membership, map_bytes=map_bytes, is_locked=True)
     return _healable(_with_state(directory, store, stored, map_bytes=map_bytes))
 
@@ -83,7 +87,9 @@ def _with_state(directory: Path, store: LmdbLogStore, stored: StoredLog, *, map_
     kv = LmdbKvStore.open(directory, map_bytes=map_bytes)
     try:
         kv.expect(store.identity)
-        return NodeData(store, fit(directory, store, stored, kv), kv)
+        return NodeData(
+            store, fit(directory, store, stored, kv), LmdbStateDirectory(directory, map_bytes=map_bytes), kv
+        )
     except BaseException:
         kv.close()
         raise
@@ -138,20 +144,20 @@ def set_state_aside(directory: Path, trouble: str) -> None:
         event(_logger, logging.ERROR, "snapshot_discarded", reason=trouble)
 
 
-def _without_state(directory: Path, store: LmdbLogStore, stored: StoredLog) -> NodeData:
+def _without_state(directory: Path, store: LmdbLogStore, stored: StoredLog, *, map_bytes: int) -> NodeData:
     """Go on without a state, if other nodes can give one."""
     where = f"{directory} holds no state, and its log begins behind index {stored.base.index}"
     if len(store.membership.voters) == 1:
         raise DirectoryRefused(f"{where}: restore a backup; there is no other node to fetch the state from")
     event(_logger, logging.ERROR, "state_missing", reason=f"{where}: it is fetched from the leader")
-    return NodeData(store, stored, None)
+    return NodeData(store, stored, LmdbStateDirectory(directory, map_bytes=map_bytes), None)
 
 
 class LogWentBack(CorruptRecord):
     """The log ends before what its own node has moved into the state: the file is an older one."""
 
 
-def fit(directory: Path, store: LmdbLogStore, stored: StoredLog, kv: LmdbKvStore) -> StoredLog:
+def fit(directory: Path, store: LmdbLogStore, stored: StoredLog, kv: StateStore) -> StoredLog:
     """Return the log as it is once it fits the state.
 
     Raises:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from durable_raft.kv.records import Record
 from durable_raft.raft.types import Index
+from durable_raft.server.clock import Clock
 from durable_raft.storage.state.meta import KvMeta
-from durable_raft.storage.state.store import LmdbKvStore
-from durable_raft.storage.state.view import LmdbStateView
+from durable_raft.storage.state.state_store import CheckpointView, StateStore
 
 PIECE_BYTES: Final = 32 << 10
 """Keys and values in one piece: half a millisecond."""
@@ -23,12 +22,14 @@ VIEWS_MAX: Final = 4
 class BackupSource:
     """Gives pieces of the newest checkpoint, and of those that somebody has begun to read."""
 
-    def __init__(self) -> None:
-        self._kv: LmdbKvStore | None = None
-        self._kept: dict[Index, tuple[LmdbStateView, float]] = {}
+    def __init__(self, clock: Clock) -> None:
+        """Keep views for as long as ``clock`` says."""
+        self._clock = clock
+        self._kv: StateStore | None = None
+        self._kept: dict[Index, tuple[CheckpointView, float]] = {}
         """By index: a view, and when it was last asked for."""
 
-    def begin_with(self, kv: LmdbKvStore | None) -> None:
+    def begin_with(self, kv: StateStore | None) -> None:
         """Answer from ``kv`` from now on; ``close`` was called before."""
         self._kv = kv
 
@@ -48,13 +49,13 @@ class BackupSource:
         if kept is None and found in self._kept:
             view.close()
             view = self._kept[found][0]
-        self._kept[found] = view, time.monotonic()
+        self._kept[found] = view, self._clock.monotonic()
         self._make_room()
         return view.meta, view.piece(after if found == index else None, PIECE_BYTES)
 
     def expire(self) -> None:
         """Let go of views that nobody asks for any more."""
-        oldest = time.monotonic() - KEPT_S
+        oldest = self._clock.monotonic() - KEPT_S
         for index in [index for index, (_, used_at) in self._kept.items() if used_at < oldest]:
             self._kept.pop(index)[0].close()
 

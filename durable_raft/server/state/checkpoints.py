@@ -8,7 +8,6 @@ behind a checkpoint that is durable (design contract 5), and keeps a tail for fo
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import Base, Index, LogPoint, Membership
+from durable_raft.server.clock import Clock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.logs import event
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.state.worker import Worker
-from durable_raft.storage.state.store import LmdbKvStore
-from durable_raft.storage.state.view import LmdbStateView
+from durable_raft.storage.state.state_store import CheckpointView, StateStore
 
 _logger = logging.getLogger(__name__)
 
@@ -56,9 +55,11 @@ class Checkpointer:
         raft: Raft,
         membership: Membership,
         worker: Worker,
+        clock: Clock,
         crash_points: CrashPoints,
         config: NodeConfig,
         compact: Callable[[Index], None],
+        on_written: Callable[[], None],
     ) -> None:
         """Bind the parts; ``begin_with`` follows.
 
@@ -66,19 +67,22 @@ class Checkpointer:
             raft: the core.
             membership: stamped into every checkpoint.
             worker: writes.
+            clock: of this node.
             crash_points: named places for tests.
             config: when a checkpoint is due, and how much of the log stays behind it.
             compact: drops the log up to an index from the disk.
+            on_written: is called when a checkpoint ended: applying may have waited for it.
         """
         self._raft = raft
         self._membership = membership
         self._worker = worker
+        self._clock = clock
         self._crash_points = crash_points
         self._config = config
         self._compact = compact
         self._machine: Machine
-        self._kv: LmdbKvStore | None = None
-        self._view: LmdbStateView | None = None
+        self._kv: StateStore | None = None
+        self._view: CheckpointView | None = None
         """What the machine reads from; None while it has no state."""
         self._frozen: _Frozen | None = None
         self.is_writing = False
@@ -88,11 +92,10 @@ class Checkpointer:
         """``_applied_bytes`` at the last checkpoint."""
         self._last_keys = 0
         """Number of keys at the last checkpoint."""
-        self._last_at = time.monotonic()
+        self._last_at = self._clock.monotonic()
         self._marks: deque[tuple[Index, int]] = deque()
         """(index, ``_applied_bytes``) of checkpoints behind which the log was not compacted yet, ascending."""
-        self.on_written: Callable[[], None] = lambda: None
-        """Is called when a checkpoint ended: applying may have waited for it."""
+        self._on_written = on_written
         self._pages = 0
         """Of the state on the disk: a checkpoint changes no more than these, and those it adds."""
         self.durations = LatencyRing()
@@ -137,7 +140,7 @@ class Checkpointer:
             self._is_requested
             or self._due_share() >= 1
             or log.last_applied - last >= config.checkpoint_entries
-            or (time.monotonic() - self._last_at) * 1000 >= config.checkpoint_interval_ms
+            or (self._clock.monotonic() - self._last_at) * 1000 >= config.checkpoint_interval_ms
         )
 
     def _due_share(self) -> float:
@@ -165,16 +168,16 @@ class Checkpointer:
 
     def _begin_counting(self) -> None:
         """Count from here what makes the next checkpoint due."""
-        self._last_at, self._last_bytes = time.monotonic(), self._applied_bytes
+        self._last_at, self._last_bytes = self._clock.monotonic(), self._applied_bytes
         self._last_keys = self._machine.summary.key_count
 
-    def _write(self, frozen: _Frozen, kv: LmdbKvStore) -> None:
+    def _write(self, frozen: _Frozen, kv: StateStore) -> None:
         self.is_writing = True
         self._crash_points.reach("before_checkpoint")
         layer = frozen.layer
 
         def work() -> float:
-            started = time.perf_counter()
+            started = self._clock.monotonic()
             kv.write_checkpoint(
                 layer.sorted_changes(),
                 is_cleared=layer.is_cleared,
@@ -184,7 +187,7 @@ class Checkpointer:
                 pause=self._pause,
             )
             self._crash_points.reach("after_checkpoint_persist")
-            return time.perf_counter() - started
+            return self._clock.monotonic() - started
 
         self._worker.submit(work, self._written)
 
@@ -210,9 +213,9 @@ class Checkpointer:
             seconds=round(seconds, 3),
         )
         self._worker.submit(lambda: needless.dissolve(self._pause), lambda _: None)
-        self.on_written()
+        self._on_written()
 
-    def _read_from(self, view: LmdbStateView) -> Layer:
+    def _read_from(self, view: CheckpointView) -> Layer:
         """Have the machine read from ``view``; return the layer that nobody reads any more."""
         old, self._view = self._view, view
         needless = self._machine.checkpointed(view)
@@ -220,13 +223,13 @@ class Checkpointer:
             old.close()
         return needless
 
-    def _note_pages(self, kv: LmdbKvStore) -> None:
+    def _note_pages(self, kv: StateStore) -> None:
         self._pages = kv.room().used_bytes // PAGE_BYTES
 
     def _pause(self) -> None:
         """Leave the interpreter and the disk alone for a moment, unless the next is half due; on the worker thread."""
         if self._due_share() < 0.5:
-            time.sleep(PAUSE_S)
+            self._clock.sleep(PAUSE_S)
 
     # -- compaction -----------------------------------------------------------------------------------------------
 
@@ -253,7 +256,7 @@ class Checkpointer:
 
     # -- another state --------------------------------------------------------------------------------------------
 
-    def begin_with(self, machine: Machine, kv: LmdbKvStore | None, view: LmdbStateView | None) -> None:
+    def begin_with(self, machine: Machine, kv: StateStore | None, view: CheckpointView | None) -> None:
         """Go on with another machine, which reads from ``view`` of ``kv``; nothing may be under way at the disk."""
         self._machine, self._kv, self._view = machine, kv, view
         self._frozen = None

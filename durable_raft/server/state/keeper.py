@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.core import Raft
 from durable_raft.raft.ready import Offer
 from durable_raft.raft.types import Base, Entry, Index, LostEntry, NodeId
+from durable_raft.server.clock import Clock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.logs import event
 from durable_raft.server.settings.config import NodeConfig
@@ -26,15 +27,30 @@ from durable_raft.server.state.snapshot_fetch import SnapshotFetcher
 from durable_raft.server.state.snapshot_source import SnapshotSource
 from durable_raft.server.state.state_hashes import StateHashes
 from durable_raft.server.state.worker import Worker
-from durable_raft.storage.directory import unused_name
-from durable_raft.storage.state.install import KvInstaller
 from durable_raft.storage.state.meta import KvMeta
-from durable_raft.storage.state.store import LmdbKvStore
-from durable_raft.storage.state.swap import NEW, discard, set_aside, swap
+from durable_raft.storage.state.state_store import StateInstaller, StateStore
 from durable_raft.storage.wounds import Wound, WoundedState, WoundKind
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateEvents:
+    """Whom the keeper tells of what; all of it on the event loop."""
+
+    send: Callable[[NodeId, NodeMessage], None]
+    """Sends a message to a node."""
+    compact: Callable[[Index], None]
+    """Drops the log up to an index from the disk."""
+    machine_replaced: Callable[[Machine], None]
+    """Another machine took the place of the one before it: only it may answer from now on."""
+    checkpoint_written: Callable[[], None]
+    """A checkpoint ended: applying may have waited for it."""
+    entries_lost: Callable[[], None]
+    """Payloads of entries were found to be rotten, and the core knows."""
+    failed: Callable[[BaseException], None]
+    """The state cannot be believed: this life of the node ends."""
 
 
 class StateKeeper:
@@ -47,9 +63,9 @@ class StateKeeper:
         raft: Raft,
         rng: random.Random,
         workers: tuple[Worker, Worker],
+        clock: Clock,
         crash_points: CrashPoints,
-        send: Callable[[NodeId, NodeMessage], None],
-        compact: Callable[[Index], None],
+        events: StateEvents,
     ) -> None:
         """Begin with the state of ``data``.
 
@@ -59,39 +75,39 @@ class StateKeeper:
             raft: the core, which begins at the same checkpoint.
             rng: seeds the machines' cursors.
             workers: one writes states, the other reads snapshots.
+            clock: of this node.
             crash_points: named places for tests.
-            send: sends a message to a node.
-            compact: drops the log up to an index from the disk.
+            events: whom to tell of what.
         """
         worker, giver = workers
         self._config = config
         self._raft = raft
         self._rng = rng
+        self._clock = clock
         self._crash_points = crash_points
-        self._send = send
+        self._events = events
+        self._states = data.states
         self._voters = data.log_store.membership.ids()
         self._kv = data.kv
         self._check = data.check
         self._identity = data.log_store.identity
         self._membership = membership = data.log_store.membership
-        self.checkpointer = Checkpointer(raft, membership, worker, crash_points, config, compact)
-        self.source = SnapshotSource(giver)
-        self.backups = BackupSource()
-        self.scrubber = Scrubber(data.log_store, raft, giver, config.scrub_bytes_per_second, self._lose)
-        self.fetcher = SnapshotFetcher(self._begin_installation, worker, crash_points, send, raft, self._install)
+        self.checkpointer = Checkpointer(
+            raft, membership, worker, clock, crash_points, config, events.compact, events.checkpoint_written
+        )
+        self.source = SnapshotSource(giver, clock)
+        self.backups = BackupSource(clock)
+        self.scrubber = Scrubber(data.log_store, raft, giver, clock, config.scrub_bytes_per_second, self._lose)
+        self.fetcher = SnapshotFetcher(
+            self._begin_installation, worker, clock, crash_points, events.send, raft, self._install
+        )
         self.hashes = StateHashes(config.node_id, self._voters)
         self._asked = 0
         self.differs = 0
         """How often this node's state was found to differ from the majority's."""
-        self.on_machine: Callable[[Machine], None] = lambda _: None
-        """Is told of every machine that takes the place of another."""
-        self.on_failed: Callable[[BaseException], None] = lambda _: None
-        """Is told when the state cannot be believed."""
-        self.on_wound: Callable[[], None] = lambda: None
-        """Is told when entries were found to be lost."""
         self.machine = self._begin(self._kv)
 
-    def _begin(self, kv: LmdbKvStore | None) -> Machine:
+    def _begin(self, kv: StateStore | None) -> Machine:
         """Make the machine that goes on from ``kv``, and have everything use the two."""
         self._kv = kv
         rng = random.Random(self._rng.getrandbits(64))  # noqa: S311 - SCAN's cursors, not secrets
@@ -130,7 +146,9 @@ class StateKeeper:
         if trouble == "":
             event(_logger, logging.INFO, "state_sound")
         elif trouble is not None:
-            self.on_failed(WoundedState([Wound("environment", None, None, "a sound state", trouble, WoundKind.TREE)]))
+            self._events.failed(
+                WoundedState([Wound("environment", None, None, "a sound state", trouble, WoundKind.TREE)])
+            )
             return
         self.source.expire()
         self.backups.expire()
@@ -172,7 +190,7 @@ class StateKeeper:
 
     def _give(self, target: NodeId, chunk: SnapshotChunk) -> None:
         self._crash_points.reach("before_snapshot_piece_sent")
-        self._send(target, chunk)
+        self._events.send(target, chunk)
 
     def writable_bytes(self) -> int | None:
         """Return how much the state's file can still take; None while there is none."""
@@ -184,27 +202,30 @@ class StateKeeper:
 
     # -- snapshots ------------------------------------------------------------------------------------------------
 
-    def _begin_installation(self, base: Base, summary: StateSummary) -> KvInstaller:
+    def _begin_installation(self, base: Base, summary: StateSummary) -> StateInstaller:
         target = KvMeta(1, self._identity, self._membership, base, summary)
-        return KvInstaller.open(self._config.directory, target, map_bytes=self._config.map_bytes)
+        return self._states.install(target)
 
     def _install(self, base: Base) -> None:
         """Swap a snapshot in that is whole and durable: the state first, then the log (raft/snapshots.py)."""
         if not self._raft.wants_snapshot(base.point):
-            discard(self._config.directory, NEW)
+            self._states.discard_waiting()
             return
         self._release()
         self._crash_points.reach("before_snapshot_swap")
-        swap(self._config.directory, over=None)
+        self._states.swap()
         self._crash_points.reach("after_snapshot_swap")
-        kv = LmdbKvStore.open(self._config.directory, map_bytes=self._config.map_bytes)
+        kv = self._states.open()
         self._raft.install_snapshot(base)
-        self.on_machine(self._begin(kv))
+        self._events.machine_replaced(self._begin(kv))
         event(_logger, logging.INFO, "snapshot_installed", index=base.point.index, keys=kv.checkpoint.summary.key_count)
 
     def _lose(self, lost: Sequence[LostEntry]) -> None:
-        self._raft.lose(int(time.monotonic() * 1000), lost)
-        self.on_wound()
+        self._raft.lose(self._now_ms(), lost)
+        self._events.entries_lost()
+
+    def _now_ms(self) -> int:
+        return int(self._clock.monotonic() * 1000)
 
     def _release(self) -> None:
         """Close the state that there is."""
@@ -223,7 +244,7 @@ class StateKeeper:
     def _broadcast(self, said: StateHash) -> None:
         for voter in self._voters:
             if voter != self._config.node_id:
-                self._send(voter, said)
+                self._events.send(voter, said)
 
     def _judge(self, index: Index) -> None:
         verdict = self.hashes.verdict(index)
@@ -232,16 +253,15 @@ class StateKeeper:
         event(_logger, logging.ERROR, "state_differs", index=index, nodes=",".join(verdict.wrong))
         if self._config.node_id in verdict.wrong and self._raft.is_whole:
             self.differs += 1
-            self._raft.lose_state(int(time.monotonic() * 1000))
-            self.on_machine(self.machine)
+            self._raft.lose_state(self._now_ms())
+            self._events.machine_replaced(self.machine)
 
     def _set_aside(self) -> None:
         """Put the state aside that cannot be believed, once nothing is being written to it."""
         if self.checkpointer.is_writing:
             return
         self._release()
-        name = unused_name(self._config.directory, "kv.differs").name
-        set_aside(self._config.directory, name)
+        name = self._states.set_aside("kv.differs")
         event(_logger, logging.ERROR, "state_set_aside", name=name)
         self._begin(None)
-        self.on_machine(self.machine)
+        self._events.machine_replaced(self.machine)

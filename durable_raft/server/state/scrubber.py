@@ -8,7 +8,6 @@ that ends this life of the node, and the next one deals with it (process.py).
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ from durable_raft.errors import EntryUnavailable
 from durable_raft.raft.core import Raft
 from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.types import Index, LostEntry
+from durable_raft.server.clock import Clock
 from durable_raft.server.logs import event
 from durable_raft.server.state.worker import Worker
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
-from durable_raft.storage.state.store import LmdbKvStore
+from durable_raft.storage.state.state_store import StateStore
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Scrubber:
         store: LmdbLogStore,
         raft: Raft,
         worker: Worker,
+        clock: Clock,
         bytes_per_second: int,
         on_lost: Callable[[Sequence[LostEntry]], None],
     ) -> None:
@@ -56,19 +57,20 @@ class Scrubber:
         self._store = store
         self._raft = raft
         self._worker = worker
+        self._clock = clock
         self._bytes_per_second = bytes_per_second
         self._on_lost = on_lost
-        self._kv: LmdbKvStore | None = None
+        self._kv: StateStore | None = None
         self._is_busy = False
         self._budget = 0.0
-        self._ticked_at = time.monotonic()
+        self._ticked_at = self._clock.monotonic()
         self._index = Index(0)
         """The next entry to be read; 0: the state is being read."""
         self._key: bytes | None = None
         """The last key that was read."""
         self.passes = 0
 
-    def begin_with(self, kv: LmdbKvStore | None) -> None:
+    def begin_with(self, kv: StateStore | None) -> None:
         """Read ``kv`` from its first key from now on; ``close`` was called before."""
         self._kv, self._key = kv, None
 
@@ -79,7 +81,7 @@ class Scrubber:
 
     def tick(self) -> None:
         """Have the next piece read, as large as the time since the last one allows."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         second = float(self._bytes_per_second)
         self._budget = min(self._budget + (now - self._ticked_at) * second, second)
         self._ticked_at = now
@@ -125,7 +127,7 @@ class Scrubber:
             self._key, self._index = None, self._raft.log.first_index
 
 
-def _read_state(kv: LmdbKvStore, after: bytes | None, size: int) -> _Piece:
+def _read_state(kv: StateStore, after: bytes | None, size: int) -> _Piece:
     with closing(kv.view()) as view:
         items = view.piece(after, size)
     return _Piece(next_key=items[-1][0] if items else None)

@@ -8,17 +8,18 @@ the node let go of the state it has.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from durable_raft.errors import CorruptRecord
 from durable_raft.kv.records import Record, StateSummary
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import Base, Index, LogPoint, NodeId
+from durable_raft.server.clock import Clock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.logs import event
 from durable_raft.server.state.worker import Worker
+from durable_raft.storage.state.state_store import StateInstaller
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk
 
 _logger = logging.getLogger(__name__)
@@ -27,30 +28,14 @@ PATIENCE_S: Final = 1.0
 """How long a piece is waited for before it is asked for again."""
 
 
-class Installation(Protocol):
-    """A snapshot on its way into the data directory: storage/state/install.py says what each call promises."""
-
-    @property
-    def last_key(self) -> bytes | None:
-        """The last key that was stored; None before the first."""
-
-    def add(self, records: list[tuple[bytes, Record]]) -> None:
-        """Store the next records."""
-
-    def finish(self) -> None:
-        """Check the whole, and make it durable and ready to be swapped in."""
-
-    def close(self) -> None:
-        """Stop; what is stored stays for the next time."""
-
-
 class SnapshotFetcher:
     """Fetches at most one snapshot at a time; every method belongs to the event loop."""
 
     def __init__(
         self,
-        begin: Callable[[Base, StateSummary], Installation],
+        begin: Callable[[Base, StateSummary], StateInstaller],
         worker: Worker,
+        clock: Clock,
         crash_points: CrashPoints,
         send: Callable[[NodeId, NodeMessage], None],
         raft: Raft,
@@ -61,6 +46,7 @@ class SnapshotFetcher:
         Args:
             begin: begins a snapshot, or goes on with the part of it that is there; on the worker thread.
             worker: does what touches the disk.
+            clock: of this node.
             crash_points: named places for tests.
             send: sends a question to a node.
             raft: says which snapshots would help.
@@ -68,13 +54,14 @@ class SnapshotFetcher:
         """
         self._begin_installation = begin
         self._worker = worker
+        self._clock = clock
         self._crash_points = crash_points
         self._send = send
         self._raft = raft
         self._on_ready = on_ready
         self._source: NodeId | None = None
         """Whom to ask; None while nothing is fetched."""
-        self._installation: Installation | None = None
+        self._installation: StateInstaller | None = None
         self._base: Base | None = None
         """Where the snapshot was taken that is being fetched."""
         self._is_busy = False
@@ -98,7 +85,7 @@ class SnapshotFetcher:
 
     def is_overdue(self) -> bool:
         """Return whether a piece was asked for and did not come."""
-        return self.is_active and not self._is_busy and time.monotonic() - self._asked_at > PATIENCE_S
+        return self.is_active and not self._is_busy and self._clock.monotonic() - self._asked_at > PATIENCE_S
 
     def tick(self) -> None:
         """Ask again for a piece that did not come."""
@@ -124,7 +111,7 @@ class SnapshotFetcher:
     def _ask(self) -> None:
         if self._source is None:
             return
-        self._asked_at = time.monotonic()
+        self._asked_at = self._clock.monotonic()
         index = Index(0) if self._base is None else self._base.point.index
         key = None if self._installation is None else self._installation.last_key
         self._send(
@@ -136,12 +123,12 @@ class SnapshotFetcher:
         old = self._installation
         self._is_busy = True
 
-        def work() -> Installation:
+        def work() -> StateInstaller:
             if old is not None:
                 old.close()
             return self._begin_installation(base, summary)
 
-        def begun(installation: Installation) -> None:
+        def begun(installation: StateInstaller) -> None:
             self._installation, self._base = installation, base
             is_resumed = installation.last_key is not None
             event(
@@ -158,7 +145,7 @@ class SnapshotFetcher:
 
         self._worker.submit(work, begun)
 
-    def _store(self, installation: Installation, base: Base, chunk: SnapshotChunk) -> None:
+    def _store(self, installation: StateInstaller, base: Base, chunk: SnapshotChunk) -> None:
         self._is_busy = True
         self.pieces += 1
         if chunk.is_last:

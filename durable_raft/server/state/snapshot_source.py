@@ -9,14 +9,13 @@ view is kept, the log behind it is (``held``): a snapshot that takes longer than
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final
 
 from durable_raft.raft.types import Index
+from durable_raft.server.clock import Clock
 from durable_raft.server.state.worker import Worker
-from durable_raft.storage.state.store import LmdbKvStore
-from durable_raft.storage.state.view import LmdbStateView
+from durable_raft.storage.state.state_store import CheckpointView, StateStore
 from durable_raft.wire.peer import FetchSnapshot, SnapshotChunk
 
 PIECE_BYTES: Final = 64 << 10
@@ -37,9 +36,10 @@ class _Kept:
 
     __slots__ = ("used_at", "users", "view")
 
-    def __init__(self, view: LmdbStateView) -> None:
+    def __init__(self, view: CheckpointView, used_at: float) -> None:
         self.view = view
-        self.used_at = time.monotonic()
+        self.used_at = used_at
+        """Monotonic, seconds."""
         self.users = 0
         """Pieces that are being read from it."""
 
@@ -47,16 +47,17 @@ class _Kept:
 class SnapshotSource:
     """Answers for the checkpoints of one node; every method belongs to the event loop."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, clock: Clock) -> None:
         """Read on ``worker``, which does nothing else."""
         self._worker = worker
-        self._kv: LmdbKvStore | None = None
+        self._clock = clock
+        self._kv: StateStore | None = None
         """What snapshots are taken of; None while there is no state."""
         self._kept: dict[Index, _Kept] = {}
         self.pieces = 0
         """Pieces given since the start."""
 
-    def begin_with(self, kv: LmdbKvStore | None) -> None:
+    def begin_with(self, kv: StateStore | None) -> None:
         """Answer from ``kv`` from now on; ``close`` was called before."""
         self._kv = kv
 
@@ -76,7 +77,7 @@ class SnapshotSource:
             kept = self._newest(self._kv)
             if kept.view.meta.applied.point.index != question.last_included_index:
                 question = question._replace(has_key=False, after_key=b"")
-        kept.used_at = time.monotonic()
+        kept.used_at = self._clock.monotonic()
         kept.users += 1
 
         def given(chunk: SnapshotChunk) -> None:
@@ -84,7 +85,7 @@ class SnapshotSource:
             self.pieces += 1
             done(chunk)
 
-        self._worker.submit(lambda: _read(kept.view, question), given)
+        self._worker.submit(lambda: self._read(kept.view, question), given)
         return True
 
     def held(self) -> Index | None:
@@ -93,7 +94,7 @@ class SnapshotSource:
 
     def expire(self) -> None:
         """Let go of views that nobody asks for any more."""
-        oldest = time.monotonic() - KEPT_S
+        oldest = self._clock.monotonic() - KEPT_S
         for index in [i for i, kept in self._kept.items() if kept.used_at < oldest and not kept.users]:
             self._kept.pop(index).view.close()
 
@@ -114,7 +115,7 @@ class SnapshotSource:
             return question.last_included_index
         return max((index for index in self._kept if index > question.floor), default=Index(0))
 
-    def _newest(self, kv: LmdbKvStore) -> _Kept:
+    def _newest(self, kv: StateStore) -> _Kept:
         view = kv.view()
         index = view.meta.applied.point.index
         if index in self._kept:
@@ -124,19 +125,18 @@ class SnapshotSource:
         if len(self._kept) >= VIEWS_MAX and idle:
             oldest = min(idle, key=lambda each: self._kept[each].used_at)
             self._kept.pop(oldest).view.close()
-        kept = self._kept[index] = _Kept(view)
+        kept = self._kept[index] = _Kept(view, self._clock.monotonic())
         return kept
 
+    def _read(self, view: CheckpointView, question: FetchSnapshot) -> SnapshotChunk:
+        """Read a piece, and rest; on the worker thread."""
+        started = self._clock.monotonic()
+        chunk = _piece_of(view, question)
+        self._clock.sleep((self._clock.monotonic() - started) * REST)
+        return chunk
 
-def _read(view: LmdbStateView, question: FetchSnapshot) -> SnapshotChunk:
-    """Read a piece, and rest; on the worker thread."""
-    started = time.perf_counter()
-    chunk = _piece_of(view, question)
-    time.sleep((time.perf_counter() - started) * REST)
-    return chunk
 
-
-def _piece_of(view: LmdbStateView, question: FetchSnapshot) -> SnapshotChunk:
+def _piece_of(view: CheckpointView, question: FetchSnapshot) -> SnapshotChunk:
     meta = view.meta
     items = view.piece(question.after_key if question.has_key else None, PIECE_BYTES)
     point = meta.applied.point

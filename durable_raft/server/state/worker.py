@@ -9,15 +9,31 @@ import queue
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
 Job = Callable[[], None]
 
 
-class Worker:
-    """Runs the thread; ``submit`` is called from the event loop, and so is what it was given to call afterwards."""
+class Worker(Protocol):
+    """Does one piece of work after the other, beside the event loop; every method is called from the loop."""
+
+    def start(self) -> None:
+        """Begin to work."""
+
+    def submit(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
+        """Have ``work`` done after all that was submitted before, and ``done`` called with its result on the loop."""
+
+    def settle(self) -> None:
+        """Wait until all that was submitted is done; what it was to be followed by comes later, on the event loop."""
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish what was submitted and end; return whether it ended in time."""
+
+
+class ThreadWorker:
+    """A ``Worker`` that is a thread."""
 
     def __init__(
         self, name: str, call_soon_threadsafe: Callable[[Job], object], on_failed: Callable[[BaseException], None]

@@ -1,0 +1,103 @@
+"""The protocols of a stored KV state: at a checkpoint, read at one moment, on its way in, and in its directory.
+
+``LmdbKvStore``, ``LmdbStateView``, ``KvInstaller`` and ``LmdbStateDirectory`` are of these kinds; so are the simulated
+ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from durable_raft.kv.records import Record, StateSummary, StateView
+from durable_raft.raft.types import Base, Membership
+from durable_raft.storage.environment import Room
+from durable_raft.storage.state.meta import KvMeta
+
+
+class CheckpointView(StateView, Protocol):
+    """The state at one checkpoint, whatever is written meanwhile; every record is verified on each read."""
+
+    @property
+    def meta(self) -> KvMeta:
+        """Which state it is."""
+
+    def piece(self, key: bytes | None, bytes_max: int) -> list[tuple[bytes, Record]]:
+        """Return the next records behind ``key`` (None: from the first), about ``bytes_max`` of them; none at the end.
+
+        Raises:
+            WoundedState: one of them is damaged.
+        """
+
+    def close(self) -> None:
+        """Let go of the checkpoint."""
+
+
+class StateStore(Protocol):
+    """The state at its newest checkpoint."""
+
+    @property
+    def checkpoint(self) -> KvMeta:
+        """What the last durable transaction says."""
+
+    def view(self) -> CheckpointView:
+        """Return a view of the newest checkpoint; to be closed."""
+
+    def room(self) -> Room:
+        """Return the room in the map and on the disk."""
+
+    def write_checkpoint(
+        self,
+        changes: Iterable[tuple[bytes, Record | None]],
+        *,
+        is_cleared: bool,
+        applied: Base,
+        summary: StateSummary,
+        membership: Membership,
+        pause: Callable[[], None],
+    ) -> None:
+        """Make the next checkpoint durable; ``LmdbKvStore.write_checkpoint`` says what each argument is.
+
+        Raises:
+            StoragePoisoned: it failed; every later call raises it too.
+            CorruptRecord: a record that is replaced is damaged.
+        """
+
+    def close(self) -> None:
+        """Release the environment; every view is closed."""
+
+
+class StateInstaller(Protocol):
+    """A snapshot on its way into the data directory; storage/state/install.py says what each call promises."""
+
+    @property
+    def last_key(self) -> bytes | None:
+        """The last key that was stored; None before the first."""
+
+    def add(self, records: list[tuple[bytes, Record]]) -> None:
+        """Store the next records."""
+
+    def finish(self) -> None:
+        """Check the whole, and make it durable and ready to be swapped in."""
+
+    def close(self) -> None:
+        """Stop; what is stored stays for the next time."""
+
+
+class StateDirectory(Protocol):
+    """The states in one data directory: the one in use, one that is coming in, those set aside."""
+
+    def open(self) -> StateStore:
+        """Open the state in use, after whatever swap was interrupted is completed; raises as ``LmdbKvStore.open``."""
+
+    def install(self, target: KvMeta) -> StateInstaller:
+        """Begin to store the snapshot ``target``, or go on with the part of it that is there."""
+
+    def swap(self) -> None:
+        """Put the snapshot that is whole in the place of the state, durably; the state's store is closed."""
+
+    def discard_waiting(self) -> None:
+        """Drop the snapshot that is whole and not wanted any more."""
+
+    def set_aside(self, prefix: str) -> str:
+        """Rename the state to PREFIX-DATE, durably, and return that name; its store is closed. Nothing is deleted."""
