@@ -6,13 +6,12 @@ says, in the order that raft/ready.py gives. Nothing here blocks, and nothing is
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from durable_raft.errors import InvariantViolation
-from durable_raft.raft import admission, election, healing, reads, replication, snapshots
-from durable_raft.raft.log import EntriesLost, LogView, RaftLog
+from durable_raft.raft import admission, election, healing, reads, replication, snapshots, work_list
+from durable_raft.raft.log import LogView, RaftLog
 from durable_raft.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -27,7 +26,7 @@ from durable_raft.raft.messages import (
     TermMessage,
 )
 from durable_raft.raft.progress import Progress
-from durable_raft.raft.ready import ReadReady, Ready
+from durable_raft.raft.ready import Ready
 from durable_raft.raft.state import Observer, RaftState
 from durable_raft.raft.types import (
     Base,
@@ -42,9 +41,6 @@ from durable_raft.raft.types import (
     StoredLog,
     Term,
 )
-
-APPLY_BYTES_MAX = 1 << 20
-"""Payload bytes of committed entries in one Ready: bounds how long a replaying node keeps its loop busy."""
 
 
 def _observe_nothing(_event: str, /, **_fields: object) -> None:
@@ -145,7 +141,7 @@ class Raft:
             if now >= state.heartbeat_due and state.peers:
                 replication.check_quorum(state, now)
                 if state.role is Role.LEADER:
-                    self._send(replication.heartbeat, now)
+                    work_list.sending(replication.heartbeat, state, now)
         elif now >= state.election_deadline:
             election.election_timeout(state, now)
 
@@ -154,14 +150,6 @@ class Raft:
         self._state.errand_due = now + self._state.config.heartbeat_ms
         admission.introduce(self._state, now)
         healing.fetch(self._state)
-
-    def _send(self, send: Callable[[RaftState, int], None], now: int) -> None:
-        """Have a leader send entries; one that finds its own copy rotten leads no longer."""
-        state = self._state
-        with contextlib.suppress(EntriesLost):
-            send(state, now)
-        if state.log.lost:
-            healing.notice(state, now)
 
     def step(self, now: int, source: NodeId, message: Message) -> None:
         """Take a message from ``source`` (Figure 2, Rules for Servers)."""
@@ -315,51 +303,24 @@ class Raft:
             now: ms.
             may_apply: whether the machine takes entries at present; reads, which may wait for them, wait with them.
         """
-        state = self._state
-        if state.role is Role.LEADER:
-            self._send(replication.send_due, now)
-        write = state.take_write(now)
-        committed: list[Entry] = []
-        answerable: list[ReadReady] = []
-        if may_apply and state.is_whole:
-            with contextlib.suppress(EntriesLost):
-                committed = state.log.take_committed(APPLY_BYTES_MAX)
-            if state.log.lost:
-                healing.notice(state, now)
-            answerable = reads.take_answerable(state)
-        ready = Ready(
-            write, state.messages, state.messages_after_write, committed, answerable, state.offer, state.lost_reads
-        )
-        state.offer = None
-        state.messages = []
-        state.messages_after_write = []
-        state.lost_reads = []
+        ready = Ready()
+        for work in work_list.WORK:
+            if (may_apply or not work.is_applying) and work.is_there(self._state, now):
+                work.hand_out(self._state, now, ready)
         return ready
 
-    def has_ready(self) -> bool:
-        """Return whether ``ready`` may have anything to hand out; when not, no event since the last call made work."""
-        state = self._state
-        log = state.log
-        if state.role is Role.LEADER and any(each.next_index <= log.last.index for each in state.progress.values()):
-            return True
-        return bool(
-            state.messages
-            or state.messages_after_write
-            or log.commit_index > log.last_applied
-            or log.has_unsubmitted()
-            or state.hard_state != state.flushed_hard_state
-            or state.confirmed_reads
-            or state.pending_reads
-            or state.lost_reads
-            or state.offer is not None
-            or log.lost
-            or not state.standing.is_voter
-        )
+    def has_ready(self, now: int, *, may_apply: bool = True) -> bool:
+        """Return whether ``ready`` has anything to hand out; without, it returns an empty ``Ready``.
+
+        Args:
+            now: ms.
+            may_apply: as ``ready`` is going to be told.
+        """
+        return any((may_apply or not work.is_applying) and work.is_there(self._state, now) for work in work_list.WORK)
 
     def has_more(self) -> bool:
         """Return whether ``ready`` would hand out more committed entries at once."""
-        log = self._state.log
-        return self._state.is_whole and log.last_applied < log.commit_index and log.last_applied + 1 not in log.lost
+        return work_list.has_committed(self._state)
 
     # -- dispatch -------------------------------------------------------------------------------------------------
 

@@ -45,10 +45,14 @@ def confirm(state: RaftState) -> None:
         state.broadcast_round = state.read_round
 
 
+def has_answerable(state: RaftState) -> bool:
+    """Return whether ``take_answerable`` has a read to hand out."""
+    applied = state.log.last_applied
+    return any(ready.read_index <= applied for ready in state.confirmed_reads)
+
+
 def take_answerable(state: RaftState) -> list[ReadReady]:
     """Hand out confirmed reads whose index has been handed out for applying, ascending by index."""
-    if not state.confirmed_reads:
-        return []
     applied = state.log.last_applied
     answerable = [ready for ready in state.confirmed_reads if ready.read_index <= applied]
     if answerable:

@@ -52,6 +52,14 @@ def heartbeat(state: RaftState, now: int) -> None:
         _send_append(state, peer, progress, even_if_empty=True)
 
 
+def is_send_due(state: RaftState, now: int) -> bool:
+    """Return whether a leader whose disk works has entries or a ReadIndex round for a follower that may have it."""
+    return not state.is_disk_stalled(now) and any(
+        _may_send_entries(state, progress) or progress.sent_round < state.broadcast_round
+        for progress in state.progress.values()
+    )
+
+
 def send_due(state: RaftState, now: int) -> None:
     """Send each follower the entries its window allows, and the ReadIndex round that waits to be asked."""
     if state.is_disk_stalled(now):

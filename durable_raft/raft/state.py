@@ -180,12 +180,20 @@ class RaftState:
 
     # -- the way to the disk --------------------------------------------------------------------------------------
 
+    def has_write(self) -> bool:
+        """Return whether anything is to be persisted that was not handed out for it yet."""
+        return (
+            self.hard_state != self._submitted_hard_state
+            or self.standing != self._submitted_standing
+            or self.log.has_unsubmitted()
+        )
+
     def take_write(self, now: int) -> Write | None:
         """Hand out what is to be persisted next, hard state and entries in one piece; None when there is nothing."""
+        if not self.has_write():
+            return None
         hard_state = self.hard_state if self.hard_state != self._submitted_hard_state else None
         standing = self.standing if self.standing != self._submitted_standing else None
-        if hard_state is None and standing is None and not self.log.has_unsubmitted():
-            return None
         self._submitted_standing = self.standing
         self._write_number += 1
         if hard_state is not None:

@@ -165,7 +165,7 @@ class Node:
             compact=self._writer.compact,
             machine_replaced=self._machine_replaced,
             checkpoint_written=self._checkpoint_written,
-            entries_lost=self.wake,
+            wounds_found=self.wake,
             failed=self.fail,
         )
         return StateKeeper(
@@ -233,6 +233,7 @@ class Node:
             else:
                 self.raft.step(self._now_ms(), source, message)
                 if not self._is_due():
+                    self._arm_timers()
                     return
             self.wake()
 
@@ -262,8 +263,7 @@ class Node:
     def _note_flushed(self, flushed: Flushed) -> None:
         if not self._is_stopped:
             self._take_flushed(flushed)
-            if self._is_due():
-                self._process()
+            self._process_if_due()
 
     def _take_flushed(self, flushed: Flushed) -> None:
         """Tell the core what is durable, and let the messages go that waited for it."""
@@ -278,6 +278,13 @@ class Node:
         while self._after_write and self._after_write[0][0] <= self._flushed:
             self.peers.send(self._after_write.popleft()[1])
 
+    def _process_if_due(self) -> None:
+        """Do what the last event left to be done; most events of a busy node leave nothing but another deadline."""
+        if self._is_due():
+            self._process()
+        else:
+            self._arm_timers()
+
     def _on_timer(self) -> None:
         if not self._is_stopped:
             self.raft.timeout(self._now_ms())
@@ -286,7 +293,7 @@ class Node:
     def _is_due(self) -> bool:
         """Return whether ``_process`` has something to do; most events of a busy node leave nothing."""
         return (
-            self.raft.has_ready()
+            self.raft.has_ready(self._now_ms(), may_apply=self.keeper.checkpointer.may_apply)
             or self.dispatcher.has_due()
             or self._leadership() != self._known
             or not self.dispatcher.is_caught_up

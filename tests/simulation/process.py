@@ -207,10 +207,19 @@ class Process:
 
     def _check_rules(self) -> None:
         state = self.node.raft.state
+        self._check_no_work_is_left()
         self.observed = self.world.rules.node_changed(self.site.name, state, self.observed)
         if state.heartbeat_due != self._heartbeat_due:
             self._heartbeat_due = state.heartbeat_due
             self.world.rules.quorum_kept(self.site.name, state, self._heartbeat_due - state.config.heartbeat_ms)
+
+    def _check_no_work_is_left(self) -> None:
+        """A node that rests with no turn to come has done all that its core had for it."""
+        if self.node._is_wake_scheduled:
+            return
+        now, may_apply = self.node._now_ms(), self.node.keeper.checkpointer.may_apply
+        if self.node.raft.has_ready(now, may_apply=may_apply):
+            raise InvariantViolation(f"{self.site.name} rests, but its core has {self.node.raft.ready(now)}")
 
     def _check_commit(self) -> None:
         """Judge a commit before what it commits is applied or answered, in the same event."""

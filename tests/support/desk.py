@@ -11,6 +11,7 @@ from durable_raft.raft.messages import AppendEntries
 from durable_raft.raft.types import Entry, EntryKind, Index, Member, NodeId, RaftConfig, Role, Term
 from durable_raft.server.dispatch import QUICK_COMMIT_S, Dispatcher, DispatchLimits
 from durable_raft.server.pending import Slot
+from tests.support.raft_checks import ready_of
 from tests.support.raft_disk import Disk
 from tests.support.raft_solo import accepted, vote
 
@@ -87,7 +88,7 @@ class Desk:
         """One turn: propose, persist at once, apply with the reads in their places."""
         for _ in range(4):
             self.dispatcher.propose_due()
-            ready = self.raft.ready(self.now_ms)
+            ready = ready_of(self.raft, self.now_ms)
             if ready.write is not None:
                 self.proposed += [e for e in ready.write.entries if e.kind is EntryKind.COMMANDS]
                 self.disk.persist(ready.write)

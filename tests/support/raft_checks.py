@@ -13,6 +13,7 @@ from durable_raft.errors import InvariantViolation
 from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import AppendEntriesResponse, Message, RequestVote, RequestVoteResponse
 from durable_raft.raft.quorum import majority
+from durable_raft.raft.ready import Ready
 from durable_raft.raft.types import Entry, Index, NodeId, Role
 from tests.support.raft_disk import Disk
 
@@ -37,6 +38,14 @@ def require(holds: bool, rule: str) -> None:
     """Raise ``BrokenRule`` unless ``holds``."""
     if not holds:
         raise BrokenRule(rule)
+
+
+def ready_of(raft: Raft, now: int, *, may_apply: bool = True) -> Ready:
+    """Return ``raft.ready``, which must be empty when ``raft.has_ready`` says that there is nothing."""
+    is_there = raft.has_ready(now, may_apply=may_apply)
+    ready = raft.ready(now, may_apply=may_apply)
+    require(is_there or ready == Ready(), f"has_ready said no, and ready handed out {ready}")
+    return ready
 
 
 class Figure3:

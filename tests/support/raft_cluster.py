@@ -20,7 +20,7 @@ from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import Envelope, Message
 from durable_raft.raft.ready import ReadReady, Ready, Write
 from durable_raft.raft.types import Entry, Index, NodeId, RaftConfig, Role
-from tests.support.raft_checks import Figure3, highest_commit, require
+from tests.support.raft_checks import Figure3, highest_commit, ready_of, require
 from tests.support.raft_disk import Disk
 from tests.support.raft_trace import event_words, message_words, write_words
 
@@ -351,7 +351,7 @@ class Cluster:
         raft = node.core
         while True:
             before = invariants.observe(raft.state)
-            self._do(node, raft.ready(self.now))
+            self._do(node, ready_of(raft, self.now))
             self._check(node, raft, before)
             if node.pending and (not node.is_slow or node.pending[0].write is None):
                 self._flush_oldest(node)

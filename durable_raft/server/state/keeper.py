@@ -47,8 +47,8 @@ class StateEvents:
     """Another machine took the place of the one before it: only it may answer from now on."""
     checkpoint_written: Callable[[], None]
     """A checkpoint ended: applying may have waited for it."""
-    entries_lost: Callable[[], None]
-    """Payloads of entries were found to be rotten, and the core knows."""
+    wounds_found: Callable[[], None]
+    """The core was told of wounds in the log: it has work."""
     failed: Callable[[BaseException], None]
     """The state cannot be believed: this life of the node ends."""
 
@@ -97,7 +97,7 @@ class StateKeeper:
         )
         self.source = SnapshotSource(giver, clock)
         self.backups = BackupSource(clock)
-        self.scrubber = Scrubber(data.log_store, raft, giver, clock, config.scrub_bytes_per_second, self._lose)
+        self.scrubber = Scrubber(data.log_store, raft, giver, clock, config.scrub_bytes_per_second, self._found_wounds)
         self.fetcher = SnapshotFetcher(
             self._begin_installation, worker, clock, crash_points, events.send, raft, self._install
         )
@@ -220,9 +220,13 @@ class StateKeeper:
         self._events.machine_replaced(self._begin(kv))
         event(_logger, logging.INFO, "snapshot_installed", index=base.point.index, keys=kv.checkpoint.summary.key_count)
 
-    def _lose(self, lost: Sequence[LostEntry]) -> None:
-        self._raft.lose(self._now_ms(), lost)
-        self._events.entries_lost()
+    def _found_wounds(self, lost: Sequence[LostEntry], is_meta_wounded: bool) -> None:
+        if lost:
+            self._raft.lose(self._now_ms(), lost)
+        if is_meta_wounded:
+            event(_logger, logging.ERROR, "wound_found", wound="one copy of meta is rotten; it is written again")
+            self._raft.rewrite_standing()
+        self._events.wounds_found()
 
     def _now_ms(self) -> int:
         return int(self._clock.monotonic() * 1000)

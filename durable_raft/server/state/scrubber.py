@@ -7,7 +7,6 @@ that ends this life of the node, and the next one deals with it (process.py).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,13 +17,9 @@ from durable_raft.raft.core import Raft
 from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.types import Index, LostEntry
 from durable_raft.server.clock import Clock
-from durable_raft.server.logs import event
 from durable_raft.server.state.worker import Worker
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.state.state_store import StateStore
-
-_logger = logging.getLogger(__name__)
-
 
 _END: Final = Index(0)
 
@@ -51,15 +46,15 @@ class Scrubber:
         worker: Worker,
         clock: Clock,
         bytes_per_second: int,
-        on_lost: Callable[[Sequence[LostEntry]], None],
+        on_wounds: Callable[[Sequence[LostEntry], bool], None],
     ) -> None:
-        """Read on ``worker``; ``on_lost`` is told of payloads that are rotten."""
+        """Read on ``worker``; ``on_wounds`` is told of rotten payloads, and whether one copy of meta is rotten."""
         self._store = store
         self._raft = raft
         self._worker = worker
         self._clock = clock
         self._bytes_per_second = bytes_per_second
-        self._on_lost = on_lost
+        self._on_wounds = on_wounds
         self._kv: StateStore | None = None
         self._is_busy = False
         self._budget = 0.0
@@ -112,11 +107,8 @@ class Scrubber:
 
     def _done(self, piece: _Piece) -> None:
         self._is_busy = False
-        if piece.lost:
-            self._on_lost(piece.lost)
-        if piece.is_meta_wounded:
-            event(_logger, logging.ERROR, "wound_found", wound="one copy of meta is rotten; it is written again")
-            self._raft.rewrite_standing()
+        if piece.lost or piece.is_meta_wounded:
+            self._on_wounds(piece.lost, piece.is_meta_wounded)
         if self._index:
             self._index = piece.next_index
         elif piece.next_key is not None:
