@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from durable_raft.errors import DurableRaftError
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.core import Raft
-from durable_raft.raft.messages import Envelope
-from durable_raft.raft.ready import ReadReady, Write
+from durable_raft.raft.ready import ReadReady
 from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role, Term
 from durable_raft.server.clock import Timer
 from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
-from durable_raft.server.latency import LatencyRing
 from durable_raft.server.log_writer import Flushed
 from durable_raft.server.logs import CORE_EVENT_LEVELS, event
 from durable_raft.server.peers import LinkEvents
+from durable_raft.server.persister import Persister
 from durable_raft.server.platform import Platform
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.recovery import NodeData
@@ -37,17 +35,8 @@ _logger = logging.getLogger(__name__)
 WRITER_STOP_S = 10.0
 """How long a stop waits for the disk."""
 
-LONE_BYTES_MAX = 16_384
-"""Payload bytes up to which a write that is alone is persisted on the event loop."""
-
-QUICK_FLUSH_S = 0.002
-"""A flush that takes longer sends the next writes to the log writer's thread."""
-
 NOT_A_VOTER_TICKS = 40
 """Looks after which a node that is no voter says so again: ten seconds."""
-
-QUICK_FLUSHES = 16
-"""So many quick flushes in a row are trusted to be followed by another."""
 
 HOUSEKEEPING_S = 0.25
 """How often held commands, open fates and the room on the disk are looked at."""
@@ -82,9 +71,6 @@ def _recovered(
 class NodeCounters:
     """Counted since the start, for INFO."""
 
-    flushes: int = 0
-    log_bytes: int = 0
-    """Payload bytes handed to the log."""
     elections: int = 0
     """Elections this node stood for."""
     chain_mismatches: int = 0
@@ -120,7 +106,6 @@ class Node:
         self._is_stopped = False
         self._is_wake_scheduled = False
         self.started_at = self.now_s()
-        self.fsync_latency = LatencyRing()
         self.counters = NodeCounters()
         self.leaderless_since: float | None = self.started_at
         """Monotonic time since when no leader is known; None while one is."""
@@ -130,6 +115,7 @@ class Node:
         members, rng = config.membership.voters, platform.rng
         self.raft = _recovered(config, data, rng, self._now_ms(), self._observe)
         self._writer = platform.log_writer(store, self._flushed_on_thread, self._failed_on_thread)
+        self.persister = Persister(self._writer)
         self._workers = (platform.worker("states", self.fail), platform.worker("snapshots", self.fail))
         self.keeper = self._keeper_of(data, platform)
         self.dispatcher = Dispatcher(
@@ -149,11 +135,7 @@ class Node:
         )
         dials = random.Random(rng.getrandbits(64))  # noqa: S311 - pauses, not secrets
         self.peers = platform.links(store.identity, members, dials, link_events)
-        self._submitted = self._flushed = self._unvoted_ticks = 0
-        self._quick_flushes = 0
-        """Flushes in a row that were quick."""
-        self._after_write: deque[tuple[int, list[Envelope]]] = deque()
-        """(write number, messages that wait for it and all before it), ascending."""
+        self._unvoted_ticks = 0
         self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term, False)
         self._timer = CoreTimer(self._loop, self._clock, lambda: self.raft.role is Role.LEADER, self._on_timer)
         self._expiry_timer: Timer | None = None
@@ -267,16 +249,11 @@ class Node:
 
     def _take_flushed(self, flushed: Flushed) -> None:
         """Tell the core what is durable, and let the messages go that waited for it."""
-        self.counters.flushes += 1
-        self.fsync_latency.add(flushed.seconds)
-        # After a slow one the loop waits for no flush until so many in a row were quick.
-        self._quick_flushes = self._quick_flushes + 1 if flushed.seconds < QUICK_FLUSH_S else 0
         for number in flushed.numbers:
             self.raft.persisted(self._now_ms(), number)
-        self._flushed = flushed.numbers[-1]
+        promises = self.persister.flushed(flushed)
         self._crash_points.reach("before_send_after_write")
-        while self._after_write and self._after_write[0][0] <= self._flushed:
-            self.peers.send(self._after_write.popleft()[1])
+        self.peers.send(promises)
 
     def _process_if_due(self) -> None:
         """Do what the last event left to be done; most events of a busy node leave nothing but another deadline."""
@@ -303,7 +280,10 @@ class Node:
     # -- the order ------------------------------------------------------------------------------------------------
 
     def _process(self) -> None:
-        """Propose what waits, then do what the core says must happen now: persist, send, apply, reply."""
+        """Propose what waits, then do what the core says must happen now: persist, send, apply, reply.
+
+        Why a write's flush stands where it does, for either of its ways: server/persister.py.
+        """
         self._is_wake_scheduled = False
         if self._is_stopped:
             return
@@ -312,17 +292,17 @@ class Node:
         self.dispatcher.propose_due()
         may_apply = self.keeper.checkpointer.may_apply
         ready = self.raft.ready(self._now_ms(), may_apply=may_apply)
-        lone = None
         if ready.write is not None:
             reach("before_submit")
-            lone = self._submit(ready.write)
-            if self._is_stopped:
-                return
+            self.persister.submit(ready.write)
         if ready.messages:
             reach("before_send")
             self.peers.send(ready.messages)
-        if ready.messages_after_write:
-            self._send_after_write(ready.messages_after_write)
+        if self.raft.role is not Role.LEADER:
+            self._persist_lone()
+            if self._is_stopped:
+                return
+        self.peers.send(self.persister.hold(ready.messages_after_write))
         if ready.offer is not None:
             self.keeper.offered(ready.offer)
         if ready.lost_reads:
@@ -340,8 +320,7 @@ class Node:
         if ready.committed or self.keeper.checkpointer.is_pending:
             self.keeper.consider()
         self._look_ahead(is_more=may_apply and self.raft.has_more())
-        if lone is not None:
-            self._persist_now(lone)
+        self._persist_lone()
 
     def _look_ahead(self, *, is_more: bool) -> None:
         """See to it that ``_process`` runs again when there is more to do, now or later."""
@@ -351,45 +330,18 @@ class Node:
             self.wake()
         self._arm_timers()
 
-    def _submit(self, write: Write) -> Write | None:
-        """Hand a write to the log writer, unless it is so small and alone that this thread had better persist it.
-
-        A follower does so here: the leader waits for its disk. A leader is given the write back, to persist it when its
-        messages have left, so that all disks work at the same time.
-        """
-        is_alone = self._flushed == self._submitted
-        self._submitted = write.number
-        size = sum(len(entry.payload) for entry in write.entries)
-        self.counters.log_bytes += size
-        is_plain = write.hard_state is None and write.new_base is None
-        if is_alone and is_plain and size <= LONE_BYTES_MAX and self._quick_flushes >= QUICK_FLUSHES:
-            if self.raft.role is Role.LEADER:
-                return write
-            self._persist_now(write)
-        else:
-            self._writer.submit(write)
-        return None
-
-    def _persist_now(self, write: Write) -> None:
+    def _persist_lone(self) -> None:
+        """Flush the write that is kept for this thread, if there is one, and let go what it promised."""
         try:
-            flushed = self._writer.persist_now(write)
+            flushed = self.persister.persist_lone()
         except DurableRaftError as error:
             self.fail(error)
             return
-        if flushed is None:
-            self._writer.submit(write)
-        else:
+        if flushed is not None:
             self._take_flushed(flushed)
             if self._is_due():
                 # Others' turn first: the next write may be alone, too.
                 self.wake()
-
-    def _send_after_write(self, messages: list[Envelope]) -> None:
-        """Send messages once everything submitted so far is flushed: that is what they promise."""
-        if self._flushed == self._submitted:
-            self.peers.send(messages)
-        else:
-            self._after_write.append((self._submitted, messages))
 
     def _apply(self, committed: list[Entry], reads: list[ReadReady]) -> None:
         """Apply entries in order, each read in its place: after the entry it names and before the next one."""

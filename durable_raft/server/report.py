@@ -64,7 +64,7 @@ class Reporter:
             connected_clients=len(self.clients.connections) if self.clients is not None else 0,
             counters=self._counters(),
             latencies={
-                "fsync": node.fsync_latency.quantiles_us(),
+                "fsync": node.persister.latency.quantiles_us(),
                 "commit": node.dispatcher.commit_latency.quantiles_us(),
                 "checkpoint": node.keeper.checkpointer.durations.quantiles_us(),
             },
@@ -100,11 +100,11 @@ class Reporter:
     def _counters(self) -> dict[str, int]:
         node, dispatched, keeper = self._node, self._node.dispatcher.counters, self._node.keeper
         return {
-            "flushes": node.counters.flushes,
+            "flushes": node.persister.flushes,
             "entries": dispatched.entries,
             "commands": dispatched.commands,
             "reads": dispatched.reads,
-            "log_bytes": node.counters.log_bytes,
+            "log_bytes": node.persister.log_bytes,
             "elections": node.counters.elections,
             "is_voter": int(node.raft.is_voter),
             "wounds": len(node.raft.lost),

@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 
 from durable_raft.server.exit_codes import ExitCode
-from durable_raft.server.node import LONE_BYTES_MAX, QUICK_FLUSH_S
+from durable_raft.server.persister import LONE_BYTES_MAX, QUICK_FLUSH_S
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import Cluster
 from tests.cluster.raw import Conversation

@@ -19,6 +19,7 @@ from durable_raft.raft.ready import Write
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import HardState, Index, Term
 from durable_raft.server.node import Node
+from durable_raft.server.persister import Persister
 from durable_raft.storage.log.meta import Meta
 from durable_raft.storage.log.plan import Plan
 from durable_raft.storage.log.records import IDENT, LOG
@@ -49,20 +50,20 @@ def append_acknowledged_unflushed() -> Sequence[Patch]:
 @mutant
 def after_write_sent_at_once() -> Sequence[Patch]:
     """The runtime sends what should wait for the write."""
-    return [(Node, "_send_after_write", lambda self, messages: self.peers.send(messages))]
+    return [(Persister, "hold", lambda _self, messages: messages)]
 
 
 @mutant
 def after_write_not_awaiting_earlier() -> Sequence[Patch]:
     """Messages after a write wait for the first write under way instead of the last."""
 
-    def send(self: Node, messages: list[Envelope]) -> None:
+    def hold(self: Persister, messages: list[Envelope]) -> list[Envelope]:
         if self._flushed == self._submitted:
-            self.peers.send(messages)
-        else:
-            self._after_write.append((self._flushed + 1, messages))
+            return messages
+        self._held.append((self._flushed + 1, messages))
+        return []
 
-    return [(Node, "_send_after_write", send)]
+    return [(Persister, "hold", hold)]
 
 
 @mutant
@@ -223,10 +224,10 @@ def disk_error_not_final() -> Sequence[Patch]:
 
     def failed(self: Node, error: BaseException) -> None:
         del error
-        numbers = range(self._flushed + 1, self._submitted + 1)
-        for number in numbers:
+        persister = self.persister
+        for number in range(persister._flushed + 1, persister._submitted + 1):
             self.raft.persisted(self._now_ms(), number)
-        self._flushed = self._submitted
+        persister._flushed = persister._submitted
 
     return [(SimStore, "_fail", fail), (Node, "_failed_on_thread", failed)]
 
