@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
+from durable_raft.addresses import Address
 from durable_raft.kv.commands import COMMANDS, SPELLINGS, CommandSpec, check_arity, has_arity, unknown_command
 from durable_raft.kv.replies import ErrorReply, Reply
 from durable_raft.server.commands.connection import CONNECTION_COMMANDS, execute_connection_command
@@ -31,9 +32,9 @@ RUN_MAX = 32
 """Commands of one run: what a run costs beside its commands is small then, and so is what it holds in replies."""
 
 
-def _address(name: tuple[object, ...] | None) -> str:
-    """Return HOST:PORT of a socket name; empty when there is none."""
-    return f"{name[0]}:{name[1]}" if name else ""
+def _address(name: tuple[str, int] | None) -> str:
+    """Return HOST:PORT of a socket's name, an IPv6 address in brackets; empty when there is none."""
+    return str(Address(name[0], name[1])) if name else ""
 
 
 class Connection(asyncio.Protocol):
