@@ -5,6 +5,8 @@
     HOST:PORT                 10.0.0.1:7001   db1.example.org:7001   [::1]:7001
     ID=HOST:PORT[@PEER_PORT]  one node; entries are separated by commas
 
+Redis writes an IPv6 address without brackets in MOVED and CLUSTER NODES (``::1:7001``); that form is here too.
+
 Clients come to HOST:PORT, other nodes to HOST:PEER_PORT; without ``@`` the peer port is the client port + 10000, as in
 Redis Cluster. Nothing is looked up in DNS: two names of one host count as two hosts.
 """
@@ -46,6 +48,10 @@ class Address:
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    def in_redis_form(self) -> str:
+        """Return ``HOST:PORT`` as Redis writes it in MOVED and CLUSTER NODES: an IPv6 address has no brackets."""
+        return f"{self.host}:{self.port}"
+
     def is_wildcard(self) -> bool:
         """Return whether this listens on every interface, and so names no place anyone could connect to."""
         return self.host in ("0.0.0.0", "::")  # noqa: S104 - recognised, not listened on
@@ -72,6 +78,16 @@ def parse_address(setting: str, text: str) -> Address:
     if not colon or not host:
         refuse(setting, text, "HOST:PORT, for example 127.0.0.1:7001")
     return Address(_parse_host(setting, text, host), _parse_port(setting, text, port))
+
+
+def parse_redis_address(source: str, text: str) -> Address:
+    """Parse ``HOST:PORT`` in which an IPv6 address may stand without brackets; ``source`` is named in errors.
+
+    Raises:
+        ConfigError: as ``parse_address``.
+    """
+    host, _, port = text.strip().rpartition(":")
+    return parse_address(source, f"[{host}]:{port}" if ":" in host and not host.startswith("[") else text)
 
 
 def _parse_host(setting: str, text: str, host: str) -> str:
@@ -140,6 +156,14 @@ def parse_cluster(text: str) -> Membership:
     )
     check_membership(membership)
     return membership
+
+
+def format_cluster(membership: Membership) -> str:
+    """Return the ``--cluster`` list that ``parse_cluster`` reads as ``membership``, every peer port written out."""
+    return ",".join(
+        f"{member.node_id}={member.client_address}@{parse_address('cluster', member.peer_address).port}"
+        for member in membership.voters
+    )
 
 
 def check_membership(membership: Membership) -> None:

@@ -13,7 +13,7 @@ from typing import Final, Self, TypeAlias
 
 import hiredis
 
-from durable_raft.addresses import Address, parse_address
+from durable_raft.addresses import Address, parse_redis_address
 from durable_raft.errors import ErrorAnswered, NodeUnreachable
 
 Value: TypeAlias = "bytes | int | list[Value] | None"
@@ -152,7 +152,7 @@ class ClusterClient:
             raise error
         self.close()
         if isinstance(error, ErrorAnswered) and code == "MOVED":
-            self._target = parse_address("MOVED", rest.partition(" ")[2])
+            self._target = parse_redis_address("MOVED", rest.partition(" ")[2])
             return
         with contextlib.suppress(ValueError):
             self._target = self._nodes[(self._nodes.index(self._target) + 1) % len(self._nodes)]

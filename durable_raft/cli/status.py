@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from durable_raft.addresses import Address, parse_address
+from durable_raft.addresses import Address, parse_address, parse_redis_address
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
 from durable_raft.server.exit_codes import ExitCode
@@ -70,13 +70,7 @@ def members(address: Address, timeout_s: float = TIMEOUT_S) -> list[Address]:
         text = client.call("CLUSTER", "NODES")
     lines = text.decode().splitlines() if isinstance(text, bytes) else []
     places = [line.split(" ")[1].partition("@")[0] for line in lines if line]
-    return [_redis_address(place) for place in places]
-
-
-def _redis_address(place: str) -> Address:
-    """Parse HOST:PORT in which, as Redis writes it, an IPv6 host has no brackets."""
-    host, _, port = place.rpartition(":")
-    return parse_address("CLUSTER NODES", f"[{host.strip('[]')}]:{port}" if ":" in host else place)
+    return [parse_redis_address("CLUSTER NODES", place) for place in places]
 
 
 def find_leader(statuses: Sequence[NodeStatus]) -> NodeStatus | None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from durable_raft.addresses import parse_address
 from durable_raft.kv.batch import decode_batch, encode_batch
 from durable_raft.kv.commands import CommandSpec, first_key
 from durable_raft.kv.machine import Machine
@@ -84,9 +85,8 @@ class Dispatcher:
         """
         self._raft = raft
         self._machine = machine
-        # Redis writes an IPv6 address without brackets in its redirections.
         self._addresses: dict[NodeId, str] = {
-            member.node_id: member.client_address.replace("[", "").replace("]", "") for member in members
+            member.node_id: parse_address("client_address", member.client_address).in_redis_form() for member in members
         }
         self._limits = limits
         self._monotonic, self._time_of_day_ms = clocks

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from durable_raft import __version__
+from durable_raft.addresses import parse_address
 from durable_raft.errors import DurableRaftError, PeerError
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import Identity, Member, NodeId
@@ -152,11 +153,11 @@ class PeerLink:
             pause = min(pause * 2, REDIAL_MAX_S)
 
     async def _dial(self) -> _Dialled:
-        host, _, port = self._member.peer_address.rpartition(":")
+        address = parse_address("peer_address", self._member.peer_address)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             transport, protocol = await loop.create_connection(
-                lambda: _Dialled(self._identity, self._member.node_id), host.strip("[]"), int(port)
+                lambda: _Dialled(self._identity, self._member.node_id), address.host, address.port
             )
             try:
                 answer = await protocol.answer

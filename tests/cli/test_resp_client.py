@@ -42,9 +42,10 @@ def redis_address() -> Iterator[Address]:
 
 
 @contextmanager
-def scripted(*answers: bytes) -> Iterator[Address]:
+def scripted(*answers: bytes, host: str = HOST) -> Iterator[Address]:
     """Listen and give these answers, one per connection, to whatever comes; then close the connection."""
-    with socket.create_server((HOST, 0)) as server:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
 
         def serve() -> None:
             for answer in answers:
@@ -54,7 +55,7 @@ def scripted(*answers: bytes) -> Iterator[Address]:
                     connection.sendall(answer)
 
         threading.Thread(target=serve, daemon=True).start()
-        yield Address(HOST, server.getsockname()[1])
+        yield Address(host, server.getsockname()[1])
 
 
 def test_replies_become_values(redis_address: Address) -> None:
@@ -112,6 +113,14 @@ def test_cluster_client_follows_moved(redis_address: Address) -> None:
     with scripted(f"-MOVED 5 {redis_address}\r\n".encode()) as follower, ClusterClient([follower]) as client:
         assert client.call("SET", "moved", "1") == b"OK"
         assert client.call("GET", "moved") == b"1"
+
+
+def test_cluster_client_follows_moved_to_an_ipv6_address() -> None:
+    """Redis, and so this node, writes an IPv6 host without brackets in MOVED."""
+    with scripted(b"+OK\r\n", host="::1") as leader:
+        moved = f"-MOVED 5 {leader.in_redis_form()}\r\n".encode()
+        with scripted(moved) as follower, ClusterClient([follower]) as client:
+            assert client.call("SET", "moved", "1") == b"OK"
 
 
 @pytest.mark.parametrize("code", ["CLUSTERDOWN no leader", "TRYAGAIN x", "UNKNOWN fate", "OVERLOADED x"])

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import HOST, free_ports
 from durable_raft.cli.main import main
-from durable_raft.cli.status import NodeStatus, _redis_address, ask, cluster_status, find_leader, table
+from durable_raft.cli.status import NodeStatus, ask, cluster_status, find_leader, table
 
 
 def test_table_lines_up_and_marks_what_is_unknown() -> None:
@@ -50,13 +50,6 @@ def test_status_of_nobody_exits_with_4(flags: list[str]) -> None:
     assert result.exit_code == 4
     assert f"{HOST}:{port} does not answer" in result.stderr
     assert result.stdout == ""
-
-
-def test_addresses_of_cluster_nodes_are_understood() -> None:
-    """CLUSTER NODES writes IPv6 hosts without brackets, as Redis does; both forms are read."""
-    assert _redis_address("127.0.0.1:7001") == Address("127.0.0.1", 7001)
-    assert _redis_address("::1:7001") == Address("::1", 7001)
-    assert _redis_address("[::1]:7001") == Address("::1", 7001)
 
 
 def test_statuses_can_be_written_as_json() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeAlias
 
-from durable_raft.addresses import Address, parse_address
+from durable_raft.addresses import Address, parse_redis_address
 from durable_raft.cli.resp_client import RespClient, Value
 from durable_raft.errors import ErrorAnswered, NodeUnreachable
 from tests.cluster.harness import WAIT_S, Cluster
@@ -166,7 +166,7 @@ class _Client:
             code, _, rest = output.partition(" ")
             if code in (*NO_EFFECT_CODES, "UNKNOWN"):
                 self._recorder.count(code)
-                self._leave(parse_address("MOVED", rest.split()[1]) if code == "MOVED" else self._target)
+                self._leave(parse_redis_address("MOVED", rest.split()[1]) if code == "MOVED" else self._target)
             if code in NO_EFFECT_CODES:
                 return
             if code == "UNKNOWN":

@@ -118,7 +118,7 @@ def _node_line(status: NodeStatus, member: Member) -> str:
         flags.append("fail")
     fields = [
         _hex_id(status, member),
-        f"{address.host}:{address.port}@{bus_port}",
+        f"{address.in_redis_form()}@{bus_port}",
         ",".join(flags),
         "-" if member == owner else _hex_id(status, owner),
         "0",
