@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from durable_raft.raft.types import ORIGIN, Entry, HardState, Identity, Index, NodeId, Term
+from durable_raft.server.settings.config import load_config
+from durable_raft.server.start.opening import open_node
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.records import LOG, LOG_KEY
 from durable_raft.storage.state.store import LmdbKvStore
@@ -148,6 +151,50 @@ def test_sound_directories_need_nothing(tmp_path: Path, log: list[Entry]) -> Non
     assert code == 0
     assert "nothing is wounded" in said
     assert not new_ones(tmp_path)
+
+
+# -- the nodes of the new cluster -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        ("m1=10.0.0.1:70000", "a port from 1 to 65535"),
+        ("m1=10.0.0.1:7001@70000", "a port from 1 to 65535"),
+        ("m1=10.0.0.1:60000", "a client port up to 55535"),
+        ("m1=0.0.0.0:7001", "a wildcard belongs into --listen"),
+        ("../m1=10.0.0.1:7001", "letters, digits"),
+        ("m1=ho st:7001", "a host of letters, digits"),
+        ("m1=10.0.0.1:7001,m1=10.0.0.2:7001", "every node id once"),
+        ("m1=10.0.0.1:7001,m2=10.0.0.1:7001", "every address once"),
+        ("m1", "ID=HOST:PORT"),
+    ],
+)
+def test_nodes_that_could_not_be_started_are_refused(
+    tmp_path: Path, log: list[Entry], cluster: str, expected: str
+) -> None:
+    """What ``serve`` refuses is wrong usage here, with what is wrong, where, and what is expected; nothing is made."""
+    one = directory_of(tmp_path, "n1", log, term=3)
+    code, said = raftlog("recover", one, "--cluster", cluster, "--output", tmp_path / "new", "--apply")
+    assert code == 2, said
+    assert "Usage: " in said
+    assert "'--cluster'" in said
+    assert expected in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_recovered_directory_is_taken_under_the_list_it_was_made_for(tmp_path: Path, log: list[Entry]) -> None:
+    """Hosts in upper case, spaces, default peer ports: the node, started with the same text, knows its directory."""
+    cluster = "M1=DB-1.Example:7001, m2=[0:0::2]:7002@9000"
+    one = directory_of(tmp_path, "n1", log, term=3)
+    code, said = raftlog("recover", one, "--cluster", cluster, "--output", tmp_path / "new", "--apply")
+    assert code == 0, said
+    told = re.search(r"--cluster (\S+) --cluster-id (\S+)", said)
+    assert told is not None, said
+    for text in (cluster, told[1]):
+        environment = {"DURABLE_RAFT_CLUSTER_ID": told[2]}
+        config = load_config({"dir": str(tmp_path / "new" / "M1"), "id": "M1", "cluster": text}, environment)
+        open_node(config).log_store.close()
 
 
 def test_a_state_that_is_not_what_its_meta_says_is_not_taken(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import click
 
-from durable_raft.errors import StorageError
-from durable_raft.raft.types import HardState, Identity, Member, Membership, NodeId, Standing, Term
+from durable_raft.addresses import format_cluster, parse_cluster
+from durable_raft.errors import ConfigError, StorageError
+from durable_raft.raft.types import HardState, Identity, Membership, Standing, Term
 from durable_raft.storage.log.reader import running_node
 from raftlog.gather import Unreadable
 from raftlog.merging import Merged, merge
@@ -20,7 +21,6 @@ from raftlog.running import CLEAN, REFUSED, WOUNDED, complain
 from raftlog.survivors import Survivor, read_survivor
 
 _PATH = click.Path(path_type=Path, file_okay=False)
-_BUS_OFFSET = 10_000
 
 _REPAIR_EPILOG = """\b
 Examples:
@@ -48,6 +48,14 @@ Exit codes:
 """
 
 
+def _membership(ctx: click.Context, param: click.Parameter, text: str) -> Membership:
+    """Return the membership of a ``--cluster`` list; one that no node would take is wrong usage."""
+    try:
+        return parse_cluster(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
 class Refused(Exception):
     """What was asked for cannot be done; the text says why."""
 
@@ -68,16 +76,23 @@ def repair(directory: Path, peers: tuple[Path, ...], lose_from: int | None, *, a
 
 @click.command(epilog=_RECOVER_EPILOG)
 @click.argument("directories", nargs=-1, required=True, type=_PATH)
-@click.option("--cluster", required=True, metavar="ID=HOST:PORT[@BUS],...", help="The nodes of the new cluster.")
+@click.option(
+    "--cluster",
+    "membership",
+    required=True,
+    callback=_membership,
+    metavar="ID=HOST:PORT[@PEER_PORT],...",
+    help="The nodes of the new cluster.",
+)
 @click.option("--output", required=True, type=_PATH, help="Where the new directories go, by node id.")
 @click.option("--apply", "applies", is_flag=True, help="Write; else only say what would be written.")
-def recover(directories: tuple[Path, ...], cluster: str, output: Path, *, applies: bool) -> None:
+def recover(directories: tuple[Path, ...], membership: Membership, output: Path, *, applies: bool) -> None:
     """Make a new cluster from the surviving DIRECTORIES, when a majority is gone for good.
 
     What only the lost nodes held is lost: the argument says what may be. The new cluster has a new id, so that nodes of
     the old one that come back are not heard.
     """
-    _end(lambda: _recover(directories, cluster, output, applies=applies))
+    _end(lambda: _recover(directories, membership, output, applies=applies))
 
 
 def _end(work: object) -> None:
@@ -146,8 +161,7 @@ def _require_whole(merged: Merged) -> None:
 # -- recover ----------------------------------------------------------------------------------------------------------
 
 
-def _recover(directories: Sequence[Path], cluster: str, output: Path, *, applies: bool) -> int:
-    membership = _membership(cluster)
+def _recover(directories: Sequence[Path], membership: Membership, output: Path, *, applies: bool) -> int:
     survivors, unreadable = _read(directories)
     merged = merge(survivors, is_all=not unreadable)
     _tell(survivors, unreadable, merged)
@@ -165,22 +179,8 @@ def _recover(directories: Sequence[Path], cluster: str, output: Path, *, applies
             identity = Identity(cluster_id, member.node_id, os.urandom(16))
             rebuild(target, merged, identity, membership, HardState(term, None), Standing(is_voter=False))
     if applies:
-        click.echo(f"start each node with --cluster {cluster} --cluster-id {cluster_id.hex()}")
+        click.echo(f"start each node with --cluster {format_cluster(membership)} --cluster-id {cluster_id.hex()}")
     return CLEAN if applies else WOUNDED
-
-
-def _membership(text: str) -> Membership:
-    members = []
-    for part in text.split(","):
-        node_id, equals, address = part.partition("=")
-        client, at, bus = address.partition("@")
-        host, colon, port = client.rpartition(":")
-        if not (node_id and equals and host and colon and port.isdigit() and (bus.isdigit() or not at)):
-            raise click.UsageError(f"--cluster: {part!r}: expected ID=HOST:PORT or ID=HOST:PORT@BUS")
-        members.append(Member(NodeId(node_id), client, f"{host}:{bus or int(port) + _BUS_OFFSET}"))
-    if len({member.node_id for member in members}) != len(members):
-        raise click.UsageError(f"--cluster: an id appears twice in {text!r}")
-    return Membership(tuple(sorted(members, key=lambda member: member.node_id)))
 
 
 # -- both -------------------------------------------------------------------------------------------------------------
