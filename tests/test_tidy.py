@@ -172,7 +172,43 @@ def docstring_of_tests(path: str, tree: ast.Module) -> Iterator[str]:
             yield f"{path}:{function.lineno}: {function.name} has no docstring"
 
 
-CHECKS: Final[tuple[Check, ...]] = (function_length, pure_calls, single_writer, set_order, docstring_of_tests)
+def majority_elsewhere(path: str, tree: ast.Module) -> Iterator[str]:
+    """How many of the voters are a majority is computed in raft/quorum.py only."""
+    if path.startswith("tests/") or path == "durable_raft/raft/quorum.py":
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp | ast.Compare) and is_majority(node):
+            yield f"{path}:{node.lineno}: a majority is computed here: {ast.unparse(node)}"
+
+
+def is_majority(node: ast.BinOp | ast.Compare) -> bool:
+    """Return whether this is half of something and one more, or a comparison with half of a length."""
+    match node:
+        case ast.BinOp(ast.BinOp(_, ast.FloorDiv(), ast.Constant(value=2)), ast.Add(), ast.Constant(value=1)):
+            return True
+        case ast.Compare():
+            return any(is_half(side) and "len(" in ast.unparse(side) for side in (node.left, *node.comparators))
+    return False
+
+
+def is_half(node: ast.AST) -> bool:
+    """Return whether this is something divided by two, or something that is multiplied by two to be compared."""
+    match node:
+        case ast.BinOp(_, ast.FloorDiv() | ast.Div(), ast.Constant(value=2)):
+            return True
+        case ast.BinOp(_, ast.Mult(), ast.Constant(value=2)) | ast.BinOp(ast.Constant(value=2), ast.Mult(), _):
+            return True
+    return False
+
+
+CHECKS: Final[tuple[Check, ...]] = (
+    function_length,
+    pure_calls,
+    single_writer,
+    set_order,
+    majority_elsewhere,
+    docstring_of_tests,
+)
 
 
 def sources() -> list[tuple[str, str]]:
@@ -235,6 +271,9 @@ RAFT: Final = "durable_raft/raft/election.py"
         (set_order, RAFT, "self.votes: set[str] = g()\ny = tuple(self.votes)"),
         (set_order, RAFT, "votes = set()\nyes = votes.pop()"),
         (set_order, RAFT, "def f(x):\n    yield from set(x)"),
+        (majority_elsewhere, "tools/raftlog/x.py", "quorum = len(voters) // 2 + 1"),
+        (majority_elsewhere, RAFT, "if len(granted) > len(state.config.voters) // 2: pass"),
+        (majority_elsewhere, "durable_raft/server/x.py", "while 2 * len(agree) > count: pass"),
         (docstring_of_tests, "tests/test_x.py", "def test_a():\n    assert True"),
         (docstring_of_tests, "tests/a/test_x.py", "class TestA:\n    def test_a(self): pass"),
     ],
@@ -259,6 +298,8 @@ def test_planted_breach_is_found(check: Check, path: str, text: str) -> None:
         (set_order, RAFT, "for x in {1: 2}: pass"),
         (set_order, RAFT, "x.pop()\ny = tuple(x)"),
         (set_order, "durable_raft/server/x.py", "for x in {1, 2}: pass"),
+        (majority_elsewhere, "durable_raft/raft/quorum.py", "x = voters // 2 + 1"),
+        (majority_elsewhere, RAFT, "x = name[: len(name) // 2]\nif a < OWED_MAX // 2 or 2 * len(b) + 9 < c: pass"),
         (docstring_of_tests, "tests/test_x.py", "def test_a():\n    'It holds.'\ndef helper(): pass"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Majority arithmetic (Raft §5.2, §5.3)."""
+"""Majority arithmetic (Raft §5.2, §5.3), for the core and for whoever judges what it did: it is computed only here."""
 
 from __future__ import annotations
 

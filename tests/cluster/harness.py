@@ -36,6 +36,7 @@ from durable_raft.cli.local_cluster import (
 )
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
+from durable_raft.raft.quorum import majority
 from tests.cluster.proxy import HOST, ProxyNetwork
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -236,7 +237,7 @@ class Cluster:
                     for each in infos.values()
                     if (each["raft_leader_id"], each["raft_current_term"]) == (node_id, info["raft_current_term"])
                 ]
-                if _leads(info) and node_id != other_than and len(followers) > len(self.nodes) // 2:
+                if _leads(info) and node_id != other_than and len(followers) >= majority(len(self.nodes)):
                     found[:] = [node_id]
             return bool(found)
 

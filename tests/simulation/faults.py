@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from durable_raft.raft.quorum import majority
 from durable_raft.server.crash_points import CRASH_POINTS
 from durable_raft.storage.log.records import LOG
 from tests.simulation.disk import LIES
@@ -175,7 +176,7 @@ class Faults:
             return None
         damaged = [site for site, _ in self._liars]
         candidates = [site for site in self._world.sites.values() if site.is_sound and site not in damaged]
-        if len(damaged) >= (len(self._world.names) - 1) // 2 or not candidates:
+        if len(damaged) >= len(self._world.names) - majority(len(self._world.names)) or not candidates:
             return None
         site = self._rng.choice(candidates)
         self._liars.append((site, site.lives))

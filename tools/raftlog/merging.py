@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from durable_raft.kv.records import StateSummary
+from durable_raft.raft.quorum import majority
 from durable_raft.raft.types import Base, Entry, LogPoint, chain_crc
 from durable_raft.storage.state.meta import KvMeta
 from raftlog.commitment import Commitment, commitment_of
@@ -185,7 +186,6 @@ def _stretches(
 ) -> list[Stretch]:
     """Say of each index of the best log how certain it is that it was committed."""
     voters = best.meta.membership.ids()
-    quorum = len(voters) // 2 + 1
     upto = 0 if certain.point is None else certain.point.index
     found: list[Stretch] = []
     first = best.meta.base.point.index + 1
@@ -193,14 +193,14 @@ def _stretches(
         found.append(Stretch(Range(first, min(upto, best.last.index)), "certainly committed", certain.reasons[0]))
     verdicts: dict[tuple[str, str], list[int]] = {}
     for index in range(max(first, upto + 1), best.last.index + 1):
-        verdicts.setdefault(_verdict(index, points.get(index), survivors, voters, quorum), []).append(index)
+        verdicts.setdefault(_verdict(index, points.get(index), survivors, voters), []).append(index)
     for (verdict, why), indexes in verdicts.items():
         found += [Stretch(each, verdict, why) for each in ranges(indexes)]
     return sorted(found, key=lambda stretch: stretch.range.first)
 
 
 def _verdict(
-    index: int, point: LogPoint | None, survivors: Sequence[Survivor], voters: Sequence[str], quorum: int
+    index: int, point: LogPoint | None, survivors: Sequence[Survivor], voters: Sequence[str]
 ) -> tuple[str, str]:
     """Return whether the entry may have been committed, and why."""
     holders = {each.node_id for each in survivors if point is not None and each.points.get(index) == point}
@@ -211,7 +211,7 @@ def _verdict(
     }
     unknown = [voter for voter in voters if voter not in holders and voter not in lacking]
     said = f"held by {_names(holders)}, lacked by {_names(lacking)}, not known of {_names(unknown)}"
-    if len(holders) + len(unknown) >= quorum:
+    if len(holders) + len(unknown) >= majority(len(voters)):
         return "possibly committed", f"{said}: a majority of {len(voters)} voters may have held it"
     return "certainly not committed", f"{said}: {_names(lacking)} are a majority that never held it"
 

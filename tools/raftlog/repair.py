@@ -12,6 +12,7 @@ import click
 
 from durable_raft.addresses import format_cluster, parse_cluster
 from durable_raft.errors import ConfigError, StorageError
+from durable_raft.raft.quorum import majority
 from durable_raft.raft.types import HardState, Identity, Membership, Standing, Term
 from durable_raft.storage.log.reader import running_node
 from raftlog.gather import Unreadable
@@ -111,7 +112,7 @@ def _repair(directories: Sequence[Path], lose_from: int | None, *, applies: bool
     voters = survivors[0].meta.membership.ids()
     merged = merge(survivors, is_all=not unreadable, lose_from=lose_from)
     _tell(survivors, unreadable, merged)
-    if len(survivors) < len(voters) // 2 + 1 and len(survivors) < len(voters) and lose_from is None and merged.missing:
+    if len(survivors) < majority(len(voters)) and lose_from is None and merged.missing:
         raise Refused(_alone(survivors, voters, merged))
     _require_whole(merged)
     date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -217,7 +218,7 @@ def _tell(survivors: Sequence[Survivor], unreadable: dict[str, str], merged: Mer
 def _argument(survivors: Sequence[Survivor], unreadable: dict[str, str], merged: Merged) -> Iterator[str]:
     """Yield the argument, a line each."""
     voters = survivors[0].meta.membership.ids()
-    yield f"voters: {', '.join(voters)}; a majority is {len(voters) // 2 + 1}"
+    yield f"voters: {', '.join(voters)}; a majority is {majority(len(voters))}"
     for each in survivors:
         meta, state = each.meta, each.state
         applied = "no sound state" if state is None else f"state at index {state.applied.point.index}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from durable_raft.kv.records import StateSummary
+from durable_raft.raft.quorum import majority
 from durable_raft.raft.types import Entry, Index, NodeId
 from durable_raft.wire.peer import StateHash
 
@@ -37,7 +38,7 @@ class StateHashes:
     def __init__(self, node_id: NodeId, voters: Iterable[NodeId]) -> None:
         """Begin with nothing; ``voters`` are all that count, this node included."""
         self._node_id = node_id
-        self._majority = len(tuple(voters)) // 2 + 1
+        self._majority = majority(len(tuple(voters)))
         self._said: dict[Index, dict[NodeId, StateHash]] = {}
         self._judged: set[Index] = set()
         self.compared = 0
