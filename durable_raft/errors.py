@@ -4,6 +4,7 @@
 
     DurableRaftError
     ├── ConfigError               the operator: flags, files, timeouts that cannot work
+    ├── Refused                   (tools/raftlog/repair.py) the operator: what was asked of a tool cannot be done safely
     ├── ClientError               a client; the message is the RESP error line without its "-"
     │   ├── ProtocolError         malformed RESP: the connection is closed after the error
     │   └── CommandError          a command that cannot be executed as asked
@@ -13,15 +14,22 @@
     │   └── ForeignCluster        a frame that carries another cluster's id
     ├── RequestError              what our own commands meet when they ask a node over its client port
     │   ├── NodeUnreachable       nobody answers there, or no leader is found in time
-    │   └── ErrorAnswered         the node answered with an error line
+    │   ├── ErrorAnswered         the node answered with an error line
+    │   └── CheckpointGone        (cli/backup.py) the node has a newer checkpoint than the one that is being read
     ├── StorageError              the disk or the data directory
     │   ├── DirectoryRefused      wrong cluster, wrong node, in use, or not a data directory
     │   ├── CorruptRecord         bytes that fail their checksum, chain, order or shape
     │   │   ├── WoundedLog        (storage/wounds.py) with every wound that was found
-    │   │   └── WoundedState      (storage/wounds.py) the same, of the KV state at a checkpoint
+    │   │   ├── WoundedState      (storage/wounds.py) the same, of the KV state at a checkpoint
+    │   │   ├── EntriesLost       (raft/log.py) payloads that rotted, of entries that are known: another node has them
+    │   │   ├── StateBehindLog    (server/start/recovery.py) the entries between the state and the log are missing
+    │   │   └── LogWentBack       (server/start/recovery.py) the log is older than the state that was made from it
+    │   ├── KilledBySignal        (storage/isolation.py) a damaged page killed the child process that read it
+    │   ├── Unreadable            (tools/raftlog/gather.py) a directory that a tool can tell nothing of, and why
     │   ├── UnknownFormatVersion  a record written by a newer version: not damage
     │   │   └── NewerFormat       (storage/wounds.py) with every record that is
     │   ├── EntryUnavailable      an index that is compacted away or not yet stored
+    │   │   └── NotReplayable     (tools/raftlog/replaying.py) a state that cannot be made again from the log
     │   └── StoragePoisoned       a write or sync failed: nothing may be promised any more
     └── InvariantViolation        our own bug: never caught, the node stops
 """

@@ -11,7 +11,7 @@ import click
 from durable_raft.addresses import Address, parse_address
 from durable_raft.cli.progress import ProgressLine
 from durable_raft.cli.resp_client import RespClient, Value
-from durable_raft.errors import ConfigError, CorruptRecord, ErrorAnswered, NodeUnreachable
+from durable_raft.errors import ConfigError, CorruptRecord, ErrorAnswered, NodeUnreachable, RequestError
 from durable_raft.kv.records import Record
 from durable_raft.storage.state.backup import BackupReader, BackupWriter, Item
 from durable_raft.storage.state.meta import KvMeta, unpack_kv_meta
@@ -60,7 +60,7 @@ def take(at: str, file: Path, *, force: bool) -> None:
         try:
             meta = _take(address, file)
             break
-        except _StateMoved:
+        except CheckpointGone:
             click.echo("the node has let go of that checkpoint: starting over", err=True)
     click.echo(f"{file}: {_words(meta)}")
 
@@ -78,7 +78,7 @@ def verify(file: Path) -> None:
     click.echo(f"{file}: {_words(reader.meta)}")
 
 
-class _StateMoved(Exception):
+class CheckpointGone(RequestError):
     """The checkpoint that was being read is gone."""
 
 
@@ -105,7 +105,7 @@ def _take(address: Address, file: Path) -> KvMeta:
             client = client or RespClient(address)
             found, items = _piece(address, client, index, writer.last_key)
             if found != meta:
-                raise _StateMoved
+                raise CheckpointGone(f"{address} no longer has its checkpoint at index {index}")
         writer.finish()
     return meta
 

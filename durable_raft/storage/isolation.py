@@ -13,11 +13,13 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
+from durable_raft.errors import StorageError
+
 TEXT_MAX: Final = 4000
 _PR_SET_PDEATHSIG: Final = 1
 
 
-class KilledBySignal(Exception):
+class KilledBySignal(StorageError):
     """The child was ended by a signal."""
 
     def __init__(self, signal_number: int) -> None:

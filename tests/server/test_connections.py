@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from durable_raft.cli.local_cluster import free_ports
-from durable_raft.server.clients import Clients
+from durable_raft.server.clients import Clients, Outbox
 from durable_raft.server.settings.config import load_config
 from tests.support.desk import Desk
 from tests.support.node_status import LEADER
@@ -50,7 +50,7 @@ async def listening(host: str = "127.0.0.1") -> AsyncIterator[tuple[Clients, int
     """Listen as a node that leads does; every turn of the dispatcher is taken at once."""
     desk = Desk()
     desk.lead()
-    clients = Clients(load_config({"dir": "unused"}, {}), desk.dispatcher, lambda: LEADER)
+    clients = Clients(load_config({"dir": "unused"}, {}), desk.dispatcher, lambda: LEADER, Outbox())
     (port,) = free_ports(1)
     await clients.start(host, port)
     try:

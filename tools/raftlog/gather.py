@@ -19,7 +19,7 @@ INTERRUPTED: Final = 130
 """Exit status after Ctrl-C."""
 
 
-class Unreadable(Exception):
+class Unreadable(StorageError):
     """What was to be read cannot be; the text says why."""
 
 

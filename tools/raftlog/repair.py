@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from durable_raft.addresses import format_cluster, parse_cluster
-from durable_raft.errors import ConfigError, StorageError
+from durable_raft.errors import ConfigError, DurableRaftError, StorageError
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.types import HardState, Identity, Membership, Standing, Term
 from durable_raft.storage.log.reader import running_node
@@ -57,7 +57,7 @@ def _membership(ctx: click.Context, param: click.Parameter, text: str) -> Member
         raise click.BadParameter(str(error), ctx, param) from error
 
 
-class Refused(Exception):
+class Refused(DurableRaftError):
     """What was asked for cannot be done; the text says why."""
 
 

@@ -15,7 +15,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Final, NamedTuple, NoReturn
 
-from durable_raft.errors import CorruptRecord, DirectoryRefused, StorageError, UnknownFormatVersion
+from durable_raft.errors import CorruptRecord, DirectoryRefused, EntryUnavailable, StorageError, UnknownFormatVersion
 from durable_raft.kv.batch import decode_batch
 from durable_raft.kv.commands import COMMANDS, check_arity
 from durable_raft.kv.machine import Machine
@@ -32,7 +32,7 @@ _PAGE_KEYS: Final = b"1000"
 """Keys that one SCAN looks at."""
 
 
-class NotReplayable(Exception):
+class NotReplayable(EntryUnavailable):
     """The state at an index cannot be made from this directory; the text says why, and at which indexes it can."""
 
 
