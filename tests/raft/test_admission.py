@@ -188,6 +188,15 @@ def test_a_leader_forgets_what_a_replaced_disk_acknowledged() -> None:
     assert cluster["n1"].progress[NodeId("n2")].match_index == 0
 
 
+def test_a_leader_asks_a_new_disk_from_its_log_s_end_on() -> None:
+    """It knows nothing of that disk, as at the start of a term (Figure 2): a refusal will say where the logs meet."""
+    cluster = leading()
+    last = cluster["n1"].log.last
+    cluster.timeout("n1")
+    (probe,) = appends_to(cluster, "n2")
+    assert (probe.prev_log_index, probe.prev_log_term, probe.entries) == (last.index, last.term, ())
+
+
 def test_a_disk_that_is_not_admitted_counts_for_nothing() -> None:
     """Not for a commit, a read, or the leader's quorum."""
     cluster = leading()

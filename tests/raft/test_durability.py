@@ -278,6 +278,24 @@ def test_slow_disk_that_still_moves_keeps_the_leadership() -> None:
     assert "heartbeat_withheld" not in cluster.counts
 
 
+def test_write_as_old_as_an_election_timeout_is_not_yet_a_stalled_disk() -> None:
+    """The bound itself is still allowed; a millisecond later the leader falls silent."""
+    cluster = solo(election_timeout_max_ms=300)
+    term = lead(cluster)
+    ask(cluster, "n2", accepted(term, 1))
+    cluster.slow("n1")
+    cluster.propose("n1", "x")
+    cluster.packets.clear()
+
+    cluster.now += 300
+    cluster.propose("n1", "y")
+    assert [entry.payload for message in appends_to(cluster, "n2") for entry in message.entries] == [b"y"]
+    cluster.now += 1
+    cluster.propose("n1", "z")
+
+    assert appends_to(cluster, "n2") == []
+
+
 def test_stalled_leader_sends_nothing_at_all() -> None:
     """Neither entries nor read rounds leave while the disk hangs; they follow when it moves again."""
     cluster = solo()

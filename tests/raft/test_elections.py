@@ -195,6 +195,21 @@ def test_check_quorum_6_2_leader_without_majority_steps_down() -> None:
     cluster.run_until(lambda: cluster.leader() in ("n2", "n3"), ms=2_000)
 
 
+def test_check_quorum_6_2_counts_an_answer_for_a_whole_election_timeout() -> None:
+    """An answer as old as the longest election timeout still counts, one that is older by a millisecond does not."""
+    cluster = solo(election_timeout_max_ms=300, heartbeat_ms=1)
+    lead(cluster)
+
+    cluster.now += 300
+    cluster.fire("n1")
+    assert cluster.role("n1") is Role.LEADER
+    cluster.now += 1
+    cluster.fire("n1")
+
+    assert cluster.role("n1") is Role.FOLLOWER
+    assert cluster.counts["lost_quorum"] == 1
+
+
 def test_check_quorum_6_2_any_answer_of_a_majority_keeps_the_leader() -> None:
     """One of two followers suffices, and a refusal counts as well as a success."""
     cluster = solo()

@@ -101,6 +101,19 @@ def test_stale_refusal_does_not_push_a_follower_back() -> None:
     assert cluster["n1"].progress[NodeId("n3")].next_index == 5
 
 
+def test_refusal_of_what_matches_is_stale() -> None:
+    """The entry that is known to match cannot be refused since: the pipeline goes on, nothing is sent again."""
+    cluster = solo("1 1 1 1", term=1)
+    term = lead(cluster)
+    ask(cluster, "n2", accepted(term, 5))
+    cluster.propose("n1", "x")
+    progress = cluster["n1"].progress[NodeId("n2")]
+
+    assert ask(cluster, "n2", refused(term, rejected=5, conflict=5)) == []
+
+    assert (progress.pace, progress.next_index, progress.inflight_count()) == (Pace.REPLICATE, 7, 1)
+
+
 def test_refusal_never_moves_next_index_below_what_matches() -> None:
     """Whatever a refusal hints, next_index stays above match_index, and above zero."""
     progress = Progress(next_index=Index(9), now=0)
@@ -210,6 +223,24 @@ def test_message_is_bounded_in_bytes_but_never_empty() -> None:
         [b"a very long payload"],
         [b"z"],
     ]
+
+
+def test_window_that_opens_is_work() -> None:
+    """The last entry waits, written, for the window; when that opens, the core says that it has something to send."""
+    cluster = solo(voters="n1 n2 n3 n4 n5", append_inflight_max=1)
+    term = lead(cluster)
+    for peer in cluster["n1"].state.peers:
+        ask(cluster, peer, accepted(term, 1))
+    cluster.propose("n1", "a")
+    cluster.propose("n1", "b")
+    cluster.defers_work = True
+
+    cluster.tell("n1", "n2", accepted(term, 2))
+
+    assert cluster["n1"].has_ready()
+    (sent,) = cluster["n1"].ready(cluster.now).messages
+    assert isinstance(sent.message, AppendEntries)
+    assert [entry.payload for entry in sent.message.entries] == [b"b"]
 
 
 def test_heartbeats_pass_a_full_window() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from durable_raft.errors import EntryUnavailable, InvariantViolation
 from durable_raft.raft.log import EMPTY_LOG, RaftLog
-from durable_raft.raft.types import ORIGIN, HardState, Index, Term
+from durable_raft.raft.types import ORIGIN, Base, HardState, Index, LogPoint, Term
 from tests.support.raft_disk import Disk, entries_of
 
 NO_CACHE = 0
@@ -303,3 +303,18 @@ def test_is_up_to_date_is_the_order_of_term_then_index() -> None:
             for index in range(5):
                 expected = term > mine[0] or (term == mine[0] and index >= mine[1])
                 assert log.is_up_to_date(Index(index), Term(term)) is expected
+
+
+# -- a snapshot --------------------------------------------------------------------------------------------------------
+
+
+def test_snapshot_that_contradicts_what_is_committed_is_refused() -> None:
+    """Two committed entries at one index cannot be (State Machine Safety): the node stops and drops nothing."""
+    log, _ = log_of("1 1 1")
+    log.commit_to(Index(2))
+    other = entries_of("1 2")[1]
+
+    with pytest.raises(InvariantViolation, match="conflicts with entries committed up to 2"):
+        log.install(Base(LogPoint(other.index, other.term, other.chain), other.timestamp_ms))
+
+    assert (log.base, log.last.index) == (ORIGIN, 3)

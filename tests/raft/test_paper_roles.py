@@ -187,6 +187,22 @@ def test_leaders_5_2_heartbeats_repeat_during_idle_periods() -> None:
     assert len(appends_to(cluster, "n3")) == 1
 
 
+def test_leaders_5_2_no_heartbeat_before_it_is_due() -> None:
+    """A timer that rings early, or for something else, sends nothing."""
+    cluster = solo(heartbeat_ms=50)
+    lead(cluster)
+    cluster.timeout("n1")
+    cluster.packets.clear()
+
+    cluster.now += 49
+    cluster.fire("n1")
+    assert cluster.packets == []
+    cluster.now += 1
+    cluster.fire("n1")
+
+    assert len(appends_to(cluster, "n2")) == 1
+
+
 def test_leaders_5_3_command_is_appended_and_sent() -> None:
     """ "If command received from client: append entry to local log", and "send AppendEntries RPC with log entries"."""
     cluster = solo()

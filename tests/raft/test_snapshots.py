@@ -22,6 +22,7 @@ from tests.support.raft_solo import (
     point_of,
     refused,
     request_vote,
+    solo,
 )
 
 LEADERS_LOG = "1 1 2 2 3 3"
@@ -248,4 +249,14 @@ def test_caught_up_means_all_that_the_leader_calls_committed() -> None:
     cluster.tell("n1", "n2", request_vote(5, 6, 4))
     assert not cluster["n1"].is_caught_up, "a new term: its leader has not spoken"
     cluster.tell("n1", "n2", offer_at(6, term=5))
+    assert cluster["n1"].is_caught_up
+
+
+def test_a_leader_is_caught_up_once_its_noop_is_applied() -> None:
+    """By then it knows what was committed before its term (§8); nothing after the no-op is needed."""
+    cluster = solo("1 1", term=1)
+    term = lead(cluster)
+    assert not cluster["n1"].is_caught_up
+    cluster.tell("n1", "n2", accepted(term, 3))
+    assert cluster["n1"].log.last_applied == 3
     assert cluster["n1"].is_caught_up
