@@ -77,6 +77,53 @@ def test_the_first_disk_is_admitted_when_all_have_answered() -> None:
     campaign(cluster)
 
 
+def test_a_new_disk_introduces_itself_again_only_to_who_has_not_answered() -> None:
+    """After a heartbeat's time, and not before."""
+    cluster = newcomer()
+    cluster.fire("n1")
+    cluster.tell("n1", "n2", IntroduceResponse(MINE, False, OLD))
+    cluster.packets.clear()
+    cluster.now += 49
+    cluster.fire("n1")
+    assert cluster.packets == []
+    cluster.now += 1
+    cluster.fire("n1")
+    assert [(packet.target, packet.message) for packet in cluster.packets] == [("n3", Introduce(MINE))]
+
+
+def test_an_answer_to_another_disk_is_not_an_answer() -> None:
+    """It was meant for the disk before this one, or comes from one that was replaced itself."""
+    cluster = newcomer()
+    cluster.tell("n1", "n2", IntroduceResponse(OLD, False, OLD))
+    assert cluster["n1"].waits_for() == ("n2", "n3")
+    cluster.tell("n1", "n3", Introduce(OLD))
+    cluster.tell("n1", "n3", Introduce(NEW))
+    cluster.tell("n1", "n3", IntroduceResponse(MINE, False, OLD))
+    assert cluster["n1"].waits_for() == ("n2", "n3")
+    assert cluster.counts["disk_replaced"] == 1
+    assert cluster.counts["replaced_disk_speaks"] == 1
+
+
+def test_a_voter_does_not_introduce_itself() -> None:
+    """Its disk is known; that it has something to ask for is another matter."""
+    disk = Disk("1 1")
+    disk.rotten = {1}
+    cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": disk})
+    cluster.fire("n1")
+    assert cluster.packets
+    assert not [packet for packet in cluster.packets if isinstance(packet.message, Introduce)]
+
+
+def test_an_admitted_disk_waits_an_election_timeout_before_it_campaigns() -> None:
+    """It has heard nothing so far and may have a living leader; and it says that it was admitted."""
+    cluster = newcomer()
+    cluster.now += 1_000
+    introduced(cluster, knew_another=False)
+    assert cluster["n1"].is_voter
+    assert cluster.counts["admitted"] == 1
+    assert cluster.now + 150 <= (cluster["n1"].deadline() or 0) <= cluster.now + 300
+
+
 def test_a_disk_in_another_s_place_asks_the_leader() -> None:
     """One peer that knew another is enough; only the leader's word for this very disk admits it."""
     cluster = newcomer()
@@ -208,6 +255,56 @@ def test_a_disk_that_is_not_admitted_counts_for_nothing() -> None:
         cluster.tell("n1", "n2", answer(3, read_round=1))
         cluster.timeout("n1")
     assert cluster.role("n1") is not Role.LEADER, "led on with nobody's answer but the new disk's"
+
+
+def test_a_replaced_disk_was_not_heard_from() -> None:
+    """That a new disk introduces itself does not keep a leader whom no voter answers (CheckQuorum)."""
+    cluster = acquainted(n2=OLD, n3=OLD)
+    lead(cluster)
+    cluster.now += 200
+    cluster.tell("n1", "n2", Introduce(NEW))
+    cluster.now += 101
+    cluster.fire("n1")
+    assert cluster.role("n1") is Role.FOLLOWER
+
+
+def test_an_admitted_disk_counts_again() -> None:
+    """Once it says that it is a voter: its copy and the leader's are two of three."""
+    cluster = leading()
+    cluster.tell("n1", "n2", answer(3))
+    assert cluster["n1"].log.commit_index == 0
+    cluster.tell("n1", "n2", answer(3, is_voter=True))
+    cluster.propose("n1", "x")
+    cluster.tell("n1", "n2", answer(4, is_voter=True))
+    assert cluster["n1"].log.commit_index == 4
+
+
+def test_each_admission_needs_a_round_of_its_own() -> None:
+    """What was confirmed for the last one was confirmed before this one was asked for."""
+    cluster = leading()
+    cluster.tell("n1", "n3", answer(3, is_voter=True))
+    for _ in range(2):
+        cluster.packets.clear()
+        cluster.tell("n1", "n2", answer(3, asks=True))
+        asked = max(message.read_round for message in appends_to(cluster, "n3"))
+        cluster.timeout("n1")
+        assert admits(cluster) == {b""}
+        cluster.tell("n1", "n3", answer(3, read_round=asked, is_voter=True))
+        cluster.timeout("n1")
+        assert admits(cluster) == {NEW}
+        cluster.tell("n1", "n2", answer(3, is_voter=True))
+
+
+def test_a_disk_that_asks_and_was_never_introduced_is_not_admitted() -> None:
+    """The leader does not know whom it would admit."""
+    cluster = acquainted(n3=OLD)
+    lead(cluster)
+    cluster.tell("n1", "n3", answer(3, is_voter=True))
+    cluster.tell("n1", "n2", answer(3, asks=True))
+    cluster.tell("n1", "n3", answer(3, read_round=cluster["n1"].state.read_round, is_voter=True))
+    cluster.packets.clear()
+    cluster.timeout("n1")
+    assert admits(cluster) == {b""}
 
 
 def test_a_disk_is_admitted_once_a_majority_without_it_confirmed_the_leader() -> None:

@@ -5,39 +5,20 @@ from __future__ import annotations
 import pytest
 
 from durable_raft.raft.messages import AppendEntriesResponse, FetchEntries, FetchEntriesResponse, Message
-from durable_raft.raft.types import ORIGIN, Entry, Index, LogPoint, Role, Standing, Term
+from durable_raft.raft.types import Index, LogPoint, Role, Standing
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk, entries_of
-from tests.support.raft_solo import append_entries, ask, follow, lead, point_of, refused, request_vote, vote
-
-LOG = "1 1 1 2 2"
-
-
-def wounded(*indexes: int, terms: str = LOG) -> Cluster:
-    """Return n1 among played peers; the payloads at ``indexes`` of its log are rotten."""
-    disk = Disk(terms)
-    disk.rotten = set(indexes)
-    return Cluster("n1 n2 n3", real="n1", disks={"n1": disk})
-
-
-def asked(cluster: Cluster) -> dict[str, list[int]]:
-    """Take the indexes that n1 has asked each peer for."""
-    found: dict[str, list[int]] = {}
-    for peer in ("n2", "n3"):
-        for message in cluster.sent("n1", peer):
-            if isinstance(message, FetchEntries):
-                found.setdefault(peer, []).extend(point.index for point in message.wanted)
-    return found
-
-
-def given(*entries: Entry, snapshot: LogPoint = ORIGIN, base: LogPoint = ORIGIN) -> FetchEntriesResponse:
-    """Return a peer's answer that has something."""
-    return FetchEntriesResponse(Term(2), tuple(entries), (), snapshot, base)
-
-
-def absent(term: int, *points: LogPoint) -> FetchEntriesResponse:
-    """Return the answer of a peer in ``term`` whose log does not hold ``points``."""
-    return FetchEntriesResponse(Term(term), (), points, ORIGIN, ORIGIN)
+from tests.support.raft_solo import (
+    append_entries,
+    ask,
+    follow,
+    lead,
+    point_of,
+    refused,
+    request_vote,
+    vote,
+)
+from tests.support.raft_wounds import FIFTH, LOG, absent, asked, given, wounded
 
 
 def test_lost_entries_are_asked_for_and_mended() -> None:
@@ -199,8 +180,6 @@ def test_a_copy_that_comes_again_is_not_written_again() -> None:
 
 
 # -- what was never committed, and no leader to cut it --------------------------------------------------------------
-
-FIFTH = point_of(entries_of(LOG), 5)
 
 
 def test_two_wounded_ends_that_nobody_else_holds_do_not_stop_the_cluster() -> None:
