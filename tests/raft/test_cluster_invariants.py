@@ -10,8 +10,8 @@ from durable_raft.errors import InvariantViolation
 from durable_raft.raft import invariants
 from durable_raft.raft.core import Raft
 from durable_raft.raft.invariants import ClusterInvariants
-from durable_raft.raft.messages import AppendEntriesResponse, RequestVote, RequestVoteResponse
-from durable_raft.raft.types import HardState, Index, NodeId, Role, Term
+from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, RequestVote, RequestVoteResponse
+from durable_raft.raft.types import HardState, Index, LogPoint, NodeId, Role, Term
 from tests.support.raft_disk import entries_of
 from tests.support.raft_solo import accepted, ask, lead, solo
 
@@ -188,3 +188,178 @@ def test_old_term_is_not_committed_by_counting(rules: ClusterInvariants, core: R
     core.log.commit_index = Index(2)
     with fires("Commit: n1 in term 3 counted replicas of 2/t2"):
         rules.committed_upto(N1, core.state, Index(1))
+
+
+# -- what the rules let pass -------------------------------------------------------------------------------------------
+
+
+def test_every_rule_that_is_checked_is_counted(rules: ClusterInvariants, core: Raft) -> None:
+    """The campaigns say how many rules they checked; a rule that is not counted may not be checked either."""
+    seen = invariants.observe(core.state)
+    entries = core.log.entries(Index(1), Index(4), 1 << 20)
+    shorter = replace(seen, last_index=Index(2), last_chain=core.log.chain_at(Index(2)))
+    zero = Index(0)
+    answer = AppendEntriesResponse(Term(3), True, Index(3), zero, Term(0), zero, 0)
+    counted = []
+    for check in (
+        lambda: rules.node_changed(N1, core.state, seen),
+        lambda: rules.node_changed(N1, core.state, replace(seen, flushed=2)),
+        lambda: rules.node_changed(
+            N1, core.state, replace(seen, last_index=Index(2), last_chain=core.log.chain_at(Index(2)))
+        ),
+        lambda: rules.quorum_kept(N1, core.state, 0),
+        lambda: rules.node_started(N1, HardState()),
+        lambda: rules.entries_accepted(N1, entries),
+        lambda: rules.committed_upto(N1, core.state, Index(0)),
+        lambda: rules.entry_applied(N1, entries[0]),
+        lambda: rules.acknowledged(N1, Index(3)),
+        lambda: rules.leader_elected(N1, core.state),
+        lambda: rules.message_leaves(N1, N2, answer),
+        lambda: rules.message_leaves(N2, N1, RequestVoteResponse(Term(3), vote_granted=True, pre_vote=False)),
+        lambda: rules.message_leaves(N1, N2, RequestVote(Term(3), zero, Term(0), pre_vote=True)),
+    ):
+        before = rules.checks
+        check()
+        counted.append(rules.checks - before)
+    assert counted == [11, 12, 12, 1, 1, 3, 4, 1, 1, 3, 1, 2, 0]
+    assert ClusterInvariants({}).checks == 0
+
+
+def test_the_rules_of_one_node_are_checked_with_those_of_the_cluster(rules: ClusterInvariants, core: Raft) -> None:
+    """A lawless state and a lawless step are refused whoever asks."""
+    seen = invariants.observe(core.state)
+    with fires("commit fell"):
+        rules.node_changed(N1, core.state, replace(seen, commit_index=Index(9), last_applied=Index(3)))
+    core.log.last_applied = Index(4)
+    with fires("applied 4 <= commit 3"):
+        rules.node_changed(N1, core.state, seen)
+
+
+def test_leader_append_only_looks_at_logs_that_grew_only(rules: ClusterInvariants, core: Raft) -> None:
+    """One that did not grow is compared by nothing: reading its chain would cost every step."""
+    seen = invariants.observe(core.state)
+    rules.node_changed(N1, core.state, replace(seen, last_chain=12345))
+
+
+def test_a_follower_is_not_asked_for_a_quorum(rules: ClusterInvariants, core: Raft) -> None:
+    """Nor is a leader without peers, nor one within an election timeout and a heartbeat."""
+    heard = core.progress[N2].heard_at
+    rules.quorum_kept(N1, core.state, heard + 350)
+    with fires("CheckQuorum: n1 still leads after 351 ms"):
+        rules.quorum_kept(N1, core.state, heard + 351)
+    alone = solo(voters="n1")
+    alone.timeout("n1")
+    rules.quorum_kept(N1, alone["n1"].state, heard + 10_000)
+    core.state.role = Role.FOLLOWER
+    rules.quorum_kept(N1, core.state, heard + 10_000)
+
+
+def test_a_flushed_log_that_was_cut_to_nothing_needs_no_disk(
+    rules: ClusterInvariants, disks: dict[NodeId, Flushed]
+) -> None:
+    """Index 0 is on every disk, and on none."""
+    follower = solo("1", term=1)["n1"]
+    seen = invariants.observe(follower.state)
+    follower.log.truncate_from(Index(1))
+    disks[N3].chains = []
+    rules.node_changed(N3, follower.state, seen)
+
+
+def test_what_is_newly_committed_is_judged_and_nothing_else(
+    rules: ClusterInvariants, core: Raft, disks: dict[NodeId, Flushed]
+) -> None:
+    """An index that did not move is not judged again, though a disk may have lost it since."""
+    seen = invariants.observe(core.state)
+    disks[N2].chains = []
+    rules.node_changed(N1, core.state, seen)
+    with fires("only the disks of"):
+        rules.node_changed(N1, core.state, replace(seen, commit_index=Index(0)))
+
+
+def test_what_was_seen_on_a_majority_is_not_looked_for_again(
+    rules: ClusterInvariants, core: Raft, disks: dict[NodeId, Flushed]
+) -> None:
+    """A majority held it once: nobody asks again, neither for it nor for what lies before it."""
+    rules.committed_upto(N1, core.state, Index(0))
+    disks[N2].chains = []
+    for index in (3, 2, 1):
+        rules.acknowledged(N1, Index(index))
+
+
+def test_the_first_entry_is_looked_for(rules: ClusterInvariants, core: Raft, disks: dict[NodeId, Flushed]) -> None:
+    """Nothing counts as held before it was seen."""
+    disks[N2].chains = []
+    rules.committed_chains[:] = chains_of(core)
+    with fires("n1 counts on 1, which only the disks of"):
+        rules.acknowledged(N1, Index(1))
+
+
+def compacted(core: Raft, upto: int) -> Raft:
+    """Let a core's log begin behind ``upto``."""
+    core.checkpointed(LogPoint(Index(3), Term(3), core.log.chain_at(Index(3))))
+    core.compact(Index(upto))
+    return core
+
+
+def test_a_snapshot_is_of_what_was_committed(rules: ClusterInvariants, core: Raft) -> None:
+    """A log that begins behind another state than all committed is refused; one that begins behind theirs is not."""
+    rules.committed_upto(N1, core.state, Index(0))
+    compacted(core, 2)
+    rules.committed_upto(N1, core.state, Index(1))
+    rules.committed_upto(N1, core.state, Index(0))
+    assert rules.committed_chains == chains_of(a_leader())
+    rules.committed_chains[1] = 1
+    with fires("State Machine Safety: n1 installed another state at 2"):
+        rules.committed_upto(N1, core.state, Index(1))
+    rules.committed_upto(N1, core.state, Index(2))
+
+
+def test_leader_completeness_up_to_the_base_of_a_log(rules: ClusterInvariants, core: Raft) -> None:
+    """What lies before a leader's log is in its state; what is in the log is compared."""
+    rules.committed_upto(N1, core.state, Index(0))
+    rules._commit_terms[:] = [Term(1), Term(2), Term(2)]
+    rules.leader_elected(N1, core.state)
+    rules.committed_chains[2] = 1
+    with fires("Leader Completeness: n1 leads term 3 without the committed entry 3"):
+        rules.leader_elected(N1, core.state)
+    compacted(core, 3)
+    rules.leader_elected(N1, core.state)
+
+
+def test_only_what_earlier_terms_committed_has_to_be_there(rules: ClusterInvariants, core: Raft) -> None:
+    """An entry that was committed in the leader's own term came from it."""
+    rules.committed_upto(N1, core.state, Index(0))
+    assert rules._commit_terms == [3, 3, 3]
+    rules.committed_chains.append(7)
+    rules._commit_terms.append(Term(3))
+    rules.leader_elected(N1, core.state)
+
+
+def test_a_vote_of_a_disk_that_was_replaced_still_elected(
+    rules: ClusterInvariants, disks: dict[NodeId, Flushed], core: Raft
+) -> None:
+    """Its votes count for the election they were given in; the new disk may vote as it likes."""
+    rules.hard_state_flushed(N2, disks[N2].hard_state)
+    rules.message_leaves(N2, N1, RequestVoteResponse(Term(3), vote_granted=True, pre_vote=False))
+    rules.message_leaves(N1, N1, RequestVote(Term(3), Index(0), Term(0), pre_vote=False))
+    rules.disk_replaced(N2)
+    rules.disk_replaced(N3)
+    disks[N2].hard_state = HardState(Term(3), N3)
+    rules.leader_elected(N1, core.state)
+    rules.node_started(N2, HardState())
+    rules.message_leaves(N2, N3, RequestVoteResponse(Term(3), vote_granted=True, pre_vote=False))
+    disks[N1].hard_state = HardState(Term(3), N3)
+    with fires("n1 votes twice in term 3: n1, n3"):
+        rules.message_leaves(N1, N3, RequestVoteResponse(Term(3), vote_granted=True, pre_vote=False))
+
+
+def test_answers_that_promise_nothing_may_leave(rules: ClusterInvariants, disks: dict[NodeId, Flushed]) -> None:
+    """A refusal names an index and promises none; what was flushed in an older term is not judged by this log."""
+    zero = Index(0)
+    rules.message_leaves(N2, N1, AppendEntriesResponse(Term(3), False, Index(9), zero, Term(0), zero, 0))
+    rules.message_leaves(N2, N1, AppendEntriesResponse(Term(2), True, Index(9), zero, Term(0), zero, 0))
+    rules.message_leaves(N2, N1, AppendEntriesResponse(Term(3), True, Index(3), zero, Term(0), zero, 0))
+    rules.message_leaves(N2, N1, RequestVote(Term(9), zero, Term(0), pre_vote=True))
+    rules.message_leaves(N2, N1, AppendEntries(Term(9), zero, Term(0), 0, (), zero, 0))
+    disks[N2].hard_state = HardState(Term(4), N3)
+    rules.message_leaves(N2, N1, RequestVoteResponse(Term(3), vote_granted=True, pre_vote=False))
