@@ -364,3 +364,24 @@ def test_three_new_disks_begin_a_cluster() -> None:
         cluster.fire(name)
     cluster.settle()
     assert all(cluster[name].is_voter for name in disks)
+
+
+def test_a_new_disk_is_asked_about_a_read_that_waits() -> None:
+    """At once, as everybody was."""
+    cluster = leading()
+    cluster.read("n1")
+    cluster.packets.clear()
+    cluster.tell("n1", "n2", Introduce(b"a third disk----"))
+    assert [message.read_round for message in appends_to(cluster, "n2")] == [1]
+
+
+def test_a_disk_that_is_not_admitted_commits_not_even_the_first_entry() -> None:
+    """In a cluster that begins: one voter's copy and the new disk's are no majority."""
+    disk = Disk()
+    disk.standing = Standing(peers=(Acquaintance(NodeId("n2"), OLD, ()),))
+    cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": disk})
+    term = lead(cluster)
+    cluster.tell("n1", "n2", Introduce(NEW))
+    cluster.tell("n1", "n2", accepted(term, 1)._replace(is_voter=False))
+    cluster.tell("n1", "n3", accepted(term, 0))
+    assert cluster["n1"].log.commit_index == 0

@@ -204,9 +204,7 @@ def test_every_rule_that_is_checked_is_counted(rules: ClusterInvariants, core: R
     for check in (
         lambda: rules.node_changed(N1, core.state, seen),
         lambda: rules.node_changed(N1, core.state, replace(seen, flushed=2)),
-        lambda: rules.node_changed(
-            N1, core.state, replace(seen, last_index=Index(2), last_chain=core.log.chain_at(Index(2)))
-        ),
+        lambda: rules.node_changed(N1, core.state, shorter),
         lambda: rules.quorum_kept(N1, core.state, 0),
         lambda: rules.node_started(N1, HardState()),
         lambda: rules.entries_accepted(N1, entries),
