@@ -114,6 +114,15 @@ def test_a_voter_does_not_introduce_itself() -> None:
     assert not [packet for packet in cluster.packets if isinstance(packet.message, Introduce)]
 
 
+def test_a_disk_that_all_know_and_nobody_admitted_yet_has_nothing_to_ask() -> None:
+    """Its leader admits it; its timer rings for an election only."""
+    cluster = newcomer()
+    cluster.fire("n1")
+    assert cluster["n1"].deadline() == cluster.now + 50
+    introduced(cluster, knew_another=True)
+    assert cluster["n1"].deadline() == cluster["n1"].state.election_deadline
+
+
 def test_an_admitted_disk_waits_an_election_timeout_before_it_campaigns() -> None:
     """It has heard nothing so far and may have a living leader; and it says that it was admitted."""
     cluster = newcomer()

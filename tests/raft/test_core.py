@@ -234,3 +234,37 @@ def test_standing_is_written_again_when_that_is_asked_for() -> None:
     cluster.flush("n1")
     cluster.fire("n1")
     assert cluster.in_flight("n1") == []
+
+
+def test_entries_are_applied_a_mebibyte_at_a_time() -> None:
+    """A node that replays a long log answers in between."""
+    cluster = solo(voters="n1")
+    cluster.timeout("n1")
+    cluster.defers_work = True
+    for _ in range(3):
+        cluster.propose("n1", "x" * (1 << 19))
+    core = cluster["n1"]
+    write = core.ready(cluster.now).write
+    assert write is not None
+    core.persisted(cluster.now, write.number)
+    assert len(core.ready(cluster.now).committed) == 2
+    assert core.has_more()
+    assert len(core.ready(cluster.now).committed) == 1
+    assert not core.has_more()
+
+
+def test_a_machine_that_takes_nothing_at_present_is_given_nothing() -> None:
+    """Entries and reads wait; what goes to the disk and to peers does not."""
+    cluster = solo(voters="n1")
+    cluster.timeout("n1")
+    cluster.defers_work = True
+    cluster.propose("n1", "x")
+    core = cluster["n1"]
+    write = core.ready(cluster.now, may_apply=False).write
+    assert write is not None
+    core.persisted(cluster.now, write.number)
+    cluster.read("n1")
+    ready = core.ready(cluster.now, may_apply=False)
+    assert (ready.committed, ready.reads) == ([], [])
+    ready = core.ready(cluster.now)
+    assert ([entry.payload for entry in ready.committed], len(ready.reads)) == ([b"x"], 1)

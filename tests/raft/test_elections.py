@@ -279,3 +279,79 @@ def test_five_nodes_elect_and_agree_from_nothing() -> None:
     cluster.run_until(lambda: all(core.core.log.commit_index >= 1 for core in cluster.up()), ms=3_000)
 
     assert not [packet for packet in cluster.packets if isinstance(packet.message, RequestVote)]
+
+
+# -- what a change of role leaves behind -------------------------------------------------------------------------------
+
+
+def test_follower_of_a_new_term_has_heard_no_leader() -> None:
+    """Whoever asks for its vote in that term is not refused because of the leader before."""
+    cluster = solo()
+    follow(cluster, "n2", 1)
+    cluster.tell("n1", "n3", accepted(5, 0))
+    assert (cluster["n1"].current_term, cluster["n1"].leader_id) == (5, None)
+
+    assert ask(cluster, "n3", request_vote(6)) == [vote(6)]
+
+
+@pytest.mark.parametrize("event", ["quorum", "term"])
+def test_leader_that_steps_down_waits_for_another(event: str) -> None:
+    """A whole election timeout, though its own timer has not run for long."""
+    cluster = solo(voters="n1 n2 n3 n4 n5")
+    term = lead(cluster)
+    for _ in range(40):
+        cluster.timeout("n1")
+        for peer in ("n2", "n3"):
+            cluster.tell("n1", peer, accepted(term, 1))
+    if event == "quorum":
+        cluster.now += 301
+        cluster.fire("n1")
+    else:
+        cluster.tell("n1", "n2", accepted(term + 1, 0))
+
+    assert cluster.role("n1") is Role.FOLLOWER
+    assert cluster.now + 150 <= (cluster["n1"].deadline() or 0) <= cluster.now + 300
+
+
+def test_campaigner_follows_nobody() -> None:
+    """Clients are not sent to a leader that is not heard any more."""
+    cluster = solo()
+    follow(cluster, "n2", 1)
+    core = cluster["n1"]
+    assert str(core.leader_id) == "n2"
+    cluster.timeout("n1")
+    assert core.role is Role.PRE_CANDIDATE
+    assert core.leader_id is None
+
+
+def test_candidate_has_an_election_timeout_of_its_own() -> None:
+    """Drawn when the election begins, not when the pre-vote did (Figure 2: reset election timer)."""
+    cluster = solo(election_timeout_min_ms=150, election_timeout_max_ms=150)
+    cluster.timeout("n1")
+    cluster.now += 149
+    ask(cluster, "n2", vote(1, pre_vote=True))
+
+    assert cluster.role("n1") is Role.CANDIDATE
+    assert cluster["n1"].deadline() == cluster.now + 150
+
+
+def test_pre_candidate_that_votes_for_another_campaigns_no_more() -> None:
+    """It helped that one to its term: late answers to its own pre-vote must not begin the next one."""
+    cluster = solo(term=4)
+    cluster.timeout("n1")
+    assert cluster.role("n1") is Role.PRE_CANDIDATE
+    assert ask(cluster, "n2", request_vote(4)) == [vote(4)]
+    assert cluster.role("n1") is Role.FOLLOWER
+
+    cluster.tell("n1", "n3", vote(5, pre_vote=True))
+
+    assert (cluster.role("n1"), cluster["n1"].current_term) == (Role.FOLLOWER, 4)
+
+
+def test_follower_that_votes_keeps_its_role_and_says_nothing_of_it() -> None:
+    """Only the vote changes."""
+    cluster = solo(term=4)
+    follow(cluster, "n3", 4)
+    cluster.now += 150
+    ask(cluster, "n2", request_vote(5))
+    assert cluster.counts["became_follower"] == 2, "of term 4, and of term 5"

@@ -101,6 +101,23 @@ def test_stale_refusal_does_not_push_a_follower_back() -> None:
     assert cluster["n1"].progress[NodeId("n3")].next_index == 5
 
 
+def test_refusal_of_what_was_pipelined_leads_back_to_one_probe() -> None:
+    """Something got lost: until it is known where the logs meet, nothing more is pipelined."""
+    cluster = solo("1 1 1 1", term=1)
+    term = lead(cluster)
+    ask(cluster, "n2", accepted(term, 5))
+    cluster.propose("n1", "x")
+    cluster.propose("n1", "y")
+
+    (probe,) = ask(cluster, "n2", refused(term, rejected=6, conflict=6))
+    cluster.propose("n1", "z")
+
+    assert isinstance(probe, AppendEntries)
+    assert [entry.index for entry in probe.entries] == [6, 7]
+    assert appends_to(cluster, "n2") == []
+    assert cluster["n1"].progress[NodeId("n2")].pace is Pace.PROBE
+
+
 def test_refusal_of_what_matches_is_stale() -> None:
     """The entry that is known to match cannot be refused since: the pipeline goes on, nothing is sent again."""
     cluster = solo("1 1 1 1", term=1)
@@ -311,6 +328,41 @@ def test_append_entries_from_before_the_base_is_taken_from_there(after: int) -> 
     assert answer_of(cluster, "n2", append_entries("1 1 1 1 1", term=1, after=after), object) == accepted(1, 5)
 
     assert cluster["n1"].log.last.index == 5
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_append_entries_from_before_the_base_has_its_entry_at_the_base(after: int) -> None:
+    """Whose term and chain are those that are compared with the base, whatever terms lie around it."""
+    disk = Disk("1 2 3 4", term=4)
+    disk.compact(3)
+    cluster = Cluster(real="n1", disks={"n1": disk})
+
+    assert ask(cluster, "n2", append_entries("1 2 3 4 5", term=5, after=after)) == [accepted(5, 5)]
+
+
+def test_append_entries_up_to_the_base_is_compared_with_it() -> None:
+    """Its last entry is the one at the base: another chain there means that one of two logs is wounded."""
+    disk = Disk("1 1 1 1", term=1)
+    disk.compact(3)
+    cluster = Cluster(real="n1", disks={"n1": disk})
+    message = append_entries("1 1 1", term=1, after=0)
+    assert ask(cluster, "n2", message) == [accepted(1, 3)]
+    *others, last = message.entries
+
+    assert ask(cluster, "n2", message._replace(entries=(*others, replace(last, chain=last.chain ^ 1)))) == []
+
+    assert cluster.counts["chain_mismatch"] == 1
+
+
+def test_append_entries_wholly_before_the_base_is_answered_at_once() -> None:
+    """What it verified is flushed; nobody waits for a write that has nothing to do with it."""
+    disk = Disk("1 1 1 1", term=1)
+    disk.compact(3)
+    cluster = Cluster(real="n1", disks={"n1": disk})
+    cluster.slow("n1")
+    cluster.tell("n1", "n2", append_entries("1 1 1 1 1", term=1, after=4))
+
+    assert ask(cluster, "n2", append_entries("1 1 1 1", term=1, after=0, upto=2)) == [accepted(1, 2)]
 
 
 def test_append_entries_wholly_before_the_base_is_accepted() -> None:

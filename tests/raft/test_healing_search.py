@@ -196,3 +196,10 @@ def test_the_log_may_go_up_to_the_last_needless_entry() -> None:
     assert cluster["n1"].needless_prefix() is None
     cluster["n1"].state.search.rounds = 40
     assert cluster["n1"].needless_prefix() == 3
+
+
+def test_no_more_than_sixty_four_entries_are_asked_for_at_once() -> None:
+    """The others when these are on their way."""
+    cluster = wounded(*range(1, 71), terms=" ".join(["1"] * 70))
+    cluster.fire("n1")
+    assert [len(indexes) for indexes in asked(cluster).values()] == [64]

@@ -260,3 +260,81 @@ def test_a_leader_is_caught_up_once_its_noop_is_applied() -> None:
     cluster.tell("n1", "n2", accepted(term, 3))
     assert cluster["n1"].log.last_applied == 3
     assert cluster["n1"].is_caught_up
+
+
+def test_an_older_offer_does_not_lower_what_the_leader_calls_committed() -> None:
+    """It may have been overtaken, and its snapshot is always older than the leader's commit index."""
+    cluster = following("1 1 2 2 3", term=3)
+    cluster.tell("n1", "n2", append_entries(LEADERS_LOG, term=3, after=5, upto=5, commit=6))
+    cluster.tell("n1", "n2", offer_at(5, term=3))
+    assert not cluster["n1"].is_caught_up
+    cluster.tell("n1", "n2", append_entries(LEADERS_LOG, term=3, after=5, commit=6))
+    assert cluster["n1"].is_caught_up
+
+
+def test_old_leaders_offer_is_refused_without_an_index() -> None:
+    """It named no entry that could be refused."""
+    cluster = following("1 1", term=3)
+    assert ask(cluster, "n3", offer_at(2, term=2, terms="1 1")) == [refused(3, rejected=0, conflict=0)]
+
+
+def test_installed_snapshot_is_the_own_checkpoint() -> None:
+    """It is offered to others from then on, and what was done is said."""
+    cluster = following("1 1 2")
+    assert cluster["n1"].snapshot.index == 0
+    cluster["n1"].install_snapshot(base_at(5))
+    assert cluster["n1"].snapshot == base_at(5).point
+    cluster["n1"].checkpointed(base_at(4).point)
+    assert cluster["n1"].snapshot == base_at(4).point
+    assert "    n1 installed_snapshot index=5 term=3 log=replaced" in cluster.trace
+    kept = following(LEADERS_LOG)
+    kept["n1"].install_snapshot(base_at(5))
+    assert "    n1 installed_snapshot index=5 term=3 log=kept" in kept.trace
+
+
+def test_snapshot_that_nobody_leads_is_told_to_nobody() -> None:
+    """What it covers is committed, so it may be installed whoever leads."""
+    cluster = Cluster(real="n1", disks={"n1": Disk("1", term=3)})
+    assert cluster["n1"].leader_id is None
+    cluster["n1"].install_snapshot(base_at(5))
+    cluster.fast("n1")
+    assert cluster.packets == []
+    assert cluster["n1"].log.last.index == 5
+
+
+def test_lost_state_costs_the_leadership() -> None:
+    """It is said; nothing is applied and nobody is asked for a vote before a snapshot came."""
+    cluster = solo("1 1", term=1)
+    term = lead(cluster)
+    cluster["n1"].lose_state(cluster.now)
+    assert not cluster["n1"].is_whole
+    assert not cluster["n1"].is_caught_up
+    assert cluster.role("n1") is Role.FOLLOWER
+    assert cluster.counts["lost_state"] == 1
+    assert cluster["n1"].current_term == term
+    cluster.tell("n1", "n2", append_entries("1 1", term=term + 1, after=2, commit=2))
+    assert cluster.node("n1").applied == []
+    assert not cluster["n1"].is_caught_up
+
+
+def test_a_follower_that_loses_its_state_follows_on() -> None:
+    """Its leader is still its leader."""
+    cluster = following(LEADERS_LOG)
+    deadline = cluster["n1"].deadline()
+    cluster["n1"].lose_state(cluster.now)
+    assert cluster["n1"].leader_id == "n2"
+    assert cluster["n1"].deadline() == deadline
+
+
+def test_which_snapshots_are_of_use() -> None:
+    """Beyond what is committed; with a wound, beyond what is applied; without a state, from the log's begin on."""
+    cluster = following(LEADERS_LOG)
+    core = cluster["n1"]
+    cluster.tell("n1", "n2", append_entries(LEADERS_LOG, term=3, after=6, commit=4))
+    assert core.snapshot_floor() == 4
+    assert [core.wants_snapshot(base_at(index).point) for index in (3, 4, 5, 6)] == [False, False, True, True]
+    core.checkpointed(base_at(2).point)
+    core.compact(Index(2))
+    core.lose_state(cluster.now)
+    assert core.snapshot_floor() == 1
+    assert [core.wants_snapshot(base_at(index).point) for index in (1, 2, 3)] == [False, True, True]
