@@ -115,14 +115,20 @@ def _know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
 # -- the leader -------------------------------------------------------------------------------------------------------
 
 
-def note_standing(state: RaftState, progress: Progress, message: AppendEntriesResponse) -> None:
-    """Count a follower only if it is a voter; prove this leadership when its disk asks for admission."""
+def note_standing(state: RaftState, progress: Progress, message: AppendEntriesResponse) -> bool:
+    """Count a follower only if it is a voter; prove this leadership when its disk asks for admission.
+
+    Returns:
+        Whether the follower became a voter: then what its disk holds counts from now on.
+    """
+    became_voter = message.is_voter and not progress.is_voter
     progress.is_voter = message.is_voter
     if message.is_voter:
         progress.admission_round, progress.admit_at = 0, None
     elif message.asks_admission and not progress.admission_round:
         state.read_round += 1
         progress.admission_round = state.broadcast_round = state.read_round
+    return became_voter
 
 
 def confirm(state: RaftState, confirmed_round: int) -> None:

@@ -84,7 +84,8 @@ def handle_append_response(state: RaftState, now: int, source: NodeId, message: 
     progress = state.progress[source]
     progress.heard_at = now
     progress.acked_round = max(progress.acked_round, message.read_round)
-    admission.note_standing(state, progress, message)
+    if admission.note_standing(state, progress, message):
+        advance_commit_index(state)
     if not message.success:
         _handle_rejection(state, progress, message)
     elif message.match_index > state.log.last.index:

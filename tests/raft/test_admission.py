@@ -343,6 +343,15 @@ def test_a_disk_is_admitted_only_when_it_holds_what_was_committed() -> None:
     assert admits(cluster) == {NEW}
 
 
+def test_what_an_admitted_disk_holds_counts_as_soon_as_it_is_a_voter() -> None:
+    """An entry that waits for a majority is committed by the first answer in which the disk is a voter."""
+    cluster = leading()
+    cluster.tell("n1", "n2", answer(3))
+    assert cluster["n1"].log.commit_index == 0
+    cluster.tell("n1", "n2", answer(3, is_voter=True))
+    assert cluster["n1"].log.commit_index == 3
+
+
 def test_a_leader_that_does_not_know_what_is_committed_admits_nobody() -> None:
     """Before its no-op is committed its commit index may be too low (Raft §8)."""
     cluster = leading()
