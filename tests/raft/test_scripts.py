@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.support import raft_script
 from tests.support.raft_script import run_script
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
@@ -23,11 +25,34 @@ def test_script(path: Path, request: pytest.FixtureRequest) -> None:
     assert happened == text or request.config.getoption("--rewrite-scripts")
 
 
-def test_scripts_are_found() -> None:
-    """The scenarios that everybody knows from the paper are among them."""
-    assert {"figure_7", "figure_8", "election", "pre_vote", "log_repair", "slow_disk"} <= {
-        path.stem for path in SCRIPTS
-    }
+HOW_TO_READ = '# ">" marks an event; what it causes is below it. '
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_script_says_what_it_is_about(path: Path) -> None:
+    """Its head tells what happens, why it matters and in which paragraph to read on, before the first event."""
+    head = path.read_text().partition("\n> ")[0]
+
+    assert head.index("# ") < head.index("§") < head.index("\n# What happens: ") < head.index("\n# Why it matters: ")
+    assert head.splitlines()[-1].startswith(HOW_TO_READ)
+
+
+def test_every_event_is_described() -> None:
+    """The head of the interpreter has a line for each event that it knows, and knows each that it describes."""
+    described = set(re.findall(r"(?:^    |\| )([a-z]+)(?= |$)", raft_script.__doc__ or "", re.MULTILINE))
+
+    assert set(raft_script.EVENTS) <= described
+
+
+def test_scenarios_that_must_be_told_are_there() -> None:
+    """What the paper and the house's own rules are known by."""
+    told = {path.stem for path in SCRIPTS}
+    assert {"election", "figure_7", "figure_8", "log_repair", "slow_disk"} <= told, "from the paper"
+    assert {"unsent_entry_committed", "unsent_entry_overwritten", "late_flush", "one_node"} <= told, "what is flushed"
+    assert {"split_votes", "late_votes", "vote_survives_crash", "election_restriction"} <= told, "votes"
+    assert {"pre_vote", "partitioned_node_returns", "check_quorum"} <= told, "leaders without a majority"
+    assert {"reads", "read_across_leaders", "snapshot", "send_window"} <= told, "beside the log"
+    assert {"new_cluster", "disk_admitted", "entry_healed", "entry_cut"} <= told, "disks and rot"
 
 
 def test_script_that_lies_is_caught() -> None:

@@ -86,7 +86,8 @@ class Figure3:
 
     def committed_upto(self, name: NodeId, raft: Raft, before: int) -> None:
         """Check what ``raft`` newly holds committed, and note it."""
-        for index in range(before + 1, raft.log.commit_index + 1):
+        # What a snapshot brought was committed by others before; its last entry stands for all before it.
+        for index in range(max(before + 1, raft.log.base.index), raft.log.commit_index + 1):
             chain = raft.log.chain_at(Index(index))
             if index <= len(self.committed_chains):
                 known = self.committed_chains[index - 1]

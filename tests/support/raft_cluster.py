@@ -12,14 +12,14 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypedDict, TypeVar, Unpack
 
 from durable_raft.raft import invariants
 from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import Envelope, Message
-from durable_raft.raft.ready import ReadReady, Ready, Write
-from durable_raft.raft.types import Entry, Index, NodeId, RaftConfig, Role
+from durable_raft.raft.ready import Offer, ReadReady, Ready, Write
+from durable_raft.raft.types import Base, Entry, Index, LogPoint, NodeId, RaftConfig, Role
 from tests.support.raft_checks import Figure3, highest_commit, ready_of, require
 from tests.support.raft_disk import Disk
 from tests.support.raft_trace import event_words, message_words, write_words
@@ -76,6 +76,10 @@ class Node:
     raft: Raft | None = None
     is_slow: bool = False
     """Whether writes stay in flight until ``Cluster.flush``."""
+    dies_before_send: bool = False
+    """Whether the node dies at its next write: when that is flushed, and before anything is sent."""
+    offer: Offer | None = None
+    """The snapshot that was offered last and is wanted."""
     pending: deque[Pending] = field(default_factory=deque)
     applied: list[Entry] = field(default_factory=list)
     answered: list[ReadReady] = field(default_factory=list)
@@ -121,8 +125,9 @@ class Cluster:
         self._read_id = 0
         self.nodes: dict[NodeId, Node] = {}
         for name in names if real is None else [NodeId(name) for name in real.split()]:
-            config = RaftConfig(node_id=name, voters=names, **limits)
-            self.nodes[name] = Node(name, config, (disks or {}).get(name) or Disk())
+            disk = (disks or {}).get(name) or Disk()
+            config = RaftConfig(node_id=name, voters=names, node_uuid=disk.node_uuid, **limits)
+            self.nodes[name] = Node(name, config, disk)
         self.rules = Figure3(self.nodes.values(), len(names))
         for node in self.nodes.values():
             self.rules.entries_accepted(name, node.disk.all_entries())
@@ -219,6 +224,8 @@ class Cluster:
                 node.disk.persist(waiting.write)
         self.say(f"{name} crashes")
         node.raft = None
+        node.dies_before_send = False
+        node.offer = None
         node.pending.clear()
         node.applied.clear()
         node.open_reads.clear()
@@ -227,6 +234,41 @@ class Cluster:
         """Start ``name`` from its disk."""
         self.say(f"{name} starts from its disk")
         self._start(self.node(name))
+
+    def wipe(self, name: str, disk: Disk) -> None:
+        """Put ``disk`` in the place of the one of ``name``, which is down."""
+        node = self.node(name)
+        require(node.raft is None, f"{name} runs: its disk cannot be replaced")
+        node.disk = disk
+        node.config = replace(node.config, node_uuid=disk.node_uuid)
+
+    def scrub(self, name: str) -> None:
+        """Have ``name`` find what is rotten on its disk."""
+        node = self.node(name)
+        lost = [node.disk.lost(index) for index in sorted(node.disk.rotten)]
+        self._event(node, lambda raft: raft.lose(self.now, lost))
+
+    def checkpoint(self, name: str, upto: int) -> None:
+        """Have ``name``'s state durable at ``upto``, which it has applied, and its log begin behind it."""
+        node = self.node(name)
+        index = Index(upto)
+
+        def compact(raft: Raft) -> None:
+            raft.checkpointed(LogPoint(index, raft.log.term_at(index), raft.log.chain_at(index)))
+            raft.compact(index)
+
+        self._event(node, compact)
+        node.disk.compact(upto)
+
+    def install(self, name: str) -> None:
+        """Have ``name`` go on from the snapshot that it was offered and has fetched by now."""
+        node = self.node(name)
+        offer, node.offer = node.offer, None
+        if offer is None:
+            raise LookupError(f"{name} was offered no snapshot")
+        giver = self[offer.source].log
+        base = Base(offer.point, giver._timestamp_at(offer.point.index))
+        self._event(node, lambda raft: raft.install_snapshot(base))
 
     # -- the network ----------------------------------------------------------------------------------------------
 
@@ -352,6 +394,8 @@ class Cluster:
         while True:
             before = invariants.observe(raft.state)
             self._do(node, ready_of(raft, self.now))
+            if node.raft is None:
+                return
             self._check(node, raft, before)
             if node.pending and (not node.is_slow or node.pending[0].write is None):
                 self._flush_oldest(node)
@@ -365,9 +409,17 @@ class Cluster:
                 self.say(f"    {node.name} hands to its disk: {write_words(ready.write)}")
         if ready.write is not None or ready.messages_after_write:
             node.pending.append(Pending(ready.write, ready.messages_after_write))
+        if node.dies_before_send and ready.write is not None:
+            self.say(f"    {node.name} has on its disk: {write_words(ready.write)}")
+            self.crash(node.name, reached_disk=len(node.pending))
+            return
         self._post(node, ready.messages)
         if ready.offer is not None:
+            self.say(
+                f"    {node.name} begins to fetch the snapshot at {ready.offer.point.index} from {ready.offer.source}"
+            )
             self.offers.append((ready.offer.source, ready.offer.point.index))
+            node.offer = ready.offer
         for entry in ready.committed:
             self.rules.entry_applied(node.name, entry)
             node.applied.append(entry)

@@ -46,12 +46,22 @@ def entries_of(terms: str | Sequence[int]) -> tuple[Entry, ...]:
 class Disk:
     """What one node finds when it starts again. Lists are by position: ``_entries[0]`` follows ``base``."""
 
-    def __init__(self, terms: str | Sequence[int] = "", *, term: int | None = None, vote: str | None = None) -> None:
+    def __init__(
+        self,
+        terms: str | Sequence[int] = "",
+        *,
+        term: int | None = None,
+        vote: str | None = None,
+        node_uuid: bytes = bytes(16),
+        is_voter: bool = True,
+    ) -> None:
+        self.node_uuid = node_uuid
+        """Tells this disk from another under the same node id."""
         self._entries: list[Entry] = list(entries_of(terms))
         self.base: LogPoint = ORIGIN
         last_term = self._entries[-1].term if self._entries else 0
         self.hard_state = HardState(Term(last_term if term is None else term), NodeId(vote) if vote else None)
-        self.standing = Standing()
+        self.standing = Standing(is_voter)
         self.rotten: set[int] = set()
         """Indexes whose payload is rotten."""
 

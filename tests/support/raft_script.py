@@ -1,19 +1,49 @@
 """Scripts for the algorithm: events go in, what happened comes out, and a person can read both.
 
 A script is a text file. A line that begins with ``> `` is an event; the lines under it are what it must cause, word for
-word. Lines that begin with ``#`` and empty lines are prose. The events:
+word. Lines that begin with ``#`` and empty lines are prose.
 
-    cluster n1 n2 n3 [limit=N ...]     a new cluster; limits are fields of RaftConfig
+What a line of the trace says:
+
+    n1 -> n2  AppendEntries term 3, after 4/t2: 5/t3, commit 4
+        A message arrives. ``5/t3`` is the entry at index 5, of term 3; here it follows entry 4 of term 2. The sender
+        has committed up to 4. ``lost:`` before it: it does not arrive.
+        n1 becomes leader of term 3; its log ends at 4
+        Indented: what a node does because of the line above it.
+
+The events. A cluster and what it finds when it starts:
+
+    cluster n1 n2 n3 [limit=N ...]     a new cluster, of voters with empty disks; limits are fields of RaftConfig
     given n1 log 1 1 2 term 3 [vote n2]   what n1 finds on its disk: the terms of its entries, its term, its vote
+    given n1 new                       n1 finds a disk that nobody ever used
+
+Time and messages:
+
     timeout n1 | run MS | wait MS      n1's timer runs out | time passes with everything delivered | time passes only
     deliver n1 n2 | drop n1 n2 | double n1 n2   what is on the way from n1 to n2 arrives | is lost | is there twice
     settle | votes | talk n1 n2        deliver all | only votes | only between these two: until nothing is on the way
-    propose n1 WORD | read n1          ask n1 for a write | for a linearizable read
-    slow n1 | flush n1 | fast n1       n1's writes stay in flight | the oldest is flushed | all, and each at once again
-    crash n1 | restart n1              n1 loses its memory and what was not flushed | starts from its disk
     partition n1 / n2 n3 | deaf n1 | heal   only nodes of one group hear each other | n1 hears nobody | all as before
-    logs                               the terms in each log; ``*`` marks what is not flushed
+
+Clients:
+
+    propose n1 WORD | read n1          ask n1 for a write | for a linearizable read
+
+A node and its disk:
+
+    crash n1 | restart n1              n1 loses its memory and what was not flushed | starts from its disk
+    slow n1 | flush n1 | fast n1       n1's writes stay in flight | the oldest is flushed | all, and each at once again
+    doom n1                            n1 will crash at its next write: after the flush, before anything is sent
+    rot n1 2 3 | scrub n1              entries 2 and 3 rot on n1's disk, unnoticed | n1 reads all its disk, and notices
+    wipe n1                            n1, which is down, gets an empty disk in place of its own
+    checkpoint n1 4                    n1's state at 4 is durable, and its log begins behind 4
+    install n1                         n1 has fetched the snapshot that it was offered, and goes on from it
+
+Looking:
+
+    logs                               the terms in each log; ``*``: not flushed, ``x``: rotten, ``.``: compacted away
     quietly EVENT                      the event, without its trace
+
+An AppendEntries leaves the leader before its own write is flushed (Ongaro §10.2.1); ``doom`` turns that round.
 """
 
 from __future__ import annotations
@@ -22,7 +52,7 @@ from collections.abc import Callable
 from typing import cast
 
 from durable_raft.raft.messages import RequestVote, RequestVoteResponse
-from durable_raft.raft.types import Index, Role
+from durable_raft.raft.types import Index
 from tests.support.raft_cluster import Cluster, Limits, Node
 from tests.support.raft_disk import Disk
 
@@ -51,6 +81,8 @@ class Script:
         self._limits = Limits()
         self._disks: dict[str, Disk] = {}
         self._cluster: Cluster | None = None
+        self._disks_of: dict[str, int] = {}
+        """By node: how many disks it has had."""
 
     def event(self, line: str) -> list[str]:
         """Do one event and return the trace it caused."""
@@ -62,31 +94,42 @@ class Script:
             self._voters = " ".join(word for word in words if "=" not in word)
             limits = {key: int(value) for key, _, value in (word.partition("=") for word in words if "=" in word)}
             self._limits = cast("Limits", limits)
-            self._disks, self._cluster = {}, None
+            self._cluster, self._disks_of = None, {}
+            self._disks = {name: self._disk_of(name, []) for name in self._voters.split()}
             return []
         if verb == "given":
-            self._disks[words[0]] = _disk_of(words[1:])
+            self._disks_of[words[0]] = 0
+            self._disks[words[0]] = self._disk_of(words[0], words[1:])
             return []
         if self._cluster is None:
             self._cluster = Cluster(self._voters, disks=self._disks, **self._limits)
+        if verb == "wipe":
+            self._cluster.wipe(words[0], self._disk_of(words[0], ["new"]))
+            return [f"{words[0]} has an empty disk"]
         if verb == "logs":
             return _draw_logs(self._cluster)
         _VERBS[verb](self._cluster, *words)
         trace, self._cluster.trace = self._cluster.trace, []
         return trace
 
-
-def _disk_of(words: list[str]) -> Disk:
-    values: dict[str, list[str]] = {}
-    key = ""
-    for word in words:
-        if word in ("log", "term", "vote"):
-            key = word
-            values[key] = []
-        else:
-            values[key].append(word)
-    term = int(values["term"][0]) if "term" in values else None
-    return Disk(" ".join(values.get("log", [])), term=term, vote=values["vote"][0] if "vote" in values else None)
+    def _disk_of(self, name: str, words: list[str]) -> Disk:
+        """Return the next disk of ``name``, whose uuid says which one it is."""
+        number = self._disks_of[name] = self._disks_of.get(name, 0) + 1
+        values: dict[str, list[str]] = {}
+        key = ""
+        for word in words:
+            if word in ("log", "term", "vote", "new"):
+                key = word
+                values[key] = []
+            else:
+                values[key].append(word)
+        return Disk(
+            " ".join(values.get("log", [])),
+            term=int(values["term"][0]) if "term" in values else None,
+            vote=values["vote"][0] if "vote" in values else None,
+            node_uuid=f"{name}'s disk {number}".encode().ljust(16, b"\0"),
+            is_voter="new" not in values,
+        )
 
 
 def _votes(cluster: Cluster) -> None:
@@ -126,20 +169,33 @@ def _propose(cluster: Cluster, name: str, word: str) -> None:
         cluster.say(f"    {name} refuses the write: it does not lead")
 
 
+def _doom(cluster: Cluster, name: str) -> None:
+    cluster.node(name).dies_before_send = True
+
+
+def _rot(cluster: Cluster, name: str, *indexes: str) -> None:
+    cluster.disk(name).rotten |= {int(index) for index in indexes}
+
+
 _VERBS: dict[str, Callable[..., object]] = {
+    "checkpoint": lambda cluster, name, upto: cluster.checkpoint(name, int(upto)),
     "crash": Cluster.crash,
     "deaf": _deafen,
     "deliver": Cluster.deliver,
+    "doom": _doom,
     "double": _double,
     "drop": Cluster.drop,
     "fast": Cluster.fast,
     "flush": Cluster.flush,
     "heal": Cluster.heal,
+    "install": Cluster.install,
     "partition": _partition,
     "propose": _propose,
     "read": Cluster.read,
     "restart": Cluster.restart,
+    "rot": _rot,
     "run": lambda cluster, ms: cluster.run(int(ms)),
+    "scrub": Cluster.scrub,
     "settle": Cluster.settle,
     "slow": Cluster.slow,
     "talk": _talk,
@@ -147,6 +203,10 @@ _VERBS: dict[str, Callable[..., object]] = {
     "votes": _votes,
     "wait": _wait,
 }
+
+
+EVENTS = ("cluster", "given", "logs", "quietly", "wipe", *_VERBS)
+"""All that a script may say."""
 
 
 def _draw_logs(cluster: Cluster) -> list[str]:
@@ -162,16 +222,22 @@ def _draw_logs(cluster: Cluster) -> list[str]:
 
 
 def _cells_of(node: Node) -> list[str]:
+    """Return a cell for each entry: its term, and a mark when something is wrong with it."""
+    first, last = node.disk.base.index + 1, node.disk.last.index
     if node.raft is None:
-        return [f"{term:>3}" for term in node.disk.terms()]
-    log = node.raft.log
-    return [
-        f"{log.term_at(Index(index)):>3}{'*' if index > log.flushed else ''}" for index in range(1, log.last.index + 1)
-    ]
+        terms = dict(enumerate(node.disk.terms(), start=first))
+        flushed, lost = last, node.disk.rotten
+    else:
+        log = node.raft.log
+        first, last, flushed, lost = log.first_index, log.last.index, log.flushed, set(log.lost)
+        terms = {index: log.term_at(Index(index)) for index in range(first, last + 1)}
+    compacted = ["  ."] * (first - 1)
+    marks = {index: "*" if index > flushed else "x" if index in lost else "" for index in terms}
+    return compacted + [f"{term:>3}{marks[index]}" for index, term in terms.items()]
 
 
 def _standing_of(node: Node) -> str:
     if node.raft is None:
         return f"down, term {node.disk.hard_state.current_term}"
-    role = "leader" if node.raft.role is Role.LEADER else node.raft.role.value
-    return f"{role}, term {node.raft.current_term}, commit {node.raft.log.commit_index}"
+    voter = "" if node.raft.is_voter else ", not a voter yet"
+    return f"{node.raft.role.value}, term {node.raft.current_term}, commit {node.raft.log.commit_index}{voter}"
