@@ -215,6 +215,10 @@ class RaftLog:
         """Return the lost entries that are not in memory either, so that they cannot be sent or applied."""
         return [index for index in self.lost if index not in self._cache]
 
+    def has_newly_lost(self) -> bool:
+        """Return whether ``take_newly_lost`` has any."""
+        return bool(self._newly_lost)
+
     def take_newly_lost(self) -> list[LostEntry]:
         """Return what was found lost since the last call."""
         newly, self._newly_lost = self._newly_lost, []

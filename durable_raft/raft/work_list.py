@@ -38,6 +38,18 @@ def sending(send: Callable[[RaftState, int], None], state: RaftState, now: int) 
         healing.notice(state, now)
 
 
+def _has_unnoticed_losses(state: RaftState, now: int) -> bool:
+    del now
+    log = state.log
+    leads_though_missing = bool(log.lost) and state.role is Role.LEADER and bool(log.missing())
+    return log.has_newly_lost() or leads_though_missing
+
+
+def _notice_losses(state: RaftState, now: int, ready: Ready) -> None:
+    del ready  # a wound changes what the node is and asks; nothing is handed out for it
+    healing.notice(state, now)
+
+
 def _has_sendable(state: RaftState, now: int) -> bool:
     return state.role is Role.LEADER and replication.is_send_due(state, now)
 
@@ -112,6 +124,7 @@ def _take_answerable(state: RaftState, now: int, ready: Ready) -> None:
 
 
 WORK: Final = (
+    Work(_has_unnoticed_losses, _notice_losses),
     Work(_has_sendable, _send),
     Work(has_committed, _take_committed, is_applying=True),
     Work(_has_answerable, _take_answerable, is_applying=True),

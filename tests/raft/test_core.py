@@ -161,7 +161,7 @@ def test_an_event_makes_work_that_is_handed_out_once(
     assert is_empty(cluster)
     cluster.defers_work = True
     event(cluster)
-    assert core.has_ready()
+    assert core.has_ready(cluster.now)
     cluster.defers_work = False
     cluster.fast("n1")
     assert is_empty(cluster)
@@ -178,12 +178,12 @@ def test_an_idle_node_has_nothing_ready() -> None:
     """Neither a follower nor a leader that has all answers."""
     cluster = solo("1 1", term=1)
     follow(cluster, "n2", 1)
-    assert not cluster["n1"].has_ready()
+    assert not cluster["n1"].has_ready(cluster.now)
     cluster = solo()
     term = lead(cluster)
     for peer in ("n2", "n3"):
         ask(cluster, peer, accepted(term, 1))
-    assert not cluster["n1"].has_ready()
+    assert not cluster["n1"].has_ready(cluster.now)
 
 
 def test_a_snapshot_is_offered_once() -> None:
@@ -194,7 +194,7 @@ def test_a_snapshot_is_offered_once() -> None:
     cluster.defers_work = True
     point = point_of(entries_of("1 1 2 2"), 4)
     cluster.tell("n1", "n2", InstallSnapshot(Term(2), point.index, point.term, point.chain, 0))
-    assert core.has_ready()
+    assert core.has_ready(cluster.now)
     assert core.ready(cluster.now).offer is not None
     assert core.ready(cluster.now).offer is None
 

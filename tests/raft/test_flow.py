@@ -254,7 +254,7 @@ def test_window_that_opens_is_work() -> None:
 
     cluster.tell("n1", "n2", accepted(term, 2))
 
-    assert cluster["n1"].has_ready()
+    assert cluster["n1"].has_ready(cluster.now)
     (sent,) = cluster["n1"].ready(cluster.now).messages
     assert isinstance(sent.message, AppendEntries)
     assert [entry.payload for entry in sent.message.entries] == [b"b"]

@@ -286,10 +286,10 @@ def test_installed_snapshot_is_the_own_checkpoint() -> None:
     assert cluster["n1"].snapshot == base_at(5).point
     cluster["n1"].checkpointed(base_at(4).point)
     assert cluster["n1"].snapshot == base_at(4).point
-    assert "    n1 installed_snapshot index=5 term=3 log=replaced" in cluster.trace
+    assert "    n1 goes on from the snapshot at 5/t3; the log it had is replaced" in cluster.trace
     kept = following(LEADERS_LOG)
     kept["n1"].install_snapshot(base_at(5))
-    assert "    n1 installed_snapshot index=5 term=3 log=kept" in kept.trace
+    assert "    n1 goes on from the snapshot at 5/t3; the log it had is kept" in kept.trace
 
 
 def test_snapshot_that_nobody_leads_is_told_to_nobody() -> None:
