@@ -50,6 +50,10 @@ class LmdbStateView:
             self._meta, _ = read_kv_meta(self._transaction, tables)
             self._keys = self._transaction.cursor(tables.keys)
             self._deadlines = self._transaction.cursor(tables.deadlines)
+        except lmdb.Error as error:
+            # A cursor looks at the root of its tree, and one that cannot be read fails all that follows.
+            self.close()
+            raise WoundedState([tree_wound(KEYS, error)]) from error
         except BaseException:
             self.close()
             raise
