@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import lmdb
 
-from durable_raft.errors import CorruptRecord, DirectoryRefused
+from durable_raft.errors import CorruptRecord, DirectoryRefused, StoragePoisoned
 from durable_raft.storage.directory import RAFT, require_environment
 from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.wounds import Wound, WoundKind
@@ -117,13 +117,15 @@ def open_handles(environment: Environment, names: Sequence[str], *, create: bool
 
     Raises:
         CorruptRecord: one is missing, or LMDB cannot walk to it.
+        StoragePoisoned: one that was to be created could not be written.
     """
     handles = []
     for name in names:
         try:
             handles.append(environment.open_db(name.encode(), create=create))
         except lmdb.Error as error:
-            raise CorruptRecord(f"{environment.path()}: table {name}: {error}") from error
+            kind = StoragePoisoned if create else CorruptRecord
+            raise kind(f"{environment.path()}: table {name}: {error}") from error
     return handles
 
 
