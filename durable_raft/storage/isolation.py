@@ -36,7 +36,7 @@ def run_in_child(function: Callable[[], int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
-    if pid == 0:
+    if pid == 0:  # pragma: no cover - these lines of the child are not traced, but what they call is
         _die_with_parent()
         _end_with(function)
     _, status = os.waitpid(pid, 0)
@@ -79,7 +79,7 @@ class Background:
         """Begin; before any thread of this process does what the child would need."""
         self._reading, writing = os.pipe()
         self._pid = os.fork()
-        if self._pid == 0:
+        if self._pid == 0:  # pragma: no cover - the child closes the file of the measurement, too
             _die_with_parent()
             # Neither this process's locks nor its files are to outlive it here.
             os.closerange(3, writing)

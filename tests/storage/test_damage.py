@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY, pack_entries
 from durable_raft.storage.wounds import Wound, WoundedLog, WoundKind
 from tests.storage.raw import change, flip_bit, rekey, value_of
 from tests.support.log_building import LmdbShelf, entries_after, point_of, read_all, vote, write
+from tests.support.state_building import lose_root
 
 KEY5 = IDENT_KEY.pack(5)
 LOG5 = LOG_KEY.pack(5, 0)
@@ -310,3 +312,108 @@ def test_a_wound_has_a_place_in_the_file(lmdb_shelf: LmdbShelf, count: int) -> N
             assert place.page == place.offset // 4096
             assert data[place.offset :].startswith(bytes(items[0][1]))
     assert place_of(_data_file(lmdb_shelf).parent, Wound("log", count + 1, None, "", "", WoundKind.MISSING)) is None
+
+
+def test_trees_that_lmdb_cannot_walk_are_wounds(filled: LmdbShelf) -> None:
+    """Of whichever table, and whichever way they are read: no error of LMDB comes out of the store."""
+    sound = _data_file(filled).read_bytes()
+    for table in ("ident", "log"):
+        lose_root(filled.directory, table, "raft")
+        store = filled.open()
+        with pytest.raises(WoundedLog, match="tree"):
+            store.load()
+        with pytest.raises(WoundedLog, match="tree"):
+            read_all(store, 2, 5)
+        if table == "ident":
+            with pytest.raises(WoundedLog, match="tree"):
+                store.chain_at(Index(5))
+        filled.close()
+        _data_file(filled).write_bytes(sound)
+    lose_root(filled.directory, "meta", "raft")
+    with pytest.raises(WoundedLog, match="tree"):
+        filled.open()
+
+
+def test_an_ident_whose_payload_tells_what_follows_is_rebuilt(filled: LmdbShelf) -> None:
+    """Only where the chain before it is known: behind another lost one nothing vouches for it."""
+    for index in (4, 5):
+        flip_bit(filled.directory, "ident", IDENT_KEY.pack(index), 8 * 3)
+    assert summary(wounds_of(filled)) == [("ident", 4, WoundKind.CHECKSUM), ("ident", 5, WoundKind.CHECKSUM)]
+    filled.close()
+    flip_bit(filled.directory, "log", LOG_KEY.pack(4, 0), 8 * 3)
+    found = summary(wounds_of(filled))
+    assert ("log", 4, WoundKind.CHECKSUM) in found
+    assert ("ident", 5, WoundKind.CHECKSUM) in found
+
+
+def test_a_rotten_copy_of_meta_is_looked_for_while_the_store_is_open(filled: LmdbShelf) -> None:
+    """The next write mends it."""
+    change(filled.directory, "meta_copy", b"meta", b"rot")
+    store = filled.open()
+    store.load()
+    assert store.is_meta_wounded()
+    store.persist([write(1, hard_state=vote(4))])
+    assert not store.is_meta_wounded()
+
+
+@pytest.mark.parametrize("damage", ["cut", "page size", "table", "missing"])
+def test_a_place_is_told_only_as_far_as_branches_lead(filled: LmdbShelf, damage: str) -> None:
+    """It is for people who look for rot: a file that cannot be read has none."""
+    path = _data_file(filled)
+    wound = Wound("log", 5, None, "", "", WoundKind.CHECKSUM)
+    assert place_of(path.parent, wound) is not None
+    assert place_of(path.parent, Wound("meta", None, None, "", "", WoundKind.CHECKSUM)) is None
+    data = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(data[:100])
+    elif damage == "page size":
+        path.write_bytes(data[:40] + b"\xff\xff\xff\xff" + data[44:])
+    elif damage == "table":
+        path.write_bytes(data.replace(b"log", b"lag"))
+    else:
+        path.unlink()
+    assert place_of(path.parent, wound) is None
+
+
+def test_a_free_tree_that_leads_nowhere_is_damage(filled: LmdbShelf) -> None:
+    """Its root behind the file, in itself, or on a page of another kind: LMDB never gets to map such a file."""
+    sound = _data_file(filled).read_bytes()
+    newest = max((0, 1), key=lambda page: sound[page * 4096 + 144 : page * 4096 + 152][::-1])
+    for root in (1 << 40, 1 << 62, 0, 2):
+        data = bytearray(sound)
+        data[newest * 4096 + 80 : newest * 4096 + 88] = root.to_bytes(8, sys.byteorder)
+        _data_file(filled).write_bytes(data)
+        with pytest.raises(CorruptRecord):
+            filled.open()
+
+
+def test_a_free_tree_that_runs_in_a_circle_is_damage(filled: LmdbShelf) -> None:
+    """A branch that names itself: the search ends."""
+    data = bytearray(_data_file(filled).read_bytes())
+    for page in (0, 1):
+        root = int.from_bytes(data[page * 4096 + 80 : page * 4096 + 88], sys.byteorder)
+        start = root * 4096
+        data[start + 10 : start + 12] = (1).to_bytes(2, sys.byteorder)
+        (end,) = struct.unpack_from("=H", data, start + 12)
+        (node,) = struct.unpack_from("=H", data, start + end - 2)
+        struct.pack_into("=HHH", data, start + node, root & 0xFFFF, root >> 16, 0)
+    _data_file(filled).write_bytes(data)
+    with pytest.raises(CorruptRecord, match="deeper than"):
+        filled.open()
+
+
+def test_both_meta_pages_say_one_page_size_and_a_version(filled: LmdbShelf) -> None:
+    """Two that differ are damage; two of another version are of another LMDB."""
+    sound = _data_file(filled).read_bytes()
+    for pages, at, value, error in (
+        ((1,), 40, 8192, CorruptRecord),
+        ((1,), 20, 2, CorruptRecord),
+        ((0, 1), 20, 2, UnknownFormatVersion),
+        ((0,), 40, 5000, CorruptRecord),
+    ):
+        data = bytearray(sound)
+        for page in pages:
+            data[page * 4096 + at : page * 4096 + at + 4] = value.to_bytes(4, sys.byteorder)
+        _data_file(filled).write_bytes(data)
+        with pytest.raises(error, match=r"data\.mdb"):
+            filled.open()

@@ -18,6 +18,7 @@ from durable_raft.raft.types import (
     HardState,
     Index,
     LogPoint,
+    Standing,
     StoredLog,
     Term,
     make_entry,
@@ -350,6 +351,7 @@ def test_impossible_writes_are_refused_and_change_nothing(shelf: Shelf) -> None:
         "rotten payload": write(2, [replace(following[0], payload=b"rotten")]),
         "hard state falls": write(2, hard_state=vote(1)),
         "second vote": write(2, hard_state=vote(2, "n2")),
+        "mended beyond the end": replace(write(2), mended=(following[0],)),
     }
     for name, bad in wrong.items():
         assert _is_refused(store, bad), name
@@ -388,3 +390,16 @@ def test_write_numbers_start_again_with_each_life(shelf: Shelf) -> None:
     loaded(shelf).persist([write(1, entries[:1])])
     loaded(shelf).persist([write(1, entries[1:])])
     assert reloaded(shelf).last == point_of(entries[1])
+
+
+def test_a_cut_within_one_group_keeps_what_is_before_it(shelf: Shelf) -> None:
+    """Entries that the same group appended, as if written one by one; a standing goes along."""
+    entries = entries_after(ORIGIN, 6, term=1)
+    other = entries_after(point_of(entries[3]), 1, term=2)
+    standing = Standing(False, ())
+    group = [write(1, entries), replace(write(2, cut=5), standing=standing), write(3, other)]
+    loaded(shelf).persist(group)
+    stored = reloaded(shelf)
+    assert (stored.last, stored.standing) == (point_of(other[0]), standing)
+    assert read_all(shelf.open(), 1, 6) == entries[:4] + other
+    assert [entry.index for entry in entries_after(stored.last, 1)] == [6]

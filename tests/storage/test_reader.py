@@ -8,16 +8,18 @@ import sys
 import time
 from pathlib import Path
 
+import lmdb
 import pytest
 
-from durable_raft.errors import DirectoryRefused
+from durable_raft.errors import CorruptRecord, DirectoryRefused
 from durable_raft.raft.types import ORIGIN, Index
 from durable_raft.storage.log import reader as reader_module
 from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
-from durable_raft.storage.wounds import WoundKind
+from durable_raft.storage.wounds import WoundedLog, WoundKind
 from tests.storage.raw import change, flip_bit
 from tests.support.log_building import LmdbShelf, entries_after, vote, write
+from tests.support.state_building import lose_root
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,3 +180,48 @@ def test_walking_beside_a_writer_finds_no_wounds(lmdb_shelf: LmdbShelf, monkeypa
         finally:
             writer.kill()
     lmdb_shelf.open().load()
+
+
+def test_a_point_is_told_of_what_is_stored_and_of_the_base(filled: LmdbShelf) -> None:
+    """As the store tells it; nothing of what is not there."""
+    store = filled.open()
+    store.load()
+    stored = {index: store.base_at(Index(index)) for index in (10, 11, 40)}
+    filled.close()
+    with LogReader.open(filled.directory) as reader:
+        assert {index: reader.point_at(index) for index in stored} == stored
+        assert (reader.point_at(9), reader.point_at(41)) == (None, None)
+        reader.touch()
+
+
+def test_a_walk_that_begins_in_mid_log_follows_what_is_before_it(filled: LmdbShelf) -> None:
+    """A chain that does not continue the entry before is found; where that one is rotten, nothing is blamed on it."""
+    flip_bit(filled.directory, "ident", IDENT_KEY.pack(20), 8 * 10)
+    with LogReader.open(filled.directory) as reader:
+        walked = list(reader.walk(21))
+        with pytest.raises(CorruptRecord):
+            reader.point_at(20)
+    assert [entry.index for entry in walked] == list(range(21, 41))
+    assert [entry.wounds for entry in walked if entry.wounds] == []
+
+
+def test_a_log_that_lmdb_cannot_walk_is_a_wound(filled: LmdbShelf) -> None:
+    """Whatever is asked for: no error of LMDB comes out, and the walk ends."""
+    lose_root(filled.directory, "ident", "raft")
+    with LogReader.open(filled.directory) as reader:
+        for read in (reader.overview, lambda: reader.point_at(20)):
+            with pytest.raises(WoundedLog, match="tree"):
+                read()
+        assert [entry.wounds[0].what for entry in reader.walk()] == [WoundKind.TREE]
+        reader.touch()
+
+
+def test_a_missing_table_is_damage(filled: LmdbShelf) -> None:
+    """The reader gives its slot back then: it can be opened again and again."""
+    with lmdb.open(str(filled.directory / "raft"), max_dbs=4, lib_version=0) as environment:
+        handle = environment.open_db(b"ident", create=False)
+        with environment.begin(write=True) as transaction:
+            transaction.drop(handle)
+    for _ in range(3):
+        with pytest.raises(CorruptRecord, match="table ident"):
+            LogReader.open(filled.directory)

@@ -35,7 +35,8 @@ from durable_raft.storage.log.records import (
     unpack_ident,
     unpack_log,
 )
-from durable_raft.storage.proven import META, META_COPY
+from durable_raft.storage.proven import META, META_COPY, with_proof
+from durable_raft.storage.state.meta import first_meta, pack_kv_meta, unpack_kv_meta
 from durable_raft.storage.wounds import NewerFormat, WoundedLog, WoundKind
 from tests.support.log_building import IDENTITY, MEMBERSHIP, vote
 
@@ -246,3 +247,40 @@ def test_meta_round_trip(sequence: int, term: int, candidate: str | None, names:
     voters = tuple(Member(IDENTITY.node_id, name, name[::-1]) for name in names)
     meta = replace(META_VALUE, sequence=sequence, hard_state=vote(term, candidate), membership=Membership(voters))
     assert unpack_meta(META, pack_meta(meta)) == meta
+
+
+def _changed(at: int, value: int) -> Callable[[bytes], bytes]:
+    return lambda body: body[:at] + bytes([value]) + body[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _changed(3, 1),
+        lambda body: body[:-1],
+        lambda body: body + b"x",
+        lambda body: body[:60],
+        lambda body: body.replace(b"n1", b"\xff1"),
+        lambda body: body.replace(b"\x00\x02n1", b"\xf0\x02n1"),
+    ],
+    ids=["padding", "cut", "longer", "no text", "no UTF-8", "long text"],
+)
+@pytest.mark.parametrize("kind", ["log", "state"])
+def test_a_layout_that_no_version_writes_is_damage(kind: str, change: Callable[[bytes], bytes]) -> None:
+    """Though its proof is right: whoever wrote it was not this program."""
+    if kind == "log":
+        with pytest.raises(WoundedLog, match="layout"):
+            unpack_meta(META, with_proof(change(pack_meta(META_VALUE)[:-4])))
+    else:
+        kv_meta = first_meta(IDENTITY, META_VALUE.membership)
+        with pytest.raises(WoundedLog, match="layout"):
+            unpack_kv_meta(META, with_proof(change(pack_kv_meta(kv_meta)[:-4])))
+
+
+def test_a_standing_that_is_neither_voter_nor_not_is_damage() -> None:
+    """Nor is one whose peer's disk is cut off."""
+    body = pack_meta(replace(META_VALUE, standing=STANDING))[:-4]
+    at = body.rindex(b"\x00\x00\x02\x00\x02n2")
+    for wrong in (_changed(at, 2)(body), body[:-10]):
+        with pytest.raises(WoundedLog, match="layout"):
+            unpack_meta(META, with_proof(wrong))
