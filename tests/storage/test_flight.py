@@ -12,9 +12,6 @@ from pathlib import Path
 import pytest
 
 from durable_raft.checksum import crc32c
-from durable_raft.raft.messages import RequestVoteResponse
-from durable_raft.server.clock import SystemClock
-from durable_raft.server.flight_recorder import FlightRecorder
 from durable_raft.storage.flight import (
     EVENT_BYTES,
     FLIGHT,
@@ -23,7 +20,6 @@ from durable_raft.storage.flight import (
     load_flight,
     read_flight,
 )
-from tests.support.raft_solo import answer_of, request_vote, solo
 
 ROOT = Path(__file__).parents[2]
 
@@ -249,41 +245,3 @@ def test_a_killed_process_leaves_its_events(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program, tmp_path], env=environment, check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert [each.wall_ms for each in read_flight(tmp_path)] == list(range(100))
-
-
-def test_a_recorder_that_fails_says_so_once_and_rests(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An error of the system while it opens or writes never reaches the node."""
-    recorder = FlightRecorder(tmp_path, SystemClock())
-    recorder.note("started", node="n1")
-    assert recorder._writer is not None
-    os.close(recorder._writer._fd)
-    recorder._writer._fd = os.open(os.devnull, os.O_RDONLY)
-    for _ in range(3):
-        recorder.note("event", path="a\udcffb")
-    recorder.close()
-    assert [record.message for record in caplog.records] == ["flight_recorder_off"]
-    assert [each.event for each in read_flight(tmp_path)] == ["started"]
-    (tmp_path / FLIGHT).unlink()
-    (tmp_path / FLIGHT).mkdir()
-    recorder = FlightRecorder(tmp_path, SystemClock())
-    for name in ("started", "event", "stopped"):
-        recorder.note(name, node="n1")
-    recorder.close()
-    assert [record.message for record in caplog.records] == ["flight_recorder_off"] * 2
-
-
-def test_a_term_is_told_once_and_progress_only_when_there_is_any(tmp_path: Path) -> None:
-    """A term that an event named is not told again, one that came in silence is; the indexes when they moved."""
-    cluster = solo("1 1 2", term=3)
-    recorder = FlightRecorder(tmp_path, SystemClock())
-    recorder.note("before", number=1)
-    recorder.note("started", node="n1")
-    recorder.recovered(cluster["n1"])
-    for _ in range(3):
-        recorder.progress(cluster["n1"])
-    answer_of(cluster, "n2", request_vote(7), RequestVoteResponse)
-    for _ in range(3):
-        recorder.progress(cluster["n1"])
-    recorder.close()
-    found = [(each.event, each.fields.get("term")) for each in read_flight(tmp_path)]
-    assert found == [("started", None), ("recovered", 3), ("progress", None), ("term_changed", 7)]

@@ -119,3 +119,9 @@ def lose_root(directory: Path, table: str, name: str = "kv") -> None:
         # A table is a record of LMDB's main tree, under its name: 40 bytes of counts, then its root.
         data[end + 40 : end + 48] = (1 << 40).to_bytes(8, sys.byteorder)
     path.write_bytes(data)
+
+
+def zero_file(environment: Path) -> None:
+    """Overwrite the data file of an environment with zeros."""
+    path = environment / "data.mdb"
+    path.write_bytes(bytes(path.stat().st_size))

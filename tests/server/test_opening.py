@@ -1,0 +1,340 @@
+"""From a data directory to what a node starts with: what is mended, what is set aside, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from durable_raft.errors import CorruptRecord, DirectoryRefused
+from durable_raft.raft.types import ORIGIN, Base, Entry, Member, Membership, NodeId, Term
+from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.start.opening import open_node
+from durable_raft.server.start.recovery import NodeData
+from durable_raft.server.start.restore import restore_node
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
+from durable_raft.storage.state.backup import BackupWriter, Progress
+from durable_raft.storage.state.install import KvInstaller
+from durable_raft.storage.state.meta import KvMeta
+from durable_raft.storage.state.records import stored_key
+from durable_raft.storage.state.store import LmdbKvStore
+from tests.storage.raw import flip_bit
+from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, write
+from tests.support.state_building import (
+    State,
+    items_of,
+    put_raw,
+    read_kv,
+    sample,
+    summary_of,
+    target_of,
+    zero_file,
+)
+
+ALONE = Membership(MEMBERSHIP.voters[:1])
+
+
+def config(directory: Path, membership: Membership = MEMBERSHIP) -> NodeConfig:
+    """Return what node n1 of the test's cluster is told."""
+    return NodeConfig(
+        node_id=NodeId("n1"),
+        directory=directory,
+        client_host="127.0.0.1",
+        client_port=7001,
+        peer_host="127.0.0.1",
+        peer_port=17001,
+        membership=membership,
+        cluster_id=IDENTITY.cluster_id,
+    )
+
+
+def made(
+    directory: Path, membership: Membership = MEMBERSHIP, *, last: int = 9, state_at: int = 7, compact_to: int = 0
+) -> list[Entry]:
+    """Make a directory whose log ends at ``last``, with a state at ``state_at`` (0: none)."""
+    entries = entries_after(ORIGIN, last)
+    LmdbLogStore.create(directory, IDENTITY, membership)
+    log = LmdbLogStore.open(directory)
+    log.load()
+    log.persist([write(1, entries)])
+    if compact_to:
+        log.compact(entries[compact_to - 1].index, last)
+    log.close()
+    if state_at:
+        put_state(directory, entries[state_at - 1], membership)
+    return entries
+
+
+def put_state(directory: Path, at: Entry, membership: Membership = MEMBERSHIP) -> None:
+    """Put a state of this node's own checkpoint at an entry beside the log."""
+    LmdbKvStore.create(directory, IDENTITY, membership)
+    kv = LmdbKvStore.open(directory)
+    kv.write_checkpoint(
+        items_of(sample()),
+        is_cleared=False,
+        applied=Base(point_of(at), at.timestamp_ms),
+        summary=summary_of(sample()),
+        membership=membership,
+    )
+    kv.close()
+
+
+def opened(directory: Path, membership: Membership = MEMBERSHIP) -> tuple[int, int | None]:
+    """Open the directory as a node does; return the last index of its log and the index of its state."""
+    data = open_node(config(directory, membership))
+    try:
+        return int(data.stored.last.index), None if data.kv is None else int(data.kv.checkpoint.applied.point.index)
+    finally:
+        close(data)
+
+
+def close(data: NodeData) -> None:
+    """Close what was opened."""
+    if data.check is not None:
+        data.check.close()
+    if data.kv is not None:
+        data.kv.close()
+    data.log_store.close()
+
+
+def aside(directory: Path) -> set[str]:
+    """Return what was set aside, without the date."""
+    return {path.name.rpartition("-")[0] for path in directory.iterdir() if "-2" in path.name}
+
+
+def test_a_new_directory_begins_empty(tmp_path: Path) -> None:
+    """And is the same at the second start."""
+    for _ in range(2):
+        assert opened(tmp_path / "new") == (0, 0)
+
+
+@pytest.mark.parametrize("state_at", [1, 7, 9])
+def test_a_state_may_be_anywhere_in_the_log(tmp_path: Path, state_at: int) -> None:
+    """What follows it is replayed."""
+    made(tmp_path, state_at=state_at)
+    assert opened(tmp_path) == (9, state_at)
+
+
+def test_a_state_that_is_missing_is_made_again_from_the_whole_log(tmp_path: Path) -> None:
+    """And fetched when the log begins later; in a cluster of one only a backup has it."""
+    made(tmp_path / "a", state_at=0)
+    assert opened(tmp_path / "a") == (9, 0)
+    made(tmp_path / "b", state_at=0, compact_to=3)
+    assert opened(tmp_path / "b") == (9, None)
+    made(tmp_path / "c", ALONE, state_at=0, compact_to=3)
+    with pytest.raises(DirectoryRefused, match="restore a backup"):
+        opened(tmp_path / "c", ALONE)
+
+
+def _rotten(directory: Path) -> None:
+    put_raw(directory, "keys", stored_key(b"key:0001"), b"rot")
+
+
+def _without_meta(directory: Path) -> None:
+    for table in ("meta", "meta_copy"):
+        put_raw(directory, table, b"meta", b"rot")
+
+
+@pytest.mark.parametrize("damage", [_rotten, _without_meta, lambda path: zero_file(path / "kv")])
+def test_a_damaged_state_is_set_aside_and_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """From the log, where it is whole; a cluster of one keeps it where it is."""
+    made(tmp_path / "a")
+    damage(tmp_path / "a")
+    assert opened(tmp_path / "a") == (9, 0)
+    assert aside(tmp_path / "a") == {"kv.wounded"}
+    made(tmp_path / "b", ALONE)
+    damage(tmp_path / "b")
+    with pytest.raises(CorruptRecord, match="no other node"):
+        opened(tmp_path / "b", ALONE)
+    assert aside(tmp_path / "b") == set()
+
+
+def test_a_state_of_another_history_is_set_aside(tmp_path: Path) -> None:
+    """Its chain is not the log's; behind a compacted log a state that ends before it does not help either."""
+    entries = entries_after(ORIGIN, 7, payload=b"another history")
+    made(tmp_path / "a", state_at=0)
+    put_state(tmp_path / "a", entries[-1])
+    assert opened(tmp_path / "a") == (9, 0)
+    made(tmp_path / "b", state_at=2, compact_to=5)
+    assert opened(tmp_path / "b") == (9, None)
+    for name in ("a", "b"):
+        assert aside(tmp_path / name) == {"kv.wounded"}
+
+
+def test_a_state_of_another_node_is_refused(tmp_path: Path) -> None:
+    """It is not damage: somebody has copied it there."""
+    made(tmp_path, state_at=0)
+    LmdbKvStore.create(tmp_path, replace(IDENTITY, node_uuid=b"another-16-bytes"), MEMBERSHIP)
+    with pytest.raises(DirectoryRefused, match="the log beside it"):
+        opened(tmp_path)
+    assert aside(tmp_path) == set()
+
+
+def installed(directory: Path, at: int, term: int = 1) -> None:
+    """Put a snapshot that was received in the place of the state."""
+    target = target_of(sample(), at)
+    point = replace(target.applied.point, term=Term(term))
+    installer = KvInstaller.open(directory, replace(target, applied=Base(point, target.applied.timestamp_ms)))
+    installer.add(items_of(sample()))
+    installer.finish()
+
+
+@pytest.mark.parametrize(("at", "term"), [(20, 1), (5, 3)])
+def test_an_installation_that_was_interrupted_is_finished(tmp_path: Path, at: int, term: int) -> None:
+    """The state was swapped in and the log not yet replaced: what the state covers is committed, the log gives way."""
+    made(tmp_path, state_at=2)
+    installed(tmp_path, at, term)
+    assert opened(tmp_path) == (at, at)
+    assert opened(tmp_path) == (at, at)
+
+
+def test_a_log_that_went_back_is_not_believed(tmp_path: Path) -> None:
+    """The node's own checkpoint is beyond its log, so the file is an older one: log and state are set aside."""
+    entries = entries_after(ORIGIN, 12)
+    made(tmp_path / "a", state_at=0)
+    put_state(tmp_path / "a", entries[-1])
+    assert opened(tmp_path / "a") == (0, 0)
+    assert aside(tmp_path / "a") == {"wounded"}
+    made(tmp_path / "b", ALONE, state_at=0)
+    put_state(tmp_path / "b", entries[-1], ALONE)
+    with pytest.raises(CorruptRecord, match="no other node"):
+        opened(tmp_path / "b", ALONE)
+
+
+@pytest.mark.parametrize("damage", ["cut", "both tables"])
+def test_a_log_that_cannot_be_believed_is_set_aside_with_its_state(tmp_path: Path, damage: str) -> None:
+    """The node begins on a new disk of the same cluster, and is no voter yet."""
+    made(tmp_path)
+    if damage == "cut":
+        data = tmp_path / "raft" / "data.mdb"
+        data.write_bytes(data.read_bytes()[:9000])
+    else:
+        flip_bit(tmp_path, "ident", IDENT_KEY.pack(5), 200)
+        flip_bit(tmp_path, "log", LOG_KEY.pack(5, 0), 200)
+    node = open_node(replace(config(tmp_path), cluster_id=None))
+    assert node.log_store.identity.cluster_id == IDENTITY.cluster_id
+    assert node.log_store.identity.node_uuid != IDENTITY.node_uuid
+    assert not node.stored.standing.is_voter
+    close(node)
+    assert aside(tmp_path) == {"wounded"}
+
+
+def test_a_damaged_directory_of_another_node_is_refused(tmp_path: Path) -> None:
+    """It is not this node's to set aside."""
+    made(tmp_path)
+    data = tmp_path / "raft" / "data.mdb"
+    data.write_bytes(data.read_bytes()[:9000])
+    other = replace(config(tmp_path), node_id=NodeId("n2"), client_port=7002, peer_port=17002)
+    with pytest.raises(DirectoryRefused, match="belongs to node 'n1', expected 'n2'"):
+        open_node(other)
+    assert aside(tmp_path) == set()
+
+
+def test_a_rotten_payload_behind_the_state_is_lost_to_a_cluster_of_one(tmp_path: Path) -> None:
+    """One that the state covers is not needed; among three it is healed later, so it is only told of."""
+    for index, is_lost in ((3, False), (8, True)):
+        directory = tmp_path / f"one{index}"
+        made(directory, ALONE)
+        flip_bit(directory, "log", LOG_KEY.pack(index, 0), 33 * 8)
+        if is_lost:
+            with pytest.raises(CorruptRecord, match="log index 8"):
+                opened(directory, ALONE)
+        else:
+            assert opened(directory, ALONE) == (9, 7)
+    made(tmp_path / "three")
+    flip_bit(tmp_path / "three", "log", LOG_KEY.pack(8, 0), 33 * 8)
+    data = open_node(config(tmp_path / "three"))
+    assert [lost.index for lost in data.stored.lost] == [8]
+    close(data)
+
+
+def test_a_rotten_state_with_a_rotten_log_is_not_set_aside_by_a_cluster_of_one(tmp_path: Path) -> None:
+    """What it holds may be all that is left."""
+    made(tmp_path, ALONE, compact_to=3)
+    (tmp_path / "kv" / "data.mdb").write_bytes(b"short")
+    with pytest.raises(CorruptRecord):
+        opened(tmp_path, ALONE)
+    assert aside(tmp_path) == set()
+
+
+def test_a_snapshot_that_waits_and_is_damaged_is_dropped(tmp_path: Path) -> None:
+    """It was never a state; it is fetched again."""
+    made(tmp_path, state_at=0, compact_to=3)
+    installed(tmp_path, 12)
+    zero_file(tmp_path / "kv.new")
+    assert opened(tmp_path) == (9, None)
+    assert not (tmp_path / "kv.new").exists()
+
+
+# -- a new cluster from a backup ---------------------------------------------------------------------------------------
+
+
+def backup(path: Path, state: State, meta: KvMeta | None = None) -> KvMeta:
+    """Write a backup of ``state``."""
+    meta = meta or target_of(state)
+    with BackupWriter(path, meta) as writer:
+        writer.add(items_of(state))
+        writer.finish()
+    return meta
+
+
+def moved_to(directory: Path, number: int) -> NodeConfig:
+    """Return the configuration of a node of the new cluster."""
+    voters = tuple(Member(NodeId(f"r{n}"), f"127.0.0.1:800{n}", f"127.0.0.1:1800{n}") for n in (1, 2))
+    return NodeConfig(
+        node_id=NodeId(f"r{number}"),
+        directory=directory,
+        client_host="127.0.0.1",
+        client_port=8000 + number,
+        peer_host="127.0.0.1",
+        peer_port=18000 + number,
+        membership=Membership(voters),
+    )
+
+
+def told_to_nobody(done: Progress, size: int) -> None:
+    """Take no note of how far a restore is."""
+    del done, size
+
+
+def test_nodes_that_are_restored_alike_are_one_new_cluster(tmp_path: Path) -> None:
+    """With the state of the backup, its index and time; never the cluster that was backed up."""
+    meta = backup(tmp_path / "file", sample())
+    ids = set()
+    for number in (1, 2):
+        node = moved_to(tmp_path / f"r{number}", number)
+        assert restore_node(tmp_path / "file", node, told_to_nobody) == meta
+        assert read_kv(node.directory) == (9, sample())
+        data = open_node(node)
+        assert data.stored.base == meta.applied.point
+        assert not data.stored.standing.is_voter
+        ids.add(data.log_store.identity.cluster_id)
+        close(data)
+    assert len(ids) == 1
+    assert IDENTITY.cluster_id not in ids
+    given = replace(moved_to(tmp_path / "given", 1), cluster_id=b"by the operator!")
+    restore_node(tmp_path / "file", given, told_to_nobody)
+    data = open_node(given)
+    assert data.log_store.identity.cluster_id == given.cluster_id
+    close(data)
+
+
+def test_a_restore_is_whole_or_leaves_nothing(tmp_path: Path) -> None:
+    """A damaged backup; and a directory in which there is something is not touched."""
+    backup(tmp_path / "file", sample())
+    data = bytearray((tmp_path / "file").read_bytes())
+    data[-40] ^= 1
+    (tmp_path / "damaged").write_bytes(data)
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        with pytest.raises(CorruptRecord):
+            restore_node(tmp_path / "damaged", moved_to(tmp_path / name, 1), told_to_nobody)
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+    (tmp_path / "empty" / "file").touch()
+    with pytest.raises(DirectoryRefused, match="is not empty"):
+        restore_node(tmp_path / "file", moved_to(tmp_path / "empty", 1), told_to_nobody)
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["file"]

@@ -1,0 +1,375 @@
+"""Snapshots between two real states: the giver keeps views only as long as they are wanted, the taker asks again."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from durable_raft.kv.records import StateSummary, make_record
+from durable_raft.raft.types import Base, Index, NodeId
+from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.state.backup_source import BackupSource
+from durable_raft.server.state.snapshot_fetch import PATIENCE_S, SnapshotFetcher
+from durable_raft.server.state.snapshot_source import KEPT_S, VIEWS_MAX, SnapshotSource
+from durable_raft.server.state.worker import ThreadWorker
+from durable_raft.storage.state.install import KvInstaller
+from durable_raft.storage.state.meta import KvMeta
+from durable_raft.storage.state.store import LmdbKvStore
+from durable_raft.storage.state.swap import swap
+from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk
+from tests.support.log_building import IDENTITY, MEMBERSHIP
+from tests.support.raft_solo import solo
+from tests.support.state_building import State, checkpoint, items_of, make_kv, read_kv
+
+N2, N3 = NodeId("n2"), NodeId("n3")
+WAIT_S = 60.0
+
+
+class Hands:
+    """The event loop and the clock, in the test's hands."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self.failed: list[BaseException] = []
+        self._workers: list[ThreadWorker] = []
+
+    def monotonic(self) -> float:
+        """Return the test's time."""
+        return self.now
+
+    def time_of_day_ns(self) -> int:
+        """Return the same."""
+        return int(self.now * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        """Do not rest."""
+
+    def worker(self) -> ThreadWorker:
+        """Return a thread that reports to this loop."""
+        worker = ThreadWorker("test", self._jobs.put, self.failed.append)
+        worker.start()
+        self._workers.append(worker)
+        return worker
+
+    def turn(self, count: int = 1) -> None:
+        """Wait for ``count`` pieces of work, and do what was to follow."""
+        for _ in range(count):
+            self._jobs.get(timeout=WAIT_S)()
+
+    def is_idle(self) -> bool:
+        """Return whether nothing waits for its turn, when the workers have done all."""
+        for worker in self._workers:
+            worker.settle()
+        return self._jobs.empty()
+
+    def close(self) -> None:
+        """End the threads."""
+        assert all(worker.stop(WAIT_S) for worker in self._workers)
+
+
+@pytest.fixture
+def hands() -> Iterator[Hands]:
+    """A loop, a clock, threads."""
+    made = Hands()
+    yield made
+    made.close()
+
+
+def large(count: int, value: bytes = b"v") -> State:
+    """Return records of 10 kB: seven fit into a piece of a snapshot."""
+    return {b"key:%04d" % n: make_record(b"key:%04d" % n, value * 10_000, 0 if n % 3 else 2**41) for n in range(count)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LmdbKvStore]:
+    """A state of 20 large records at index 5."""
+    make_kv(tmp_path / "giver", large(20))
+    opened = LmdbKvStore.open(tmp_path / "giver")
+    yield opened
+    opened.close()
+
+
+def question(index: int = 0, after: bytes | None = None, floor: int = 0) -> FetchSnapshot:
+    """Ask for a piece."""
+    return FetchSnapshot(Index(index), after is not None, after or b"", Index(floor))
+
+
+# -- the giver -------------------------------------------------------------------------------------------------------
+
+
+class Giver:
+    """A source whose answers are collected."""
+
+    def __init__(self, hands: Hands, store: LmdbKvStore | None) -> None:
+        self._hands = hands
+        self.source = SnapshotSource(hands.worker(), hands)
+        self.source.begin_with(store)
+        self.chunks: list[SnapshotChunk] = []
+
+    def ask(self, asked: FetchSnapshot) -> SnapshotChunk:
+        """Return the piece that is given."""
+        assert self.source.answer(asked, self.chunks.append)
+        self._hands.turn()
+        return self.chunks[-1]
+
+    def all_of(self, asked: FetchSnapshot) -> tuple[int, State]:
+        """Ask for one piece after the other; return where the snapshot was taken, and what it is."""
+        state: State = {}
+        while not (chunk := self.ask(asked)).is_last:
+            for key, value, deadline_ms in zip(chunk.keys, chunk.values, chunk.deadlines_ms, strict=True):
+                state[key] = make_record(key, value, deadline_ms)
+            asked = question(chunk.last_included_index, chunk.keys[-1])
+        return chunk.last_included_index, state
+
+
+def test_a_snapshot_that_was_begun_is_given_to_its_end(hands: Hands, store: LmdbKvStore) -> None:
+    """Whatever checkpoints are written meanwhile; who begins later gets the newest, or joins one that is given."""
+    giver = Giver(hands, store)
+    first = giver.ask(question())
+    checkpoint(store, large(3, b"w"), 9)
+    assert giver.all_of(question(5, first.keys[-1]))[0] == 5
+    assert giver.all_of(question()) == (5, large(20)), "whoever has nothing yet joins what is being given"
+    assert giver.all_of(question(floor=5)) == (9, large(3, b"w"))
+    assert giver.source.held() == 5
+    giver.source.close()
+    assert giver.source.held() is None
+
+
+def test_a_snapshot_that_is_gone_begins_anew_with_the_newest(hands: Hands, store: LmdbKvStore) -> None:
+    """From its first key, whatever key was asked for; a node without a state gives none."""
+    giver = Giver(hands, store)
+    chunk = giver.ask(question(4, b"key:0010"))
+    assert (chunk.last_included_index, chunk.has_key, chunk.keys[0]) == (5, False, b"key:0000")
+    giver.source.close()
+    assert not giver.source.answer(question(), giver.chunks.append)
+
+
+def test_views_are_kept_while_they_are_asked_for(hands: Hands, store: LmdbKvStore) -> None:
+    """The log behind them is held so long; then they go, but none that is being read."""
+    giver = Giver(hands, store)
+    giver.ask(question())
+    hands.now += KEPT_S - 1
+    giver.source.expire()
+    assert giver.source.held() == 5
+    giver.ask(question(5, b"key:0003"))
+    hands.now += KEPT_S + 1
+    giver.source.answer(question(5, b"key:0005"), giver.chunks.append)
+    hands.now += KEPT_S + 1
+    giver.source.expire()
+    assert giver.source.held() == 5, "a piece is being read"
+    hands.turn()
+    giver.source.expire()
+    assert giver.source.held() is None
+
+
+def test_views_are_few(hands: Hands, store: LmdbKvStore) -> None:
+    """The one that was asked for least recently makes room, and its snapshot begins anew for who still wants it."""
+    giver = Giver(hands, store)
+    for index in range(6, 6 + VIEWS_MAX):
+        giver.ask(question(floor=index - 2))
+        hands.now += 1
+        checkpoint(store, large(20), index)
+    assert giver.source.held() == 5
+    giver.ask(question(5))
+    hands.now += 1
+    giver.ask(question(floor=8))
+    assert giver.source.held() == 5
+    assert giver.ask(question(6, b"key:0001")).last_included_index != 6
+
+
+def test_a_record_that_cannot_be_read_is_not_given(hands: Hands, store: LmdbKvStore) -> None:
+    """The node is told: it cannot say what it holds."""
+    giver = Giver(hands, store)
+    giver.ask(question())
+    giver.source._kept[Index(5)].view.close()
+    giver.source.answer(question(5), giver.chunks.append)
+    hands.turn()
+    assert len(hands.failed) == 1
+    assert len(giver.chunks) == 1
+
+
+# -- a backup --------------------------------------------------------------------------------------------------------
+
+
+def test_a_backup_reads_one_checkpoint(hands: Hands, store: LmdbKvStore) -> None:
+    """While newer ones are written; when its own is gone it is told which one it is, from the first key."""
+    source = BackupSource(hands)
+    assert source.piece(Index(0), None) is None
+    source.begin_with(store)
+    found = source.piece(Index(0), None)
+    assert found is not None
+    meta, items = found
+    assert (meta.applied.point.index, items) == (5, items_of(large(20))[: len(items)])
+    checkpoint(store, large(3), 6)
+    found = source.piece(Index(5), items[-1][0])
+    assert found is not None
+    assert found[1][0] == items_of(large(20))[len(items)]
+    hands.now += KEPT_S + 1
+    source.expire()
+    found = source.piece(Index(5), items[-1][0])
+    assert found is not None
+    assert (found[0].applied.point.index, found[1][0][0]) == (6, b"key:0000")
+    source.close()
+
+
+def test_views_of_backups_are_few(hands: Hands, store: LmdbKvStore) -> None:
+    """However many checkpoints somebody has begun to read; two who read the same share one."""
+    source = BackupSource(hands)
+    source.begin_with(store)
+    for index in range(6, 15):
+        for _ in range(2):
+            assert source.piece(Index(0), None) is not None
+        hands.now += 1
+        checkpoint(store, large(1), index)
+        assert len(source._kept) <= VIEWS_MAX
+    source.close()
+    assert source.piece(Index(0), None) is None
+
+
+# -- the taker -------------------------------------------------------------------------------------------------------
+
+
+class Taker:
+    """A node of one entry that fetches, with its directory."""
+
+    def __init__(self, hands: Hands, directory: Path) -> None:
+        self.hands, self.directory = hands, directory
+        directory.mkdir(exist_ok=True)
+        self.asked: list[tuple[NodeId, FetchSnapshot]] = []
+        self.ready: list[Base] = []
+        self.core = solo("1", term=1)["n1"]
+        self.fetcher = SnapshotFetcher(
+            self._begin, hands.worker(), hands, CrashPoints(), self._send, self.core, self.ready.append
+        )
+
+    def _begin(self, base: Base, summary: StateSummary) -> KvInstaller:
+        return KvInstaller.open(self.directory, KvMeta(1, IDENTITY, MEMBERSHIP, base, summary))
+
+    def _send(self, target: NodeId, message: NodeMessage) -> None:
+        assert isinstance(message, FetchSnapshot)
+        self.asked.append((target, message))
+
+    def fetch_from(self, giver: Giver, pieces: int = 1000) -> None:
+        """Have the giver answer what is asked, for so many pieces or until the snapshot is whole."""
+        while pieces and not self.ready and self.fetcher.is_active:
+            pieces -= 1
+            _, asked = self.asked[-1]
+            before = len(self.asked)
+            self.fetcher.received(giver.ask(asked))
+            while len(self.asked) == before and not self.ready and self.fetcher.is_active:
+                self.hands.turn()
+
+
+@pytest.fixture
+def taker(hands: Hands, tmp_path: Path) -> Taker:
+    """A node that needs a snapshot."""
+    return Taker(hands, tmp_path / "taker")
+
+
+def test_a_snapshot_is_fetched_piece_by_piece(hands: Hands, store: LmdbKvStore, taker: Taker) -> None:
+    """And is whole before the node lets go of what it has."""
+    taker.fetcher.tick()
+    assert not taker.asked
+    taker.fetcher.fetch(N2)
+    taker.fetcher.fetch(N2)
+    assert [target for target, _ in taker.asked] == [N2]
+    taker.fetch_from(Giver(hands, store))
+    assert [base.point.index for base in taker.ready] == [5]
+    assert (taker.fetcher.is_active, taker.fetcher.installed) == (False, 1)
+    swap(taker.directory, None)
+    assert read_kv(taker.directory) == (5, large(20))
+
+
+def test_a_piece_that_does_not_come_is_asked_for_again(hands: Hands, store: LmdbKvStore, taker: Taker) -> None:
+    """From whoever leads then; a late one, one that comes twice, and one of elsewhere are not taken."""
+    giver = Giver(hands, store)
+    taker.fetcher.fetch(N2)
+    first = giver.ask(taker.asked[-1][1])
+    taker.fetch_from(giver, 1)
+    hands.now += PATIENCE_S / 2
+    taker.fetcher.tick()
+    assert len(taker.asked) == 2
+    hands.now += PATIENCE_S
+    taker.fetcher.fetch(N3)
+    taker.fetcher.tick()
+    assert taker.asked[-1] == (N3, taker.asked[-2][1])
+    later = giver.ask(question(5, b"key:0015"))
+    for wrong in (first, later, later._replace(last_included_index=Index(6))):
+        taker.fetcher.received(wrong)
+    assert hands.is_idle()
+    taker.fetch_from(giver)
+    swap(taker.directory, None)
+    assert read_kv(taker.directory) == (5, large(20))
+
+
+def test_a_piece_that_comes_while_another_is_stored_is_not_taken(
+    hands: Hands, store: LmdbKvStore, taker: Taker
+) -> None:
+    """Nor one when nothing is fetched: it was asked for in another life."""
+    giver = Giver(hands, store)
+    first = giver.ask(question())
+    taker.fetcher.received(first)
+    assert hands.is_idle()
+    taker.fetcher.fetch(N2)
+    taker.fetcher.received(first)
+    taker.fetcher.received(first)
+    hands.turn(2)
+    assert hands.is_idle()
+    assert taker.fetcher.pieces == 1
+
+
+def test_a_newer_snapshot_takes_the_place_of_one_that_is_fetched(
+    hands: Hands, store: LmdbKvStore, taker: Taker
+) -> None:
+    """Its sender may have another: what was stored of the first one is of no use."""
+    giver = Giver(hands, store)
+    taker.fetcher.fetch(N2)
+    taker.fetch_from(giver, 2)
+    giver.source.close()
+    checkpoint(store, large(9, b"w"), 9)
+    giver.source.begin_with(store)
+    taker.fetch_from(giver)
+    swap(taker.directory, None)
+    assert read_kv(taker.directory) == (9, large(9, b"w"))
+
+
+@pytest.mark.parametrize("damage", ["record", "whole"])
+def test_a_damaged_snapshot_is_never_ready(hands: Hands, store: LmdbKvStore, taker: Taker, damage: str) -> None:
+    """A record that does not give its checksum; records that are not those announced. It is fetched again."""
+    giver = Giver(hands, store)
+    taker.fetcher.fetch(N2)
+    real = giver.ask
+
+    def damaged(asked: FetchSnapshot) -> SnapshotChunk:
+        chunk = real(asked)
+        if damage == "record":
+            return chunk._replace(values=[b"rot", *chunk.values[1:]])
+        return chunk._replace(key_count=chunk.key_count + 1)
+
+    giver.ask = damaged  # type: ignore[method-assign]
+    taker.fetch_from(giver)
+    assert (taker.fetcher.is_active, taker.fetcher.is_finishing, taker.ready) == (False, False, [])
+    assert not (taker.directory / "kv.new").exists()
+    giver.ask = real  # type: ignore[method-assign]
+    taker.fetcher.fetch(N3)
+    taker.fetch_from(giver)
+    assert len(taker.ready) == 1
+
+
+def test_a_snapshot_that_the_log_has_overtaken_is_let_go(hands: Hands, store: LmdbKvStore, taker: Taker) -> None:
+    """Also while it is being stored: nothing is installed over what is newer."""
+    giver = Giver(hands, store)
+    taker.fetcher.fetch(N2)
+    chunk = giver.ask(question())
+    taker.fetcher.received(chunk._replace(last_included_index=Index(0)))
+    assert not taker.fetcher.is_active
+    taker.fetcher.fetch(N2)
+    taker.fetch_from(giver, 1)
+    taker.fetcher.received(chunk._replace(last_included_index=Index(0)))
+    assert not taker.fetcher.is_active
+    hands.turn()
+    assert taker.ready == []

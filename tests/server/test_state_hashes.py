@@ -1,0 +1,97 @@
+"""What a majority says of a state: only a replica that a majority contradicts is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from durable_raft.kv.records import StateSummary
+from durable_raft.raft.types import Index, NodeId
+from durable_raft.server.state.state_hashes import EVERY, KEPT, StateHashes
+from durable_raft.wire.peer import StateHash
+from tests.support.raft_disk import entries_of
+
+N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
+PLACE = Index(EVERY)
+
+
+def said(state_hash: int, index: int = EVERY, chain: int = 1) -> StateHash:
+    """Return what a node says of its state."""
+    return StateHash(Index(index), chain, 10, state_hash)
+
+
+def heard(**states: int) -> StateHashes:
+    """Return what n1 knows when these have spoken."""
+    hashes = StateHashes(N1, [N1, N2, N3])
+    for node, state_hash in states.items():
+        hashes.heard(NodeId(node), said(state_hash))
+    return hashes
+
+
+@pytest.mark.parametrize(
+    ("states", "wrong"),
+    [
+        ({}, None),
+        ({"n1": 5}, None),
+        ({"n1": 5, "n2": 6}, None),
+        ({"n1": 5, "n2": 5}, None),
+        ({"n1": 5, "n2": 5, "n3": 5}, None),
+        ({"n1": 5, "n2": 6, "n3": 7}, None),
+        ({"n1": 5, "n2": 6, "n3": 6}, (N1,)),
+        ({"n1": 6, "n2": 5, "n3": 6}, (N2,)),
+    ],
+)
+def test_only_a_majority_has_a_say(states: dict[str, int], wrong: tuple[NodeId, ...] | None) -> None:
+    """Two that differ may both be wrong; nobody is blamed before a majority agrees."""
+    verdict = heard(**states).verdict(PLACE)
+    assert (None if verdict is None else verdict.wrong) == wrong
+
+
+def test_states_of_different_logs_are_different() -> None:
+    """The chain says by which entries a state was made."""
+    hashes = heard(n2=5, n3=5)
+    hashes.heard(N1, said(5, chain=2))
+    verdict = hashes.verdict(PLACE)
+    assert verdict is not None
+    assert verdict.wrong == (N1,)
+
+
+def test_a_place_is_compared_once_and_only_where_all_speak_of_it() -> None:
+    """What is said of another index is nobody's question."""
+    hashes = heard(n1=5, n2=5)
+    for _ in range(3):
+        assert hashes.verdict(PLACE) is None
+    assert hashes.compared == 1
+    hashes.heard(N2, said(6, index=EVERY + 1))
+    hashes.heard(N3, said(6, index=EVERY + 1))
+    assert hashes.verdict(Index(EVERY + 1)) is None
+    assert hashes.compared == 1
+
+
+def test_a_node_speaks_at_the_places_only() -> None:
+    """And is heard by itself."""
+    hashes = StateHashes(N1, [N1, N2, N3])
+    spoken = [hashes.applied(entry, StateSummary(1, 0, 5)) for entry in entries_of("1 " * (EVERY + 5))]
+    assert [each.applied_index for each in spoken if each is not None] == [EVERY]
+    own = next(each for each in spoken if each is not None)
+    for node in (N2, N3):
+        hashes.heard(node, own._replace(state_hash=6))
+    verdict = hashes.verdict(PLACE)
+    assert verdict is not None
+    assert verdict.wrong == (N1,)
+    hashes.forget()
+    assert hashes.verdict(PLACE) is None
+
+
+def test_the_places_that_are_remembered_are_bounded() -> None:
+    """The oldest go: a replica that lags so far is compared when it has caught up."""
+    hashes = StateHashes(N1, [N1, N2, N3])
+    for number in range(1, KEPT + 2):
+        for node in (N1, N2):
+            hashes.heard(node, said(5, index=number * EVERY))
+        hashes.verdict(Index(number * EVERY))
+    hashes.heard(N3, said(6))
+    assert hashes.verdict(PLACE) is None
+    hashes.heard(N3, said(6, index=5 * EVERY))
+    verdict = hashes.verdict(Index(5 * EVERY))
+    assert verdict is not None
+    assert verdict.wrong == (N3,)
