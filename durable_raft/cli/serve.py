@@ -15,11 +15,7 @@ from durable_raft.server.settings.sources import CONFIG_FILE, Setting
 def _shown(setting: Setting) -> str:
     if setting.default is None or setting.is_switch:
         return setting.help
-    size = setting.default
-    if setting.metavar == "BYTES" and isinstance(size, int):
-        gib, rest = divmod(size, 1 << 30)
-        size = f"{size >> 20}MiB" if rest else f"{gib}GiB"
-    return f"{setting.help}  [default: {size}]"
+    return f"{setting.help}  [default: {setting.shown_default}]"
 
 
 def _options(function: Callable[..., None]) -> Callable[..., None]:

@@ -65,14 +65,14 @@ FILES_BESIDE_CLIENTS: Final = 256
 """Open files that are no client's: environments, links, tools that look."""
 
 LIVES_MAX: Final = 5
-"""How often a node begins anew in one process because of damage that it found while running."""
+"""How often a process opens its directory, the first time included, because a running node found damage in it."""
 
 
 def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     """Run a node until SIGTERM or SIGINT (returns 0), or until it must stop for good (returns why, as an exit code).
 
-    A node that reads damage which cannot be healed in place begins anew: opening the directory finds all of it, mends
-    what can be mended, and sets aside what cannot (opening.py). Clients see a connection that closes.
+    A node that reads damage which cannot be healed in place ends, and its directory is opened again: that finds all of
+    it, mends what can be mended, and sets aside what cannot (opening.py). Clients see a connection that closes.
 
     Raises:
         ConfigError: the configuration does not fit the directory, or an address cannot be listened on.
@@ -86,7 +86,7 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
         ending = _live(config, crash_points)
         if not isinstance(ending, CorruptRecord) or life == LIVES_MAX or len(config.membership.voters) == 1:
             return ExitCode.OK if ending is None else exit_code_of(ending)
-        event(_logger, logging.ERROR, "beginning_anew", life=life, reason=ending)
+        event(_logger, logging.ERROR, "reopening", attempt=life, reason=ending)
         if isinstance(ending, WoundedState):
             set_state_aside(config.directory, str(ending))
     raise AssertionError("unreachable")

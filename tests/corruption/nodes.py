@@ -76,7 +76,7 @@ def outcome_of(base: Base, victims: list[str]) -> str:
         for node_id in cluster.running():
             cluster.stop(node_id)
     said = "".join(cluster.log(node_id)[logs[node_id] :] for node_id in cluster.node_ids)
-    if "Traceback" in said and "event=beginning_anew" not in said:
+    if "Traceback" in said and "event=reopening" not in said:
         return f"traceback: {said[said.index('Traceback') :][:2000]}"
     if (complaint := _verified(cluster)) is not None:
         return f"wrong: not clean afterwards: {complaint}"

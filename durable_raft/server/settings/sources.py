@@ -55,6 +55,17 @@ class Setting:
         """Whether the flag takes no value."""
         return self.parse is parse_switch
 
+    @property
+    def shown_default(self) -> str:
+        """The default as an operator may write it; empty when there is none."""
+        size = self.default
+        if isinstance(size, bool):
+            return str(size).lower()
+        if self.metavar == "BYTES" and isinstance(size, int):
+            gib, rest = divmod(size, 1 << 30)
+            return f"{size >> 20}MiB" if rest else f"{gib}GiB"
+        return "" if size is None else str(size)
+
 
 # -- text to values ---------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,90 @@
+"""The documents are written as an engineer speaks: short sentences, and no word that only insiders know."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests import documents
+
+WORDS_MEDIAN_MAX: Final = 17
+WORDS_MAX: Final = 40
+"""Of one sentence; beyond it a list says the same in less time."""
+
+PHRASES: Final = (
+    "would else",
+    r"\blies? in\b",
+    r"(?:beg[iau]n|begins) anew",
+    r"stops? nobody",
+    "lies of",
+    r"keeps? (?:everybody|everyone) waiting",
+)
+"""What nobody says aloud, as patterns."""
+
+HOUSE_WORDS: Final = ("errand", "standing", "acquaintance", "giver", "taker", "stretch", "life", "lives")
+"""Names of the code that a reader of the documents does not know. CONTRIBUTING.md "Glossary" defines them."""
+
+DOCUMENTS: Final = [path for path in documents.documents() if path.name != "CHANGELOG.md"]
+LISTS_OF_FIGURES: Final = ("tests/README.md",)
+"""Documents in which the figures of campaigns stand in sentences: how long these are says nothing."""
+MEASURED: Final = [path for path in DOCUMENTS if documents.name_of(path) not in LISTS_OF_FIGURES]
+
+
+def too_long(markdown: str) -> list[str]:
+    """Return the sentences with more than ``WORDS_MAX`` words."""
+    return [each for each in documents.sentences(markdown) if len(each.split()) > WORDS_MAX]
+
+
+def median(markdown: str) -> float:
+    """Return the median number of words in a sentence."""
+    return statistics.median(len(each.split()) for each in documents.sentences(markdown))
+
+
+def refused_words(markdown: str) -> list[str]:
+    """Return the phrases and house words that the text uses, but for names in code and in tables of names."""
+    plain = re.sub(r"`[^`\n]*`|^```.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    words = "|".join([*PHRASES, *(rf"\b{word}s?\b" for word in HOUSE_WORDS)])
+    return re.findall(words, plain, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=documents.name_of)
+def test_sentences_are_short(path: Path) -> None:
+    """Half of the sentences have at most 17 words, and none has more than 40."""
+    markdown = documents.text(path)
+    assert too_long(markdown) == []
+    assert median(markdown) <= WORDS_MEDIAN_MAX
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=documents.name_of)
+def test_words_are_the_readers(path: Path) -> None:
+    """No document uses a phrase that nobody says, or a word that only the code knows; the glossary defines these."""
+    markdown = documents.text(path)
+    if path.name == "CONTRIBUTING.md":
+        markdown = markdown.replace(documents.section(markdown, "Glossary"), "")
+    assert refused_words(markdown) == []
+
+
+def test_long_sentences_are_found() -> None:
+    """The measure counts words up to a full stop; colons, lists of cases and links do not hide any."""
+    words = " ".join(["Word"] * 20)
+    assert too_long(f"{words}: {words}; {words}. Short.") == [f"{words}: {words}; {words}."]
+    assert too_long(f"- {words} {words}\n- {words} {words}\n\n{words}. {words}. {words}.\n") == []
+    assert len(too_long(f"- {words} {words}\n  {words}\n")) == 1
+    assert documents.sentences("# No\n| no |\n![no](x)\n```sh\nno\n```\nA [b c](d). Is it? Yes (so). It is.") == [
+        "A [b c].",
+        "Is it?",
+        "Yes (so).",
+        "It is.",
+    ]
+    assert median("One two. One two three. One two three four.") == 3
+
+
+@pytest.mark.parametrize("phrase", ["It would else wait.", "The key lies in it.", "It begins anew.", "two lives"])
+def test_refused_words_are_found(phrase: str) -> None:
+    """Each kind of refused word is seen in prose, and not where it is the name of something."""
+    assert len(refused_words(phrase)) == 1
+    assert refused_words("`standing` and `LIVES_MAX`, underlies, lifetime") == []
