@@ -111,7 +111,7 @@ class EntryUnavailable(StorageError):
 
 
 class StoragePoisoned(StorageError):
-    """A write or sync failed. Final: the node stops and never acknowledges again (design contract 6)."""
+    """A write or sync failed. Final: the node stops and never acknowledges again (durability contract 6)."""
 
 
 class InvariantViolation(DurableRaftError):

@@ -2,7 +2,7 @@
 
 ``base < ... <= flushed <= submitted <= last (accepted)``. An entry is *accepted* when it is appended here, *submitted*
 when it was handed out in a ``Write``, *flushed* when that write was acknowledged. Only flushed entries count for
-anything that is promised (openraft's three cursors, docs/data/log_io_progress.md).
+anything that is promised (the three cursors of openraft's log I/O).
 
 The terms of all entries are kept as runs (first index, term), so ``term_at`` never reads the disk. The newest entries
 are kept whole; older ones are read through a ``LogView``, which holds what is flushed.

@@ -69,8 +69,8 @@ class AppendEntriesResponse(NamedTuple):
 class InstallSnapshot(NamedTuple):
     """In place of ``AppendEntries`` when the follower's next entry is compacted away: names a snapshot (Raft §7).
 
-    The follower fetches it from the leader at its own pace (server/snapshots.py), so no chunk travels here; it answers
-    with an ``AppendEntriesResponse``, which is a success once it holds the snapshot.
+    The follower fetches it from the leader at its own pace (server/state/snapshot_fetch.py), so no chunk travels here.
+    It answers with an ``AppendEntriesResponse``, which is a success once it holds the snapshot.
     """
 
     term: Term

@@ -30,7 +30,7 @@ def begin_term(state: RaftState, now: int) -> None:
 
 
 def append_as_leader(state: RaftState, kind: EntryKind, payload: bytes, timestamp_ms: int) -> Entry:
-    """Append one entry of the current term; its timestamp never goes back (design §5 "Time")."""
+    """Append one entry of the current term; its timestamp never goes back (ARCHITECTURE "Time")."""
     entry = make_entry(
         previous=state.log.last,
         term=state.current_term,
@@ -43,7 +43,7 @@ def append_as_leader(state: RaftState, kind: EntryKind, payload: bytes, timestam
 
 
 def heartbeat(state: RaftState, now: int) -> None:
-    """Send every follower an AppendEntries (Figure 2, Leaders), unless this node's disk hangs (design §2)."""
+    """Send every follower an AppendEntries (Figure 2, Leaders), unless this node's disk hangs."""
     state.heartbeat_due = now + state.config.heartbeat_ms
     if state.is_disk_stalled(now):
         state.observe("heartbeat_withheld", term=state.current_term)

@@ -24,7 +24,10 @@ WRITE_POINTS: Final = (
     "before_reply",
     "after_reply",
 )
-"""In the order in which a write reaches them; server/node.py and log_writer.py say where they stand."""
+"""In the order in which a write reaches them that is queued for the log writer; server/node.py and log_writer.py say
+where they stand. A small write that is alone is persisted on the event loop. A follower does that before it sends and
+applies; a leader once its own messages have left, so that it passes the points of persisting after the others of that
+turn, and those of applying and replying in the next turn."""
 
 STATE_POINTS: Final = (
     "before_checkpoint",

@@ -1,7 +1,9 @@
-"""The log-writer thread: every LMDB write transaction of the log runs here, begin to commit.
+"""Makes writes of the log durable: on a thread of its own, or on the calling thread when a small write is alone.
 
-Writes are handed over whole and acknowledged in order. All that wait when a transaction ends go into the next one
-together (group commit). The first failure is final: the thread says so once and takes no more (design contract 6).
+An LMDB write transaction runs on one thread from begin to commit, and one lock keeps the two threads from running one
+at the same time. Writes are handed over whole and acknowledged in order. All that wait when a transaction ends go into
+the next one together (group commit). The first failure is final: the thread says so once and takes no more
+(durability contract 6).
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Flushed:
 
 
 class LogWriter:
-    """Runs the thread; ``submit`` is called from the event loop, the callbacks from the thread."""
+    """Runs the thread; ``submit`` and ``persist_now`` are called from the event loop, the callbacks from the thread."""
 
     def __init__(
         self,

@@ -411,7 +411,7 @@ class Node:
         self.keeper.tick()
         if self.raft.has_more():
             self.wake()
-        # The node must still be able to vote, delete and read (design contract 11).
+        # The node must still be able to vote, delete and read (durability contract 11).
         rooms = (self._store.space().writable_bytes, self.keeper.writable_bytes())
         self.dispatcher.note_space(min(room for room in rooms if room is not None), self._config.disk_reserve_bytes)
         self._say_not_a_voter()

@@ -1,7 +1,7 @@
 """What is wrong with stored bytes, as values: a wound says where, what was expected and what was found.
 
 Readers collect wounds and go on; ``raise_wounds`` turns them into the error that stops a node. A record of a newer
-format is a wound of its own kind and raises ``UnknownFormatVersion``: it is not damage (design contract 9).
+format is a wound of its own kind and raises ``UnknownFormatVersion``: it is not damage (durability contract 9).
 """
 
 from __future__ import annotations

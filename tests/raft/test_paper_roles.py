@@ -271,7 +271,7 @@ def test_leaders_5_4_2_entries_of_earlier_terms_are_not_committed_by_counting() 
 
 
 def test_leaders_timestamps_never_go_back() -> None:
-    """A leader whose clock is behind stamps what the entry before has, after an election as well (design: Time)."""
+    """A leader whose clock is behind stamps what the entry before has, also after an election (ARCHITECTURE "Time")."""
     cluster = solo("1 1 1", term=1)
     lead(cluster)
     core = cluster["n1"]

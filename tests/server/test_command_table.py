@@ -1,4 +1,4 @@
-"""server/commands/table.py, command_docs.py and command_syntax.py: COMMAND over both tables of commands."""
+"""server/commands/table.py, docs.py and syntax.py: COMMAND over both tables of commands."""
 
 from __future__ import annotations
 

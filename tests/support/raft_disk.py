@@ -1,6 +1,6 @@
 """A log store in memory that holds what was flushed and nothing else, and logs to start from.
 
-It keeps the part of ``storage.log_store.LogStore`` that the core uses (load, persist, and the ``LogView`` reads), and
+It keeps the part of ``storage.log.log_store.LogStore`` that the core uses (load, persist, the ``LogView`` reads), and
 refuses what a real store would refuse: a gap, a hole, a read beyond the end.
 """
 

@@ -92,7 +92,7 @@ def test_http(redis_socket: Path, data: bytes) -> None:
 
 
 def unknown_command_answer(args: list[bytes]) -> bytes:
-    """Return how Redis 7 answers a command that it does not know, from server.c."""
+    """Return how Redis 7 answers a command that it does not know, from its source."""
     beginning = b""
     for arg in args[1:]:
         if len(beginning) >= 128:

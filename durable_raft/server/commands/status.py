@@ -79,7 +79,7 @@ class NodeStatus:
     time_of_day_us: int
     """This node's wall clock, microseconds since the Unix epoch."""
     cluster_time_ms: int
-    """Timestamp of the last applied entry, ms since the Unix epoch (design "Time")."""
+    """Timestamp of the last applied entry, ms since the Unix epoch (ARCHITECTURE "Time")."""
     uptime_s: int
     pid: int
     version: str

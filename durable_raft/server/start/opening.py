@@ -1,4 +1,4 @@
-"""From a data directory, whatever became of it, to what a node starts with (design §6).
+"""From a data directory, whatever became of it, to what a node starts with (ARCHITECTURE "Wounds").
 
 What can be mended in place is (recovery.py). A log that cannot be believed is set aside with the state beside it, never
 deleted, and the node begins on a new disk: it is no voter until it holds all that may have been promised under its id

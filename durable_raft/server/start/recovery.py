@@ -1,4 +1,4 @@
-"""Opening a data directory: the log, the state beside it, and whether the two fit together (design §5, §6).
+"""Opening a data directory: the log, the state beside it, and whether the two fit together (durability contract 5).
 
 The state may lie anywhere in the log, from its base to its last entry. It lies beyond the log, or at another entry than
 the log has there, when the node died while a snapshot was being installed: the state was swapped in, the log not yet

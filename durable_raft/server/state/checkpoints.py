@@ -2,7 +2,7 @@
 
 A checkpoint covers what is applied *and* flushed here: the machine may be ahead of this node's own log. It is frozen on
 the event loop, in no time, written by the worker thread, and taken over on the loop again. The log is compacted only
-behind a checkpoint that is durable (design contract 5), and keeps a tail for followers that were away for a moment.
+behind a checkpoint that is durable (durability contract 5), and keeps a tail for followers that were away for a moment.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The log store on LMDB: one transaction makes a group of writes durable (design contracts 1, 6 and 7).
+"""The log store on LMDB: one transaction makes a group of writes durable (durability contracts 1, 6, 7).
 
-``persist`` and ``compact`` run begin, changes and commit on the calling thread, always the same one; readers use short
+``persist`` and ``compact`` run begin, changes and commit on the calling thread, one call at a time; readers use short
 read transactions of their own. Nothing is written before ``load`` has verified the whole log.
 
 The first failed write is final (poison.py).
@@ -259,7 +259,7 @@ class LmdbLogStore:
         free = disk_free_bytes(self._directory)
         return Space(used, file, map_bytes, free, self._latch.commits, self._entries, self._entry_bytes)
 
-    # -- writing (log-writer thread) -----------------------------------------------------------------------------
+    # -- writing (one thread at a time) --------------------------------------------------------------------------
 
     def persist(self, writes: Sequence[Write], compact_to: Index | None = None) -> None:
         """See the protocol; the commit is the flush."""

@@ -1,7 +1,9 @@
 """The protocol every log store keeps; ``tests/storage/test_log_store.py`` is its conformance suite.
 
-A store is opened by one process and used from two threads: ``persist`` and ``compact`` from the log-writer thread
-only, everything else from the event loop. Nothing here decides anything about Raft.
+A store is opened by one process and used from several threads. ``persist`` and ``compact`` run one at a time, on the
+log-writer thread or, for a small write that is alone, on the event loop: ``server/log_writer.py`` holds the lock that
+keeps them apart. ``entries`` is also called by the scrubber's thread while a write is under way. Nothing here decides
+anything about Raft.
 """
 
 from __future__ import annotations

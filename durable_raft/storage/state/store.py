@@ -1,7 +1,7 @@
 """The KV state at a checkpoint, on LMDB: ``DIR/kv`` (state/records.py says what lies in it).
 
 ``write_checkpoint`` moves the changes since the last checkpoint into it, and the applied index with them, in one
-durable transaction on the calling thread, always the same one (design contract 5). Views read on other threads
+durable transaction on the calling thread, always the same one (durability contract 5). Views read on other threads
 meanwhile, and see the checkpoint before.
 
 The node's lock on the directory is the log store's (directory.py); it is opened first and closed last.
