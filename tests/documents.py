@@ -1,9 +1,12 @@
-"""Reads the documents: their shell blocks, which tests and CI run as they stand, their headings and their sentences."""
+"""Reads the documents: shell blocks, which tests and CI run as they stand, headings, sentences; and words in code."""
 
 from __future__ import annotations
 
+import ast
+import io
 import re
 import shlex
+import tokenize
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -104,3 +107,13 @@ def _paragraphs(markdown: str) -> list[str]:
         else:
             lines.append(stripped)
     return [*paragraphs, " ".join(lines)]
+
+
+def words_of(source: str) -> str:
+    """Return the comments and docstrings of a module, those of attributes included, each joined to one line."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    found = [token.string for token in tokens if token.type == tokenize.COMMENT]
+    statements = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Expr))
+    constants = (each.value for each in statements if isinstance(each, ast.Constant))
+    found += [re.sub(r"\n\s*", " ", each) for each in constants if isinstance(each, str)]
+    return "\n".join(found)

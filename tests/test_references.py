@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
-import io
 import re
-import tokenize
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -223,23 +221,13 @@ CHECKS: Final[tuple[Check, ...]] = (
 # -- what is read -----------------------------------------------------------------------------------------------------
 
 
-def words_of(source: str) -> str:
-    """Return the comments and docstrings of a module, those of attributes included, each joined to one line."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    found = [token.string for token in tokens if token.type == tokenize.COMMENT]
-    statements = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Expr))
-    constants = (each.value for each in statements if isinstance(each, ast.Constant))
-    found += [re.sub(r"\n\s*", " ", each) for each in constants if isinstance(each, str)]
-    return "\n".join(found)
-
-
 @functools.cache
 def texts() -> tuple[tuple[str, str], ...]:
     """Return (path, what is read of it) for every file with words."""
     found = []
     for path in sorted(files()):
         if path.endswith(".py"):
-            found.append((path, words_of((ROOT / path).read_text(encoding="utf-8"))))
+            found.append((path, documents.words_of((ROOT / path).read_text(encoding="utf-8"))))
         elif path.endswith(".md") or path in SINGLE_FILES:
             found.append((path, (ROOT / path).read_text(encoding="utf-8")))
     return tuple(found)
@@ -305,4 +293,4 @@ def test_references_to_what_is_there_are_not_reported(check: Check, path: str, t
 def test_words_of_a_module_are_comments_and_docstrings() -> None:
     """A reference in a string that is no docstring is the program's own."""
     source = '"""One\n    two."""\nX = "three"  # four\n"""Five."""\ndef f():\n    """Six."""\n    return "seven"\n'
-    assert words_of(source).split() == ["#", "four", "One", "two.", "Five.", "Six."]
+    assert documents.words_of(source).split() == ["#", "four", "One", "two.", "Five.", "Six."]

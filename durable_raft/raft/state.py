@@ -37,7 +37,7 @@ class PendingRead:
 
 
 class Search:
-    """The search for entries that are lost here, begun anew with each loss (healing.py)."""
+    """The search for entries that are lost here, started again with each loss (healing.py)."""
 
     __slots__ = ("absences", "behind", "lost_term", "rounds")
 

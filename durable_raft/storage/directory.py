@@ -1,4 +1,4 @@
-"""The data directory: where things lie in it, who holds it, and how an environment comes into being.
+"""The data directory: where things are in it, who holds it, and how an environment comes into being.
 
 ::
 

@@ -89,7 +89,7 @@ class StateCheck:
 
 
 def owner_of(directory: Path) -> Owner | None:
-    """Return whose data lies in a directory that may be damaged; None when nothing tells."""
+    """Return whose data a directory holds that may be damaged; None when nothing tells."""
     try:
         cluster, _, node_id = told_by_child(lambda: _owner(directory)).partition(" ")
     except KilledBySignal:

@@ -84,7 +84,7 @@ def test_death_amid_a_compaction_of_its_own_loses_nothing(cluster_of: ClusterFac
 def test_death_of_a_follower_amid_a_snapshot_leaves_the_old_or_the_new_state(
     cluster_of: ClusterFactory, point: str
 ) -> None:
-    """A follower that dies while it takes a snapshot in comes back, goes on or begins anew, and ends equal."""
+    """A follower that dies while it takes a snapshot in comes back, goes on or starts over, and ends equal."""
     cluster = cluster_of(3, settings_of={LEADER: EAGER}, **PATIENT, **RESTLESS)
     assert cluster.wait_ready() == LEADER
     workload = Workload(cluster)

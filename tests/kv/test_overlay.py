@@ -93,7 +93,7 @@ class Checked:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_layers_read_as_one_state(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values, order, counts, hash and deadlines are those of a plain dict, whatever lies in which layer."""
+    """Values, order, counts, hash and deadlines are those of a plain dict, whatever is in which layer."""
     monkeypatch.setattr(keyspace_module, "DUE_CHUNK", 2)
     checked = Checked(seed)
     for _ in range(1500):
@@ -178,7 +178,7 @@ def test_heap_of_deadlines_stays_bounded() -> None:
 
 
 def test_overlay_says_how_much_memory_it_takes() -> None:
-    """The size follows values as they are replaced, and begins anew with a checkpoint."""
+    """The size follows values as they are replaced, and starts again with a checkpoint."""
     keyspace = Keyspace()
     for _ in range(10):
         keyspace.put(b"k", bytes(100_000), None)

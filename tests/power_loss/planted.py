@@ -29,7 +29,7 @@ BUGS: Final = {
 
 
 def plant(bug: str | None) -> None:
-    """Break this process; those bugs that lie in the order of calls are the workload's own to do."""
+    """Break this process; those bugs that are in the order of calls are the workload's own to do."""
     match bug:
         case "no-flush":
             _open_lmdb_with(sync=False)

@@ -173,7 +173,7 @@ class Tracer:
         """Line of a call under way -> (operation that it made, or -1; operations that it covers)."""
 
     def run(self, trace: Path) -> None:
-        """Add one run of a process; descriptors begin anew, files stay as they are."""
+        """Add one run of a process; descriptors start from nothing, files stay as they are."""
         self._descriptors.clear()
         calls = read_calls(trace.read_text().splitlines(), self._root)
         events = [(call.began, 0, call) for call in calls] + [(call.ended, 1, call) for call in calls]

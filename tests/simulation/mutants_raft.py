@@ -249,7 +249,7 @@ def stale_rejection_regresses() -> Sequence[Patch]:
 
 @mutant
 def leader_overwrites_its_log() -> Sequence[Patch]:
-    """A new leader drops what it has not committed and begins anew."""
+    """A new leader drops what it has not committed and starts over."""
     begin = replication.begin_term
 
     def fresh(state: RaftState, now: int) -> None:

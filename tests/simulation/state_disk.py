@@ -29,7 +29,7 @@ PIECE_RECORDS: Final = 3
 
 @dataclass(slots=True)
 class StateDisk:
-    """What lies in ``kv`` and beside it."""
+    """What is in ``kv`` and beside it."""
 
     meta: KvMeta | None
     state: State = field(default_factory=dict)

@@ -145,7 +145,7 @@ def test_a_damaged_head_is_read_and_then_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"no ring at all" * 1000, os.urandom(70_000), b"\0" * FILE_BYTES])
 def test_a_foreign_file_is_replaced(tmp_path: Path, content: bytes) -> None:
-    """Whatever lies there: the reader finds nothing, the writer begins anew."""
+    """Whatever lies there: the reader finds nothing, the writer starts over."""
     (tmp_path / FLIGHT).write_bytes(content)
     assert read_flight(tmp_path) == []
     writer = small_writer(tmp_path)

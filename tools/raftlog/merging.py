@@ -104,7 +104,7 @@ def _points(best: Survivor, survivors: Sequence[Survivor]) -> dict[int, LogPoint
 
 
 def _state_for(best: Survivor, points: dict[int, LogPoint], survivors: Sequence[Survivor]) -> Survivor | None:
-    """Return who has the newest sound state that lies in the best log, or where that begins."""
+    """Return who has the newest sound state that is at a point of the best log, or where that begins."""
     base = best.meta.base.point
 
     def fits(each: Survivor) -> bool:

@@ -1,7 +1,7 @@
 """COMMAND: the commands there are, the machine's and the connection's, as cluster clients and redis-cli ask for them.
 
 Clients find a command's keys by first key, last key and step. For a command of several keys the *last* is given as the
-first: all slots belong to the one group, so the keys of one command may lie in any slots, and a client that is told of
+first: all slots belong to the one group, so the keys of one command may be of any slots, and a client that is told of
 one key sends the command whole instead of refusing it (redis-py: "all keys must map to the same key slot"). COMMAND
 GETKEYS and the key specifications tell all keys. Shape of an entry: https://redis.io/commands/command/, all ten items.
 """

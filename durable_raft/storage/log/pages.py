@@ -1,4 +1,4 @@
-"""Where a record lies in LMDB's data file: page and offset, found by reading the file, without LMDB.
+"""Where a record is in LMDB's data file: page and offset, found by reading the file, without LMDB.
 
 What a branch says is believed as far as it can be read: the answer is for people who look for rot with other tools.
 
@@ -36,7 +36,7 @@ _U64: Final = struct.Struct("=Q")
 
 
 class Place(NamedTuple):
-    """Where a record lies in the data file."""
+    """Where a record is in the data file."""
 
     page: int
     offset: int
@@ -70,7 +70,7 @@ def _find(file: BinaryIO, table: bytes, key: bytes) -> Place | None:
 
 
 def _descend(file: BinaryIO, page_bytes: int, number: int, key: bytes) -> Place | None:
-    """Return where the value of ``key`` lies in the tree whose root is page ``number``."""
+    """Return where the value of ``key`` is in the tree whose root is page ``number``."""
     for _ in range(_DEPTH_MAX):
         file.seek(number * page_bytes)
         data = file.read(page_bytes)

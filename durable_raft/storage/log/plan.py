@@ -75,7 +75,7 @@ def plan_writes(writes: Sequence[Write], stand: Stand, point_at: Callable[[Index
         if write.standing is not None:
             plan.standing = write.standing
         for entry in write.mended:
-            # The prefix is dropped between writes: what was handed over to be mended may lie in it by now.
+            # The prefix is dropped between writes: what was handed over to be mended may be in it by now.
             if entry.index > stand.base:
                 _check_mended(entry, stand)
                 plan.mended[entry.index] = entry

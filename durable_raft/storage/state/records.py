@@ -1,4 +1,4 @@
-"""What lies in ``DIR/kv``: the KV state at a checkpoint, format version 1 (the version is in state/meta.py's record).
+"""What ``DIR/kv`` holds: the KV state at a checkpoint, format version 1 (the version is in state/meta.py's record).
 
 ::
 

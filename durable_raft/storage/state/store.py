@@ -1,4 +1,4 @@
-"""The KV state at a checkpoint, on LMDB: ``DIR/kv`` (state/records.py says what lies in it).
+"""The KV state at a checkpoint, on LMDB: ``DIR/kv`` (state/records.py says what it holds).
 
 ``write_checkpoint`` moves the changes since the last checkpoint into it, and the applied index with them, in one
 durable transaction on the calling thread, always the same one (durability contract 5). Views read on other threads
