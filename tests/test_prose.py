@@ -76,6 +76,15 @@ def test_words_are_the_readers(path: Path) -> None:
     assert refused_words(markdown) == []
 
 
+@pytest.mark.parametrize("word", HOUSE_WORDS)
+def test_house_words_are_defined_once(word: str) -> None:
+    """Who meets such a name in the code finds its meaning in one row of the glossary."""
+    glossary = documents.section(documents.text(documents.ROOT / "CONTRIBUTING.md"), "Glossary")
+    named = [row.split("|")[1] for row in glossary.splitlines() if row.startswith("|")]
+    singular = {"lives": "life"}.get(word, word)
+    assert len([names for names in named if re.search(rf"\b{singular}\b", names, re.IGNORECASE)]) == 1
+
+
 def test_comments_are_said_aloud_too() -> None:
     """No comment or docstring uses a phrase that nobody says. The names that only the code knows are allowed there."""
     sources = [path for folder in CODE for path in (documents.ROOT / folder).rglob("*.py")]

@@ -18,15 +18,15 @@ PLACES: Final = ("durable_raft", "tools", "tests", "benchmarks", "docs")
 SINGLE_FILES: Final = ("setup.cfg", "pyproject.toml", ".ci/run", "tools/build_binary")
 CODE_FOLDERS: Final = ("durable_raft", "tools", "tests", "benchmarks")
 
-NOT_OURS: Final = frozenset({"entry.py"})
-"""Files that a build makes."""
+NOT_OURS: Final = frozenset({"entry.py", "entry_points.txt", "LICENSE.txt"})
+"""Files that a build makes or finds in packages."""
 NOT_MODULES: Final = frozenset({"durable_raft.commands"})
 """The group of entry points from which commands are mounted."""
 NOT_FOLDERS: Final = frozenset({"kv/", "raft/", "dist/"})
 """What a node or a build makes; the first two are rooms as well."""
 
 FILE: Final = re.compile(
-    r"(?<![\w./*-])((?:\.?[\w-]+/)*[\w-]+\.(?:py|md|toml|cfg|json|png|svg))(?![\w/-])(::?\w[\w.]*)?"
+    r"(?<![\w./*-])((?:\.?[\w-]+/)*[\w-]+\.(?:py|md|txt|toml|cfg|json|png|svg))(?![\w/-])(::?\w[\w.]*)?"
 )
 FOLDER: Final = re.compile(r"`((?:[\w.-]+/)+)`")
 MODULE: Final = re.compile(r"(?<![\w./-])((?:durable_raft|raftlog|tests|benchmarks|server|storage|wire|cli)(?:\.\w+)+)")
@@ -228,7 +228,7 @@ def texts() -> tuple[tuple[str, str], ...]:
     for path in sorted(files()):
         if path.endswith(".py"):
             found.append((path, documents.words_of((ROOT / path).read_text(encoding="utf-8"))))
-        elif path.endswith(".md") or path in SINGLE_FILES:
+        elif path.endswith((".md", ".txt")) or path in SINGLE_FILES:
             found.append((path, (ROOT / path).read_text(encoding="utf-8")))
     return tuple(found)
 
@@ -246,6 +246,7 @@ def test_what_is_referred_to_is_there(check: Check) -> None:
         (missing_files, "durable_raft/server/node.py", "as raft/elections.py says"),
         (missing_files, "ARCHITECTURE.md", "`raft/election.py:grant_everything`"),
         (missing_files, "ARCHITECTURE.md", "`tests/test_tidy.py::test_that_is_not_there`"),
+        (missing_files, "README.md", "`tests/raft/scripts/figure_9.txt`"),
         (missing_folders, "ARCHITECTURE.md", "in `server/engine/`"),
         (missing_modules, "tests/README.md", "python -m tests.simulations"),
         (missing_modules, "tests/support/desk.py", "the real server.node.Knot"),

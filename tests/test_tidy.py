@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-PLACES: Final = ("durable_raft", "tools", "tests", "benchmarks")
+PLACES: Final = ("durable_raft", "tools", "tests", "benchmarks", "docs")
 PURE_ROOMS: Final = ("durable_raft/raft/", "durable_raft/kv/", "durable_raft/wire/")
 
 FUNCTION_LINES_MAX: Final = 70
