@@ -163,7 +163,7 @@ def test_a_node_without_room_refuses_writes_and_goes_on(one: ForkedNodes) -> Non
 
 
 def test_damage_that_cannot_be_healed_ends_a_cluster_of_one(one: ForkedNodes) -> None:
-    """Nobody else has what was lost: it is not begun anew without it."""
+    """Nobody else has what was lost: it does not start again without it."""
     one.start()
     with one.client(one.leader()) as client:
         for number in range(20):

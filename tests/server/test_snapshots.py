@@ -167,7 +167,7 @@ def test_views_are_kept_while_they_are_asked_for(hands: Hands, store: LmdbKvStor
 
 
 def test_views_are_few(hands: Hands, store: LmdbKvStore) -> None:
-    """The one that was asked for least recently makes room, and its snapshot begins anew for who still wants it."""
+    """The one that was asked for least recently makes room, and its snapshot starts over for who still wants it."""
     giver = Giver(hands, store)
     for index in range(6, 6 + VIEWS_MAX):
         giver.ask(question(floor=index - 2))

@@ -121,7 +121,7 @@ def test_rot_under_a_running_node_is_found_and_healed(nodes: ForkedNodes) -> Non
 
 @pytest.mark.parametrize("nodes", [{"scrub_bytes_per_second": 64 << 20}], indirect=True)
 def test_a_state_that_rots_under_a_running_node_is_rebuilt(nodes: ForkedNodes) -> None:
-    """The node begins anew in the same process: the state is set aside and made again from the log."""
+    """The node starts again in the same process: the state is set aside and made again from the log."""
     written = write(nodes, 30, "s" * 300)
     victim = a_follower(nodes)
     before = nodes.number(victim, "checkpoints")
@@ -186,7 +186,7 @@ def test_a_state_that_differs_from_the_majoritys_is_set_aside(nodes: ForkedNodes
 def test_a_large_damaged_state_is_found_while_its_node_serves(
     nodes: ForkedNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process of its own reads it; the node begins anew without it, and a sound one is said to be so."""
+    """A process of its own reads it; the node starts again without it, and a sound one is said to be so."""
     written = write(nodes, 30)
     nodes.converged()
     for node_id in nodes.ids:

@@ -44,7 +44,7 @@ def received(directory: Path, state: State, index: int = 9) -> Path:
 
 
 def names(directory: Path) -> set[str]:
-    """Return what lies in the directory."""
+    """Return what the directory holds."""
     return {path.name for path in directory.iterdir()} - {"LOCK"}
 
 
