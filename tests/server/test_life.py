@@ -16,7 +16,7 @@ import pytest
 from durable_raft.errors import ConfigError, ErrorAnswered, NodeUnreachable
 from durable_raft.raft.types import Membership, NodeId
 from durable_raft.server import node as node_module
-from durable_raft.server import process
+from durable_raft.server import persister, process
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.exit_codes import ExitCode
 from durable_raft.server.log_writer import LogWriter
@@ -226,7 +226,7 @@ def test_a_disk_that_hangs_does_not_keep_a_node_from_ending(one: ForkedNodes, mo
         real(self, writes, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(LmdbLogStore, "persist", hangs)
-    monkeypatch.setattr(node_module, "QUICK_FLUSHES", 1 << 30)
+    monkeypatch.setattr(persister, "QUICK_FLUSHES", 1 << 30)
     monkeypatch.setattr(process, "DRAIN_S", 0.2)
     one.start()
     with one.client(one.leader()) as client:
