@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
 
     def _dispatch(self, spec: CommandSpec, run: list[list[bytes]]) -> None:
         self._clients.commands_processed += len(run)
-        self._clients.dispatcher.take(self, self._owe(len(run)), spec, run)
+        self._clients.dispatcher.take(self._owe(len(run)), spec, run)
 
     def _execute(self, args: list[bytes]) -> None:
         name = args[0].lower()

@@ -15,12 +15,12 @@ from durable_raft.addresses import parse_address
 from durable_raft.kv.batch import decode_batch, encode_batch
 from durable_raft.kv.commands import CommandSpec, first_key
 from durable_raft.kv.machine import Machine
-from durable_raft.kv.replies import ErrorReply, Reply
+from durable_raft.kv.replies import ErrorReply
 from durable_raft.kv.slots import key_slot
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import Entry, EntryKind, Index, Member, NodeId, Role
 from durable_raft.server.latency import LatencyRing
-from durable_raft.server.pending import Batch, Forming, Owner, Slot, Waiting
+from durable_raft.server.pending import Batch, Forming, Slot, Waiting
 
 INFLIGHT_BATCHES_MAX = 2
 """Own batches in flight before the next one waits and grows: one on its way to the disks, one behind it."""
@@ -117,19 +117,17 @@ class Dispatcher:
 
     # -- taking commands in ---------------------------------------------------------------------------------------
 
-    def take(self, owner: Owner, slot: Slot, spec: CommandSpec, commands: Sequence[Sequence[bytes]]) -> None:
+    def take(self, slot: Slot, spec: CommandSpec, commands: Sequence[Sequence[bytes]]) -> None:
         """Take in a run: commands of ``spec`` whose arity is right; the slot is filled now or later, exactly once."""
         size = 0
         for args in commands:
             size += sum(map(len, args)) + 16 * len(args)
         if spec.is_write:
-            owner.writes_outstanding += 1
+            slot.expect_write()
         self._route(Waiting(slot, spec, commands, size))
 
     def _route(self, waiting: Waiting) -> None:
-        if waiting.is_batched:
-            waiting.is_batched = False
-            waiting.slot.owner.batched -= 1
+        waiting.slot.leave_batch()
         if self._raft.role is Role.LEADER:
             self._accept(waiting)
         elif not waiting.spec.is_write and waiting.slot.owner.is_readonly and self.is_caught_up:
@@ -142,16 +140,14 @@ class Dispatcher:
 
     def _accept(self, waiting: Waiting) -> None:
         """Queue a command on the leader, refusing what there is no room for."""
-        owner = waiting.slot.owner
         if waiting.spec.needs_memory and (refusal := self._space_refusal(waiting)) is not None:
-            self._fill(waiting, ErrorReply(f"NOSPACE {refusal}"))
+            waiting.slot.fill(ErrorReply(f"NOSPACE {refusal}"))
         elif self._forming.size_bytes + waiting.size_bytes > self._limits.pending_bytes_max:
             self._refuse_overload(waiting)
         else:
-            if waiting.spec.is_write or owner.batched:
+            if waiting.spec.is_write or waiting.slot.owner.batched:
                 self._forming.add(waiting)
-                waiting.is_batched = True
-                owner.batched += 1
+                waiting.slot.enter_batch()
                 if self._room_bytes is not None and waiting.spec.is_write:
                     self._room_bytes -= _stored_bytes(waiting.size_bytes)
             else:
@@ -189,12 +185,12 @@ class Dispatcher:
     def _refuse_overload(self, waiting: Waiting) -> None:
         self.counters.overloaded += len(waiting.commands)
         limit = self._limits.pending_bytes_max
-        self._fill(waiting, ErrorReply(f"OVERLOADED more than {limit} bytes of commands wait; nothing was done"))
+        waiting.slot.fill(ErrorReply(f"OVERLOADED more than {limit} bytes of commands wait; nothing was done"))
 
     def _move(self, waiting: Waiting, address: str) -> None:
         self.counters.moved += len(waiting.commands)
         keys = [first_key(waiting.spec, args) for args in waiting.commands]
-        self._fill_all(waiting, [ErrorReply(f"MOVED {0 if key is None else key_slot(key)} {address}") for key in keys])
+        waiting.slot.fill_all([ErrorReply(f"MOVED {0 if key is None else key_slot(key)} {address}") for key in keys])
 
     # -- proposing ------------------------------------------------------------------------------------------------
 
@@ -300,7 +296,7 @@ class Dispatcher:
         """
         for waiting in batch.items:
             if waiting.spec.is_write:
-                self._fill(waiting, ErrorReply("TRYAGAIN leadership changed; the write had no effect"))
+                waiting.slot.fill(ErrorReply("TRYAGAIN leadership changed; the write had no effect"))
             else:
                 self._route_again(waiting)
 
@@ -320,31 +316,14 @@ class Dispatcher:
     def _route_again(self, waiting: Waiting) -> None:
         """Route a read anew that was not executed, unless writes that its connection sent after it may overtake it."""
         if waiting.slot.owner.writes_outstanding:
-            self._fill(waiting, ErrorReply("TRYAGAIN leadership changed; the read was not executed"))
+            waiting.slot.fill(ErrorReply("TRYAGAIN leadership changed; the read was not executed"))
         else:
             self._route(waiting)
 
     def _answer(self, waiting: Waiting) -> None:
         if waiting.spec.name in _SHOWS_TIME_LEFT:
             self._machine.show_time(self._time_of_day_ms())
-        self._fill_all(waiting, self._machine.execute_all(waiting.commands))
-
-    def _fill(self, waiting: Waiting, reply: Reply) -> None:
-        self._leaves(waiting)
-        waiting.slot.fill(reply)
-
-    def _fill_all(self, waiting: Waiting, replies: Sequence[Reply]) -> None:
-        self._leaves(waiting)
-        waiting.slot.fill_all(replies)
-
-    def _leaves(self, waiting: Waiting) -> None:
-        """Count out a run that is about to be answered."""
-        owner = waiting.slot.owner
-        if waiting.spec.is_write:
-            owner.writes_outstanding -= 1
-        if waiting.is_batched:
-            waiting.is_batched = False
-            owner.batched -= 1
+        waiting.slot.fill_all(self._machine.execute_all(waiting.commands))
 
     def begin_with(self, machine: Machine, last_applied: Index) -> None:
         """Go on with another machine, whose state was taken elsewhere at ``last_applied``.
@@ -390,7 +369,7 @@ class Dispatcher:
         while self._held and self._held[0].deadline <= now:
             waiting = self._held.popleft()
             self._held_bytes -= waiting.size_bytes
-            self._fill(waiting, ErrorReply("CLUSTERDOWN no leader; the command had no effect"))
+            waiting.slot.fill(ErrorReply("CLUSTERDOWN no leader; the command had no effect"))
         for index in [i for i, batch in self._orphans.items() if (batch.give_up_at or 0.0) <= now]:
             self._give_up(self._orphans.pop(index))
 
@@ -399,7 +378,7 @@ class Dispatcher:
         for waiting in batch.items:
             if waiting.spec.is_write:
                 self.counters.unknown += len(waiting.commands)
-                self._fill(waiting, ErrorReply("UNKNOWN leadership was lost before the write's fate was known"))
+                waiting.slot.fill(ErrorReply("UNKNOWN leadership was lost before the write's fate was known"))
             else:
                 self._route_again(waiting)
 

@@ -22,7 +22,7 @@ NO_REPLY = 0
 
 
 class Owner(Protocol):
-    """A connection, as far as the commands it waits for know it."""
+    """A connection, as far as the commands it waits for know it. Its two counts are changed by its slots only."""
 
     writes_outstanding: int
     """Runs of writes of this connection that were taken in and have no reply yet."""
@@ -40,7 +40,7 @@ class Owner(Protocol):
 class Slot:
     """The reply to one command, or the replies to a run, that a connection is owed; they leave in the slots' order."""
 
-    __slots__ = ("owed", "owner", "protocol", "reply")
+    __slots__ = ("_is_batched", "_is_write", "owed", "owner", "protocol", "reply")
 
     def __init__(self, owner: Owner, protocol: int, owed: int = 1) -> None:
         self.owner = owner
@@ -50,6 +50,23 @@ class Slot:
         """How many replies."""
         self.reply: bytes | None = None
         """All of them encoded, one after the other; None while they are owed."""
+        self._is_write = self._is_batched = False
+
+    def expect_write(self) -> None:
+        """Count the run as a write of its owner's until it is answered."""
+        self._is_write = True
+        self.owner.writes_outstanding += 1
+
+    def enter_batch(self) -> None:
+        """Count the run as one that stands in a batch, until it leaves it or is answered."""
+        self._is_batched = True
+        self.owner.batched += 1
+
+    def leave_batch(self) -> None:
+        """Count the run out of its batch, if it stands in one."""
+        if self._is_batched:
+            self._is_batched = False
+            self.owner.batched -= 1
 
     def fill(self, reply: Reply) -> None:
         """Give the reply that is owed; the same to every command of a run."""
@@ -62,6 +79,10 @@ class Slot:
 
     def _fill(self, encoded: bytes) -> None:
         self.reply = encoded
+        if self._is_write:
+            self._is_write = False
+            self.owner.writes_outstanding -= 1
+        self.leave_batch()
         self.owner.became_answered(len(encoded))
 
 
@@ -71,7 +92,7 @@ class Waiting:
     What happens to the commands of a run happens to all: they go into one batch, are held, moved or refused together.
     """
 
-    __slots__ = ("commands", "deadline", "is_batched", "size_bytes", "slot", "spec")
+    __slots__ = ("commands", "deadline", "size_bytes", "slot", "spec")
 
     def __init__(self, slot: Slot, spec: CommandSpec, commands: Sequence[Sequence[bytes]], size_bytes: int) -> None:
         self.slot = slot
@@ -79,8 +100,6 @@ class Waiting:
         """Of every command of the run."""
         self.commands = commands
         self.size_bytes = size_bytes
-        self.is_batched = False
-        """Whether it stands in a batch, proposed or not."""
         self.deadline = 0.0
         """While held for want of a leader: when to give up (monotonic, seconds)."""
 
