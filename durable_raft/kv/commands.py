@@ -27,6 +27,8 @@ class CommandSpec:
     last_key: int = 0
     """Position of the last key; negative: counted from the end."""
     key_step: int = 0
+    is_connections: bool = False
+    """Whether a connection answers it itself, without log and machine."""
     is_write: bool = field(init=False, default=False)
     needs_memory: bool = field(init=False, default=False)
 
@@ -77,11 +79,6 @@ COMMANDS: Final[Mapping[bytes, CommandSpec]] = {
         CommandSpec(b"unlink", -2, _WRITE, 1, -1, 1),
     )
 }
-
-SPELLINGS: Final[Mapping[bytes, CommandSpec]] = {
-    spelling: spec for name, spec in COMMANDS.items() for spelling in (name, name.upper())
-}
-"""The table by the two ways in which nearly every client spells a name."""
 
 
 def has_arity(spec: CommandSpec, args: Sequence[bytes]) -> bool:

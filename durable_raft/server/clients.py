@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import cast
 
 from durable_raft.addresses import Address
-from durable_raft.kv.commands import COMMANDS, SPELLINGS, CommandSpec, check_arity, has_arity, unknown_command
+from durable_raft.kv.commands import CommandSpec
 from durable_raft.kv.replies import ErrorReply, Reply
-from durable_raft.server.commands.connection import CONNECTION_COMMANDS, execute_connection_command
+from durable_raft.server.commands.classify import Request, Verdict, runs
+from durable_raft.server.commands.connection import execute_connection_command
 from durable_raft.server.commands.session import Session
 from durable_raft.server.commands.status import NodeStatus
 from durable_raft.server.dispatch import Dispatcher
@@ -27,9 +28,6 @@ _logger = logging.getLogger(__name__)
 OWED_MAX = 16384
 """Replies owed to one connection before no more is read from it; read again at half of that. A client may pipeline
 without limit: what it sends beyond this waits in its socket, where it costs the node nothing."""
-
-RUN_MAX = 32
-"""Commands of one run: what a run costs beside its commands is small then, and so is what it holds in replies."""
 
 
 def _address(name: tuple[str, int] | None) -> str:
@@ -109,60 +107,44 @@ class Connection(asyncio.Protocol):
 
     # -- commands -------------------------------------------------------------------------------------------------
 
-    def _take(self, commands: list[list[bytes]]) -> None:
-        """Execute commands in order; those of one name that follow each other, and are the machine's, as one run."""
-        session, run = self.session, list[list[bytes]]()
-        run_spec: CommandSpec | None = None
-        for args in commands:
-            spec = SPELLINGS.get(args[0])
-            if spec is None or session.silent_commands or (len(args) != spec.arity and not has_arity(spec, args)):
-                if run_spec is not None:
-                    self._dispatch(run_spec, run)
-                    run, run_spec = [], None
-                if not session.closing:
-                    self._execute(args)
+    def _take(self, requests: list[Request]) -> None:
+        """Execute requests in order: a run of the machine's at once, all others one by one."""
+        session = self.session
+        for verdict, run in runs(requests):
+            if isinstance(verdict, ErrorReply) or verdict.is_connections or session.silent_commands:
+                # CLIENT REPLY SKIP may end within a run, and QUIT ends it.
+                for request in run:
+                    session.begin_command()
+                    self._execute(verdict, request)
+                    if session.closing:
+                        return
+            else:
+                self._dispatch(verdict, run)
                 if session.closing:
                     return
-                continue
-            if (spec is not run_spec or len(run) == RUN_MAX) and run_spec is not None:
-                self._dispatch(run_spec, run)
-                if session.closing:
-                    return
-                run = []
-            run_spec = spec
-            args[0] = spec.name
-            run.append(args)
-        if run_spec is not None:
-            self._dispatch(run_spec, run)
 
-    def _dispatch(self, spec: CommandSpec, run: list[list[bytes]]) -> None:
+    def _execute(self, verdict: Verdict, request: Request) -> None:
+        if isinstance(verdict, ErrorReply):
+            self._owe().fill(verdict)
+        elif verdict.is_connections:
+            self._answer(request)
+        else:
+            self._dispatch(verdict, [request])
+
+    def _dispatch(self, spec: CommandSpec, run: list[Request]) -> None:
         self._clients.commands_processed += len(run)
         self._clients.dispatcher.take(self._owe(len(run)), spec, run)
 
-    def _execute(self, args: list[bytes]) -> None:
-        name = args[0].lower()
-        spec = COMMANDS.get(name)
-        session = self.session
-        session.begin_command()
-        if spec is not None:
-            problem = check_arity(spec, args)
-            if problem is not None:
-                self._owe().fill(problem)
-                return
-            args[0] = name
-            self._dispatch(spec, [args])
-            return
+    def _answer(self, request: Request) -> None:
+        """Answer a command of the connection's; a WAIT when the writes before it are answered."""
         self._clients.commands_processed += 1
         slot = self._owe()
-        if name not in CONNECTION_COMMANDS:
-            slot.fill(unknown_command(args))
+        if request[0] == b"wait" and self.writes_outstanding:
+            self._waits.append((slot, request))
             return
-        if name == b"wait" and self.writes_outstanding:
-            self._waits.append((slot, args))
-            return
-        reply = self._clients.execute(session, args)
+        reply = self._clients.execute(self.session, request)
         # HELLO's own reply already speaks the protocol it switched to; CLIENT REPLY OFF has none.
-        slot.protocol = NO_REPLY if session.drops_reply else session.protocol
+        slot.protocol = NO_REPLY if self.session.drops_reply else self.session.protocol
         slot.fill(reply)
 
     def _owe(self, replies: int = 1) -> Slot:
@@ -258,7 +240,7 @@ class Clients:
         self.config = config
         self.outbox = outbox
         self.dispatcher = dispatcher
-        self.status = status
+        self._status = status
         self.parser_limits = ParserLimits(
             bulk_bytes_max=config.value_bytes_max, request_bytes_max=config.request_bytes_max
         )
@@ -279,13 +261,12 @@ class Clients:
             self._server.close()
 
     def execute(self, session: Session, args: list[bytes]) -> Reply:
-        """Execute a command of the connection's, and end the connections that it killed."""
-        reply = execute_connection_command(session, args, self.status, self.sessions)
-        if args[0].lower() == b"client" and len(args) > 1 and args[1].lower() == b"kill":
-            for connection in list(self.connections.values()):
-                if connection.session.closing and connection.session is not session:
-                    connection.abort()
-        return reply
+        """Execute a command of the connection's, as classify.py leaves it."""
+        return execute_connection_command(session, args, self._status, self)
+
+    def abort_session(self, session: Session) -> None:
+        """End a connection with nothing more said."""
+        self.connections[session.id].abort()
 
     def new_session(self) -> Session:
         """Return the session of a connection that is being made."""

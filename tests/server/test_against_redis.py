@@ -13,10 +13,10 @@ import hiredis
 import pytest
 
 from durable_raft.kv.commands import COMMANDS
-from durable_raft.server.commands.connection import CONNECTION_COMMANDS, execute_connection_command
 from durable_raft.server.commands.docs import COMMAND_DOCS
 from durable_raft.server.commands.session import Session
-from tests.support.node_status import LEADER, seen_by_client
+from durable_raft.server.commands.specs import CONNECTION_COMMANDS
+from tests.support.node_status import LEADER, answered, seen_by_client
 from tests.support.redis_oracle import RedisOracle, running_redis
 
 SAME_REPLIES = """
@@ -164,7 +164,6 @@ def comparable(reply: object) -> object:
 def test_replies_are_those_of_redis(oracle: RedisOracle, protocol: int) -> None:
     """Every request of the list gets the same reply from us as from Redis, over one session."""
     session = Session(id=1_000_000)
-    sessions = {session.id: session}
     differences = []
     for line in SAME_REPLIES:
         name = shlex.split(line)[0].lower()
@@ -172,7 +171,7 @@ def test_replies_are_those_of_redis(oracle: RedisOracle, protocol: int) -> None:
             oracle.ask(b"RESET")
             oracle.ask(b"HELLO", b"%d" % protocol)
         expected = comparable(oracle.ask(*words(line)))
-        reply = execute_connection_command(session, words(line), lambda: LEADER, sessions)
+        reply = answered(session, words(line), LEADER)
         if name == "reset":
             oracle.ask(b"HELLO", b"%d" % protocol)
         got = comparable(seen_by_client(reply, protocol))
@@ -185,7 +184,7 @@ def test_hello_has_the_fields_of_redis(oracle: RedisOracle) -> None:
     """HELLO's map has Redis's keys in Redis's order, and the values that do not depend on the process."""
     theirs = oracle.ask(b"HELLO", b"3")
     ours = seen_by_client(
-        execute_connection_command(Session(id=1), [b"HELLO", b"3"], lambda: LEADER, {}),
+        answered(Session(id=1), [b"HELLO", b"3"], LEADER),
         3,
     )
     assert isinstance(theirs, dict)
@@ -210,7 +209,7 @@ def test_command_table_agrees_with_redis(oracle: RedisOracle) -> None:
     names = [*COMMANDS, *(name for name in CONNECTION_COMMANDS if name != OUR_OWN)]
     theirs = _entries(oracle.ask(b"COMMAND", b"INFO", *names))
     request = [b"COMMAND", b"INFO", *names]
-    ours = _entries(seen_by_client(execute_connection_command(Session(id=1), request, lambda: LEADER, {}), 2))
+    ours = _entries(seen_by_client(answered(Session(id=1), request, LEADER), 2))
     assert ours.keys() == theirs.keys()
     relevant = {b"write", b"readonly", b"denyoom", b"fast"}
 
@@ -228,7 +227,7 @@ def test_docs_agree_with_redis(oracle: RedisOracle) -> None:
     names = [name for name in COMMAND_DOCS if name != OUR_OWN]
     theirs = oracle.ask(b"COMMAND", b"DOCS", *names)
     request = [b"COMMAND", b"DOCS", *names]
-    ours = seen_by_client(execute_connection_command(Session(id=1), request, lambda: LEADER, {}), 3)
+    ours = seen_by_client(answered(Session(id=1), request, LEADER), 3)
     assert isinstance(theirs, dict)
     assert isinstance(ours, dict)
     assert {name: (doc[b"group"], doc[b"since"]) for name, doc in ours.items()} == {

@@ -8,10 +8,11 @@ import pytest
 
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.kv.replies import ErrorReply
+from durable_raft.server.commands.classify import ALL_COMMANDS
 from durable_raft.server.commands.docs import COMMAND_DOCS
 from durable_raft.server.commands.specs import CONNECTION_COMMANDS
 from durable_raft.server.commands.syntax import Argument, parse_syntax
-from durable_raft.server.commands.table import ALL_COMMANDS, CONTAINERS, execute_command_command, keys_of
+from durable_raft.server.commands.table import CONTAINERS, execute_command_command, keys_of
 from tests.support.node_status import seen_by_client
 
 

@@ -6,15 +6,15 @@ import pytest
 
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.kv.replies import OK, PONG, ErrorReply, Reply, Simple
-from durable_raft.server.commands.connection import CONNECTION_COMMANDS, execute_connection_command
 from durable_raft.server.commands.session import Session
+from durable_raft.server.commands.specs import CONNECTION_COMMANDS
 from durable_raft.server.commands.status import NodeStatus
-from tests.support.node_status import FOLLOWER, LEADER, seen_by_client
+from tests.support.node_status import FOLLOWER, LEADER, answered, seen_by_client
 
 
 def run(session: Session, *args: bytes, status: NodeStatus = LEADER) -> Reply:
     """Execute one command on a session that is alone on its node."""
-    return execute_connection_command(session, list(args), lambda: status, {session.id: session})
+    return answered(session, list(args), status)
 
 
 def error(session: Session, *args: bytes, status: NodeStatus = LEADER) -> str:

@@ -22,7 +22,9 @@ WAIT_S = 60.0
 class Talk:
     """One client's connection."""
 
+    node: Desk
     clients: Clients
+    port: int
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
@@ -46,8 +48,8 @@ class Talk:
 
 
 @asynccontextmanager
-async def listening(host: str = "127.0.0.1") -> AsyncIterator[tuple[Clients, int]]:
-    """Listen as a node that leads does; every turn of the dispatcher is taken at once."""
+async def talking(host: str = "127.0.0.1") -> AsyncIterator[Talk]:
+    """Listen as a node that leads does, and connect one client."""
     desk = Desk()
     desk.lead()
     clients = Clients(load_config({"dir": "unused"}, {}), desk.dispatcher, lambda: LEADER, Outbox())
@@ -55,21 +57,12 @@ async def listening(host: str = "127.0.0.1") -> AsyncIterator[tuple[Clients, int
     await clients.start(host, port)
     try:
         async with asyncio.timeout(WAIT_S):
-            yield clients, port
+            reader, writer = await asyncio.open_connection(host, port)
+            yield Talk(desk, clients, port, reader, writer)
+            writer.close()
     finally:
         clients.stop_listening()
         clients.abort()
-
-
-@asynccontextmanager
-async def talking(host: str = "127.0.0.1") -> AsyncIterator[Talk]:
-    """Listen, and connect one client."""
-    async with listening(host) as (clients, port):
-        reader, writer = await asyncio.open_connection(host, port)
-        try:
-            yield Talk(clients, reader, writer)
-        finally:
-            writer.close()
 
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
@@ -83,5 +76,87 @@ def test_addresses_of_connections_have_the_form_of_redis(host: str, shown: str) 
             assert f" addr={own} laddr={shown}:" in line
             await talk.ask(f"CLIENT KILL {own}\r\n".encode(), b"+OK\r\n")
             assert await talk.is_ended()
+
+    asyncio.run(main())
+
+
+def test_killed_connection_ends_at_once() -> None:
+    """Nothing more is said on it, though it is owed a reply; the asking one learns how many there were."""
+
+    async def main() -> None:
+        async with talking() as talk:
+            talk.writer.write(b"SET a 1\r\n")
+            while not talk.clients.commands_processed:
+                await asyncio.sleep(0)
+            reader, writer = await asyncio.open_connection("127.0.0.1", talk.port)
+            other = Talk(talk.node, talk.clients, talk.port, reader, writer)
+            await other.ask(b"cLiEnT kIlL ID 1\r\n", b":1\r\n")
+            assert await talk.is_ended()
+            await other.ask(b"PING\r\n", b"+PONG\r\n")
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_killing_one_connection_leaves_others_that_are_ending_their_reply() -> None:
+    """A client that said QUIT behind a write is owed the write's reply, whomever another client kills meanwhile."""
+
+    async def main() -> None:
+        async with talking() as talk:
+            talk.writer.write(b"SET a 1\r\nQUIT\r\n")
+            while not any(each.session.closing for each in talk.clients.connections.values()):
+                await asyncio.sleep(0)
+            reader, writer = await asyncio.open_connection("127.0.0.1", talk.port)
+            other = Talk(talk.node, talk.clients, talk.port, reader, writer)
+            await other.ask(b"CLIENT KILL ID 4711\r\n", b":0\r\n")
+            talk.node.turn()
+            talk.node.acknowledge()
+            talk.clients.outbox.flush()
+            assert await talk.reader.read() == b"+OK\r\n+OK\r\n"
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_skipped_reply_is_one_of_a_run() -> None:
+    """CLIENT REPLY SKIP takes the reply of the next command only, though that runs together with those behind it."""
+
+    async def main() -> None:
+        async with talking() as talk:
+            talk.writer.write(b"CLIENT REPLY SKIP\r\nSET a 1\r\nsEt a 2\r\nSET a 3\r\nPING\r\n")
+            while talk.clients.commands_processed != 5:
+                await asyncio.sleep(0)
+            talk.node.turn()
+            talk.node.acknowledge()
+            talk.clients.outbox.flush()
+            expected = b"+OK\r\n+OK\r\n+PONG\r\n"
+            assert await talk.reader.readexactly(len(expected)) == expected
+
+    asyncio.run(main())
+
+
+def test_refused_requests_are_answered_and_not_counted() -> None:
+    """As in Redis, total_commands_processed counts what was executed: neither unknown names nor wrong arities."""
+
+    async def main() -> None:
+        async with talking() as talk:
+            await talk.ask(b"GET\r\n", b"-ERR wrong number of arguments for 'get' command\r\n")
+            await talk.ask(b"ECHO\r\n", b"-ERR wrong number of arguments for 'echo' command\r\n")
+            await talk.ask(b"NoSuch\r\n", b"-ERR unknown command 'NoSuch', with args beginning with: \r\n")
+            assert talk.clients.commands_processed == 0
+            await talk.ask(b"echo 1\r\n", b"$1\r\n1\r\n")
+            assert talk.clients.commands_processed == 1
+
+    asyncio.run(main())
+
+
+def test_nothing_behind_quit_is_executed() -> None:
+    """Neither what it runs together with nor what follows; the reply to QUIT is the last."""
+
+    async def main() -> None:
+        async with talking() as talk:
+            talk.writer.write(b"PING\r\nQUIT\r\nQUIT\r\nPING\r\n")
+            assert await talk.reader.read() == b"+PONG\r\n+OK\r\n"
+            assert talk.clients.commands_processed == 2
 
     asyncio.run(main())

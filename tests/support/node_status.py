@@ -6,8 +6,11 @@ import dataclasses
 
 import hiredis
 
-from durable_raft.kv.replies import Reply
+from durable_raft.kv.replies import ErrorReply, Reply
 from durable_raft.raft.types import Index, Member, Membership, NodeId, Role, Term
+from durable_raft.server.commands.classify import classify
+from durable_raft.server.commands.connection import execute_connection_command
+from durable_raft.server.commands.session import Session
 from durable_raft.server.commands.status import NodeStatus, PeerStatus
 from durable_raft.wire.resp import encode_reply
 
@@ -39,6 +42,27 @@ def lost_peer(match_index: int | None = None) -> PeerStatus:
 def no_state(index: Index, after: bytes | None) -> None:
     """Answer as a node without a state."""
     del index, after
+
+
+class Connections:
+    """All connections of a node; one that is ended is marked as closing."""
+
+    def __init__(self, *sessions: Session) -> None:
+        self.sessions = {session.id: session for session in sessions}
+
+    def abort_session(self, session: Session) -> None:
+        """Mark it."""
+        session.closing = True
+
+
+def answered(
+    session: Session, request: list[bytes], status: NodeStatus, connections: Connections | None = None
+) -> Reply:
+    """Return what a connection is answered to one request that is not the machine's."""
+    verdict = classify(request)
+    if isinstance(verdict, ErrorReply):
+        return verdict
+    return execute_connection_command(session, request, lambda: status, connections or Connections(session))
 
 
 FOLLOWER = NodeStatus(

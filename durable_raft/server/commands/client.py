@@ -1,13 +1,13 @@
 """CLIENT: what a connection says about itself, and what it can learn of, or do to, the others.
 
-A killed connection is only marked (``Session.closing``); the owner of the connections closes it.
+Another connection that is killed ends at once; one's own ends when it has its reply (``Session.closing``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from durable_raft.kv.errors import SYNTAX_ERROR
 from durable_raft.kv.numbers import parse_int64
@@ -23,14 +23,24 @@ DEFAULT_USER: Final = b"default"
 """The only user there is; it has no password."""
 
 
+class Connections(Protocol):
+    """All connections of the node, as far as a CLIENT command knows them."""
+
+    @property
+    def sessions(self) -> Mapping[int, Session]:
+        """Every connection by id, the asking one included."""
+
+    def abort_session(self, session: Session) -> None:
+        """End a connection with nothing more said."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClientContext:
     """What a CLIENT command acts on."""
 
     session: Session
     """The connection that asks."""
-    sessions: Mapping[int, Session]
-    """Every connection by id, the asking one included."""
+    connections: Connections
     now_us: Callable[[], int]
     """Wall clock, microseconds since the Unix epoch."""
 
@@ -126,7 +136,8 @@ def _info(context: ClientContext, args: Args) -> Reply:
 
 
 def _list(context: ClientContext, args: Args) -> Reply:
-    chosen: Iterable[Session] = context.sessions.values()
+    sessions = context.connections.sessions
+    chosen: Iterable[Session] = sessions.values()
     if len(args) == 4 and args[2].lower() == b"type":
         kind = args[3].lower()
         if kind not in CLIENT_TYPES:
@@ -136,7 +147,7 @@ def _list(context: ClientContext, args: Args) -> Reply:
         ids = [parse_int64(text) for text in args[3:]]
         if None in ids:
             return ErrorReply("ERR Invalid client ID")
-        chosen = [context.sessions[number] for number in ids if number is not None and number in context.sessions]
+        chosen = [sessions[number] for number in ids if number is not None and number in sessions]
     elif len(args) > 2:
         return SYNTAX_ERROR
     now_us = context.now_us()
@@ -172,8 +183,8 @@ def _kill(context: ClientContext, args: Args) -> Reply:
     """CLIENT KILL addr, or CLIENT KILL filter value ...: the first answers OK, the second how many."""
     if len(args) == 3:
         address = args[2].decode("utf-8", "replace")
-        victims = [session for session in context.sessions.values() if session.address == address]
-        _close(victims)
+        victims = [session for session in context.connections.sessions.values() if session.address == address]
+        _end(context, victims)
         return OK if victims else ErrorReply("ERR No such client")
     if len(args) % 2:
         return SYNTAX_ERROR
@@ -189,10 +200,11 @@ def _kill(context: ClientContext, args: Args) -> Reply:
         if isinstance(chosen, ErrorReply):
             return chosen
         filters.append(chosen)
-    victims = [session for session in context.sessions.values() if all(matches(session) for matches in filters)]
+    sessions = context.connections.sessions.values()
+    victims = [session for session in sessions if all(matches(session) for matches in filters)]
     if skips_asker:
         victims = [session for session in victims if session is not context.session]
-    _close(victims)
+    _end(context, victims)
     return len(victims)
 
 
@@ -221,9 +233,12 @@ def _filter(option: bytes, value: bytes) -> Filter | ErrorReply:
             return SYNTAX_ERROR
 
 
-def _close(sessions: Iterable[Session]) -> None:
-    for session in sessions:
-        session.closing = True
+def _end(context: ClientContext, victims: Iterable[Session]) -> None:
+    for session in victims:
+        if session is context.session:
+            session.closing = True
+        else:
+            context.connections.abort_session(session)
 
 
 CLIENT_SUBCOMMANDS: Final = table(

@@ -9,22 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from durable_raft.kv.commands import check_arity, wrong_arity
+from durable_raft.kv.commands import wrong_arity
 from durable_raft.kv.errors import NOT_AN_INTEGER, SYNTAX_ERROR
 from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import OK, PONG, ErrorReply, MapReply, Reply, Simple
 from durable_raft.server.commands.arguments import Args, echo
-from durable_raft.server.commands.client import DEFAULT_USER, ClientContext, execute_client_command, refuse_name
+from durable_raft.server.commands.client import (
+    DEFAULT_USER,
+    ClientContext,
+    Connections,
+    execute_client_command,
+    refuse_name,
+)
 from durable_raft.server.commands.cluster import execute_cluster_command
 from durable_raft.server.commands.config import execute_config_command
 from durable_raft.server.commands.info import REDIS_VERSION, info, replicas_caught_up, role
 from durable_raft.server.commands.raft import execute_raft_command
 from durable_raft.server.commands.session import RESP2, RESP3, Session
-from durable_raft.server.commands.specs import CONNECTION_COMMANDS
 from durable_raft.server.commands.status import NodeStatus
 from durable_raft.server.commands.table import CONTAINERS, execute_command_command
-
-__all__ = ("CONNECTION_COMMANDS", "execute_connection_command")
 
 WRONG_PASSWORD: Final = ErrorReply("WRONGPASS invalid username-password pair or user is disabled.")
 NO_PASSWORD_SET: Final = ErrorReply(
@@ -43,26 +46,25 @@ class _Call(NamedTuple):
     session: Session
     args: Args
     status: Callable[[], NodeStatus]
-    sessions: Mapping[int, Session]
+    connections: Connections
 
 
 def execute_connection_command(
-    session: Session, args: Args, status: Callable[[], NodeStatus], sessions: Mapping[int, Session]
+    session: Session, args: Args, status: Callable[[], NodeStatus], connections: Connections
 ) -> Reply:
     """Execute one command of ``CONNECTION_COMMANDS`` and return its reply; the session is changed as it asks.
 
     Args:
         session: of the connection that asks.
-        args: the request, name first, in any case. Whether the name is in the table, the caller has checked.
+        args: the request as classify.py leaves it: a name in the table, in lower case, and its right arity.
         status: gathers the node's status; called only by commands that need it, once.
-        sessions: every connection by id, the asking one included. CLIENT KILL marks them as ``closing``.
+        connections: all of the node's, the asking one included.
     """
-    name = args[0].lower()
-    spec = CONNECTION_COMMANDS[name]
+    name = args[0]
     session.last_command = name
     if len(args) > 1 and args[1].lower() in CONTAINERS.get(name, {}):
         session.last_command += b"|" + args[1].lower()
-    return check_arity(spec, args) or _HANDLERS[name](_Call(session, args, status, sessions))
+    return _HANDLERS[name](_Call(session, args, status, connections))
 
 
 # -- the connection itself --------------------------------------------------------------------------------------------
@@ -112,7 +114,7 @@ def _asking(call: _Call) -> Reply:
 
 
 def _client(call: _Call) -> Reply:
-    context = ClientContext(call.session, call.sessions, lambda: call.status().time_of_day_us)
+    context = ClientContext(call.session, call.connections, lambda: call.status().time_of_day_us)
     return execute_client_command(context, call.args)
 
 

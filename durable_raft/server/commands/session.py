@@ -35,7 +35,7 @@ class Session:
     no_evict: bool = False
     no_touch: bool = False
     closing: bool = False
-    """The connection ends once what it is owed has been sent; set by QUIT and by CLIENT KILL from anywhere."""
+    """The connection ends once what it is owed has been sent; set by QUIT and by a connection that kills itself."""
     is_silent: bool = False
     """CLIENT REPLY OFF: no reply is sent until CLIENT REPLY ON."""
     silent_commands: int = 0

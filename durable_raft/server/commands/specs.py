@@ -13,27 +13,32 @@ from durable_raft.kv.commands import CommandSpec
 _ANY_TIME: Final = (b"loading", b"stale")
 _SESSION: Final = (b"noscript", *_ANY_TIME, b"fast", b"no_auth", b"allow_busy")
 
+
+def _connections(name: bytes, arity: int, flags: tuple[bytes, ...]) -> CommandSpec:
+    return CommandSpec(name, arity, flags, is_connections=True)
+
+
 CONNECTION_COMMANDS: Final[Mapping[bytes, CommandSpec]] = {
     spec.name: spec
     for spec in (
-        CommandSpec(b"asking", 1, (b"fast",)),
-        CommandSpec(b"auth", -2, _SESSION),
-        CommandSpec(b"client", -2, (b"noscript", *_ANY_TIME)),
-        CommandSpec(b"cluster", -2, _ANY_TIME),
-        CommandSpec(b"command", -1, _ANY_TIME),
-        CommandSpec(b"config", -2, (b"admin", b"noscript", *_ANY_TIME)),
-        CommandSpec(b"echo", 2, (*_ANY_TIME, b"fast")),
-        CommandSpec(b"hello", -1, _SESSION),
-        CommandSpec(b"info", -1, _ANY_TIME),
-        CommandSpec(b"ping", -1, (b"fast",)),
-        CommandSpec(b"quit", -1, _SESSION),
-        CommandSpec(b"readonly", 1, (*_ANY_TIME, b"fast")),
-        CommandSpec(b"readwrite", 1, (*_ANY_TIME, b"fast")),
-        CommandSpec(b"reset", 1, _SESSION),
-        CommandSpec(b"raft", -2, (b"admin", b"noscript", *_ANY_TIME)),
-        CommandSpec(b"role", 1, (b"noscript", *_ANY_TIME, b"fast")),
-        CommandSpec(b"select", 2, (*_ANY_TIME, b"fast")),
-        CommandSpec(b"time", 1, (*_ANY_TIME, b"fast")),
-        CommandSpec(b"wait", 3, (b"noscript",)),
+        _connections(b"asking", 1, (b"fast",)),
+        _connections(b"auth", -2, _SESSION),
+        _connections(b"client", -2, (b"noscript", *_ANY_TIME)),
+        _connections(b"cluster", -2, _ANY_TIME),
+        _connections(b"command", -1, _ANY_TIME),
+        _connections(b"config", -2, (b"admin", b"noscript", *_ANY_TIME)),
+        _connections(b"echo", 2, (*_ANY_TIME, b"fast")),
+        _connections(b"hello", -1, _SESSION),
+        _connections(b"info", -1, _ANY_TIME),
+        _connections(b"ping", -1, (b"fast",)),
+        _connections(b"quit", -1, _SESSION),
+        _connections(b"readonly", 1, (*_ANY_TIME, b"fast")),
+        _connections(b"readwrite", 1, (*_ANY_TIME, b"fast")),
+        _connections(b"reset", 1, _SESSION),
+        _connections(b"raft", -2, (b"admin", b"noscript", *_ANY_TIME)),
+        _connections(b"role", 1, (b"noscript", *_ANY_TIME, b"fast")),
+        _connections(b"select", 2, (*_ANY_TIME, b"fast")),
+        _connections(b"time", 1, (*_ANY_TIME, b"fast")),
+        _connections(b"wait", 3, (b"noscript",)),
     )
 }

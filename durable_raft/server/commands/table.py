@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from durable_raft.kv.commands import COMMANDS, CommandSpec, check_arity
+from durable_raft.kv.commands import CommandSpec, check_arity
 from durable_raft.kv.errors import SYNTAX_ERROR
 from durable_raft.kv.glob import glob_matches
 from durable_raft.kv.replies import ErrorReply, MapReply, Reply, SetReply, Simple
 from durable_raft.server.commands.arguments import Args
+from durable_raft.server.commands.classify import ALL_COMMANDS
 from durable_raft.server.commands.client import CLIENT_SUBCOMMANDS
 from durable_raft.server.commands.cluster import CLUSTER_SUBCOMMANDS
 from durable_raft.server.commands.config import CONFIG_SUBCOMMANDS
 from durable_raft.server.commands.docs import COMMAND_DOCS, CommandDoc
 from durable_raft.server.commands.raft import RAFT_SUBCOMMANDS
-from durable_raft.server.commands.specs import CONNECTION_COMMANDS
 from durable_raft.server.commands.subcommands import Subcommand, execute_subcommand, table
 from durable_raft.server.commands.syntax import parse_syntax
 
@@ -195,8 +195,6 @@ COMMAND_SUBCOMMANDS: Final = table(
         "Return the names of all commands, or of some",
     ),
 )
-
-ALL_COMMANDS: Final[Specs] = {**COMMANDS, **CONNECTION_COMMANDS}
 
 CONTAINERS: Final[Mapping[bytes, Mapping[bytes, Subcommand[Any]]]] = {
     b"client": CLIENT_SUBCOMMANDS,
