@@ -13,6 +13,7 @@ from typing import cast
 from durable_raft.addresses import Address
 from durable_raft.kv.commands import CommandSpec
 from durable_raft.kv.replies import ErrorReply, Reply
+from durable_raft.server.commands.actions import NodeActions
 from durable_raft.server.commands.classify import Request, Verdict, runs
 from durable_raft.server.commands.connection import execute_connection_command
 from durable_raft.server.commands.session import Session
@@ -234,13 +235,19 @@ class Clients:
     """All client connections of one node."""
 
     def __init__(
-        self, config: NodeConfig, dispatcher: Dispatcher, status: Callable[[], NodeStatus], outbox: Outbox
+        self,
+        config: NodeConfig,
+        dispatcher: Dispatcher,
+        status: Callable[[], NodeStatus],
+        node: NodeActions,
+        outbox: Outbox,
     ) -> None:
         """Bind the parts; connections whose replies are ready go to ``outbox``, which the node flushes."""
         self.config = config
         self.outbox = outbox
         self.dispatcher = dispatcher
         self._status = status
+        self._node = node
         self.parser_limits = ParserLimits(
             bulk_bytes_max=config.value_bytes_max, request_bytes_max=config.request_bytes_max
         )
@@ -262,7 +269,7 @@ class Clients:
 
     def execute(self, session: Session, args: list[bytes]) -> Reply:
         """Execute a command of the connection's, as classify.py leaves it."""
-        return execute_connection_command(session, args, self._status, self)
+        return execute_connection_command(session, args, self._status, self._node, self)
 
     def abort_session(self, session: Session) -> None:
         """End a connection with nothing more said."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from durable_raft.errors import DurableRaftError
 from durable_raft.kv.machine import Machine
+from durable_raft.kv.records import Record
 from durable_raft.raft.core import Raft
 from durable_raft.raft.ready import ReadReady
-from durable_raft.raft.types import Entry, NodeId, RaftConfig, Role, Term
+from durable_raft.raft.types import Entry, Index, NodeId, RaftConfig, Role, Term
 from durable_raft.server.clock import Timer
 from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
@@ -28,6 +29,7 @@ from durable_raft.server.platform import Platform
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.server.state.keeper import StateEvents, StateKeeper
+from durable_raft.storage.state.meta import KvMeta
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
 
 _logger = logging.getLogger(__name__)
@@ -223,6 +225,14 @@ class Node:
         """Send a message that promises nothing."""
         if not self._is_stopped:
             self.peers.tell(target, message)
+
+    def count_keys_in_slot(self, slot: int) -> int | None:
+        """Count the keys of one hash slot by looking at every key."""
+        return self.keeper.machine.count_keys_in_slot(slot)
+
+    def read_state(self, index: Index, after: bytes | None) -> tuple[KvMeta, list[tuple[bytes, Record]]] | None:
+        """Return records of a checkpoint."""
+        return self.keeper.backups.piece(index, after)
 
     def request_checkpoint(self) -> None:
         """Have a checkpoint written of all that is applied."""

@@ -20,6 +20,7 @@ from tests.support.node_status import (
     N1,
     N2,
     N3,
+    Actions,
     lost_peer,
     seen_by_client,
 )
@@ -30,7 +31,7 @@ ID1, ID2, ID3 = (cluster_node_id(CLUSTER_ID, node_id).encode() for node_id in (N
 
 def ask(status: NodeStatus, *words: bytes, protocol: int = 2) -> object:
     """Return what a client sees of CLUSTER ``words``."""
-    return seen_by_client(execute_cluster_command(status, [b"CLUSTER", *words]), protocol)
+    return seen_by_client(execute_cluster_command(status, Actions(), [b"CLUSTER", *words]), protocol)
 
 
 def nodes(status: NodeStatus) -> list[str]:
@@ -43,7 +44,7 @@ def nodes(status: NodeStatus) -> list[str]:
 
 def error(status: NodeStatus, *words: bytes) -> str:
     """Return the error line of CLUSTER ``words``."""
-    reply = execute_cluster_command(status, [b"cluster", *words])
+    reply = execute_cluster_command(status, Actions(), [b"cluster", *words])
     assert isinstance(reply, ErrorReply), reply
     return reply.line
 
@@ -239,7 +240,7 @@ def test_unknown_subcommand_and_wrong_arity_are_worded_like_redis() -> None:
 
 def test_unknown_subcommand_is_repeated_on_one_line_and_bounded() -> None:
     """What a client sent cannot break the error line, nor make it long."""
-    seen = encode_reply(execute_cluster_command(FOLLOWER, [b"cluster", b"a\r\nb\xff\xc3\xa9"]), 2)
+    seen = encode_reply(execute_cluster_command(FOLLOWER, Actions(), [b"cluster", b"a\r\nb\xff\xc3\xa9"]), 2)
     assert seen == b"-ERR unknown subcommand 'a  b\xff\xc3\xa9'. Try CLUSTER HELP.\r\n"
     assert len(error(FOLLOWER, b"x" * 100_000)) < 200
 

@@ -13,7 +13,7 @@ from durable_raft.cli.local_cluster import free_ports
 from durable_raft.server.clients import Clients, Outbox
 from durable_raft.server.settings.config import load_config
 from tests.support.desk import Desk
-from tests.support.node_status import LEADER
+from tests.support.node_status import LEADER, Actions
 
 WAIT_S = 60.0
 
@@ -52,7 +52,8 @@ async def talking(host: str = "127.0.0.1") -> AsyncIterator[Talk]:
     """Listen as a node that leads does, and connect one client."""
     desk = Desk()
     desk.lead()
-    clients = Clients(load_config({"dir": "unused"}, {}), desk.dispatcher, lambda: LEADER, Outbox())
+    outbox = Outbox()
+    clients = Clients(load_config({"dir": "unused"}, {}), desk.dispatcher, lambda: LEADER, Actions(), outbox)
     (port,) = free_ports(1)
     await clients.start(host, port)
     try:

@@ -44,6 +44,12 @@ def raft_lines(status: NodeStatus) -> dict[str, str]:
     return dict(line.split(":", 1) for line in lines[1:])
 
 
+def test_status_is_facts() -> None:
+    """A status can be kept and compared: nothing in it asks the node for more (server/commands/actions.py does)."""
+    called = {field.name for field in dataclasses.fields(NodeStatus) if callable(getattr(LEADER, field.name))}
+    assert called == set()
+
+
 def test_raft_section_has_the_documented_fields() -> None:
     """INFO raft gives every cursor and the hard state under their names."""
     lines = raft_lines(FOLLOWER)

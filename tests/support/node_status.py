@@ -39,9 +39,22 @@ def lost_peer(match_index: int | None = None) -> PeerStatus:
     )
 
 
-def no_state(index: Index, after: bytes | None) -> None:
-    """Answer as a node without a state."""
-    del index, after
+class Actions:
+    """What a node without a state does when it is asked; it remembers the checkpoints that were asked for."""
+
+    def __init__(self) -> None:
+        self.checkpoints = 0
+
+    def count_keys_in_slot(self, slot: int) -> int:
+        """Count one key for every thousand that the slot's number has."""
+        return slot // 1000
+
+    def request_checkpoint(self) -> None:
+        """Remember it."""
+        self.checkpoints += 1
+
+    def read_state(self, index: Index, after: bytes | None) -> None:
+        """Have none."""
 
 
 class Connections:
@@ -62,7 +75,7 @@ def answered(
     verdict = classify(request)
     if isinstance(verdict, ErrorReply):
         return verdict
-    return execute_connection_command(session, request, lambda: status, connections or Connections(session))
+    return execute_connection_command(session, request, lambda: status, Actions(), connections or Connections(session))
 
 
 FOLLOWER = NodeStatus(
@@ -83,9 +96,6 @@ FOLLOWER = NodeStatus(
     state_hash=0xABCDEF,
     keys=5,
     expires=1,
-    count_keys_in_slot=lambda slot: slot // 1000,
-    request_checkpoint=lambda: None,
-    read_state=no_state,
     peers={N1: connected_peer(), N3: connected_peer()},
     connected_clients=4,
     counters={"connections": 9, "commands_processed": 100, "flushes": 11, "entries": 12, "log_bytes": 13},

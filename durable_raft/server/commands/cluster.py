@@ -10,7 +10,8 @@ address. Shapes: a real Redis 7.0 cluster and https://redis.io/commands/cluster-
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from durable_raft.addresses import Address, parse_address
 from durable_raft.kv.errors import NOT_AN_INTEGER, TOO_MANY_KEYS
@@ -18,6 +19,7 @@ from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import ErrorReply, MapReply, Reply, Verbatim
 from durable_raft.kv.slots import SLOTS, key_slot
 from durable_raft.raft.types import Member, NodeId
+from durable_raft.server.commands.actions import NodeActions
 from durable_raft.server.commands.arguments import Args, echo
 from durable_raft.server.commands.status import NodeStatus
 from durable_raft.server.commands.subcommands import Subcommand, execute_subcommand, table
@@ -44,9 +46,16 @@ def replicas(status: NodeStatus) -> list[Member]:
     return [member for member in status.membership.voters if member.node_id != owner.node_id]
 
 
-def execute_cluster_command(status: NodeStatus, args: Args) -> Reply:
+class _Call(NamedTuple):
+    """What a CLUSTER command is answered from."""
+
+    status: NodeStatus
+    node: NodeActions
+
+
+def execute_cluster_command(status: NodeStatus, node: NodeActions, args: Args) -> Reply:
     """Execute CLUSTER with at least one argument."""
-    return execute_subcommand(CLUSTER_SUBCOMMANDS, status, args)
+    return execute_subcommand(CLUSTER_SUBCOMMANDS, _Call(status, node), args)
 
 
 def _hex_id(status: NodeStatus, member: Member) -> str:
@@ -178,28 +187,35 @@ def _key_slot(status: NodeStatus, args: Args) -> Reply:
     return key_slot(args[2])
 
 
-def _count_keys_in_slot(status: NodeStatus, args: Args) -> Reply:
+def _count_keys_in_slot(call: _Call, args: Args) -> Reply:
     slot = parse_int64(args[2])
     if slot is None:
         return NOT_AN_INTEGER
     if not 0 <= slot < SLOTS:
         return ErrorReply("ERR Invalid slot")
-    count = status.count_keys_in_slot(slot)
+    count = call.node.count_keys_in_slot(slot)
     return TOO_MANY_KEYS if count is None else count
 
 
-def _replicas_subcommand(name: bytes) -> Subcommand[NodeStatus]:
-    return Subcommand(name, 3, _replicas, "node-id", "Return the node lines of a node's replicas")
+def _told(
+    name: bytes, arity: int, tell: Callable[[NodeStatus, Args], Reply], usage: str, help_line: str
+) -> Subcommand[_Call]:
+    """Return a subcommand that is answered from the status alone."""
+    return Subcommand(name, arity, lambda call, args: tell(call.status, args), usage, help_line)
+
+
+def _replicas_subcommand(name: bytes) -> Subcommand[_Call]:
+    return _told(name, 3, _replicas, "node-id", "Return the node lines of a node's replicas")
 
 
 CLUSTER_SUBCOMMANDS: Final = table(
     Subcommand(b"countkeysinslot", 3, _count_keys_in_slot, "slot", "Count the keys in a slot, looking at every key"),
-    Subcommand(b"info", 2, _info, "", "Return information about the cluster"),
-    Subcommand(b"keyslot", 3, _key_slot, "key", "Return the hash slot of a key"),
-    Subcommand(b"myid", 2, _my_id, "", "Return the node id"),
-    Subcommand(b"nodes", 2, _nodes, "", "Return one line per node: id, address, flags, owner, contact, epoch, slots"),
+    _told(b"info", 2, _info, "", "Return information about the cluster"),
+    _told(b"keyslot", 3, _key_slot, "key", "Return the hash slot of a key"),
+    _told(b"myid", 2, _my_id, "", "Return the node id"),
+    _told(b"nodes", 2, _nodes, "", "Return one line per node: id, address, flags, owner, contact, epoch, slots"),
     _replicas_subcommand(b"replicas"),
-    Subcommand(b"shards", 2, _shards, "", "Return the shard, its slots and its nodes"),
+    _told(b"shards", 2, _shards, "", "Return the shard, its slots and its nodes"),
     _replicas_subcommand(b"slaves"),
-    Subcommand(b"slots", 2, _slots, "", "Return the slot range, its owner and the owner's replicas"),
+    _told(b"slots", 2, _slots, "", "Return the slot range, its owner and the owner's replicas"),
 )

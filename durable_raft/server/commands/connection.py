@@ -13,6 +13,7 @@ from durable_raft.kv.commands import wrong_arity
 from durable_raft.kv.errors import NOT_AN_INTEGER, SYNTAX_ERROR
 from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import OK, PONG, ErrorReply, MapReply, Reply, Simple
+from durable_raft.server.commands.actions import NodeActions
 from durable_raft.server.commands.arguments import Args, echo
 from durable_raft.server.commands.client import (
     DEFAULT_USER,
@@ -46,11 +47,12 @@ class _Call(NamedTuple):
     session: Session
     args: Args
     status: Callable[[], NodeStatus]
+    node: NodeActions
     connections: Connections
 
 
 def execute_connection_command(
-    session: Session, args: Args, status: Callable[[], NodeStatus], connections: Connections
+    session: Session, args: Args, status: Callable[[], NodeStatus], node: NodeActions, connections: Connections
 ) -> Reply:
     """Execute one command of ``CONNECTION_COMMANDS`` and return its reply; the session is changed as it asks.
 
@@ -58,13 +60,14 @@ def execute_connection_command(
         session: of the connection that asks.
         args: the request as classify.py leaves it: a name in the table, in lower case, and its right arity.
         status: gathers the node's status; called only by commands that need it, once.
+        node: is asked for what is more than status.
         connections: all of the node's, the asking one included.
     """
     name = args[0]
     session.last_command = name
     if len(args) > 1 and args[1].lower() in CONTAINERS.get(name, {}):
         session.last_command += b"|" + args[1].lower()
-    return _HANDLERS[name](_Call(session, args, status, connections))
+    return _HANDLERS[name](_Call(session, args, status, node, connections))
 
 
 # -- the connection itself --------------------------------------------------------------------------------------------
@@ -216,7 +219,7 @@ _HANDLERS: Final[Mapping[bytes, Callable[[_Call], Reply]]] = {
     b"asking": _asking,
     b"auth": _auth,
     b"client": _client,
-    b"cluster": lambda call: execute_cluster_command(call.status(), call.args),
+    b"cluster": lambda call: execute_cluster_command(call.status(), call.node, call.args),
     b"command": lambda call: execute_command_command(call.args),
     b"config": lambda call: execute_config_command(call.status(), call.args),
     b"echo": _echo,
@@ -224,7 +227,7 @@ _HANDLERS: Final[Mapping[bytes, Callable[[_Call], Reply]]] = {
     b"info": lambda call: info(call.status(), call.args),
     b"ping": _ping,
     b"quit": _quit,
-    b"raft": lambda call: execute_raft_command(call.status(), call.args),
+    b"raft": lambda call: execute_raft_command(call.node, call.args),
     b"readonly": _readonly,
     b"readwrite": _readwrite,
     b"reset": _reset,

@@ -12,30 +12,30 @@ from durable_raft.kv.errors import NOT_AN_INTEGER
 from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import OK, ErrorReply, Reply
 from durable_raft.raft.types import Index
+from durable_raft.server.commands.actions import NodeActions
 from durable_raft.server.commands.arguments import Args
-from durable_raft.server.commands.status import NodeStatus
 from durable_raft.server.commands.subcommands import Subcommand, execute_subcommand, table
 from durable_raft.storage.state.meta import pack_kv_meta
 
 NO_STATE: Final = ErrorReply("ERR this node has no state; it is being fetched from another")
 
 
-def execute_raft_command(status: NodeStatus, args: Args) -> Reply:
+def execute_raft_command(node: NodeActions, args: Args) -> Reply:
     """Execute RAFT with at least one argument."""
-    return execute_subcommand(RAFT_SUBCOMMANDS, status, args)
+    return execute_subcommand(RAFT_SUBCOMMANDS, node, args)
 
 
-def _checkpoint(status: NodeStatus, args: Args) -> Reply:
+def _checkpoint(node: NodeActions, args: Args) -> Reply:
     del args
-    status.request_checkpoint()
+    node.request_checkpoint()
     return OK
 
 
-def _snapshot(status: NodeStatus, args: Args) -> Reply:
+def _snapshot(node: NodeActions, args: Args) -> Reply:
     index = parse_int64(args[2])
     if index is None or index < 0:
         return NOT_AN_INTEGER
-    piece = status.read_state(Index(index), args[3] if len(args) > 3 else None)
+    piece = node.read_state(Index(index), args[3] if len(args) > 3 else None)
     if piece is None:
         return NO_STATE
     meta, items = piece

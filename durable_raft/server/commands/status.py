@@ -1,17 +1,16 @@
 """What one node can tell about itself at one moment: the value that INFO, ROLE, HELLO and CLUSTER are answered from.
 
 The node gathers it (the only side with clocks, sockets and counters); everything that answers clients' questions is a
-function of it, so that every answer of one command is of one moment and can be tested without a node.
+function of it, so that every answer of one command is of one moment and can be tested without a node. What the node
+does when it is asked is in actions.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from durable_raft.kv.records import Record
 from durable_raft.raft.types import Index, Member, Membership, NodeId, Role, Term
-from durable_raft.storage.state.meta import KvMeta
 
 Quantiles = tuple[int, int, int]
 """(p50, p99, max) in microseconds."""
@@ -59,13 +58,6 @@ class NodeStatus:
     keys: int
     expires: int
     """Keys with a time to live."""
-    count_keys_in_slot: Callable[[int], int | None]
-    """Counts the keys of one hash slot by looking at every key: asked only by CLUSTER COUNTKEYSINSLOT."""
-
-    request_checkpoint: Callable[[], None]
-    """Has a checkpoint written of all that is applied; asked only by RAFT CHECKPOINT."""
-    read_state: Callable[[Index, bytes | None], tuple[KvMeta, list[tuple[bytes, Record]]] | None]
-    """Returns records of a checkpoint (server/state/backup_source.py); asked only by RAFT SNAPSHOT."""
 
     peers: Mapping[NodeId, PeerStatus]
     """Every other voter."""

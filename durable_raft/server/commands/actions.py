@@ -1,0 +1,28 @@
+"""What a node does for a client, beside telling about itself (status.py): asked by name, one moment or not."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from durable_raft.kv.records import Record
+from durable_raft.raft.types import Index
+from durable_raft.storage.state.meta import KvMeta
+
+
+class NodeActions(Protocol):
+    """A node, as far as the commands that ask it for something know it."""
+
+    def count_keys_in_slot(self, slot: int) -> int | None:
+        """Return how many keys a hash slot has, by looking at every key; None when they are too many to look at."""
+
+    def request_checkpoint(self) -> None:
+        """Have a checkpoint written soon of all that is applied."""
+
+    def read_state(self, index: Index, after: bytes | None) -> tuple[KvMeta, list[tuple[bytes, Record]]] | None:
+        """Return which checkpoint it is, and its next records behind ``after``; None: there is no state.
+
+        When the checkpoint at ``index`` is gone, it is the newest from its first key (server/state/backup_source.py).
+
+        Raises:
+            CorruptRecord: a record is damaged.
+        """
