@@ -6,8 +6,7 @@
     ├── ConfigError               the operator: flags, files, timeouts that cannot work
     ├── Refused                   (tools/raftlog/repair.py) the operator: what was asked of a tool cannot be done safely
     ├── ClientError               a client; the message is the RESP error line without its "-"
-    │   ├── ProtocolError         malformed RESP: the connection is closed after the error
-    │   └── CommandError          a command that cannot be executed as asked
+    │   └── ProtocolError         malformed RESP: the connection is closed after the error
     ├── PeerError                 another node: its bytes are not believed
     │   ├── DamagedFrame          checksum, length or shape of a frame is wrong
     │   ├── UnknownFrameVersion   a frame of a version this build does not speak
@@ -56,10 +55,6 @@ class ProtocolError(ClientError):
         super().__init__(line)
         self.close_silently = close_silently
         """Whether the connection is closed without the error being sent: the other end does not speak RESP."""
-
-
-class CommandError(ClientError):
-    """A well-formed request that cannot be executed as asked (Redis's own wording where Redis has one)."""
 
 
 class PeerError(DurableRaftError):

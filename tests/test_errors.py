@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from pathlib import Path
 from typing import Final
 
 import raftlog
@@ -12,6 +13,9 @@ import raftlog
 import durable_raft
 from durable_raft import errors
 from durable_raft.errors import DurableRaftError
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+ROOMS: Final = ("durable_raft", "tools")
 
 _NODE: Final = re.compile(r"^    ([│ ├└─]*)(\w+)(?: +\((\S+\.py)\))?")
 
@@ -61,3 +65,15 @@ def test_every_error_has_the_one_root() -> None:
     """Whoever catches the root catches everything that is raised on purpose."""
     assert [name for name, error in defined().items() if not issubclass(error, DurableRaftError)] == []
     assert "NotReplayable" in defined(), "the walk over the packages found the tools"
+
+
+def test_every_error_is_used() -> None:
+    """An error is raised, or is the base of one that is."""
+    sources = [path.read_text(encoding="utf-8") for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    bases = {base for base, _ in drawn().values()}
+    raised = {
+        name
+        for name in defined()
+        if any(re.search(rf"^(?!class ).*\b{name}\(", text, re.MULTILINE) for text in sources)
+    }
+    assert {name for name in defined() if name not in raised | bases} == set()
