@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from raftlog.lines import quoted
+from raftlog.main import main
 
 from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.types import ORIGIN, Entry, EntryKind, LogPoint, Term, make_entry
@@ -152,6 +153,18 @@ def test_a_truncated_file_is_reported_not_suffered(shelf: LmdbShelf) -> None:
     found = raftlog("dump", shelf.directory)
     assert found.returncode == 1
     assert "12288 bytes, but its last page ends at" in found.stderr or "cut off" in found.stderr
+
+
+def test_help_says_which_verbs_write() -> None:
+    """No verb is promised to change nothing that writes: repair and recover, which the group's help names."""
+    said = " ".join(raftlog("--help").stdout.split())
+    assert "no verb locks or changes it" in said
+    assert "repair and recover make new directories" in said
+    assert "nothing is locked" not in said
+    writing = {name for name, verb in main.commands.items() if any("--apply" in each.opts for each in verb.params)}
+    assert writing == {"repair", "recover"}
+    for name in writing:
+        assert "othing is locked" not in (main.commands[name].help or ""), name
 
 
 def test_help_documents_the_exit_codes() -> None:

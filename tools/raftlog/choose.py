@@ -22,7 +22,8 @@ Choice = Callable[[Walked], bool]
 INDEX = click.IntRange(min=0, max=(1 << 64) - 2)
 """An index and the one behind it are u64 in a record's key."""
 
-DIRECTORY = click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+DIRECTORY_PATH = click.Path(path_type=Path, file_okay=False)
+DIRECTORY = click.argument("directory", type=DIRECTORY_PATH)
 FROM = click.option("--from", "lo", type=INDEX, default=0, metavar="I", help="First index to show.")
 TO = click.option("--to", "last", type=INDEX, default=None, metavar="I", help="Last index to show.")
 JSON = click.option("--json", "json", is_flag=True, help="One JSON object per line.")

@@ -1,7 +1,8 @@
 """The commands: ``raftlog stat DIR``, ``raftlog dump DIR`` and so on; also mounted as ``durable-raft log``.
 
-All read without any lock, so they work on the directory of a running node, and in a child process, so that a page
-that kills its reader is reported and not suffered. Data goes to standard output, everything else to standard error.
+All read in a child process, so that a page that kills its reader is reported and not suffered. All but ``repair`` and
+``recover``, which write new directories, take no lock either, so they work on the directory of a running node. Data
+goes to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ Examples:
 
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Look at the log in a node's data directory, running or not; nothing is locked or changed."""
+    """Look at the log in a node's data directory, running or not: no verb locks or changes it.
+
+    Two verbs write, with --apply only, and refuse the directory of a running node: repair and recover make new
+    directories from what others hold.
+    """
 
 
 @main.command(epilog=_STAT_EPILOG)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.quorum import majority
-from durable_raft.raft.types import Base, Entry, LogPoint, chain_crc
+from durable_raft.raft.types import Base, Entry, Index, LogPoint, chain_crc
 from durable_raft.storage.state.meta import KvMeta
 from raftlog.commitment import Commitment, commitment_of
 from raftlog.replicas import Held, Range, Replica, ranges
@@ -139,10 +139,10 @@ def _fill(merged: Merged, points: dict[int, LogPoint], survivors: Sequence[Survi
     """Take each entry behind the base from whoever has it."""
     ordered = [merged.best, *(each for each in survivors if each is not merged.best)]
     for index in range(merged.base.point.index + 1, merged.best.last.index + 1):
-        point = points.get(index) or LogPoint(merged.best.last.index, merged.best.last.term, 0)
-        giver = _intact(points[index], ordered) if index in points else None
+        point = points.get(index)
+        giver = None if point is None else _intact(point, ordered)
         if giver is None:
-            merged.missing.append(LogPoint(type(point.index)(index), point.term, point.chain))
+            merged.missing.append(point or LogPoint(Index(index), merged.best.last.term, 0))
         elif not merged.missing:
             merged.entries.append(giver.entries[index])
             name = str(giver.directory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -15,13 +15,12 @@ from durable_raft.errors import ConfigError, DurableRaftError, StorageError
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.types import HardState, Identity, Membership, Standing, Term
 from durable_raft.storage.log.reader import running_node
+from raftlog.choose import DIRECTORY, DIRECTORY_PATH
 from raftlog.gather import Unreadable
 from raftlog.merging import Merged, merge
 from raftlog.rebuild import rebuild
 from raftlog.running import CLEAN, REFUSED, WOUNDED, complain
 from raftlog.survivors import Survivor, read_survivor
-
-_PATH = click.Path(path_type=Path, file_okay=False)
 
 _REPAIR_EPILOG = """\b
 Examples:
@@ -62,8 +61,10 @@ class Refused(DurableRaftError):
 
 
 @click.command(epilog=_REPAIR_EPILOG)
-@click.argument("directory", type=_PATH)
-@click.option("--peers", type=_PATH, multiple=True, help="Another surviving directory of the cluster; repeat it.")
+@DIRECTORY
+@click.option(
+    "--peers", type=DIRECTORY_PATH, multiple=True, help="Another surviving directory of the cluster; repeat it."
+)
 @click.option("--apply", "applies", is_flag=True, help="Write; else only say what would be written.")
 @click.option("--lose-from-index", "lose_from", type=int, help="Leave out everything from this index on.")
 def repair(directory: Path, peers: tuple[Path, ...], lose_from: int | None, *, applies: bool) -> None:
@@ -76,7 +77,7 @@ def repair(directory: Path, peers: tuple[Path, ...], lose_from: int | None, *, a
 
 
 @click.command(epilog=_RECOVER_EPILOG)
-@click.argument("directories", nargs=-1, required=True, type=_PATH)
+@click.argument("directories", nargs=-1, required=True, type=DIRECTORY_PATH)
 @click.option(
     "--cluster",
     "membership",
@@ -85,7 +86,7 @@ def repair(directory: Path, peers: tuple[Path, ...], lose_from: int | None, *, a
     metavar="ID=HOST:PORT[@PEER_PORT],...",
     help="The nodes of the new cluster.",
 )
-@click.option("--output", required=True, type=_PATH, help="Where the new directories go, by node id.")
+@click.option("--output", required=True, type=DIRECTORY_PATH, help="Where the new directories go, by node id.")
 @click.option("--apply", "applies", is_flag=True, help="Write; else only say what would be written.")
 def recover(directories: tuple[Path, ...], membership: Membership, output: Path, *, applies: bool) -> None:
     """Make a new cluster from the surviving DIRECTORIES, when a majority is gone for good.
@@ -96,9 +97,10 @@ def recover(directories: tuple[Path, ...], membership: Membership, output: Path,
     _end(lambda: _recover(directories, membership, output, applies=applies))
 
 
-def _end(work: object) -> None:
+def _end(work: Callable[[], int]) -> None:
+    """Exit with what ``work`` returns; what it refuses is told and has an exit code of its own."""
     try:
-        sys.exit(work())  # type: ignore[operator]
+        sys.exit(work())
     except (Refused, StorageError) as error:
         complain(str(error))
         sys.exit(REFUSED)
@@ -117,7 +119,7 @@ def _repair(directories: Sequence[Path], lose_from: int | None, *, applies: bool
     _require_whole(merged)
     date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     targets = {each.node_id: each.directory.with_name(f"{each.directory.name}.repaired-{date}") for each in survivors}
-    if not unreadable and not merged.given_up and _are_sound(survivors, merged):
+    if not unreadable and not merged.given_up and _are_sound(survivors):
         click.echo("nothing is wounded: nothing to be written")
         return CLEAN
     term = max(each.meta.hard_state.current_term for each in survivors)
@@ -133,9 +135,8 @@ def _repair(directories: Sequence[Path], lose_from: int | None, *, applies: bool
     return CLEAN if applies else WOUNDED
 
 
-def _are_sound(survivors: Sequence[Survivor], merged: Merged) -> bool:
+def _are_sound(survivors: Sequence[Survivor]) -> bool:
     """Return whether every directory can be started as it is."""
-    del merged
     return all(not each.wounds and (each.state is not None or not each.meta.base.point.index) for each in survivors)
 
 

@@ -25,8 +25,6 @@ REFUSED = 2
 EXIT_CODES = """Exit codes: 0 clean; 1 wounds were found; 2 wrong usage, not a data directory, or a format that this
 version does not know."""
 
-DIRECTORY = click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-
 
 def run(directory: Path, command: Callable[[LogReader], int]) -> None:
     """Run ``command`` on a reader of ``directory`` in a child process and exit with its code."""
