@@ -17,7 +17,7 @@ from durable_raft.server.commands.actions import NodeActions
 from durable_raft.server.commands.classify import Request, Verdict, runs
 from durable_raft.server.commands.connection import execute_connection_command
 from durable_raft.server.commands.session import Session
-from durable_raft.server.commands.status import NodeStatus
+from durable_raft.server.commands.status import ClientCounts, NodeStatus
 from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.logs import event
 from durable_raft.server.pending import NO_REPLY, Slot
@@ -238,7 +238,7 @@ class Clients:
         self,
         config: NodeConfig,
         dispatcher: Dispatcher,
-        status: Callable[[], NodeStatus],
+        status: Callable[[ClientCounts], NodeStatus],
         node: NodeActions,
         outbox: Outbox,
     ) -> None:
@@ -269,7 +269,11 @@ class Clients:
 
     def execute(self, session: Session, args: list[bytes]) -> Reply:
         """Execute a command of the connection's, as classify.py leaves it."""
-        return execute_connection_command(session, args, self._status, self._node, self)
+        return execute_connection_command(session, args, lambda: self._status(self.counts()), self._node, self)
+
+    def counts(self) -> ClientCounts:
+        """Return what is counted of connections and their commands."""
+        return ClientCounts(len(self.connections), self.connections_received, self.commands_processed)
 
     def abort_session(self, session: Session) -> None:
         """End a connection with nothing more said."""

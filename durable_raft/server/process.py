@@ -184,8 +184,7 @@ class _Process:
         node = Node(self._config, self._data, platform, outbox.flush, self._note_fatal)
         self._fail = node.fail
         reporter = Reporter(self._config, self._data.log_store, node)
-        clients = Clients(self._config, node.dispatcher, reporter.status, node, outbox)
-        reporter.clients = self._clients = clients
+        self._clients = clients = Clients(self._config, node.dispatcher, reporter.status, node, outbox)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
         try:

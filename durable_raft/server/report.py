@@ -10,8 +10,7 @@ from pathlib import Path
 from durable_raft import __version__
 from durable_raft.checksum import implementation
 from durable_raft.raft.types import Index, NodeId, Role
-from durable_raft.server.clients import Clients
-from durable_raft.server.commands.status import NodeStatus, PeerStatus
+from durable_raft.server.commands.status import ClientCounts, NodeStatus, PeerStatus
 from durable_raft.server.node import Node
 from durable_raft.server.settings.config import SETTINGS, NodeConfig
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
@@ -29,11 +28,9 @@ class Reporter:
             if hasattr(config, setting.name)
         }
         self._config = config
-        self.clients: Clients | None = None
-        """Set once the connections' owner exists; it needs this reporter to be made."""
 
-    def status(self) -> NodeStatus:
-        """Return the node's status now."""
+    def status(self, clients: ClientCounts) -> NodeStatus:
+        """Return the node's status now, with what the owner of the connections counts."""
         node, raft, log = self._node, self._node.raft, self._node.raft.log
         summary = node.keeper.machine.summary
         memory_bytes, resident_bytes = _memory()
@@ -58,8 +55,8 @@ class Reporter:
             keys=summary.key_count,
             expires=summary.expires_count,
             peers=self._peers(),
-            connected_clients=len(self.clients.connections) if self.clients is not None else 0,
-            counters=self._counters(),
+            connected_clients=clients.connected,
+            counters=self._counters(clients),
             latencies={
                 "fsync": node.persister.latency.quantiles_us(),
                 "commit": node.dispatcher.commit_latency.quantiles_us(),
@@ -94,7 +91,7 @@ class Reporter:
             )
         return statuses
 
-    def _counters(self) -> dict[str, int]:
+    def _counters(self, clients: ClientCounts) -> dict[str, int]:
         node, dispatched, keeper = self._node, self._node.dispatcher.counters, self._node.keeper
         return {
             "flushes": node.persister.flushes,
@@ -120,8 +117,8 @@ class Reporter:
             "overloaded": dispatched.overloaded,
             "peer_messages_dropped": sum(link.dropped for link in node.peers.links.values()),
             "peer_refused": node.peers.refused,
-            "connections": self.clients.connections_received if self.clients is not None else 0,
-            "commands_processed": self.clients.commands_processed if self.clients is not None else 0,
+            "connections": clients.received,
+            "commands_processed": clients.commands,
         }
 
 

@@ -53,7 +53,7 @@ async def talking(host: str = "127.0.0.1") -> AsyncIterator[Talk]:
     desk = Desk()
     desk.lead()
     outbox = Outbox()
-    clients = Clients(load_config({"dir": "unused"}, {}), desk.dispatcher, lambda: LEADER, Actions(), outbox)
+    clients = Clients(load_config({"dir": "unused"}, {}), desk.dispatcher, lambda _: LEADER, Actions(), outbox)
     (port,) = free_ports(1)
     await clients.start(host, port)
     try:

@@ -9,11 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from durable_raft.raft.types import Index, Member, Membership, NodeId, Role, Term
 
 Quantiles = tuple[int, int, int]
 """(p50, p99, max) in microseconds."""
+
+
+class ClientCounts(NamedTuple):
+    """What the owner of the connections counts."""
+
+    connected: int
+    """Connections at present."""
+    received: int
+    """Connections since the start."""
+    commands: int
+    """Commands executed since the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
