@@ -28,8 +28,9 @@ import redis
 
 from durable_raft import __version__
 from durable_raft.addresses import PEER_PORT_OFFSET
-from durable_raft.cli.local_cluster import HOST, free_ports, is_free, wait_until
-from tests.cluster.harness import BINARY, WAIT_S
+from durable_raft.cli.local_cluster import HOST, free_ports, is_free
+from tests.cluster.harness import BINARY
+from tests.support.waiting import WAIT_S, wait_until
 
 pytestmark = [
     pytest.mark.cluster,
@@ -292,7 +293,7 @@ def client_of(port: int) -> redis.Redis:
             return bool(client.ping())
         return False
 
-    assert wait_until(answers, WAIT_S), f"nobody answers on {port}"
+    wait_until(answers, f"an answer on {port}")
     return client
 
 

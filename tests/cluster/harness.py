@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +37,7 @@ from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
 from durable_raft.raft.quorum import majority
 from tests.cluster.proxy import HOST, ProxyNetwork
+from tests.support.waiting import WAIT_S, wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 """The checkout: the nodes run this code, installed or not."""
@@ -45,9 +45,6 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 BINARY: Final = os.environ.get("DURABLE_RAFT_BINARY")
 """A file made by tools/build_binary that the nodes run in place of the checkout's code, or None."""
 
-WAIT_S: Final = 30.0
-"""Default deadline of a wait. Far above what any of it takes; a loaded machine must not fail a test."""
-PAUSE_S: Final = 0.01
 LOG_LINES_SHOWN: Final = 40
 CLUSTER_ID: Final = "c0ffee00" * 4
 """Given to proxied nodes: each is told other addresses for its peers, so they would derive different ids."""
@@ -311,11 +308,7 @@ class Cluster:
 
     def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
         """Wait until ``condition`` holds; fail with the nodes' logs when it does not in time."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(self.explain(f"waited {timeout_s:g} s in vain for {what}"))
-            time.sleep(PAUSE_S)
+        wait_until(condition, what, timeout_s, explain=self.explain)
 
     def log_path(self, node_id: str) -> Path:
         """Return the file that holds the log of a node over all its lives."""

@@ -8,8 +8,9 @@ from typing import Self
 
 import hiredis
 
-from tests.cluster.harness import WAIT_S, Cluster
+from tests.cluster.harness import Cluster
 from tests.cluster.proxy import HOST
+from tests.support.waiting import WAIT_S
 
 READ_BYTES = 1 << 16
 

@@ -19,8 +19,9 @@ from typing import Final, TypeAlias
 from durable_raft.addresses import Address, parse_redis_address
 from durable_raft.cli.resp_client import RespClient, Value
 from durable_raft.errors import ErrorAnswered, NodeUnreachable
-from tests.cluster.harness import WAIT_S, Cluster
+from tests.cluster.harness import Cluster
 from tests.simulation.sequential import NEVER, Operation, Output, kind_and_input
+from tests.support.waiting import WAIT_S
 
 NextCommand: TypeAlias = Callable[[random.Random, int], list[bytes]]
 """``(rng, number)`` of a client's next command; the number differs for every command of a run."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 
 import pytest
 import redis
@@ -63,10 +62,8 @@ def test_redis_cluster_client_works_through_the_death_of_the_leader(cluster: Clu
         client.set(f"before:{number}", number)
     assert client.mget("before:1", "before:2") == [b"1", b"2"]
     cluster.kill9(cluster.leader())
-    started = time.monotonic()
     for number in range(50):
         client.set(f"after:{number}", number)
-    print(f"50 writes through the failover in {time.monotonic() - started:.3f} s")
     for number in range(50):
         assert client.get(f"before:{number}") == client.get(f"after:{number}") == b"%d" % number
 
@@ -151,10 +148,7 @@ def test_expiry_is_the_same_on_every_replica(cluster: Cluster) -> None:
     client.set("gone", "v", px=300)
     client.set("kept", "v")
     assert 0 < client.pttl("gone") <= 300
-    deadline = time.monotonic() + 10.0
-    while client.get("gone") is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    cluster.wait(lambda: client.get("gone") is None, "the key to expire")
     assert client.dbsize() == 1
     cluster.wait_converged()
     for node_id in cluster.node_ids:

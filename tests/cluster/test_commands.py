@@ -14,10 +14,11 @@ from typing import Final
 import pytest
 
 from durable_raft.addresses import PEER_PORT_OFFSET, Address
-from durable_raft.cli.local_cluster import HOST, free_ports, is_free, wait_until
+from durable_raft.cli.local_cluster import HOST, free_ports, is_free
 from durable_raft.cli.resp_client import ClusterClient
 from durable_raft.cli.status import cluster_status, find_leader
-from tests.cluster.harness import ROOT, WAIT_S, Cluster
+from tests.cluster.harness import ROOT, Cluster
+from tests.support.waiting import WAIT_S, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -108,7 +109,11 @@ def test_dev_runs_a_cluster_until_it_is_stopped(number: signal.Signals, tmp_path
     with out.open("wb") as stdout, err.open("wb") as stderr:
         process = subprocess.Popen(command("dev", "--port", str(first)), cwd=ROOT, stdout=stdout, stderr=stderr)
     try:
-        assert wait_until(lambda: "Ready:" in out.read_text(), WAIT_S), out.read_text() + err.read_text()
+        wait_until(
+            lambda: "Ready:" in out.read_text(),
+            "dev to be ready",
+            explain=lambda m: m + out.read_text() + err.read_text(),
+        )
         addresses = [Address(HOST, first + offset) for offset in range(3)]
         with ClusterClient(addresses) as client:
             assert client.call("SET", "city", "Paris") == b"OK"
@@ -142,7 +147,8 @@ def test_dev_keeps_what_it_is_told_to_keep(tmp_path: Path) -> None:
                     victim = re.search(r"n1 \| .*event=started .*pid=(\d+)", err.read_text())
                     assert victim, err.read_text()
                     os.kill(int(victim[1]), signal.SIGKILL)
-                    assert wait_until(lambda err=err: "n1 | ended with exit code -9" in err.read_text(), WAIT_S)  # type: ignore[misc]
+                    died = "n1 | ended with exit code -9"
+                    wait_until(lambda died=died, err=err: died in err.read_text(), "dev to tell of the death")  # type: ignore[misc]
                 assert client.call("GET", "city") == b"Paris"
         finally:
             process.terminate()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, cast
 import redis
 from redis.exceptions import RedisClusterException
 
-from tests.cluster.harness import WAIT_S, Cluster
+from tests.cluster.harness import Cluster
+from tests.support.waiting import WAIT_S
 
 if TYPE_CHECKING:
     from redis import RedisCluster

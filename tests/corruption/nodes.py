@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
-import time
-from contextlib import suppress
 from pathlib import Path
 
 from durable_raft.storage.environment import MAP_BYTES
@@ -18,7 +16,6 @@ from tests.corruption.damage import KINDS
 from tests.storage.raw import flip_bit
 from tests.tools import directories
 
-HEAL_S = 40.0
 EVERY_NODE = "payloads_of_every_node"
 """The kind of damage that wounds all three nodes, each at places of its own."""
 
@@ -99,20 +96,20 @@ def _word(said: str) -> str:
 def _wait_healed(cluster: Cluster, victims: list[str]) -> str:
     """Wait until no node has wounds; start a node that a signal ended once, as a supervisor does."""
     died = ""
-    deadline = time.monotonic() + HEAL_S
-    while time.monotonic() < deadline:
+
+    def is_healed() -> bool:
+        nonlocal died
         for node_id in victims:
             if node_id not in cluster.running() and not died:
                 died = f", {node_id} ended once"
                 cluster.start(node_id)
         infos = cluster.infos()
         sound = [i for i in infos.values() if i["raft_wounds"] == "0" and i["raft_is_voter"] == "1"]
-        if len(sound) == len(cluster.node_ids):
-            with suppress(AssertionError):
-                cluster.wait_ready(5.0)
-                return died
-        time.sleep(0.05)
-    raise AssertionError(cluster.explain(f"not healed within {HEAL_S} s"))
+        return len(sound) == len(cluster.node_ids)
+
+    cluster.wait(is_healed, "every node to be healed")
+    cluster.wait_ready()
+    return died
 
 
 def _verified(cluster: Cluster) -> str | None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
 from durable_raft.server.exit_codes import ExitCode
 from tests.cluster.harness import checkout_environment
+from tests.support.waiting import WAIT_S, wait_until
 
 WRITES: Final = 24
 """Commands of the workload; every fourth a DEL of an older key."""
@@ -28,15 +29,16 @@ WRITES: Final = 24
 LARGE: Final = 10_000
 """Times a value is repeated now and then, so that it takes many pages: those are written together."""
 
+LOG_TAIL_ENTRIES: Final = 2
 SETTINGS: Final = {
     "checkpoint_changes": 4,
     "checkpoint_interval_ms": 50,
-    "log_tail_entries": 2,
+    "log_tail_entries": LOG_TAIL_ENTRIES,
     "log_tail_bytes": 64,
     "map_bytes": 1 << 24,
     "disk_reserve_bytes": 1 << 16,
 }
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = WAIT_S
 
 
 class CellFailed(AssertionError):
@@ -112,20 +114,26 @@ class Cell:
 
     def _ready(self, process: subprocess.Popen[bytes]) -> bool:
         """Wait until the node leads; return whether it does."""
-        deadline = time.monotonic() + PATIENCE_S
-        while process.poll() is None:
-            try:
-                with closing(RespClient(self._address(), 2.0)) as client:
-                    info = client.info("raft")
-                    if info["raft_role"] == "leader" and info["raft_last_applied"] == info["raft_last_log_index"]:
-                        self._note_term(int(info["raft_current_term"]))
-                        return True
-            except RequestError:
-                pass
-            if time.monotonic() > deadline:
-                raise CellFailed(self._explain("neither ready nor ended"))
-            time.sleep(0.005)
-        return False
+
+        def has_ended_or_leads() -> bool:
+            return process.poll() is not None or self._leads()
+
+        try:
+            wait_until(has_ended_or_leads, "the node to lead, or to end", PATIENCE_S, explain=self._explain)
+        except AssertionError as error:
+            raise CellFailed(str(error)) from None
+        return process.poll() is None
+
+    def _leads(self) -> bool:
+        try:
+            with closing(RespClient(self._address(), PATIENCE_S)) as client:
+                info = client.info("raft")
+        except RequestError:
+            return False
+        if info["raft_role"] != "leader" or info["raft_last_applied"] != info["raft_last_log_index"]:
+            return False
+        self._note_term(int(info["raft_current_term"]))
+        return True
 
     def _address(self) -> Address:
         return self._node.address
@@ -166,10 +174,23 @@ class Cell:
 
     def _end(self, process: subprocess.Popen[bytes]) -> int | None:
         """Wait until checkpoint and compaction are over; return the exit code, None when the node still runs."""
-        deadline = time.monotonic() + 0.6
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
+        with suppress(RequestError), closing(RespClient(self._address(), PATIENCE_S)) as client:
+            client.call("RAFT", "CHECKPOINT")
+
+        def has_ended_or_rests() -> bool:
+            return process.poll() is not None or self._rests()
+
+        wait_until(has_ended_or_rests, "checkpoint and compaction, or the end", PATIENCE_S, explain=self._explain)
         return process.poll()
+
+    def _rests(self) -> bool:
+        try:
+            with closing(RespClient(self._address(), PATIENCE_S)) as client:
+                info = client.info("raft")
+        except RequestError:
+            return False
+        behind = int(info["raft_last_log_index"]) - int(info["raft_first_log_index"])
+        return info["raft_snapshot_index"] == info["raft_last_applied"] and behind <= LOG_TAIL_ENTRIES
 
     def _look_again(self) -> None:
         """Start the node without the fault: what was acknowledged is there, and it works."""

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.power_loss.operations import Marker, Recording
 from tests.power_loss.pool import CHECKOUT
 from tests.power_loss.strace import UNPROMISED, CutShort, Tracer, strace_command
 from tests.support.log_building import read_all
+from tests.support.waiting import wait_until
 
 DIRECTORY: Final = "data/n1"
 """The data directory beneath the root: two levels that the program has to make."""
@@ -223,19 +223,22 @@ class _Node:
             chunk = connection.recv(1 << 16)
             answers += chunk
             if not chunk or answers != (OK * len(commands))[: len(answers)]:
-                raise AssertionError(f"answered {answers[-200:]!r}; the node says {self._log.read_text()[-3000:]}")
+                raise AssertionError(self._explain(f"answered {answers[-200:]!r}"))
 
     def _connected(self) -> socket.socket:
-        deadline = time.monotonic() + SECONDS_MAX
-        while self._socket is None:
-            with suppress(ConnectionError):
-                self._socket = socket.create_connection((HOST, self._port), SECONDS_MAX)
-                self._socket.settimeout(SECONDS_MAX)
-                break
-            if time.monotonic() > deadline or self._tracer.poll() is not None:
-                raise AssertionError(f"the node does not listen; it says {self._log.read_text()[-3000:]}")
-            time.sleep(0.01)
+        if self._socket is None:
+            wait_until(self._has_answered_or_ended, "the node to listen", SECONDS_MAX, explain=self._explain)
+        if self._socket is None:
+            raise AssertionError(self._explain("the node has ended"))
         return self._socket
+
+    def _has_answered_or_ended(self) -> bool:
+        with suppress(ConnectionError):
+            self._socket = socket.create_connection((HOST, self._port), SECONDS_MAX)
+        return self._socket is not None or self._tracer.poll() is not None
+
+    def _explain(self, message: str) -> str:
+        return f"{message}; the node says {self._log.read_text()[-3000:]}"
 
     def end(self, number: signal.Signals) -> None:
         """End the node, not its tracer, which then writes the rest of the trace and ends, too."""

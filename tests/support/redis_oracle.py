@@ -6,14 +6,13 @@ import contextlib
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import hiredis
 import pytest
 
-START_DEADLINE_S = 10.0
+from tests.support.waiting import wait_until
 
 
 class RedisOracle:
@@ -57,15 +56,20 @@ def running_redis(directory: Path, *options: str) -> Iterator[RedisOracle]:
 
 
 def _connect(port: int, process: subprocess.Popen[bytes], directory: Path) -> RedisOracle:
-    deadline = time.monotonic() + START_DEADLINE_S
-    while True:
-        try:
-            return RedisOracle(port)
-        except ConnectionRefusedError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                log = (directory / "redis.log").read_text(encoding="utf-8")
-                raise AssertionError(f"redis-server did not start on port {port}: {log}") from None
-            time.sleep(0.01)
+    found: list[RedisOracle] = []
+
+    def is_connected() -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            found.append(RedisOracle(port))
+        return bool(found) or process.poll() is not None
+
+    def explain(message: str) -> str:
+        return f"{message}: {(directory / 'redis.log').read_text(encoding='utf-8')}"
+
+    wait_until(is_connected, f"redis-server on port {port}", explain=explain)
+    if not found:
+        raise AssertionError(explain(f"redis-server ended with {process.returncode}"))
+    return found[0]
 
 
 def _free_port() -> int:

@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from durable_raft.wire.resp_requests import ParserLimits
+from tests.support.waiting import WAIT_S, wait_until
 from tests.wire.resp_inputs import CASES, HTTP_CASES, Case, Parsed, encode_request, parse
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 
-START_TIMEOUT_S = 10
 REDIS_LIMITS = ParserLimits(request_bytes_max=1 << 60, args_max=2**31 - 1)
 
 
@@ -38,28 +37,23 @@ def redis_socket() -> Iterator[Path]:
         arguments = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", folder]
         with subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL) as server:
             try:
-                _wait_for(path)
+                wait_until(lambda: _answers(path), "redis-server")
                 yield path
             finally:
                 server.kill()
 
 
-def _wait_for(path: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            if b"PONG" in ask(path, b"PING\r\n"):
-                return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.01)
+def _answers(path: Path) -> bool:
+    try:
+        return b"PONG" in ask(path, b"PING\r\n")
+    except OSError:
+        return False
 
 
 def ask(path: Path, data: bytes) -> bytes:
     """Send ``data``, say that no more follows, and return all that Redis answers."""
     with socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(START_TIMEOUT_S)
+        link.settimeout(WAIT_S)
         link.connect(str(path))
         answer = b""
         try:
