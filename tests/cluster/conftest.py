@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +41,32 @@ def cluster_of(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Clust
 def cluster(cluster_of: ClusterFactory) -> Cluster:
     """Three nodes with a leader, all caught up."""
     cluster = cluster_of(3)
+    cluster.wait_ready()
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def _standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Cluster]]:
+    """Give the cluster that tests share: made when it is first asked for, and again when a node of it has ended."""
+    clusters: list[Cluster] = []
+
+    def standing() -> Cluster:
+        if not clusters or clusters[-1].running() != clusters[-1].node_ids:
+            clusters.append(Cluster(3, tmp_path_factory.mktemp("shared")))
+        return clusters[-1]
+
+    yield standing
+    for cluster in clusters:
+        cluster.close()
+
+
+@pytest.fixture
+def shared_cluster(_standing: Callable[[], Cluster], request: pytest.FixtureRequest) -> Cluster:
+    """Three nodes with a leader, all caught up, and no key, for tests that leave the nodes alone."""
+    cluster = _standing()
+    request.node.stash[_CLUSTERS] = [cluster]
+    with cluster.client(cluster.wait_ready()) as client:
+        client.flushall()
     cluster.wait_ready()
     return cluster
 

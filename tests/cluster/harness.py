@@ -46,6 +46,14 @@ BINARY: Final = os.environ.get("DURABLE_RAFT_BINARY")
 """A file made by tools/build_binary that the nodes run in place of the checkout's code, or None."""
 
 LOG_LINES_SHOWN: Final = 40
+UNHURRIED: Final = {"heartbeat_ms": 100, "election_timeout_min_ms": 500, "election_timeout_max_ms": 1000}
+"""Settings of every cluster that asks for no others: on a busy machine a node may get no processor for some hundred
+milliseconds, and a test that is not about elections shall see none that it did not cause."""
+EAGER: Final = {"election_timeout_min_ms": 400, "election_timeout_max_ms": 600}
+PATIENT: Final = {"election_timeout_min_ms": 1500, "election_timeout_max_ms": 2000}
+"""Where one node is to lead, it is eager and the others are patient."""
+ANSWER_S: Final = 10.0
+"""How long a node that runs may take to answer."""
 CLUSTER_ID: Final = "c0ffee00" * 4
 """Given to proxied nodes: each is told other addresses for its peers, so they would derive different ids."""
 
@@ -76,7 +84,7 @@ class Cluster:
         self.nodes = {
             node.node_id: node for node in local_nodes(list(zip(ports[::2], ports[1::2], strict=True)), directory)
         }
-        self.settings = settings
+        self.settings = UNHURRIED | settings
         self.network: ProxyNetwork | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._paused: set[str] = set()
@@ -202,7 +210,7 @@ class Cluster:
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
-    def info(self, node_id: str, section: str = "raft", timeout_s: float = 2.0) -> dict[str, str] | None:
+    def info(self, node_id: str, section: str = "raft", timeout_s: float = ANSWER_S) -> dict[str, str] | None:
         """Return a section of a node's INFO, or None when it does not answer."""
         try:
             with RespClient(self.nodes[node_id].address, timeout_s) as client:
@@ -291,7 +299,7 @@ class Cluster:
 
     def client(self, node_id: str, **options: object) -> redis.Redis:
         """Return a redis-py client of one node; it does not repeat commands on its own unless asked to."""
-        defaults: dict[str, object] = {"socket_timeout": 10.0, "retry": None}
+        defaults: dict[str, object] = {"socket_timeout": WAIT_S, "retry": None}
         node = self.nodes[node_id]
         client = redis.Redis(host=HOST, port=node.client_port, **(defaults | options))  # type: ignore[arg-type]
         self._clients.append(client)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -22,17 +21,15 @@ from tests.support.waiting import WAIT_S, wait_until
 
 pytestmark = pytest.mark.cluster
 
-DEMO_S: Final = 100.0
-
 
 def command(*arguments: str) -> list[str]:
     """Return the command line of one of our commands."""
     return [sys.executable, "-m", "durable_raft", *arguments]
 
 
-def run(*arguments: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one of our commands to its end."""
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
 
 def directory_in(text: str) -> Path:
@@ -47,7 +44,7 @@ def directory_in(text: str) -> Path:
 
 def test_demo_shows_that_nothing_is_lost(tmp_path: Path) -> None:
     """The README's first command ends with exit code 0, having killed the leader and then everybody."""
-    done = run("demo", "--keys", "120", "--keep", str(tmp_path / "kept"), timeout_s=DEMO_S)
+    done = run("demo", "--keys", "120", "--keep", str(tmp_path / "kept"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("120 of 120 acknowledged writes are there.") == 2
     assert done.stdout.endswith("Nothing was lost.\n")
@@ -80,7 +77,7 @@ def test_demo_notices_a_loss(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=DEMO_S,
+        timeout=WAIT_S,
         check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr
@@ -157,9 +154,9 @@ def test_dev_keeps_what_it_is_told_to_keep(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"n1", "n2", "n3"}
 
 
-def test_dev_refuses_ports_that_are_taken(cluster: Cluster) -> None:
+def test_dev_refuses_ports_that_are_taken(shared_cluster: Cluster) -> None:
     """A port on which something listens is refused before anything is started, naming it."""
-    port = cluster.nodes["n1"].client_port
+    port = shared_cluster.nodes["n1"].client_port
     done = run("dev", "--port", str(port), "--nodes", "1")
     assert done.returncode == 2
     assert f"something listens on {port}" in done.stderr
@@ -168,21 +165,21 @@ def test_dev_refuses_ports_that_are_taken(cluster: Cluster) -> None:
 # -- status -----------------------------------------------------------------------------------------------------------
 
 
-def test_status_shows_every_node(cluster: Cluster) -> None:
+def test_status_shows_every_node(shared_cluster: Cluster) -> None:
     """The table has a row per node with role, term and indexes; in JSON the same, with the leader's id."""
-    leader = cluster.leader()
-    cluster.client(leader).set("city", "Paris")
-    cluster.wait_converged()
-    done = run("status", "--at", str(cluster.nodes["n1"].address))
+    leader = shared_cluster.leader()
+    shared_cluster.client(leader).set("city", "Paris")
+    shared_cluster.wait_converged()
+    done = run("status", "--at", str(shared_cluster.nodes["n1"].address))
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    assert sorted(row[0] for row in rows) == cluster.node_ids
+    assert sorted(row[0] for row in rows) == shared_cluster.node_ids
     assert sorted(row[2] for row in rows) == ["follower", "follower", "leader"]
     assert all(row[-1] == "0" for row in rows)
-    parsed = json.loads(run("status", "--json", "--at", str(cluster.nodes["n2"].address)).stdout)
+    parsed = json.loads(run("status", "--json", "--at", str(shared_cluster.nodes["n2"].address)).stdout)
     assert parsed["leader"] == leader
     assert {node["id"]: node["address"] for node in parsed["nodes"]} == {
-        node_id: str(node.address) for node_id, node in cluster.nodes.items()
+        node_id: str(node.address) for node_id, node in shared_cluster.nodes.items()
     }
     assert len({(node["term"], node["last_index"], node["applied_index"]) for node in parsed["nodes"]}) == 1
 

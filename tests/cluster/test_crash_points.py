@@ -9,6 +9,7 @@ import pytest
 
 from durable_raft.server.crash_points import WRITE_POINTS
 from tests.cluster.conftest import ClusterFactory
+from tests.cluster.harness import EAGER, PATIENT
 from tests.cluster.workload import Workload, assert_on_all_nodes
 
 pytestmark = pytest.mark.cluster
@@ -16,9 +17,6 @@ pytestmark = pytest.mark.cluster
 LEADER: Final = "n1"
 """Stands for election long before the others, so that the node that is to die leads from the first start on."""
 FOLLOWER: Final = "n2"
-
-PATIENT: Final = {"election_timeout_min_ms": 400, "election_timeout_max_ms": 600}
-EAGER: Final = {"election_timeout_min_ms": 100, "election_timeout_max_ms": 150}
 
 COUNT: Final = 60
 """How often a point is passed before the node dies there, where only elections, writes and reads pass it."""

@@ -18,7 +18,7 @@ import pytest
 from durable_raft.server.exit_codes import ExitCode
 from durable_raft.server.persister import LONE_BYTES_MAX, QUICK_FLUSH_S
 from tests.cluster.conftest import ClusterFactory
-from tests.cluster.harness import Cluster
+from tests.cluster.harness import EAGER, PATIENT, Cluster
 from tests.cluster.raw import Conversation
 from tests.cluster.workload import Workload, assert_on_all_nodes
 
@@ -26,9 +26,9 @@ pytestmark = pytest.mark.cluster
 
 LEADER: Final = "n1"
 """Stands for election long before the others, so that it is the leader whose disk fails."""
-PATIENT: Final = {"election_timeout_min_ms": 600, "election_timeout_max_ms": 900}
-EAGER: Final = {"election_timeout_min_ms": 100, "election_timeout_max_ms": 150}
 STARTS_MAX: Final = 5
+HUNG_S: Final = 8
+"""Longer than a patient node waits before it stands, and then some."""
 
 REPLIES: Final = "write,writev,sendto,sendmsg"
 """The calls with which replies may leave."""
@@ -211,7 +211,7 @@ def test_leader_with_a_hung_disk_is_replaced(cluster_of: ClusterFactory, strace:
     Small writes may be waited for by the loop itself: then the node is silent meanwhile.
     """
     cluster = cluster_of(3, **PATIENT)
-    _start_traced(cluster, [LEADER], strace, "fdatasync", "fdatasync:delay_enter=3000000:when=100")
+    _start_traced(cluster, [LEADER], strace, "fdatasync", f"fdatasync:delay_enter={HUNG_S}000000:when=100")
     workload = Workload(cluster, value_bytes=value_bytes)
     with workload.running():
         cluster.leader(other_than=LEADER)

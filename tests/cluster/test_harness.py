@@ -14,13 +14,13 @@ from tests.cluster.harness import Cluster
 pytestmark = pytest.mark.cluster
 
 
-def test_clients_reach_the_cluster(cluster: Cluster) -> None:
+def test_clients_reach_the_cluster(shared_cluster: Cluster) -> None:
     """A plain client of the leader and a cluster client that starts anywhere see each other's writes."""
-    cluster.client(cluster.leader()).set("city", "Paris")
-    client = cluster.cluster_client()
+    shared_cluster.client(shared_cluster.leader()).set("city", "Paris")
+    client = shared_cluster.cluster_client()
     assert client.get("city") == b"Paris"
     client.set("city", "Rome")
-    assert cluster.client(cluster.leader()).get("city") == b"Rome"
+    assert shared_cluster.client(shared_cluster.leader()).get("city") == b"Rome"
 
 
 def test_killed_node_is_dead_and_comes_back(cluster: Cluster) -> None:

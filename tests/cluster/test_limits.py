@@ -22,10 +22,10 @@ pytestmark = pytest.mark.cluster
         (b'SET a "b\r\n', b"-ERR Protocol error: unbalanced quotes in request\r\n"),
     ],
 )
-def test_malformed_request_ends_its_own_connection(cluster: Cluster, data: bytes, error: bytes) -> None:
+def test_malformed_request_ends_its_own_connection(shared_cluster: Cluster, data: bytes, error: bytes) -> None:
     """Redis's protocol error after the replies owed before it; then the connection closes, and only that one."""
-    leader = cluster.leader()
-    with Conversation(cluster, leader) as other, Conversation(cluster, leader) as bad:
+    leader = shared_cluster.leader()
+    with Conversation(shared_cluster, leader) as other, Conversation(shared_cluster, leader) as bad:
         assert other.ask("SET", "a", "1") == "OK"
         bad.send_bytes(b"GET a\r\n" + data + b"PING\r\n")
         assert bad.read_until(b"never") == b"$1\r\n1\r\n" + error
@@ -143,8 +143,8 @@ def test_queue_over_its_bound_refuses_more(cluster_of: ClusterFactory) -> None:
         ("CLIENT NOSUCH", "-ERR unknown subcommand 'NOSUCH'. Try CLIENT HELP."),
     ],
 )
-def test_mistakes_get_rediss_own_words(cluster: Cluster, command: str, error: str) -> None:
+def test_mistakes_get_rediss_own_words(shared_cluster: Cluster, command: str, error: str) -> None:
     """Errors are Redis's to the letter, and the connection goes on."""
-    with Conversation(cluster, cluster.leader()) as conversation:
+    with Conversation(shared_cluster, shared_cluster.leader()) as conversation:
         assert conversation.ask(*command.split()) == error
         assert conversation.ask("PING") == "PONG"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.cluster.harness import Cluster
 from tests.cluster.raw import Conversation
+from tests.support.waiting import WAIT_S
 
 pytestmark = pytest.mark.cluster
 
@@ -48,16 +49,16 @@ def encode(command: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_pipelined_reads_see_the_writes_before_them_and_none_after(cluster: Cluster, seed: int) -> None:
+def test_pipelined_reads_see_the_writes_before_them_and_none_after(shared_cluster: Cluster, seed: int) -> None:
     """Four connections pipeline at the same time, cut at random bytes: each gets exactly its sequential replies."""
-    leader = cluster.leader()
+    leader = shared_cluster.leader()
     problems: list[str] = []
 
     def converse(number: int) -> None:
         rng = random.Random(f"{seed}/{number}")
         commands, expected = chain(rng, f"key:{number}")
         data = b"".join(map(encode, commands))
-        with Conversation(cluster, leader) as conversation:
+        with Conversation(shared_cluster, leader) as conversation:
             sender = threading.Thread(target=send_in_pieces, args=(conversation, rng, data))
             sender.start()
             got = conversation.read_bytes(len(b"".join(expected)))
@@ -69,7 +70,8 @@ def test_pipelined_reads_see_the_writes_before_them_and_none_after(cluster: Clus
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60.0)
+        thread.join(WAIT_S)
+    assert not any(thread.is_alive() for thread in threads), "a connection waits for replies"
     assert problems == []
 
 
@@ -82,18 +84,18 @@ def send_in_pieces(conversation: Conversation, rng: random.Random, data: bytes) 
         at += size
 
 
-def test_acknowledged_write_is_seen_by_every_later_read(cluster: Cluster) -> None:
+def test_acknowledged_write_is_seen_by_every_later_read(shared_cluster: Cluster) -> None:
     """What one connection was told is written, another reads, every time: reads are linearizable."""
-    leader = cluster.leader()
-    with Conversation(cluster, leader) as writer, Conversation(cluster, leader) as reader:
+    leader = shared_cluster.leader()
+    with Conversation(shared_cluster, leader) as writer, Conversation(shared_cluster, leader) as reader:
         for number in range(1500):
             assert writer.ask("SET", "a", str(number)) == "OK"
             assert reader.ask("GET", "a") == str(number)
 
 
-def test_key_is_not_seen_after_its_time(cluster: Cluster) -> None:
+def test_key_is_not_seen_after_its_time(shared_cluster: Cluster) -> None:
     """A read sent after a key's time is up never sees it, though nothing else is written meanwhile."""
-    client = cluster.client(cluster.leader())
+    client = shared_cluster.client(shared_cluster.leader())
     for _ in range(20):
         client.set("a", "v", px=30)
         while (left := client.pttl("a")) >= 0:

@@ -15,6 +15,7 @@ from durable_raft.server.exit_codes import ExitCode
 from durable_raft.storage.log.records import LOG, LOG_KEY
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import Cluster, checkout_environment
+from tests.support.waiting import WAIT_S
 
 pytestmark = pytest.mark.cluster
 
@@ -27,7 +28,7 @@ def run_node(cluster: Cluster, node_id: str, *changes: tuple[str, str], **settin
     log = cluster.directory / "refused.log"
     with log.open("wb") as output:
         code = subprocess.run(
-            command, stdout=output, stderr=output, env=checkout_environment(), timeout=30, check=False
+            command, stdout=output, stderr=output, env=checkout_environment(), timeout=WAIT_S, check=False
         ).returncode
     return code, log.read_text()
 
@@ -36,8 +37,8 @@ def run_node(cluster: Cluster, node_id: str, *changes: tuple[str, str], **settin
     ("changes", "settings", "said"),
     [
         ((("--id", "n9"),), {}, "expected one of the ids in --cluster"),
-        ((), {"heartbeat_ms": 100}, "at most half of election_timeout_min_ms=150"),
-        ((), {"election_timeout_max_ms": 150}, "more than election_timeout_min_ms=150"),
+        ((), {"heartbeat_ms": 400}, "at most half of election_timeout_min_ms=500"),
+        ((), {"election_timeout_max_ms": 500}, "more than election_timeout_min_ms=500"),
         ((("--cluster", "n1=127.0.0.1:7001,n2=127.0.0.1:7001"),), {}, "127.0.0.1:7001"),
     ],
 )
@@ -94,13 +95,13 @@ def is_served(port: int) -> bool:
     return True
 
 
-def test_directory_in_use_is_refused(cluster: Cluster) -> None:
+def test_directory_in_use_is_refused(shared_cluster: Cluster) -> None:
     """A second process on one directory is refused, naming the first; the first goes on."""
     client_port, peer_port = free_ports(2)
-    code, output = run_node(cluster, "n1", listen=f"{HOST}:{client_port}", peer_listen=f"{HOST}:{peer_port}")
+    code, output = run_node(shared_cluster, "n1", listen=f"{HOST}:{client_port}", peer_listen=f"{HOST}:{peer_port}")
     assert code == ExitCode.REFUSED, output
-    assert f"pid {cluster.pid('n1')}" in output
-    assert cluster.info("n1") is not None
+    assert f"pid {shared_cluster.pid('n1')}" in output
+    assert shared_cluster.info("n1") is not None
 
 
 def test_wounded_log_of_a_lone_node_is_refused_and_left_as_it_is(cluster_of: ClusterFactory) -> None:
@@ -149,19 +150,18 @@ def test_peer_of_another_cluster_is_rejected_and_never_followed(cluster_of: Clus
     assert "ab" * 16 in cluster.log(leader)
 
 
-def test_rubbish_on_the_peer_port_is_dropped(cluster: Cluster) -> None:
+def test_rubbish_on_the_peer_port_is_dropped(shared_cluster: Cluster) -> None:
     """Bytes that are no frame end their link and are counted; the node does not notice otherwise."""
-    node = cluster.nodes["n1"]
+    node = shared_cluster.nodes["n1"]
     for rubbish in (b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 200, b"DRpf" + b"\xff" * 100):
-        with socket.create_connection((HOST, node.peer_port), 5.0) as link:
-            link.settimeout(10.0)
+        with socket.create_connection((HOST, node.peer_port), WAIT_S) as link:
             link.sendall(rubbish)
             while link.recv(4096):
                 pass
-    info = cluster.info("n1")
+    info = shared_cluster.info("n1")
     assert info is not None
     assert int(info["raft_peer_refused"]) >= 3
-    assert cluster.wait_ready()
+    assert shared_cluster.wait_ready()
 
 
 def test_clean_stop_answers_what_is_in_flight(cluster: Cluster) -> None:
@@ -175,10 +175,9 @@ def test_clean_stop_answers_what_is_in_flight(cluster: Cluster) -> None:
     assert cluster.client(successor).mget([f"key:{n}" for n in range(50)]) == [b"%d" % n for n in range(50)]
 
 
-def test_a_link_that_says_nothing_is_closed(cluster: Cluster) -> None:
+def test_a_link_that_says_nothing_is_closed(shared_cluster: Cluster) -> None:
     """Whoever dials the peer port and stays silent is not kept."""
-    with socket.create_connection((HOST, cluster.nodes["n1"].peer_port), 5.0) as link:
-        link.settimeout(20.0)
-        with contextlib.suppress(ConnectionResetError):
-            assert link.recv(100) == b""
-    assert cluster.wait_ready()
+    address = (HOST, shared_cluster.nodes["n1"].peer_port)
+    with contextlib.suppress(ConnectionResetError), socket.create_connection(address, WAIT_S) as link:
+        assert link.recv(100) == b""
+    assert shared_cluster.wait_ready()

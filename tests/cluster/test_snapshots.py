@@ -12,7 +12,7 @@ from durable_raft.server.state.state_hashes import EVERY
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.state.store import LmdbKvStore
 from tests.cluster.conftest import ClusterFactory
-from tests.cluster.harness import Cluster
+from tests.cluster.harness import EAGER, PATIENT, Cluster
 from tests.cluster.test_state_crashes import RESTLESS, need_snapshot
 from tests.cluster.workload import Workload, assert_on_all_nodes
 
@@ -113,10 +113,8 @@ def test_replica_that_differs_fences_itself_and_is_rebuilt(cluster_of: ClusterFa
     cluster.wait(is_checkpointed, "a checkpoint of all that is applied")
     cluster.kill9(*cluster.node_ids)
     tamper(cluster.nodes[victim].directory, victim, b"account")
-    eager = {"election_timeout_min_ms": 100, "election_timeout_max_ms": 120}
     for node_id in cluster.node_ids:
-        patient = {"election_timeout_min_ms": 800, "election_timeout_max_ms": 1000}
-        cluster.start(node_id, settings=eager if (node_id == victim) == (role == "leader") else patient)
+        cluster.start(node_id, settings=EAGER if (node_id == victim) == (role == "leader") else PATIENT)
     leader = cluster.wait_ready()
     assert (leader == victim) == (role == "leader")
     client = cluster.cluster_client()

@@ -9,7 +9,7 @@ import pytest
 
 from durable_raft.server.crash_points import STATE_POINTS
 from tests.cluster.conftest import ClusterFactory
-from tests.cluster.harness import Cluster
+from tests.cluster.harness import EAGER, PATIENT, Cluster
 from tests.cluster.workload import Workload, assert_on_all_nodes
 
 pytestmark = pytest.mark.cluster
@@ -25,8 +25,6 @@ RESTLESS: Final = {
     "log_tail_bytes": 1000,
 }
 """Checkpoints all the time, and a log so short that a follower that was away needs a snapshot."""
-PATIENT: Final = {"election_timeout_min_ms": 400, "election_timeout_max_ms": 600}
-EAGER: Final = {"election_timeout_min_ms": 100, "election_timeout_max_ms": 150}
 
 OF_THE_TAKER: Final = tuple(point for point in STATE_POINTS if "snapshot" in point and not point.endswith("_sent"))
 OF_THE_IDLE: Final = tuple(point for point in STATE_POINTS if "prefix" in point)

@@ -22,6 +22,8 @@ CLIENT_ERRORS: Final = (redis.RedisError, RedisClusterException, OSError)
 
 MGET_KEYS: Final = 500
 SOCKET_TIMEOUT_S: Final = 5.0
+THINK_S: Final = 0.004
+"""Between an answer and the writer's next command: the processor belongs to the nodes, not to writers in redis-py."""
 
 
 class Workload:
@@ -81,6 +83,7 @@ class Workload:
                 if client.set(key, value):
                     with self._lock:
                         self.acknowledged[key] = value
+                self._stop.wait(THINK_S)
             except CLIENT_ERRORS:
                 with self._lock:
                     self.unknown += 1

@@ -33,6 +33,7 @@ from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.state.records import stored_key
 from durable_raft.storage.state.store import LmdbKvStore
 from tests.support.log_building import MEMBERSHIP, point_of
+from tests.tools import preloaded
 
 ROOT = Path(__file__).parents[2]
 CLUSTER_ID = b"cluster-id-16-by"
@@ -50,10 +51,8 @@ def environment() -> dict[str, str]:
 
 
 def raftlog(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end; it never ends with a traceback."""
-    found = subprocess.run(
-        command(*arguments), env=environment(), capture_output=True, text=True, timeout=100, check=False
-    )
+    """Run the command to its end, in a process of its own (preloaded.py); it never ends with a traceback."""
+    found = preloaded.run(list(map(str, arguments)), environment())
     assert "Traceback" not in found.stderr, found.stderr
     return found
 
