@@ -40,6 +40,9 @@ ORDER_MATTERS: Final = (
 )
 """Calls that hand on the order of what they are given; ``sorted``, ``len``, ``min``, ``any`` do not."""
 
+CLOCKS: Final = ("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time", "getrusage")
+"""Functions that tell how much time has passed, or how much the processor has worked."""
+
 Check: TypeAlias = Callable[[str, ast.Module], Iterator[str]]
 """``check(path, tree)`` yields one line for each breach; the path is relative to the checkout."""
 
@@ -201,6 +204,55 @@ def is_half(node: ast.AST) -> bool:
     return False
 
 
+def asserted_time(path: str, tree: ast.Module) -> Iterator[str]:
+    """No test asserts that something took less than a time: on a busy machine it takes more. Ratios, counts do."""
+    if not path.startswith("tests/"):
+        return
+    for function in functions(tree):
+        times = clock_names(function)
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assert) and any(is_time_bounded(each, times) for each in ast.walk(node.test)):
+                yield f"{path}:{node.lineno}: a time is asserted: {ast.unparse(node.test)}"
+
+
+def is_time_bounded(node: ast.AST, times: frozenset[str]) -> bool:
+    """Return whether a comparison bounds a time from above: the time on the smaller side of it."""
+    if not isinstance(node, ast.Compare):
+        return False
+    sides = [node.left, *node.comparators]
+    smaller = [
+        sides[place] if isinstance(operator, ast.Lt | ast.LtE) else sides[place + 1]
+        for place, operator in enumerate(node.ops)
+        if isinstance(operator, ast.Lt | ast.LtE | ast.Gt | ast.GtE)
+    ]
+    return any(tells_time(side, times) for side in smaller)
+
+
+def clock_names(function: Function) -> frozenset[str]:
+    """Return the names that hold what a clock said, differences and lists of it, in a function."""
+    names: frozenset[str] = frozenset()
+    for _ in range(2):
+        for node in ast.walk(function):
+            match node:
+                case ast.Assign(targets=targets, value=value) if tells_time(value, names):
+                    names |= {name for target in targets for name in target_name(target)}
+                case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="append"), args=[value]):
+                    names |= {name} if tells_time(value, names) else set()
+    return names
+
+
+def tells_time(expression: ast.AST, times: frozenset[str]) -> bool:
+    """Return whether an expression is made of a clock's time; what is divided by a time is a ratio or a rate."""
+    match expression:
+        case ast.BinOp(op=ast.Div(), left=left, right=right):
+            return tells_time(left, times) and not tells_time(right, times)
+        case ast.Attribute(attr=name) | ast.Name(id=name) if name in CLOCKS:
+            return True
+        case ast.Name(id=name):
+            return name in times
+    return any(tells_time(child, times) for child in ast.iter_child_nodes(expression))
+
+
 CHECKS: Final[tuple[Check, ...]] = (
     function_length,
     pure_calls,
@@ -208,6 +260,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     set_order,
     majority_elsewhere,
     docstring_of_tests,
+    asserted_time,
 )
 
 
@@ -276,6 +329,18 @@ RAFT: Final = "durable_raft/raft/election.py"
         (majority_elsewhere, "durable_raft/server/x.py", "while 2 * len(agree) > count: pass"),
         (docstring_of_tests, "tests/test_x.py", "def test_a():\n    assert True"),
         (docstring_of_tests, "tests/a/test_x.py", "class TestA:\n    def test_a(self): pass"),
+        (
+            asserted_time,
+            "tests/x.py",
+            "def f():\n    began = time.monotonic()\n    assert time.monotonic() - began < 3",
+        ),
+        (asserted_time, "tests/x.py", "def f():\n    took = process_time() - began\n    assert 5 >= took, 'slow'"),
+        (asserted_time, "tests/x.py", "def f():\n    x.append(perf_counter())\n    assert min(x) < LIMIT_S"),
+        (
+            asserted_time,
+            "tests/x.py",
+            "def f():\n    a = getrusage(WHO)\n    b = a.ru_utime - c\n    assert b <= 1 and d",
+        ),
     ],
 )
 def test_planted_breach_is_found(check: Check, path: str, text: str) -> None:
@@ -301,6 +366,13 @@ def test_planted_breach_is_found(check: Check, path: str, text: str) -> None:
         (majority_elsewhere, "durable_raft/raft/quorum.py", "x = voters // 2 + 1"),
         (majority_elsewhere, RAFT, "x = name[: len(name) // 2]\nif a < OWED_MAX // 2 or 2 * len(b) + 9 < c: pass"),
         (docstring_of_tests, "tests/test_x.py", "def test_a():\n    'It holds.'\ndef helper(): pass"),
+        (asserted_time, "tests/x.py", "def f():\n    began = monotonic()\n    assert monotonic() - began >= 0.6"),
+        (
+            asserted_time,
+            "tests/x.py",
+            "def f():\n    a = process_time()\n    b = process_time()\n    assert b / a < 30",
+        ),
+        (asserted_time, "benchmarks/x.py", "def f():\n    assert perf_counter() < 3"),
     ],
 )
 def test_what_is_allowed_is_not_reported(check: Check, path: str, text: str) -> None:

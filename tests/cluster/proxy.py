@@ -15,9 +15,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from tests.support.waiting import WAIT_S
+
 HOST = "127.0.0.1"
 CHUNK_BYTES = 1 << 16
-CALL_S = 10.0
 
 T = TypeVar("T")
 
@@ -154,9 +155,9 @@ class ProxyNetwork:
                 self._run(link.stop())
         stop: Callable[[], None] = self._loop.stop
         self._loop.call_soon_threadsafe(stop)
-        self._thread.join(CALL_S)
+        self._thread.join(WAIT_S)
         if not self._loop.is_running():
             self._loop.close()
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(CALL_S)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(WAIT_S)

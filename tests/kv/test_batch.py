@@ -36,7 +36,6 @@ def test_golden_bytes(commands: list[list[bytes]], payload: str) -> None:
 
 
 @given(COMMAND_LISTS)
-@settings(deadline=None)
 def test_round_trip(commands: list[list[bytes]]) -> None:
     """Any commands come back as they went in."""
     assert decode_batch(encode_batch(commands)) == commands
@@ -120,7 +119,6 @@ def test_other_shapes(value: object) -> None:
 
 
 @given(COMMAND_LISTS, st.data())
-@settings(deadline=None)
 def test_every_cut_is_noticed(commands: list[list[bytes]], data: st.DataObject) -> None:
     """A payload that lacks its end, or has something behind it, is never taken for a batch."""
     payload = encode_batch(commands)
@@ -131,7 +129,7 @@ def test_every_cut_is_noticed(commands: list[list[bytes]], data: st.DataObject) 
 
 
 @given(st.binary(max_size=60), st.booleans())
-@settings(deadline=None, max_examples=1000)
+@settings(max_examples=1000)
 def test_rubbish_raises_nothing_else(rubbish: bytes, with_version: bool) -> None:
     """Whatever the bytes, only the two errors that callers expect come out."""
     with contextlib.suppress(CorruptRecord, UnknownFormatVersion):

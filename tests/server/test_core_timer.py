@@ -11,6 +11,7 @@ import uvloop
 
 from durable_raft.server.clock import SystemClock
 from durable_raft.server.core_timer import RUNNING_S, CoreTimer
+from tests.support.waiting import WAIT_S
 
 STALL_S = 0.05
 
@@ -38,7 +39,8 @@ async def _stalled(*, is_leader: bool) -> list[str]:
         resumed_at = time.monotonic()
         # Not in the first turn of the loop after the stall, in which the timer is due.
         loop.call_soon(lambda: loop.call_soon(theirs.send, b"x"))
-        await acted.wait()
+        async with asyncio.timeout(WAIT_S):
+            await acted.wait()
         assert is_leader or time.monotonic() - resumed_at >= RUNNING_S
         while "heard" not in happened:
             await asyncio.sleep(0)
@@ -66,9 +68,10 @@ def test_rearming_does_not_shorten_the_moment() -> None:
         timer = CoreTimer(asyncio.get_running_loop(), SystemClock(), lambda: False, acted.set)
         began = time.monotonic()
         timer.arm(began)
-        while not acted.is_set():
-            timer.arm(began)
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(WAIT_S):
+            while not acted.is_set():
+                timer.arm(began)
+                await asyncio.sleep(0.001)
         return time.monotonic() - began
 
     # uvloop rounds to milliseconds, so it may ring half of one early.

@@ -8,14 +8,12 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Final
 
 import pytest
 
 from durable_raft.server import logs
 from durable_raft.server.logs import LogOutput, event, start_logging
-
-WAIT_S: Final = 10.0
+from tests.support.waiting import WAIT_S
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from durable_raft.wire.peer import (
     PeerMessage,
     encode_frame,
 )
+from tests.support.waiting import WAIT_S
 
 CLUSTER_ID = b"c" * 16
-WAIT_S = 10.0
 MESSAGE = AppendEntriesResponse(Term(1), True, Index(1), Index(0), Term(0), Index(0), 0)
 
 

@@ -74,7 +74,7 @@ def tiny_operation(draw: st.DrawFn, kinds: Sequence[Kind]) -> Operation:
     return Operation(0, key, kind, given, output, invoked, returned)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(tiny_operation(tuple(REGISTER)), max_size=6))
 def test_agrees_with_brute_force_on_one_key(operations: list[Operation]) -> None:
     """On tiny histories, true and false, the verdict is that of trying every order."""
@@ -82,7 +82,7 @@ def test_agrees_with_brute_force_on_one_key(operations: list[Operation]) -> None
     assert check(operations).outcome is expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(tiny_operation(tuple(STORE)), max_size=5))
 def test_agrees_with_brute_force_on_several_keys(operations: list[Operation]) -> None:
     """As for one key, for commands over two."""
@@ -90,7 +90,7 @@ def test_agrees_with_brute_force_on_several_keys(operations: list[Operation]) ->
     assert check_whole(operations).outcome is expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(tiny_operation(tuple(set(REGISTER) - {Kind.APPEND})), max_size=6), st.booleans())
 def test_agrees_with_brute_force_on_pipelines(operations: list[Operation], are_known: bool) -> None:
     """As for one key, when two clients sent all their commands in one pipeline each."""
@@ -107,7 +107,7 @@ def test_agrees_with_brute_force_on_pipelines(operations: list[Operation], are_k
     assert check(operations).outcome is expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(tiny_operation(tuple(set(STORE) - {Kind.APPEND})), max_size=4),
     st.lists(tiny_operation((Kind.SET, Kind.SET_NX, Kind.SET_XX, Kind.DEL, Kind.MSET, Kind.INCR)), max_size=3),

@@ -399,7 +399,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps=STEPS)
 def test_lmdb_and_memory_hold_the_same(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]

@@ -114,7 +114,7 @@ def plain(reply: Any, protocol: int) -> Any:
 
 
 @given(reply=REPLIES, protocol=st.sampled_from([2, 3]))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_independent_parser_reads_it_back(reply: Reply, protocol: int) -> None:
     """Whatever is encoded, hiredis reads the same values and nothing is left over."""
     reader = hiredis.Reader()
