@@ -37,10 +37,14 @@ class Base:
         return (self.older / node_id / environment / "data.mdb").read_bytes()
 
 
-def prepare(place: Path, seed: int) -> Base:
+def prepare(place: Path, seed: int, writes: int = WRITES) -> Base:
     """Run a cluster under ``place``, write, and keep its directories from the middle and from the end."""
     cluster = Cluster(
-        3, place / "cluster", checkpoint_changes=300, checkpoint_interval_ms=600_000, log_tail_entries=1_500
+        3,
+        place / "cluster",
+        checkpoint_changes=writes // 10,
+        checkpoint_interval_ms=600_000,
+        log_tail_entries=writes // 2,
     )
     rng = random.Random(seed)
     model: dict[bytes, bytes] = {}
@@ -48,7 +52,7 @@ def prepare(place: Path, seed: int) -> Base:
     for kept in (base.older, base.sound):
         if not cluster.running():
             cluster.restart(*cluster.node_ids)
-        _write(cluster, rng, model, WRITES // 2)
+        _write(cluster, rng, model, writes // 2)
         cluster.wait_converged()
         for node_id in cluster.node_ids:
             # One ends as a node does whose power is cut, as far as a process can.

@@ -122,10 +122,10 @@ def run_quick(base: Base, place: Path, seed: int, count: int, *, tells: bool = T
 
 
 def run_whole(base: Base, place: Path, seed: int, count: int, *, tells: bool = True) -> Result:
-    """Play ``count`` trials with three real nodes; every fourth damages all of them."""
+    """Play ``count`` trials with three real nodes; the first and every fourth damage all of them."""
     result = Result()
     for number, (kind, environment) in enumerate(_kinds(count)):
-        if number % 4 == 3:
+        if number % 4 == 0:
             kind, environment = nodes.EVERY_NODE, "raft"
         rng = _rng(seed, kind, environment, number)
         outcome = nodes.outcome_of(base, nodes.damaged(base, kind, environment, rng))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -13,11 +15,16 @@ from tests.corruption.damage import KINDS
 
 pytestmark = pytest.mark.cluster
 
+WRITES: Final = 600
+ROUNDS_MAX: Final = 8
+"""Of one trial for each kind and file; one is mostly enough."""
+REMEDIES: Final = {"directory set aside", "state set aside", "entries to be healed"}
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Base]:
-    """Three directories with some thousand writes."""
-    prepared = prepare(tmp_path_factory.mktemp("corruption"), 1)
+    """Three directories with some hundred writes."""
+    prepared = prepare(tmp_path_factory.mktemp("corruption"), 1, WRITES)
     yield prepared
     prepared.cluster.close()
 
@@ -29,20 +36,26 @@ def require_lawful(result: Result) -> None:
 
 
 def test_no_damage_has_an_outcome_that_it_must_not_have(base: Base, tmp_path: Path) -> None:
-    """Nothing wrong is read, nothing goes back, nobody is killed or hangs; and every kind did change the file."""
-    count = 5 * len(KINDS) * len(ENVIRONMENTS)
-    result = run_quick(base, tmp_path, 1, count, tells=False)
-    require_lawful(result)
-    assert all(result.unchanged[kind] < 10 for kind in KINDS), result.unchanged
-    words = {word for counts in result.outcomes.values() for word in counts}
-    assert {"directory set aside", "state set aside", "entries to be healed"} <= words
+    """Nothing wrong is read, nothing goes back, nobody is killed or hangs; each kind did harm, each remedy was used."""
+    seed = secrets.randbelow(10**6)
+    print(f"seed {seed}")
+    words: set[str] = set()
+    harmless = set(KINDS)
+    for again in range(ROUNDS_MAX):
+        result = run_quick(base, tmp_path, seed + again, len(KINDS) * len(ENVIRONMENTS), tells=False)
+        require_lawful(result)
+        words |= {word for counts in result.outcomes.values() for word in counts}
+        harmless &= {kind for kind in KINDS if result.unchanged[kind] == len(ENVIRONMENTS)}
+        if words >= REMEDIES and not harmless:
+            return
+    raise AssertionError(f"met only {words}; changed no byte: {harmless}")
 
 
 def test_no_bit_of_a_meta_page_has_one(base: Base, tmp_path: Path) -> None:
-    """Every 37th bit here; ``--meta-bits`` flips them all."""
-    require_lawful(run_meta_bits(base, tmp_path, every=37, tells=False))
+    """Every 151st bit here; ``--meta-bits`` flips them all."""
+    require_lawful(run_meta_bits(base, tmp_path, every=151, tells=False))
 
 
 def test_a_cluster_of_real_nodes_heals(base: Base, tmp_path: Path) -> None:
-    """Four trials, one of them with wounds on every node: every value is served, and ``raftlog verify`` is content."""
-    require_lawful(run_whole(base, tmp_path, 2, 4, tells=False))
+    """Wounds on every node, then damage to one: every value is served, and ``raftlog verify`` is content."""
+    require_lawful(run_whole(base, tmp_path, 2, 2, tells=False))
