@@ -29,6 +29,7 @@ NextCommand: TypeAlias = Callable[[random.Random, int], list[bytes]]
 NO_EFFECT_CODES: Final = ("MOVED", "CLUSTERDOWN", "TRYAGAIN", "OVERLOADED")
 TIMEOUT_S: Final = 3.0
 """Longer than a node holds a command without a leader (2 s): a timeout then means that the node is paused or dead."""
+THINK_S: Final = 0.002
 PAUSE_S: Final = 0.01
 """After a connection was refused: no busy loop while nobody is there."""
 
@@ -93,6 +94,10 @@ class Recorder:
         """Whether the clients are to end."""
         return self._stop.is_set()
 
+    def think(self) -> None:
+        """Pause a moment: the processor belongs to the nodes, and a history is judged faster the shorter it is."""
+        self._stop.wait(THINK_S)
+
     @property
     def addresses(self) -> list[Address]:
         """Where the nodes are."""
@@ -138,6 +143,7 @@ class _Client:
             connection = self._connected()
             if connection is not None:
                 self._ask(connection, self._recorder.command(self._rng))
+                self._recorder.think()
         self._leave(self._target)
 
     def _connected(self) -> RespClient | None:

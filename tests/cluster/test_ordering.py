@@ -13,7 +13,7 @@ from tests.support.waiting import WAIT_S
 
 pytestmark = pytest.mark.cluster
 
-COMMANDS = 1500
+COMMANDS = 1000
 
 
 def chain(rng: random.Random, key: str) -> tuple[list[bytes], list[bytes]]:
@@ -88,7 +88,7 @@ def test_acknowledged_write_is_seen_by_every_later_read(shared_cluster: Cluster)
     """What one connection was told is written, another reads, every time: reads are linearizable."""
     leader = shared_cluster.leader()
     with Conversation(shared_cluster, leader) as writer, Conversation(shared_cluster, leader) as reader:
-        for number in range(1500):
+        for number in range(500):
             assert writer.ask("SET", "a", str(number)) == "OK"
             assert reader.ask("GET", "a") == str(number)
 

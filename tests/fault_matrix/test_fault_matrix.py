@@ -1,4 +1,4 @@
-"""One cell of the fault matrix for each call and error, another in each run; ``python -m tests.fault_matrix`` plays all of it."""
+"""A cell of the fault matrix for each call and error, another each run; ``python -m tests.fault_matrix`` plays all."""
 
 from __future__ import annotations
 

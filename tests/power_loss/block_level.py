@@ -33,6 +33,7 @@ from tests.power_loss.judge import StoreJudge, verdict
 from tests.power_loss.operations import ROOT, Flush, Link, Marker, Operation, Recording, Write
 from tests.power_loss.planted import BUGS
 from tests.power_loss.pool import CHECKOUT, Outcome, Worker
+from tests.power_loss.workload import ROUNDS
 
 DISK_BYTES: Final = 8 << 20
 DISK: Final = 1
@@ -76,7 +77,7 @@ def record(scratch: Path, seed: int, bug: str | None) -> Recording:
         _run("mount", "-o", "loop", str(fuse / "disk"), str(mount))
         try:
             program = [sys.executable, "-m", "tests.power_loss.workload", str(mount / "data/n1"), str(fuse / "marks")]
-            _run(*program, str(seed), *([bug] if bug else []))
+            _run(*program, str(seed), str(ROUNDS), *([bug] if bug else []))
         finally:
             _run("umount", str(mount))
     finally:

@@ -31,8 +31,9 @@ from tests.power_loss.judge import NODE_ACTIVITIES, STORE_ACTIVITIES
 from tests.power_loss.operations import Recording, load, save
 from tests.power_loss.planted import BUGS
 from tests.power_loss.pool import Outcome, Pool, materialise
-from tests.power_loss.record import record_node, record_store
+from tests.power_loss.record import TURNS, record_node, record_store
 from tests.power_loss.strace import missing_strace
+from tests.power_loss.workload import ROUNDS
 
 IMAGES_A_RECORDING: Final = 8_000
 FAILURES_KEPT: Final = 20
@@ -57,11 +58,23 @@ def scratch_directory(parent: Path | None = None) -> Iterator[Path]:
 class Campaign:
     """Recordings and their images, one after the other."""
 
-    def __init__(self, scratch: Path, seed: int, *, bug: str | None = None, workers: int = 1) -> None:
+    def __init__(
+        self,
+        scratch: Path,
+        seed: int,
+        *,
+        bug: str | None = None,
+        workers: int = 1,
+        rounds: int = ROUNDS,
+        turns: int = TURNS,
+    ) -> None:
+        """Prepare; ``rounds`` and ``turns`` say how long recordings of store and node are."""
         self._scratch = scratch
         self._seed = seed
         self._bug = bug
         self._workers = workers
+        self._rounds = rounds
+        self._turns = turns
         self._outcomes: dict[bytes, Outcome | Waiting] = {}
         self.counts: dict[str, Counts] = {STORE: Counts(), NODE: Counts()}
         self.failures: list[Failure] = []
@@ -88,8 +101,8 @@ class Campaign:
     def record(self, source: str, seed: int) -> Recording:
         """Make one recording."""
         if source == NODE:
-            return record_node(self._scratch / "recorded", seed)
-        return record_store(self._scratch / "recorded", seed, self._bug)
+            return record_node(self._scratch / "recorded", seed, turns=self._turns)
+        return record_store(self._scratch / "recorded", seed, self._bug, self._rounds)
 
     def _explore(self, recording: Recording, images: int, *, until_failure: bool) -> None:
         place = self._scratch / "images"
@@ -166,9 +179,9 @@ def replayed(path: Path, scratch: Path, keep: Path | None = None) -> list[Failur
     return explorer.failures
 
 
-def find_bug(scratch: Path, bug: str, seed: int, images: int = 3_000) -> Campaign:
+def find_bug(scratch: Path, bug: str, seed: int, images: int = 3_000, rounds: int = ROUNDS) -> Campaign:
     """Explore a workload with a planted bug until it is found."""
-    campaign = Campaign(scratch, seed, bug=bug)
+    campaign = Campaign(scratch, seed, bug=bug, rounds=rounds)
     campaign.run(images, (STORE,), until_failure=True)
     return campaign
 

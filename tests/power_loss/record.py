@@ -25,6 +25,7 @@ from tests.power_loss.images import everything
 from tests.power_loss.operations import Marker, Recording
 from tests.power_loss.pool import CHECKOUT
 from tests.power_loss.strace import UNPROMISED, CutShort, Tracer, strace_command
+from tests.power_loss.workload import ROUNDS
 from tests.support.log_building import read_all
 from tests.support.waiting import wait_until
 
@@ -32,6 +33,7 @@ DIRECTORY: Final = "data/n1"
 """The data directory beneath the root: two levels that the program has to make."""
 SECONDS_MAX: Final = 120.0
 ATTEMPTS: Final = 10
+TURNS: Final = 9
 SETTINGS: Final = {"election_timeout_min_ms": 150, "election_timeout_max_ms": 200, "checkpoint_changes": 12}
 """Of the node: it is elected soon, and writes some checkpoints of its state on the way."""
 WITHOUT_BYTES: Final = "lock.mdb"
@@ -40,10 +42,11 @@ OK: Final = b"+OK\r\n"
 Command = list[bytes]
 
 
-def record_store(scratch: Path, seed: int, bug: str | None = None) -> Recording:
+def record_store(scratch: Path, seed: int, bug: str | None = None, rounds: int = ROUNDS) -> Recording:
     """Record the scripted workload; ``bug`` names one of planted.py."""
     root, marks, trace = _places(scratch)
     program = [sys.executable, "-m", "tests.power_loss.workload", str(root / DIRECTORY), str(marks), str(seed)]
+    program.append(str(rounds))
     finished = subprocess.run(
         [*strace_command(trace), *program, *([bug] if bug else [])],
         capture_output=True,
@@ -114,22 +117,24 @@ def _environment() -> dict[str, str]:
 # -- a real node -----------------------------------------------------------------------------------------------
 
 
-def record_node(scratch: Path, seed: int, lives: int = 2) -> Recording:
+def record_node(scratch: Path, seed: int, lives: int = 2, turns: int = TURNS) -> Recording:
     """Record a cluster of one in some lives: killed at the end of each but the last, which is stopped.
+
+    In each life a client sends some commands and waits for the answers, ``turns`` times.
 
     A checkpoint may be under way when it is killed. Whether the call it was in had its effect cannot be told from the
     trace, so that such a recording is thrown away for another.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _record_node(scratch, seed, lives)
+            return _record_node(scratch, seed, lives, turns)
         except CutShort:
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError("not reached")
 
 
-def _record_node(scratch: Path, seed: int, lives: int) -> Recording:
+def _record_node(scratch: Path, seed: int, lives: int, turns: int) -> Recording:
     root, marks, trace = _places(scratch)
     rng = random.Random(seed)
     tracer = Tracer(root, marks)
@@ -138,7 +143,7 @@ def _record_node(scratch: Path, seed: int, lives: int) -> Recording:
     local = LocalNode("n1", client_port, peer_port, root / DIRECTORY)
     for life in range(lives):
         with _Node(local, trace, scratch / "node.log") as node:
-            for _ in range(rng.randint(9, 12)):
+            for _ in range(rng.randint(turns, turns * 4 // 3)):
                 commands = [_command(rng, len(sent) + each) for each in range(rng.choice((1, 1, 2, 5, 12)))]
                 node.ask(commands)
                 sent += commands

@@ -29,9 +29,12 @@ from tests.power_loss.planted import BUGS
 from tests.power_loss.pool import CHECKOUT, Pool
 from tests.power_loss.record import record_node, record_store
 from tests.power_loss.strace import missing_strace
+from tests.support.waiting import WAIT_S
 
-STORE_IMAGES: Final = 2_000
-NODE_IMAGES: Final = 1_000
+STORE_IMAGES: Final = 700
+NODE_IMAGES: Final = 500
+TURNS: Final = 3
+"""Of a node's client; the recording is that much shorter than the campaign's."""
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_store_keeps_what_it_promised(scratch: Path, tmp_path: Path) -> None:
     """A cut of creation, append, hard state, truncation or compaction loses no promise and leaves no half state."""
     seed = fresh_seed()
     print(f"python -m tests.power_loss --source store --images {STORE_IMAGES} --seed {seed}")
-    campaign = Campaign(scratch, seed)
+    campaign = Campaign(scratch, seed, rounds=1)
     campaign.run(STORE_IMAGES, (STORE,))
     assert_nothing_lost(campaign, STORE, STORE_IMAGES, tmp_path)
 
@@ -65,7 +68,7 @@ def test_store_keeps_what_it_promised(scratch: Path, tmp_path: Path) -> None:
 @pytest.mark.cluster
 def test_node_keeps_what_it_acknowledged(scratch: Path, tmp_path: Path) -> None:
     """Every command that was answered with OK before the cut is in the log afterwards, term and vote with it."""
-    campaign = Campaign(scratch, fresh_seed())
+    campaign = Campaign(scratch, fresh_seed(), turns=TURNS)
     campaign.run(NODE_IMAGES, (NODE,))
     assert_nothing_lost(campaign, NODE, NODE_IMAGES, tmp_path)
 
@@ -73,7 +76,7 @@ def test_node_keeps_what_it_acknowledged(scratch: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("bug", BUGS)
 def test_planted_bug_is_found(scratch: Path, tmp_path: Path, bug: str) -> None:
     """The explorer sees each bug among the first images, and the file it leaves shows the same failure again."""
-    campaign = find_bug(scratch, bug, fresh_seed())
+    campaign = find_bug(scratch, bug, fresh_seed(), rounds=1)
     assert campaign.failures, f"{bug}: not found in {campaign.images} images"
     lines = report(campaign.failures, tmp_path)
     (path,) = tmp_path.glob("power-loss-*.json.gz")
@@ -86,7 +89,7 @@ def explored(recording: Recording, scratch: Path) -> Explorer:
     """Explore a recording until a failure is found."""
     with Pool(scratch / "images", recording.directory, is_node=recording.is_node) as pool:
         explorer = Explorer(recording, pool, random.Random(1))
-        explorer.run(1_000, until_failure=True)
+        explorer.run(200, until_failure=True)
     return explorer
 
 
@@ -106,7 +109,7 @@ def renumbered(operations: Sequence[Operation]) -> list[Operation]:
 @pytest.mark.cluster
 def test_node_that_acknowledges_before_its_flush_is_found(scratch: Path) -> None:
     """With every OK moved before the flush that it followed, commands that were acknowledged are missing."""
-    recording = record_node(scratch / "recorded", 1, lives=1)
+    recording = record_node(scratch / "recorded", 1, lives=1, turns=TURNS)
     operations: list[Operation] = []
     for operation in recording.operations:
         operations.append(operation)
@@ -121,7 +124,7 @@ def test_node_that_acknowledges_before_its_flush_is_found(scratch: Path) -> None
 @pytest.mark.cluster
 def test_node_on_a_disk_that_does_not_flush_is_found(scratch: Path) -> None:
     """With flushes that flush nothing, the model itself drops what the node was sure of."""
-    recording = record_node(scratch / "recorded", 2, lives=1)
+    recording = record_node(scratch / "recorded", 2, lives=1, turns=TURNS)
     lying = [replace(each, covers=()) if isinstance(each, Flush) else each for each in recording.operations]
     assert explored(replace(recording, operations=lying), scratch / "images").failures
 
@@ -129,7 +132,7 @@ def test_node_on_a_disk_that_does_not_flush_is_found(scratch: Path) -> None:
 @pytest.mark.cluster
 def test_state_that_is_not_flushed_is_found(scratch: Path) -> None:
     """With the flushes of the KV state's file alone lost, recovery meets a damaged state beside a sound log."""
-    recording = record_node(scratch / "recorded", 3, lives=1)
+    recording = record_node(scratch / "recorded", 3, lives=1, turns=TURNS)
     files = [each.inode for each in recording.operations if isinstance(each, Link) and each.name == "data.mdb"]
     assert len(files) == 2, "one of the log, one of the state"
     lying = [
@@ -143,7 +146,7 @@ def test_state_that_is_not_flushed_is_found(scratch: Path) -> None:
 
 def test_recording_of_the_store_depends_on_its_seed_alone(scratch: Path) -> None:
     """Two recordings of one seed promise the same at the same places, and so do their images: a seed replays."""
-    first, second, other = (record_store(scratch / "recorded", seed) for seed in (5, 5, 6))
+    first, second, other = (record_store(scratch / "recorded", seed, rounds=1) for seed in (5, 5, 6))
     assert shape_of(first) == shape_of(second)
     assert shape_of(first) != shape_of(other)
 
@@ -159,7 +162,7 @@ def shape_of(recording: Recording) -> list[object]:
 def block_level(*options: str) -> subprocess.CompletedProcess[str]:
     """Run the block-level form as the program it is: it needs a mount namespace of its own."""
     program = [sys.executable, "-m", "tests.power_loss.block_level", *options]
-    finished = subprocess.run(program, capture_output=True, text=True, cwd=CHECKOUT, timeout=110, check=False)
+    finished = subprocess.run(program, capture_output=True, text=True, cwd=CHECKOUT, timeout=WAIT_S, check=False)
     if finished.returncode == 2:
         pytest.skip(finished.stdout.strip())
     return finished
@@ -168,10 +171,10 @@ def block_level(*options: str) -> subprocess.CompletedProcess[str]:
 def test_ext4_on_a_disk_that_loses_writes_keeps_what_was_promised() -> None:
     """Images of the device itself, mounted so that ext4 replays its journal, hold what the store had promised."""
     seed = fresh_seed()
-    finished = block_level("--images", "150", "--seed", str(seed))
+    finished = block_level("--images", "40", "--seed", str(seed))
     print(finished.stdout)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "150 distinct images" in finished.stdout
+    assert "40 distinct images" in finished.stdout
 
 
 def test_missing_flush_is_found_below_ext4() -> None:

@@ -1,6 +1,6 @@
 """The scripted workload on the real log store, run under strace (record.py).
 
-``python -m tests.power_loss.workload DIRECTORY MARKS SEED [BUG]`` creates a log in DIRECTORY and goes through
+``python -m tests.power_loss.workload DIRECTORY MARKS SEED ROUNDS [BUG]`` creates a log in DIRECTORY and goes through
 everything that a store is asked to do. Around each transaction it writes a line to MARKS, which is how the trace tells
 where a promise was made: ``submit`` with the state that comes after the transaction, then ``promise`` when the call
 returned.
@@ -182,10 +182,10 @@ class Script:
         if not number % 2:
             self.open()
 
-    def play(self) -> None:
+    def play(self, rounds: int) -> None:
         """Run all of it."""
         self.create()
-        for number in range(ROUNDS):
+        for number in range(rounds):
             self.round(number)
         assert self._store is not None
         self._store.close()
@@ -193,9 +193,9 @@ class Script:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the workload."""
-    directory, marks, seed, *bug = arguments
+    directory, marks, seed, rounds, *bug = arguments
     plant(bug[0] if bug else None)
-    Script(Path(directory), Path(marks), int(seed), bug[0] if bug else None).play()
+    Script(Path(directory), Path(marks), int(seed), bug[0] if bug else None).play(int(rounds))
     return 0
 
 
