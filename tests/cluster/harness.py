@@ -36,6 +36,7 @@ from durable_raft.cli.local_cluster import (
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
 from durable_raft.raft.quorum import majority
+from tests.cluster import node_forks
 from tests.cluster.proxy import HOST, ProxyNetwork
 from tests.support.waiting import WAIT_S, wait_until
 
@@ -86,7 +87,7 @@ class Cluster:
         }
         self.settings = UNHURRIED | settings
         self.network: ProxyNetwork | None = None
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, subprocess.Popen[bytes] | node_forks.Fork] = {}
         self._paused: set[str] = set()
         self._proxy_ports: dict[tuple[str, str], int] = {}
         self._clients: list[redis.Redis | redis.RedisCluster] = []
@@ -136,8 +137,13 @@ class Cluster:
         environment = (
             checkout_environment() if crash_at is None else checkout_environment() | {"DURABLE_RAFT_CRASH_AT": crash_at}
         )
+        command = self.command(node_id, **(settings or {}))
+        if BINARY is None and node_forks.can_fork():
+            words = command[command.index("serve") :]
+            self._processes[node_id] = node_forks.start(node_id, words, self.log_path(node_id), environment)
+            return
         with self.log_path(node_id).open("ab") as log:
-            self._processes[node_id] = start_node(self.command(node_id, **(settings or {})), log, environment)
+            self._processes[node_id] = start_node(command, log, environment)
 
     def command(self, node_id: str, **settings: object) -> list[str]:
         """Return the command line of a node (to be run under strace, say)."""

@@ -56,7 +56,7 @@ def test_rubbish(data: bytes, cuts: list[int]) -> None:
     removed=st.integers(0, 4),
     cuts=CUTS,
 )
-@settings(max_examples=500)
+@settings(max_examples=200)
 def test_damaged_frames(messages: list[PeerMessage], at: int, piece: bytes, removed: int, cuts: list[int]) -> None:
     """Bytes replaced, removed or added give the messages before the damage at most, and no other error."""
     good = b"".join(encode_frame(CLUSTER, message) for message in messages)
@@ -83,7 +83,7 @@ _BODIES = st.one_of(
 
 
 @given(kind=st.sampled_from(FrameKind), body=_BODIES)
-@settings(max_examples=1000)
+@settings(max_examples=300)
 def test_bodies(kind: FrameKind, body: bytes) -> None:
     """A body of any shape, under good checksums of the frame, is refused as damage or holds what the docstring says."""
     try:

@@ -116,7 +116,7 @@ _PIECES = st.one_of(
 
 
 @given(data=st.lists(_PIECES, max_size=12).map(b"".join))
-@settings(max_examples=1000)
+@settings(max_examples=300)
 def test_random_input(redis_socket: Path, data: bytes) -> None:
     """Random requests, inline commands and rubbish give Redis's commands, argument by argument, and its error."""
     parsed = parse([data], REDIS_LIMITS)

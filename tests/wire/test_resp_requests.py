@@ -49,7 +49,7 @@ def test_strict_parser(case: Case) -> None:
 
 
 @given(data=INPUTS, cuts=CUTS)
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @example(data=b"*1\r\n+foo\r\n*1\r\n=7\r\ntxt:abc\r\n", cuts=[])
 @example(data=b"*1\r\n$0\r\nXY*1\r\n$1\r\na\r\n", cuts=[])
 @example(data=b"*2\r\n$1\r\na\r\n*1\r\n$1\r\nb\r\n", cuts=[11])
