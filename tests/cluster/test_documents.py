@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -22,12 +21,12 @@ from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.types import ORIGIN, EntryKind, Term, make_entry
 from tests import documents
 from tests.cluster.harness import checkout_environment
+from tests.support.waiting import WAIT_S, wait_until
 from tests.tools.directories import make_log, make_state
 
 pytestmark = pytest.mark.cluster
 
 NODE_IDS: Final = ("n1", "n2", "n3")
-WAIT_S: Final = 60.0
 OPERATING: Final = documents.ROOT / "docs" / "operating.md"
 LOG_TOOLS: Final = documents.ROOT / "docs" / "log-tools.md"
 CLIENTS: Final = documents.ROOT / "docs" / "clients.md"
@@ -120,9 +119,12 @@ def test_a_cluster_is_run_as_the_pages_say(shell: Shell) -> None:
     assert place is not None
     values = {f"{HOST}:7001": place[0], "FILE": str(shell.directory / "backup")}
     with nodes_of(shell, block(OPERATING, "Start", "serve"), cluster) as nodes:
-        deadline = time.monotonic() + WAIT_S
-        while shell.start(f"durable-raft status --at {place[0]}", {}).wait(WAIT_S) != 0:
-            assert time.monotonic() < deadline, (shell.directory / "log").read_text()
+        status = f"durable-raft status --at {place[0]}"
+        wait_until(
+            lambda: shell.start(status, {}).wait(WAIT_S) == 0,
+            "a cluster that has a leader",
+            explain=lambda message: f"{message}\n{(shell.directory / 'log').read_text()}",
+        )
         for path in (documents.README, CLIENTS):
             shell.run(f"{sys.executable} - <<'END'\n{python_block(path)}END\n", {"port=7001": f"port={place[1]}"})
         shell.run(block(OPERATING, "Back up", "backup"), values)

@@ -9,7 +9,8 @@ import hiredis
 import pytest
 
 from durable_raft.server.clients import OWED_MAX
-from tests.support.forked_nodes import WAIT_S, ForkedNodes
+from tests.support.forked_nodes import ForkedNodes
+from tests.support.waiting import WAIT_S
 
 CLIENTS_MAX = 12
 OUTPUT_BYTES_MAX = 2 << 20

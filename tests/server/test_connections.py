@@ -14,8 +14,7 @@ from durable_raft.server.clients import Clients, Outbox
 from durable_raft.server.settings.config import load_config
 from tests.support.desk import Desk
 from tests.support.node_status import LEADER, Actions
-
-WAIT_S = 60.0
+from tests.support.waiting import WAIT_S
 
 
 @dataclass

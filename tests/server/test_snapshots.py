@@ -23,9 +23,9 @@ from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk
 from tests.support.log_building import IDENTITY, MEMBERSHIP
 from tests.support.raft_solo import solo
 from tests.support.state_building import State, checkpoint, items_of, make_kv, read_kv
+from tests.support.waiting import WAIT_S
 
 N2, N3 = NodeId("n2"), NodeId("n3")
-WAIT_S = 60.0
 
 
 class Hands:

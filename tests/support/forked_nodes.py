@@ -15,7 +15,6 @@ import os
 import signal
 import stat
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,9 +29,7 @@ from durable_raft.server.exit_codes import exit_code_of
 from durable_raft.server.logs import start_logging
 from durable_raft.server.process import run
 from durable_raft.server.settings.config import NodeConfig
-
-WAIT_S: Final = 60.0
-"""Far above what anything takes on a machine that is busy with other things."""
+from tests.support.waiting import WAIT_S, wait_until
 
 _PATIENT: Final = {"election_timeout_min_ms": 500, "election_timeout_max_ms": 1000, "heartbeat_ms": 60}
 
@@ -205,10 +202,7 @@ class ForkedNodes:
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a condition."""
-        deadline = time.monotonic() + WAIT_S
-        while not condition():
-            assert time.monotonic() < deadline, self.explain(f"waited {WAIT_S} s for {what}")
-            time.sleep(0.01)
+        wait_until(condition, what, explain=self.explain)
 
     def explain(self, problem: str) -> str:
         """Return ``problem`` with the ends of all logs."""
