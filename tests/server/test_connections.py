@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from durable_raft.cli.local_cluster import free_ports
 from durable_raft.server.clients import Clients, Outbox
 from durable_raft.server.settings.config import load_config
-from tests.support.desk import Desk
+from tests.support.desk import Desk, desk_at
 from tests.support.node_status import LEADER, Actions
 from tests.support.waiting import WAIT_S
 
@@ -49,20 +51,20 @@ class Talk:
 @asynccontextmanager
 async def talking(host: str = "127.0.0.1") -> AsyncIterator[Talk]:
     """Listen as a node that leads does, and connect one client."""
-    desk = Desk()
-    desk.lead()
-    outbox = Outbox()
-    clients = Clients(load_config({"dir": "unused"}, {}), desk.dispatcher, lambda _: LEADER, Actions(), outbox)
-    (port,) = free_ports(1)
-    await clients.start(host, port)
-    try:
-        async with asyncio.timeout(WAIT_S):
-            reader, writer = await asyncio.open_connection(host, port)
-            yield Talk(desk, clients, port, reader, writer)
-            writer.close()
-    finally:
-        clients.stop_listening()
-        clients.abort()
+    with tempfile.TemporaryDirectory() as place, desk_at(Path(place) / "n1") as desk:
+        desk.lead()
+        outbox = Outbox()
+        clients = Clients(load_config({"dir": "unused"}, {}), desk.dispatcher, lambda _: LEADER, Actions(), outbox)
+        (port,) = free_ports(1)
+        await clients.start(host, port)
+        try:
+            async with asyncio.timeout(WAIT_S):
+                reader, writer = await asyncio.open_connection(host, port)
+                yield Talk(desk, clients, port, reader, writer)
+                writer.close()
+        finally:
+            clients.stop_listening()
+            clients.abort()
 
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])

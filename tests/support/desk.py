@@ -1,23 +1,48 @@
-"""One node without its process: a real core, machine and dispatcher, whose disk, peers and clients the test plays."""
+"""One real node without its process: the real ``server.node.Node`` on a real directory, in the hands of a test.
+
+The test plays what the node takes from the world (server/platform.py): its clocks, its loop, its links, its threads and
+its clients. Nothing happens by itself. ``turn`` runs what the loop has to do now, ``wait`` lets time pass. ``effects``
+says what the node did to the world, in order.
+"""
 
 from __future__ import annotations
 
+import heapq
 import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.core import Raft
-from durable_raft.raft.messages import AppendEntries
-from durable_raft.raft.types import Entry, EntryKind, Index, Member, NodeId, RaftConfig, Role, Term
-from durable_raft.server.dispatch import QUICK_COMMIT_S, Dispatcher, DispatchLimits
+from durable_raft.raft.messages import AppendEntries, Envelope, IntroduceResponse, Message
+from durable_raft.raft.ready import Write
+from durable_raft.raft.types import Entry, EntryKind, Identity, Index, Member, Membership, NodeId, Role, Term
+from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.dispatch import QUICK_COMMIT_S, Dispatcher
+from durable_raft.server.log_writer import Flushed, LogWriter
+from durable_raft.server.node import Node
+from durable_raft.server.peers import LinkEvents
 from durable_raft.server.pending import Slot
-from tests.support.raft_checks import ready_of
-from tests.support.raft_disk import Disk
+from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.start.opening import open_node
+from durable_raft.server.start.recovery import NodeData
+from durable_raft.storage.log.log_store import LogStore
+from durable_raft.wire.peer import NodeMessage
 from tests.support.raft_solo import accepted, vote
+from tests.support.raft_trace import message_words, write_words
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
-MEMBERS = [Member(node, f"127.0.0.1:700{node[1]}", f"127.0.0.1:1700{node[1]}") for node in (N1, N2, N3)]
+MEMBERS = tuple(Member(node, f"127.0.0.1:700{node[1]}", f"127.0.0.1:1700{node[1]}") for node in (N1, N2, N3))
 HOLD_S = 2.0
+LOOK_S = 0.3
+"""Longer than from one of the node's looks at its deadlines to the next."""
+
+Callback = Callable[..., object]
+T = TypeVar("T")
 
 
 class Client:
@@ -29,6 +54,7 @@ class Client:
         self.batched = 0
         self.is_readonly = is_readonly
         self.slots: list[Slot] = []
+        self._replied = 0
 
     def became_answered(self, reply_bytes: int) -> None:
         """Replies are read from the slots."""
@@ -56,73 +82,361 @@ class Client:
         """The replies so far, None for those still owed."""
         return [slot.reply for slot in self.slots]
 
+    def flush(self) -> list[bytes]:
+        """Return the replies that may be sent now, in order, each once."""
+        free: list[bytes] = []
+        while self._replied < len(self.slots) and (reply := self.slots[self._replied].reply) is not None:
+            free.append(reply)
+            self._replied += 1
+        return free
+
+
+class _Timer:
+    """What ``call_at`` returns."""
+
+    def __init__(self, callback: Callback, args: tuple[Any, ...]) -> None:
+        self.callback: Callback | None = callback
+        self.args = args
+
+    def cancel(self) -> None:
+        """Never call."""
+        self.callback = None
+
+
+class _Loop:
+    """The event loop, whose time is the desk's."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.soon: deque[tuple[Callback, tuple[Any, ...]]] = deque()
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._number = 0
+
+    def call_soon(self, callback: Callback, /, *args: Any) -> None:
+        self.soon.append((callback, args))
+
+    call_soon_threadsafe = call_soon
+
+    def call_at(self, when: float, callback: Callback, /, *args: Any) -> _Timer:
+        timer = _Timer(callback, args)
+        self._number += 1
+        heapq.heappush(self._timers, (when, self._number, timer))
+        return timer
+
+    def call_later(self, delay: float, callback: Callback, /, *args: Any) -> _Timer:
+        return self.call_at(self._desk.now + delay, callback, *args)
+
+    def next_due(self) -> float | None:
+        """Return when the next timer rings."""
+        return self._timers[0][0] if self._timers else None
+
+    def ring(self) -> None:
+        """Call what the next timer was set for."""
+        _, _, timer = heapq.heappop(self._timers)
+        if timer.callback is not None:
+            timer.callback(*timer.args)
+
+
+class _LogWriter(LogWriter):
+    """The real log writer, whose thread is the desk's turn."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        store: LogStore,
+        on_flushed: Callable[[Flushed], None],
+        on_failed: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__(store, desk, desk.crash_points, on_flushed, on_failed)
+        self._desk = desk
+
+    def start(self) -> None:
+        """There is no thread."""
+
+    def submit(self, write: Write) -> None:
+        self._desk.note(f"hands to the log writer: {write_words(write)}")
+        super().submit(write)
+
+    def _persisted(self, group: list[Write]) -> Flushed:
+        flushed = super()._persisted(group)
+        self._desk.note(f"has on its disk: {'; '.join(write_words(write) for write in group)}")
+        return flushed
+
+    def work(self) -> bool:
+        """Flush what waits; return whether anything did."""
+        if self._queue.empty():
+            return False
+        self._flush_next_group()
+        return True
+
+    def stop(self, timeout_s: float) -> bool:
+        """There is no thread."""
+        del timeout_s
+        return True
+
+
+class _Worker:
+    """Does its work at once."""
+
+    def __init__(self, loop: _Loop) -> None:
+        self._loop = loop
+
+    def start(self) -> None:
+        """There is no thread."""
+
+    def submit(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
+        self._loop.call_soon(done, work())
+
+    def settle(self) -> None:
+        """Nothing is under way."""
+
+    def stop(self, timeout_s: float) -> bool:
+        """There is no thread."""
+        del timeout_s
+        return True
+
+
+class _Link:
+    """The link to one peer."""
+
+    def __init__(self, desk: Desk, node: NodeId) -> None:
+        self._desk, self._node = desk, node
+        self.dropped = 0
+
+    @property
+    def is_up(self) -> bool:
+        return self._node not in self._desk.unreachable
+
+
+class _Links:
+    """Links to peers that the test plays."""
+
+    refused = 0
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.links = {member.node_id: _Link(desk, member.node_id) for member in MEMBERS[1:]}
+
+    async def start(self, host: str, port: int) -> None:
+        """Nothing is dialled."""
+
+    def send(self, envelopes: Sequence[Envelope]) -> None:
+        for envelope in envelopes:
+            self._desk.note(f"sends to {envelope.target}: {message_words(envelope.message)}")
+
+    def tell(self, target: NodeId, message: NodeMessage) -> None:
+        """What is none of the core's is not played here."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Recorder:
+    """Records nothing."""
+
+    def note(self, name: str, /, **fields: object) -> None:
+        """Nothing is kept."""
+
+    def recovered(self, raft: Raft) -> None:
+        """Nothing is kept."""
+
+    def progress(self, raft: Raft) -> None:
+        """Nothing is kept."""
+
 
 class Desk:
-    """Node n1 without its process: core, machine, dispatcher, and the order of one turn as server/node.py has it."""
+    """Node n1 among played peers; a ``server.platform.Platform`` and the clock of it."""
 
-    def __init__(self, *, pending_bytes_max: int = 1 << 20) -> None:
+    def __init__(self, data: NodeData, config: NodeConfig) -> None:
         self.now = 10.0
         self.time_of_day_ms = 1_000_000
-        self.disk = Disk("")
-        config = RaftConfig(N1, (N1, N2, N3))
-        self.raft = Raft(config, self.disk.load(), self.disk, random.Random(7), self.now_ms)
-        self.machine = Machine(random.Random(8))
+        self.clock = self
+        self.loop = _Loop(self)
+        self.rng = random.Random(7)
+        self.crash_points = CrashPoints()
+        self.recorder = _Recorder()
         self.unreachable: set[NodeId] = set()
-        self.proposed: list[Entry] = []
-        self.dispatcher = Dispatcher(
-            self.raft,
-            self.machine,
-            MEMBERS,
-            DispatchLimits(HOLD_S, pending_bytes_max, batch_bytes_max=1 << 20),
-            (lambda: self.now, lambda: self.time_of_day_ms),
-            lambda: None,
-            lambda node: node not in self.unreachable,
-        )
+        self.effects: list[str] = []
+        """What the node did to the world, in words."""
+        self._clients: list[Client] = []
+        self._writer: _LogWriter
+        self._events: LinkEvents
+        self.node = Node(config, data, self, self._reply, self._fatal)
+        self._note_applied()
+        self._store = data.log_store
+        start = self.node.start()
+        try:
+            start.send(None)
+        except StopIteration:
+            self.turn()
+            return
+        raise AssertionError("the start of a node waits for something")
+
+    # -- the platform ---------------------------------------------------------------------------------------------
+
+    def monotonic(self) -> float:
+        """Return the desk's time."""
+        return self.now
+
+    def time_of_day_ns(self) -> int:
+        """Return the desk's time of day."""
+        return self.time_of_day_ms * 1_000_000
+
+    def sleep(self, seconds: float) -> None:
+        """Time passes only by the test's hand."""
+
+    def links(self, identity: Identity, members: Sequence[Member], rng: random.Random, events: LinkEvents) -> _Links:
+        """Return links to peers that the test plays."""
+        del identity, members, rng
+        self._events = events
+        return _Links(self)
+
+    def log_writer(
+        self, store: LogStore, on_flushed: Callable[[Flushed], None], on_failed: Callable[[BaseException], None]
+    ) -> _LogWriter:
+        """Return a log writer that works in ``turn``."""
+        self._writer = _LogWriter(self, store, on_flushed, on_failed)
+        return self._writer
+
+    def worker(self, name: str, on_failed: Callable[[BaseException], None]) -> _Worker:
+        """Return a worker that does everything at once."""
+        del name, on_failed
+        return _Worker(self.loop)
+
+    def note(self, effect: str) -> None:
+        """Keep what the node did."""
+        self.effects.append(effect)
+
+    def _note_applied(self) -> None:
+        """Keep what is applied, too; the dispatcher's own ``apply`` does the rest."""
+        apply = self.dispatcher.apply
+
+        def noted(entry: Entry) -> None:
+            self.note(f"applies {entry.index}/t{entry.term}")
+            apply(entry)
+
+        self.dispatcher.apply = noted  # type: ignore[method-assign]
+
+    def _reply(self) -> None:
+        for client in self._clients:
+            for reply in client.flush():
+                self.note(f"replies {reply.decode().strip()!r}")
+
+    def _fatal(self, error: BaseException) -> None:
+        raise error
+
+    # -- what the node is made of ---------------------------------------------------------------------------------
+
+    @property
+    def raft(self) -> Raft:
+        """The node's core."""
+        return self.node.raft
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The node's dispatcher."""
+        return self.node.dispatcher
+
+    @property
+    def machine(self) -> Machine:
+        """The node's machine."""
+        return self.node.keeper.machine
+
+    @property
+    def proposed(self) -> list[Entry]:
+        """The batches of commands in the log."""
+        log = self.raft.log
+        if log.last.index < log.first_index:
+            return []
+        entries = log.entries(log.first_index, Index(log.last.index + 1), 1 << 30)
+        return [entry for entry in entries if entry.kind is EntryKind.COMMANDS]
 
     @property
     def now_ms(self) -> int:
         """Monotonic time as the core takes it."""
         return int(self.now * 1000)
 
+    # -- events ---------------------------------------------------------------------------------------------------
+
     def turn(self) -> None:
-        """One turn: propose, persist at once, apply with the reads in their places."""
-        for _ in range(4):
-            self.dispatcher.propose_due()
-            ready = ready_of(self.raft, self.now_ms)
-            if ready.write is not None:
-                self.proposed += [e for e in ready.write.entries if e.kind is EntryKind.COMMANDS]
-                self.disk.persist(ready.write)
-                self.raft.persisted(self.now_ms, ready.write.number)
-            self.dispatcher.give_back_reads(ready.lost_reads)
-            reads = list(ready.reads)
-            for entry in ready.committed:
-                while reads and reads[0].read_index < entry.index:
-                    self.dispatcher.answer_reads(reads.pop(0).read_id)
-                self.dispatcher.apply(entry)
-            for read in reads:
-                self.dispatcher.answer_reads(read.read_id)
-            self.dispatcher.is_caught_up = self.dispatcher.is_caught_up or bool(ready.committed)
+        """Run the loop and the log writer until neither has anything to do now."""
+        self.node.wake()
+        while True:
+            while self.loop.soon:
+                callback, args = self.loop.soon.popleft()
+                callback(*args)
+            if not self._writer.work():
+                return
+
+    def hear(self, source: NodeId, message: Message) -> None:
+        """Have n1 hear a peer."""
+        self._events.receive(source, message)
+        self.turn()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass; timers ring when they are due."""
+        end = self.now + seconds
+        while (due := self.loop.next_due()) is not None and due <= end:
+            self._pass(max(0.0, due - self.now))
+            self.loop.ring()
+            self.turn()
+        self._pass(max(0.0, end - self.now))
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        """Let time pass until ``holds``, at most ten seconds."""
+        end = self.now + 10.0
+        while not holds():
+            assert self.now < end, "it does not come about"
+            self.wait(0.005)
+
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
+        self.time_of_day_ms += round(seconds * 1000)
+
+    def cut_off(self, peer: NodeId) -> None:
+        """The link to ``peer`` goes down."""
+        self.unreachable.add(peer)
+        self._events.changed()
+        self.turn()
+
+    def reconnect(self, peer: NodeId) -> None:
+        """The link to ``peer`` comes up again."""
+        self.unreachable.discard(peer)
+        self._events.changed()
+        self.turn()
+
+    def become_voter(self) -> None:
+        """Both peers answer to the introduction of n1's new disk that they never knew another."""
+        for peer in (N2, N3):
+            uuid = self._store.identity.node_uuid
+            self.hear(peer, IntroduceResponse(uuid, False, peer.encode().ljust(16)))
+        assert self.raft.is_voter
 
     def lead(self) -> None:
         """Have n1 elected by n2, and its no-op committed."""
-        self.now += 1.0
-        self.raft.timeout(self.now_ms)
-        self.raft.step(self.now_ms, N2, vote(self.raft.current_term + 1, pre_vote=True))
-        self.turn()
-        self.raft.step(self.now_ms, N2, vote(self.raft.current_term))
+        self.wait_until(lambda: self.raft.role is Role.PRE_CANDIDATE)
+        self.hear(N2, vote(self.raft.current_term + 1, pre_vote=True))
+        self.hear(N2, vote(self.raft.current_term))
         assert self.raft.role is Role.LEADER
-        self.dispatcher.leadership_changed()
-        self.turn()
         self.acknowledge()
 
-    def acknowledge(self) -> None:
-        """n2 has flushed all that n1 has, and has heard its newest round."""
-        last, read_round = self.raft.log.last.index, self.raft.state.read_round
-        self.raft.step(self.now_ms, N2, accepted(self.raft.current_term, last, read_round))
-        self.turn()
+    def lose_quorum(self) -> None:
+        """Nobody answers n1, which leads, until it steps down."""
+        assert self.raft.role is Role.LEADER
+        self.wait_until(lambda: self.raft.role is not Role.LEADER)
 
-    def follow(self, leader: NodeId, *entries: Entry, term: int | None = None, after: int | None = None) -> None:
-        """n1 hears ``leader``, of the next term unless given, which sends ``entries`` and has committed them."""
+    def acknowledge(self, peer: NodeId = N2) -> None:
+        """``peer`` has flushed all that n1 has, and has heard its newest round."""
+        last, read_round = self.raft.log.last.index, self.raft.state.read_round
+        self.hear(peer, accepted(self.raft.current_term, last, read_round))
+
+    def follow(
+        self, leader: NodeId, *entries: Entry, term: int | None = None, after: int | None = None, commit: int = 0
+    ) -> None:
+        """n1 hears ``leader``, of the next term unless given, which sends ``entries`` and has committed them.
+
+        Without entries it has committed up to ``commit``.
+        """
         log = self.raft.log
         term = self.raft.current_term + 1 if term is None else term
         previous = Index(log.last.index if after is None else after)
@@ -132,20 +446,38 @@ class Desk:
             log.term_at(previous),
             log.chain_at(previous),
             entries,
-            entries[-1].index if entries else Index(0),
+            entries[-1].index if entries else Index(commit),
             0,
         )
-        self.raft.step(self.now_ms, leader, message)
-        self.dispatcher.leadership_changed()
-        self.turn()
+        self.hear(leader, message)
 
     def client(self, *, is_readonly: bool = False) -> Client:
         """Return a new connection."""
-        return Client(self, is_readonly=is_readonly)
+        client = Client(self, is_readonly=is_readonly)
+        self._clients.append(client)
+        return client
 
-    def wait(self, seconds: float) -> None:
-        """Let time pass, and have the dispatcher look at its deadlines."""
-        self.now += seconds
-        self.time_of_day_ms += int(seconds * 1000)
-        self.dispatcher.expire()
-        self.turn()
+
+@contextmanager
+def desk_at(place: Path, *, pending_bytes_max: int = 1 << 20) -> Iterator[Desk]:
+    """Give node n1 on a new directory at ``place``, a voter that knows no leader; it is stopped afterwards."""
+    config = NodeConfig(
+        node_id=N1,
+        directory=place,
+        client_host="127.0.0.1",
+        client_port=7001,
+        peer_host="127.0.0.1",
+        peer_port=17001,
+        membership=Membership(MEMBERS),
+        client_hold_ms=int(HOLD_S * 1000),
+        request_bytes_max=pending_bytes_max,
+        pending_bytes_max=pending_bytes_max,
+    )
+    data = open_node(config)
+    try:
+        desk = Desk(data, config)
+        desk.become_voter()
+        yield desk
+        assert desk.node.stop()
+    finally:
+        data.log_store.close()
