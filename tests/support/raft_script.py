@@ -59,13 +59,17 @@ from tests.support.raft_disk import Disk
 
 def run_script(text: str) -> str:
     """Run a script and return it with what really happened under each event."""
-    script = Script()
+    return played(text, Script().event)
+
+
+def played(text: str, event: Callable[[str], list[str]]) -> str:
+    """Return a script with what ``event`` returns under each of its events; raises AssertionError, naming the line."""
     lines: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.startswith("> "):
             lines.append(line)
             try:
-                lines.extend(script.event(line[2:]))
+                lines.extend(event(line[2:]))
             except Exception as error:
                 raise AssertionError(f"line {number}: {line}: {error!r}") from error
         elif not line or line.startswith("#"):

@@ -1,0 +1,36 @@
+"""The order of a write through a real node is what the scripts tell (the language: tests/support/node_script.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.node_script import run_script
+
+SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_script(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The events of the script cause exactly the lines under them."""
+    text = path.read_text()
+
+    happened = run_script(text, tmp_path / "n1")
+
+    if request.config.getoption("--rewrite-scripts"):
+        path.write_text(happened)
+    assert happened == text or request.config.getoption("--rewrite-scripts")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_script_says_what_it_is_about(path: Path) -> None:
+    """Its head tells what happens, why it matters and in which paragraph to read on."""
+    head = path.read_text().partition("\n> ")[0]
+
+    assert head.index("# ") < head.index("§") < head.index("\n# What happens: ") < head.index("\n# Why it matters: ")
+
+
+def test_both_ways_of_a_write_are_told() -> None:
+    """On the event loop, and by the log writer's thread."""
+    assert [path.stem for path in SCRIPTS] == ["lone_write", "queued_write"]
