@@ -50,7 +50,8 @@ def middle(values: Sequence[float] | None) -> str:
     return short(statistics.median(values)) if values else "-"
 
 
-def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -66,12 +67,12 @@ def _machine(measured: dict[str, Any]) -> str:
 
 def _targets(measured: dict[str, Any]) -> str:
     rows = [[*_target(row), "reached" if row.is_reached else "missed"] for row in targets(measured["results"])]
-    return _rows(["what", "target", "measured, median (least to most)", ""], rows)
+    return table(["what", "target", "measured, median (least to most)", ""], rows)
 
 
 def _missed(measured: dict[str, Any]) -> str:
     rows = [_target(row) for row in targets(measured["results"]) if not row.is_reached]
-    return _rows(["what", "target", "measured, median (least to most)"], rows)
+    return table(["what", "target", "measured, median (least to most)"], rows)
 
 
 def _target(row: Target) -> list[str]:
@@ -100,7 +101,7 @@ def _throughput(measured: dict[str, Any]) -> str:
         [row["load"]["name"], *(middle(row[system]) for system in systems), middle(row["ratios"]["etcd"])]
         for row in measured["results"]["throughput"]
     ]
-    return _rows(["", "ours, a second", "etcd", "one Redis", "PySyncObj", "ours to etcd"], rows)
+    return table(["", "ours, a second", "etcd", "one Redis", "PySyncObj", "ours to etcd"], rows)
 
 
 def _latency(measured: dict[str, Any]) -> str:
@@ -113,7 +114,7 @@ def _latency(measured: dict[str, Any]) -> str:
     beside = [results["stalls"]["phases"][f"1 MB values beside{system}"]["busy"] for system in ("", ", etcd")]
     rate = f"{results['stalls']['rate']:,.0f}"
     rows.append([f"writes, {rate} a second, beside values of 1 MB", *(_two(each, "p50", "p99") for each in beside)])
-    return _rows(["p50 / p99 in ms", "ours", "etcd"], rows)
+    return table(["p50 / p99 in ms", "ours", "etcd"], rows)
 
 
 def _two(runs: Sequence[dict[str, float]], low: str = "0.5", high: str = "0.99") -> str:
@@ -122,7 +123,7 @@ def _two(runs: Sequence[dict[str, float]], low: str = "0.5", high: str = "0.99")
 
 def _floors(measured: dict[str, Any]) -> str:
     floors = measured["results"]["limits"]["floors"]
-    return _rows(["", "us"], [[name, middle([each[key] for each in floors])] for key, name in FLOORS.items()])
+    return table(["", "us"], [[name, middle([each[key] for each in floors])] for key, name in FLOORS.items()])
 
 
 def _costs(measured: dict[str, Any]) -> str:
@@ -133,7 +134,7 @@ def _costs(measured: dict[str, Any]) -> str:
             flushes = f"{cost['leader_flushes']:.3f}" if cost["leader_flushes"] else "-"
             cpu = f"{cost['leader_cpu_us']:.0f} / {cost['follower_cpu_us']:.0f}"
             rows.append([f"{load}: {system}", short(cost["rate"]), cpu, short(cost["disk_bytes"]), flushes])
-    return _rows(
+    return table(
         ["", "writes a second", "CPU us, leader / follower", "bytes to the disk, all three", "flushes, leader"], rows
     )
 
@@ -150,9 +151,14 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
 }
 
 
+def written_over(document: str, made: Callable[[str], str]) -> str:
+    """Return ``document`` with what ``made`` returns for the name of each of its blocks in the block's place."""
+    return _TABLE.sub(lambda found: f"{found[1]}\n{made(found[2])}\n{found[3]}", document)
+
+
 def filled(document: str, measured: dict[str, Any]) -> str:
     """Return ``document`` with its tables made anew from ``measured``, what all.json holds; raises KeyError."""
-    return _TABLE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]](measured)}\n{found[3]}", document)
+    return written_over(document, lambda name: TABLES[name](measured))
 
 
 @click.command()

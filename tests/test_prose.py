@@ -29,9 +29,6 @@ HOUSE_WORDS: Final = ("errand", "standing", "acquaintance", "giver", "taker", "s
 """Names of the code that a reader of the documents does not know. CONTRIBUTING.md "Glossary" defines them."""
 
 DOCUMENTS: Final = [path for path in documents.documents() if path.name != "CHANGELOG.md"]
-LISTS_OF_FIGURES: Final = ("tests/README.md",)
-"""Documents in which the figures of campaigns stand in sentences: how long these are says nothing."""
-MEASURED: Final = [path for path in DOCUMENTS if documents.name_of(path) not in LISTS_OF_FIGURES]
 
 
 CODE: Final = ("durable_raft", "tools", "tests", "benchmarks", "docs")
@@ -59,7 +56,7 @@ def refused_words(markdown: str) -> list[str]:
     return re.findall(words, plain, re.IGNORECASE)
 
 
-@pytest.mark.parametrize("path", MEASURED, ids=documents.name_of)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=documents.name_of)
 def test_sentences_are_short(path: Path) -> None:
     """Half of the sentences have at most 17 words, and none has more than 40."""
     markdown = documents.text(path)

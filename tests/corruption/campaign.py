@@ -5,6 +5,7 @@
     python -m tests.corruption                                5,000 quick trials and 100 with three real nodes
     python -m tests.corruption --quick 200 --whole 10         fewer
     python -m tests.corruption --meta-bits                    every single bit of both meta pages, raft and kv
+    python -m tests.corruption ... --json FILE                leave the figures in FILE (tests/results)
     python -m tests.corruption --seed 7 --kind stale_page --environment kv --trial 12      one trial again
 
 A quick trial opens one damaged directory as a node does (start.py), a whole one runs three nodes (nodes.py). The table
@@ -24,14 +25,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from durable_raft.raft.types import Member, Membership, NodeId
 from durable_raft.server.settings.config import NodeConfig
 from tests.corruption import nodes, start
 from tests.corruption.base import Base, prepare
 from tests.corruption.damage import KINDS, flip_meta_bit, meta_bits
+from tests.results import record
 
+MODULE: Final = "tests.corruption"
 ENVIRONMENTS: Final = ("raft", "kv")
 VICTIM: Final = "n1"
 
@@ -51,6 +54,13 @@ class Result:
         self.outcomes[kind, environment][word] += 1
         if outcome.startswith(start.FAILURES):
             self.failures.append(f"{kind} of {environment}: {outcome}\n  again: {replay}")
+
+    def figures(self) -> dict[str, Any]:
+        """Return the outcomes by kind and environment, for tests/results."""
+        told: dict[str, dict[str, dict[str, int]]] = {}
+        for (kind, environment), counts in self.outcomes.items():
+            told.setdefault(kind, {})[environment] = dict(counts.most_common())
+        return {"outcomes": told, "failures": len(self.failures)}
 
     def table(self) -> list[str]:
         """Return the outcomes by kind."""
@@ -173,11 +183,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", type=int, default=5_000, help="trials that open one directory")
     parser.add_argument("--whole", type=int, default=100, help="trials with three real nodes")
     parser.add_argument("--meta-bits", action="store_true", help="flip every bit of both meta pages instead")
+    parser.add_argument("--every", type=int, default=1, help="with --meta-bits: only every so-many-th bit")
     parser.add_argument("--seed", type=int, default=None, help="a fresh one unless given")
     parser.add_argument("--kind", choices=[*KINDS, nodes.EVERY_NODE], help="with --trial: which damage")
     parser.add_argument("--environment", choices=ENVIRONMENTS, default="raft")
     parser.add_argument("--trial", type=int, help="play this trial alone")
     parser.add_argument("--nodes", action="store_true", help="with --trial: three real nodes")
+    record.add_option(parser)
     return parser
 
 
@@ -195,6 +207,9 @@ def main(arguments: Sequence[str]) -> int:
         results = _played(options, base, place, seed)
     finally:
         base.cluster.close()
+    # In this order: the trials that open one directory, those with three real nodes.
+    figures = {name: each.figures() for name, each in zip(("quick", "whole"), results, strict=False)}
+    record.save(options.json, record.command_line(MODULE, arguments, seed=seed), str(seed), figures)
     failures = [failure for result in results for failure in result.failures]
     for result in results:
         print("\n".join(result.table()))
@@ -210,7 +225,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _played(options: argparse.Namespace, base: Base, place: Path, seed: int) -> list[Result]:
     if options.meta_bits:
-        return [run_meta_bits(base, place)]
+        return [run_meta_bits(base, place, every=options.every)]
     if options.trial is None:
         return [run_quick(base, place, seed, options.quick), run_whole(base, place, seed, options.whole)]
     kind, environment = options.kind, options.environment

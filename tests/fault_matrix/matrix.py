@@ -4,6 +4,7 @@
 
     python -m tests.fault_matrix                     every n of every call: some minutes
     python -m tests.fault_matrix --sample 3          about so many n of each
+    python -m tests.fault_matrix --json FILE         leave the figures in FILE (tests/results)
     python -m tests.fault_matrix --call fdatasync --error EIO --number 17
 
 The table says for each call, error and place what the node did and how often. In every cell the node must end with a
@@ -22,10 +23,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.fault_matrix.cell import Cell, CellFailed, Outcome
+from tests.results import record
 
+MODULE: Final = "tests.fault_matrix"
 CALLS: Final = ("pwrite64", "writev", "fdatasync", "fsync", "ftruncate", "rename", "mkdir")
 """With which the node changes files. LMDB writes pages by the first two (sockets may see ``writev`` too)."""
 ERRORS: Final = ("EIO", "ENOSPC")
@@ -89,6 +92,18 @@ class Table:
             if self._counts[call] and not self.fired[call, error]
         ]
 
+    def figures(self) -> dict[str, Any]:
+        """Return what was counted, for tests/results."""
+        return {
+            "calls": self._counts,
+            "cells": [
+                {"call": call, "error": error, "phase": phase, "did": did, "cells": count}
+                for (call, error, phase, did), count in sorted(self.seen.items())
+            ],
+            "acknowledged": self.acknowledged,
+            "failures": len(self.failures),
+        }
+
     def lines(self) -> list[str]:
         """Say it in lines for people."""
         lines = [f"{'call':10} {'error':7} {'during':7} {'what the node did':18} cells"]
@@ -128,6 +143,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--call", choices=CALLS)
     parser.add_argument("--error", choices=ERRORS, default="EIO")
     parser.add_argument("--number", type=int, default=1)
+    record.add_option(parser)
     options = parser.parse_args(arguments)
     if reason := why_not():
         print(reason)
@@ -137,6 +153,10 @@ def main(arguments: Sequence[str]) -> int:
     print("calls of the workload: " + ", ".join(f"{call} {count}" for call, count in counts.items()), flush=True)
     one = [(options.call, options.error, options.number)] if options.call else None
     table = play(one or list(places(counts, options.sample)), counts, options.workers, shows=True)
+    seeds = (
+        "none: every place is played" if options.sample is None else f"none: about {options.sample} places of each call"
+    )
+    record.save(options.json, record.command_line(MODULE, arguments), seeds, table.figures())
     print("\n".join(table.lines()))
     for failure in table.failures:
         print(f"\n{failure}")

@@ -34,7 +34,9 @@ from tests.power_loss.operations import ROOT, Flush, Link, Marker, Operation, Re
 from tests.power_loss.planted import BUGS
 from tests.power_loss.pool import CHECKOUT, Outcome, Worker
 from tests.power_loss.workload import ROUNDS
+from tests.results import record as results
 
+MODULE: Final = "tests.power_loss.block_level"
 DISK_BYTES: Final = 8 << 20
 DISK: Final = 1
 NAMESPACE: Final = "POWER_LOSS_NAMESPACE"
@@ -204,6 +206,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--broken", choices=sorted(BUGS))
+    results.add_option(parser)
     options = parser.parse_args(arguments)
     if (reason := missing()) is not None:
         print(f"not possible here: {reason}")
@@ -222,6 +225,15 @@ def main(arguments: Sequence[str]) -> int:
             explorer.run(options.images, until_failure=options.broken is not None)
         finally:
             explorer.close()
+    figures = {
+        "operations": len(recording.operations),
+        "flushes": recording.flushes,
+        "images": explorer.kinds.total(),
+        "kinds": dict(sorted(explorer.kinds.items())),
+        "activities": dict(sorted(explorer.activities.items())),
+        "failures": len(explorer.failures),
+    }
+    results.save(options.json, results.command_line(MODULE, arguments, seed=seed), str(seed), figures)
     kinds, activities = (
         ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         for counts in (explorer.kinds, explorer.activities)

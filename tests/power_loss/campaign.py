@@ -5,6 +5,7 @@
     python -m tests.power_loss --images 50000 --seed 7   so many distinct images; a fresh seed, printed, unless given
     python -m tests.power_loss --broken no-flush         the same with a planted bug: must fail
     python -m tests.power_loss --broken-all              every planted bug, until it is found
+    python -m tests.power_loss ... --json FILE           leave the figures in FILE (tests/results)
     python -m tests.power_loss --replay FILE             the failing images that a campaign left in FILE
 
 Recorded are the scripted workload on the log store (workload.py) and a real node with a client (record.py), each with a
@@ -22,7 +23,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.power_loss.disk import build, replay
 from tests.power_loss.explorer import Counts, Explorer, Failure, Waiting, choice_of
@@ -34,7 +35,9 @@ from tests.power_loss.pool import Outcome, Pool, materialise
 from tests.power_loss.record import TURNS, record_node, record_store
 from tests.power_loss.strace import missing_strace
 from tests.power_loss.workload import ROUNDS
+from tests.results import record
 
+MODULE: Final = "tests.power_loss"
 IMAGES_A_RECORDING: Final = 8_000
 FAILURES_KEPT: Final = 20
 FAILURES_SHOWN: Final = 3
@@ -116,25 +119,32 @@ class Campaign:
         _add(self.counts[recording.source], explorer.counts)
         self.failures += explorer.failures
 
-    def table(self) -> list[str]:
-        """Return what was done, for people."""
+    def rows(self) -> dict[str, list[int]]:
+        """Return what was counted, each for the store's recordings, the node's, and all."""
         columns = [*self.counts.values(), Counts()]
         for counts in self.counts.values():
             _add(columns[-1], counts)
-        rows: list[tuple[str, list[int]]] = [
-            ("recordings", [each.recordings for each in columns]),
-            ("operations recorded", [each.operations for each in columns]),
-            ("flushes", [each.flushes for each in columns]),
-            ("cut points", [each.cuts for each in columns]),
-            ("distinct images", [each.images for each in columns]),
-            *((f"  {kind}", [each.kinds[kind] for each in columns]) for kind in KINDS),
-            *((f"  in flight: {name}", [each.activities[name] for each in columns]) for name in ACTIVITIES),
-            ("also written to", [each.probes for each in columns]),
-            ("verdicts", [each.verdicts for each in columns]),
-            ("failures", [each.failures for each in columns]),
-        ]
+        return {
+            "recordings": [each.recordings for each in columns],
+            "operations recorded": [each.operations for each in columns],
+            "flushes": [each.flushes for each in columns],
+            "cut points": [each.cuts for each in columns],
+            "distinct images": [each.images for each in columns],
+            **{f"of kind: {kind}": [each.kinds[kind] for each in columns] for kind in KINDS},
+            **{f"in flight: {name}": [each.activities[name] for each in columns] for name in ACTIVITIES},
+            "also written to": [each.probes for each in columns],
+            "verdicts": [each.verdicts for each in columns],
+            "failures": [each.failures for each in columns],
+        }
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was counted, for tests/results."""
+        return {"rows": self.rows(), "seconds": round(self.seconds, 1), "deaths": self.deaths}
+
+    def table(self) -> list[str]:
+        """Return what was done, for people."""
         lines = [f"{'source':36} {STORE:>10} {NODE:>10} {'all':>10}"]
-        lines += [f"{name:36} {values[0]:10} {values[1]:10} {values[2]:10}" for name, values in rows]
+        lines += [f"{name:36} {values[0]:10} {values[1]:10} {values[2]:10}" for name, values in self.rows().items()]
         rate = self.images / max(self.seconds, 1e-9)
         lines.append(f"{self.seconds:.0f} s, {rate:.0f} images/s, {self.deaths} recoveries died of a signal")
         return lines
@@ -186,16 +196,15 @@ def find_bug(scratch: Path, bug: str, seed: int, images: int = 3_000, rounds: in
     return campaign
 
 
-def bug_table(scratch: Path, seed: int) -> tuple[list[str], bool]:
-    """Return the table of planted bugs, and whether all were found."""
-    lines = [f"{'bug':20} {'images':>7}  found as"]
-    all_found = True
+def find_bugs(scratch: Path, seed: int) -> dict[str, Campaign]:
+    """Find each planted bug in turn, and print after how many images it was found as what."""
+    print(f"{'bug':20} {'images':>7}  found as")
+    found: dict[str, Campaign] = {}
     for bug in BUGS:
-        campaign = find_bug(scratch, bug, seed)
-        all_found = all_found and bool(campaign.failures)
-        found = campaign.failures[0].what if campaign.failures else "NOT FOUND"
-        lines.append(f"{bug:20} {campaign.images:7}  {found[:120]}")
-    return lines, all_found
+        campaign = found[bug] = find_bug(scratch, bug, seed)
+        what = campaign.failures[0].what if campaign.failures else "NOT FOUND"
+        print(f"{bug:20} {campaign.images:7}  {what[:120]}", flush=True)
+    return found
 
 
 def fresh_seed() -> int:
@@ -214,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--until-failure", action="store_true", help="stop at the first failing image")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="judge the images of FILE again")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="with --replay: write the first image to DIR")
+    record.add_option(parser)
     return parser
 
 
@@ -230,19 +240,22 @@ def main(arguments: Sequence[str]) -> int:
             return 2
         seed = fresh_seed() if options.seed is None else options.seed
         print(f"seed {seed}", flush=True)
+        command = record.command_line(MODULE, arguments, seed=seed)
         if options.broken_all:
-            lines, all_found = bug_table(scratch, seed)
-            print("\n".join(lines))
-            return 0 if all_found else 1
-        return _explore(options, scratch, seed)
+            found = find_bugs(scratch, seed)
+            figures = {bug: {"images": each.images, "found": bool(each.failures)} for bug, each in found.items()}
+            record.save(options.json, command, str(seed), figures)
+            return 0 if all(each.failures for each in found.values()) else 1
+        return _explore(options, scratch, seed, command)
 
 
-def _explore(options: argparse.Namespace, scratch: Path, seed: int) -> int:
+def _explore(options: argparse.Namespace, scratch: Path, seed: int, command: str) -> int:
     sources: Sequence[str] = (STORE, NODE) if options.source is None else (options.source,)
     if options.broken is not None:
         sources = (STORE,)
     campaign = Campaign(scratch, seed, bug=options.broken, workers=options.workers)
     campaign.run(options.images, sources, until_failure=options.until_failure or options.broken is not None)
+    record.save(options.json, command, str(seed), campaign.figures())
     print("\n".join(campaign.table()))
     print("\n".join(report(campaign.failures, Path(tempfile.gettempdir()))))
     return 1 if campaign.failures else 0

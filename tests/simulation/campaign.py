@@ -7,6 +7,7 @@
     python -m tests.simulation --trace 17                 one seed, its whole timeline
     python -m tests.simulation --mutant NAME --trace 17   the same with a planted bug
     python -m tests.simulation --mutants                  every planted bug: caught by which rule, after how many seeds
+    python -m tests.simulation ... --json FILE            leave the figures in FILE (tests/results)
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
+from tests.results import record
 from tests.simulation.mutants import MUTANTS, planted
 from tests.simulation.swarm import FAULTS, LINK_FAULTS
 from tests.simulation.world import World
@@ -28,6 +31,8 @@ from tests.simulation.world import World
 TIMELINE_LINES: Final = 60
 """Lines of the timeline printed for a failure; ``--trace`` prints all."""
 
+MODULE: Final = "tests.simulation"
+SEEDS: Final = 200
 SEEDS_PER_MUTANT: Final = 2_000
 """After so many seeds a mutant counts as not caught."""
 
@@ -80,6 +85,22 @@ class Result:
     def silent_faults(self) -> list[str]:
         """Return the kinds of fault that never struck."""
         return [name for name in (*FAULTS, *LINK_FAULTS) if not self.faults[name]]
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was counted, for tests/results."""
+        return {
+            "seeds": self.seeds,
+            "simulated_hours": round(self.virtual_us / 3.6e9, 3),
+            "cpu_seconds": round(self.seconds, 1),
+            "events": self.events,
+            "elections": self.elections,
+            "committed": self.committed,
+            "answers": self.answers,
+            "checks": self.checks,
+            "faults": {name: self.faults[name] for name in (*FAULTS, *LINK_FAULTS)},
+            "counts": dict(sorted(self.counts.items())),
+            "failures": [failure.replay() for failure in self.failures],
+        }
 
     def lines(self) -> list[str]:
         """Say it in lines for people."""
@@ -137,38 +158,58 @@ def timeline(failure: Failure, lines: int = TIMELINE_LINES) -> str:
     return "\n".join([*end, f"seed {failure.seed}: {rule or 'no rule broken'}", f"replay: {failure.replay()}"])
 
 
-def mutant_table(seeds_max: int = SEEDS_PER_MUTANT, names: Sequence[str] = ()) -> tuple[list[str], bool]:
-    """Return the table of planted bugs, and whether all were caught."""
-    lines = [f"{'mutant':34} {'seeds':>5}  caught by", "-" * 110]
-    all_caught = True
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one mutant."""
+
+    name: str
+    seeds: int
+    """Played until it was caught, or in all."""
+    rule: str | None
+    """What caught it; None when nothing did."""
+    why_not: str = ""
+
+    def line(self) -> str:
+        """Say it for people."""
+        return f"{self.name:34} {self.seeds:5}  {self.rule or f'NOT CAUGHT{self.why_not}'}"
+
+
+def play_mutants(seeds_max: int = SEEDS_PER_MUTANT, names: Sequence[str] = ()) -> list[Verdict]:
+    """Play each planted bug with the seeds from 1 on until it is caught, and print what became of it."""
+    print(f"{'mutant':34} {'seeds':>5}  caught by", "-" * 110, sep="\n")
+    verdicts = []
     for name in names or list(MUTANTS):
-        result = run_seeds(range(1, seeds_max + 1), name, until_fail=True)
-        caught = _verdict(result)
-        all_caught = all_caught and not caught.startswith("NOT")
-        lines.append(f"{name:34} {result.seeds:5}  {caught}")
-        print(lines[-1], flush=True)
-    return lines, all_caught
+        verdicts.append(_verdict(name, run_seeds(range(1, seeds_max + 1), name, until_fail=True)))
+        print(verdicts[-1].line(), flush=True)
+    return verdicts
 
 
-def _verdict(result: Result) -> str:
-    """Return the rule that caught a mutant; it counts only when the same seed breaks no rule without the mutant."""
+def _verdict(name: str, result: Result) -> Verdict:
+    """Say which rule caught a mutant; it counts only when the same seed breaks no rule without the mutant."""
     if not result.failures:
-        return "NOT CAUGHT"
+        return Verdict(name, result.seeds, None)
     failure = result.failures[0]
     if not failure.rule.startswith(RULES):
-        return f"NOT CAUGHT, the simulation broke: {failure.rule[:90]}"
+        return Verdict(name, result.seeds, None, f", the simulation broke: {failure.rule[:90]}")
     _, rule = run_seed(failure.seed)
-    return f"NOT CAUGHT, fails without it too: {rule[:90]}" if rule else failure.rule.splitlines()[0][:120]
+    if rule:
+        return Verdict(name, result.seeds, None, f", fails without it too: {rule[:90]}")
+    return Verdict(name, result.seeds, failure.rule.splitlines()[0][:120])
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Deterministic simulation.")
-    parser.add_argument("--seeds", type=int, default=200, help="how many seeds to play")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        help=f"how many seeds to play, {SEEDS}; with --mutants: at most so many for each, {SEEDS_PER_MUTANT}",
+    )
     parser.add_argument("--first", type=int, help="the first seed; a fresh one unless given")
     parser.add_argument("--until-fail", action="store_true", help="stop at the first failure")
     parser.add_argument("--trace", type=int, metavar="SEED", help="play one seed and print its whole timeline")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="switch a planted bug on")
     parser.add_argument("--mutants", action="store_true", help="play every planted bug until it is caught")
+    record.add_option(parser)
     return parser
 
 
@@ -178,12 +219,12 @@ def main(arguments: Sequence[str]) -> int:
     if options.trace is not None:
         return _trace(Failure(options.trace, "", options.mutant))
     if options.mutants:
-        print(f"{len(MUTANTS)} mutants, at most {SEEDS_PER_MUTANT} seeds each")
-        _, all_caught = mutant_table()
-        return 0 if all_caught else 1
+        return _mutants(options.seeds or SEEDS_PER_MUTANT, arguments, options.json)
     first = fresh_seed() if options.first is None else options.first
-    print(f"seeds {first} to {first + options.seeds - 1}", flush=True)
-    result = run_seeds(range(first, first + options.seeds), options.mutant, until_fail=options.until_fail)
+    seeds = f"{first} to {first + (options.seeds or SEEDS) - 1}"
+    print(f"seeds {seeds}", flush=True)
+    result = run_seeds(range(first, first + (options.seeds or SEEDS)), options.mutant, until_fail=options.until_fail)
+    record.save(options.json, record.command_line(MODULE, arguments, first=first), seeds, result.figures())
     print("\n".join(result.lines()))
     if silent := result.silent_faults():
         print(f"never struck       {', '.join(silent)}")
@@ -192,6 +233,14 @@ def main(arguments: Sequence[str]) -> int:
     for failure in result.failures[5:]:
         print(f"{failure.replay()}  # {failure.rule}")
     return 1 if result.failures else 0
+
+
+def _mutants(seeds_max: int, arguments: Sequence[str], json: Path | None) -> int:
+    print(f"{len(MUTANTS)} mutants, at most {seeds_max} seeds each")
+    verdicts = play_mutants(seeds_max)
+    figures = {each.name: {"seeds": each.seeds, "rule": each.rule} for each in verdicts}
+    record.save(json, record.command_line(MODULE, arguments), f"1 to {seeds_max}, until it is caught", figures)
+    return 0 if all(each.rule for each in verdicts) else 1
 
 
 def _trace(failure: Failure) -> int:
