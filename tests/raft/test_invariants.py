@@ -13,7 +13,7 @@ from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import AppendEntriesResponse, RequestVoteResponse
 from durable_raft.raft.ready import ReadReady
 from durable_raft.raft.state import PendingRead
-from durable_raft.raft.types import HardState, Index, NodeId, Role, Term
+from durable_raft.raft.types import HardState, Index, LostEntry, NodeId, Role, Standing, Term
 from tests.support.raft_checks import BrokenRule
 from tests.support.raft_cluster import Cluster, OpenRead
 from tests.support.raft_disk import Disk, entries_of
@@ -83,9 +83,21 @@ def _break_confirmed_reads(core: Raft) -> None:
     core.state.confirmed_reads.append(ReadReady(1, Index(1)))
 
 
+def _break_standing(core: Raft) -> None:
+    core.state.standing = Standing(is_voter=False)
+
+
+def _break_log(core: Raft) -> None:
+    (entry,) = core.log.entries(Index(2), Index(3), 0)
+    core.log.lose(LostEntry(entry.index, entry.term, entry.crc, entry.chain))
+    core.log._cache.clear()
+
+
 @pytest.mark.parametrize(
     ("make", "plant", "rule"),
     [
+        (a_leader, _break_standing, "a leader is a voter"),
+        (a_leader, _break_log, "a leader holds its whole log"),
         (a_follower, _break_applied, "applied 3 <= commit 2"),
         (a_follower, _break_commit, "commit 4 <= last 3"),
         (a_follower, _break_flushed, "flushed 4 <= submitted 3"),

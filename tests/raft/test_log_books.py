@@ -288,3 +288,30 @@ def test_commit_says_whether_it_moved() -> None:
     """Up: yes; where it stands, or down: no."""
     log = log_of("1 1 1")
     assert [log.commit_to(Index(index)) for index in (2, 2, 1, 3)] == [True, False, False, True]
+
+
+def test_an_entry_with_another_chain_is_refused() -> None:
+    """It follows another log, though its index and term fit."""
+    log = log_of("1 1")
+    other = entries_of("1 2 2")[2]
+    with pytest.raises(InvariantViolation, match="entry 3: chain expected 0x"):
+        log.append(other)
+    assert log.last.index == 2
+
+
+def test_a_copy_that_is_flushed_late_heals_only_what_it_was_made_for() -> None:
+    """The entry may have been cut and another be lost at the same index meanwhile."""
+    log, disk = cached_log("1 1 2")
+    log._cache.clear()
+    log.lose(lost(3, "1 1 2"))
+    log.mend(entries_of("1 1 2")[2])
+    log.take_write(0, 2, None)
+    log.truncate_from(Index(3))
+    log._cache_first = Index(3)
+    log.append(entries_of("1 1 3")[2])
+    disk.persist(log.take_write(0, 3, None))
+    log.acknowledge(2)
+    assert log.healed == 0
+    log.acknowledge(3)
+    assert log.lose(lost(3, "1 1 3"))
+    assert set(log.lost) == {3}

@@ -338,3 +338,16 @@ def test_which_snapshots_are_of_use() -> None:
     core.lose_state(cluster.now)
     assert core.snapshot_floor() == 1
     assert [core.wants_snapshot(base_at(index).point) for index in (1, 2, 3)] == [False, True, True]
+
+
+def test_leader_whose_checkpoint_does_not_cover_what_it_compacted_stops() -> None:
+    """There would be nothing to offer: entries up to the log's begin are nowhere."""
+    disk = Disk("1 1 1 1", term=1)
+    disk.compact(3)
+    cluster = Cluster(real="n1", disks={"n1": disk})
+    term = lead(cluster)
+    cluster["n1"].checkpointed(LogPoint(Index(2), Term(1), 0))
+    ask(cluster, "n2", refused(term, rejected=4, conflict=1))
+    ask(cluster, "n2", refused(term, rejected=3, conflict=1))
+    with pytest.raises(InvariantViolation, match="the log begins behind"):
+        cluster.timeout("n1")
