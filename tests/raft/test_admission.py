@@ -201,6 +201,7 @@ def test_a_voter_that_knows_no_disk_of_a_peer_says_that_it_knew_another() -> Non
     """It is older than this rule: it cannot tell."""
     cluster = acquainted()
     assert ask(cluster, "n2", Introduce(NEW)) == [IntroduceResponse(NEW, True, MINE)]
+    assert cluster.disk("n1").standing.peer(NodeId("n2")) == Acquaintance(NodeId("n2"), NEW, (bytes(16),))
 
 
 def test_a_candidate_drops_the_vote_of_a_replaced_disk() -> None:
@@ -403,3 +404,17 @@ def test_a_disk_that_is_not_admitted_commits_not_even_the_first_entry() -> None:
     cluster.tell("n1", "n2", accepted(term, 1)._replace(is_voter=False))
     cluster.tell("n1", "n3", accepted(term, 0))
     assert cluster["n1"].log.commit_index == 0
+
+
+def test_a_leader_among_replaced_disks_steps_down_however_young_its_clock() -> None:
+    """None of them was ever heard from, not even when the clock began to run."""
+    disk = Disk("1")
+    disk.standing = Standing(peers=tuple(Acquaintance(NodeId(name), OLD, ()) for name in ("n2", "n3")))
+    cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": disk}, election_timeout_max_ms=30_000)
+    cluster["n1"].state.election_deadline = cluster.now
+    lead(cluster)
+    for peer in ("n2", "n3"):
+        cluster.tell("n1", peer, Introduce(NEW))
+    cluster.now += 50
+    cluster.fire("n1")
+    assert cluster.role("n1") is Role.FOLLOWER

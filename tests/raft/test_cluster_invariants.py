@@ -209,7 +209,7 @@ def test_every_rule_that_is_checked_is_counted(rules: ClusterInvariants, core: R
         lambda: rules.node_started(N1, HardState()),
         lambda: rules.entries_accepted(N1, entries),
         lambda: rules.committed_upto(N1, core.state, Index(0)),
-        lambda: rules.entry_applied(N1, entries[0]),
+        lambda: rules.entry_applied(N1, entries[2]),
         lambda: rules.acknowledged(N1, Index(3)),
         lambda: rules.leader_elected(N1, core.state),
         lambda: rules.message_leaves(N1, N2, answer),

@@ -11,7 +11,7 @@ from durable_raft.raft.messages import FetchEntries, FetchEntriesResponse
 from durable_raft.raft.types import Role
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk, entries_of
-from tests.support.raft_solo import accepted, append_entries, ask, lead, point_of
+from tests.support.raft_solo import accepted, append_entries, ask, lead, point_of, refused
 from tests.support.raft_wounds import FIFTH, LOG, absent, asked, given, wounded
 
 # -- whom is asked, when, and for how long -----------------------------------------------------------------------------
@@ -203,3 +203,40 @@ def test_no_more_than_sixty_four_entries_are_asked_for_at_once() -> None:
     cluster = wounded(*range(1, 71), terms=" ".join(["1"] * 70))
     cluster.fire("n1")
     assert [len(indexes) for indexes in asked(cluster).values()] == [64]
+
+
+def test_a_leader_that_cannot_send_what_it_lost_leads_no_longer() -> None:
+    """Whatever the machine does at that moment."""
+    cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": Disk(LOG)}, log_cache_bytes_max=0)
+    term = lead(cluster)
+    cluster.disk("n1").rotten = {2}
+    cluster.defers_work = True
+    cluster.tell("n1", "n2", refused(term, rejected=5, conflict=2))
+    cluster["n1"].ready(cluster.now, may_apply=False)
+    assert cluster.role("n1") is Role.FOLLOWER
+
+
+def test_a_leader_that_cannot_give_what_it_lost_leads_no_longer() -> None:
+    """It noticed when another asked for that entry."""
+    cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": Disk(LOG)}, log_cache_bytes_max=0)
+    lead(cluster)
+    cluster.disk("n1").rotten = {2}
+    cluster.defers_work = True
+    cluster.tell("n1", "n2", FetchEntries((point_of(entries_of(LOG), 2),)))
+    assert cluster.role("n1") is Role.FOLLOWER
+
+
+def test_what_is_absent_is_said_up_to_where_the_answer_is_full() -> None:
+    """What lies behind an entry that may not be given yet is looked for; what lies behind a full answer is not."""
+    cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": Disk("1")}, append_bytes_max=4)
+    cluster.slow("n1")
+    cluster.tell("n1", "n2", append_entries("1 1", term=1, after=1))
+    missing = point_of(entries_of("1 1 1"), 3)
+    (answer,) = ask(cluster, "n2", FetchEntries((point_of(entries_of("1 1"), 2), missing)))
+    assert isinstance(answer, FetchEntriesResponse)
+    assert answer.absent == (missing,)
+    cluster.fast("n1")
+    first, second = (point_of(entries_of("1 1"), index) for index in (1, 2))
+    (answer,) = ask(cluster, "n2", FetchEntries((first, second, missing)))
+    assert isinstance(answer, FetchEntriesResponse)
+    assert ([entry.index for entry in answer.entries], answer.absent) == ([1], ())

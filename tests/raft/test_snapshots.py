@@ -351,3 +351,19 @@ def test_leader_whose_checkpoint_does_not_cover_what_it_compacted_stops() -> Non
     ask(cluster, "n2", refused(term, rejected=3, conflict=1))
     with pytest.raises(InvariantViolation, match="the log begins behind"):
         cluster.timeout("n1")
+
+
+def test_a_snapshot_is_offered_once_for_each_round() -> None:
+    """The round of a read rides on the offer, as on an AppendEntries; the follower may take long to fetch."""
+    disk = Disk("1 1 1 1", term=1)
+    disk.compact(3)
+    cluster = Cluster(real="n1", disks={"n1": disk})
+    term = lead(cluster)
+    ask(cluster, "n2", refused(term, rejected=4, conflict=1))
+    ask(cluster, "n2", refused(term, rejected=3, conflict=1))
+    cluster.read("n1")
+    (offer,) = cluster.sent("n1", "n2")
+    assert isinstance(offer, InstallSnapshot)
+    assert offer.read_round == 1
+    cluster.propose("n1", "x")
+    assert cluster.sent("n1", "n2") == []
