@@ -11,9 +11,9 @@ from durable_raft.kv import keyspace as keyspace_module
 from durable_raft.kv import keyspace_commands
 from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
 from durable_raft.kv.keyspace import Keyspace
-from durable_raft.kv.layer import CHANGE_BYTES, FREE_PIECE, SORT_PIECE, Layer
+from durable_raft.kv.layer import CHANGE_BYTES, FREE_PIECE, HEAP_SLACK, SORT_PIECE, Layer
 from durable_raft.kv.machine import Machine
-from durable_raft.kv.records import EMPTY_STATE, Record, StateSummary, make_record, record_crc
+from durable_raft.kv.records import EMPTY_STATE, Record, StateSummary, make_record, order_key, record_crc
 from durable_raft.kv.slots import key_slot
 from tests.kv.machines import NOW_MS, new_machine, run
 from tests.kv.state_views import PlainView
@@ -305,3 +305,79 @@ def test_a_machine_is_checkpointed_as_its_keyspace_is() -> None:
     assert machine.checkpointed(PlainView({b"a": make_record(b"a", b"123")})).changes == {}
     assert machine.overlay_bytes == 0
     assert run(machine, "GET a") == b"123"
+
+
+def test_a_layer_orders_keys_up_to_the_length_that_counts_and_beyond() -> None:
+    """A key of 480 bytes by itself, a longer one by its beginning and a hash; from any place on."""
+    layer = Layer()
+    keys = [b"b" * 480, b"b" * 481, b"b" * 479, b"a", b"c", b"b" * 600 + b"1", b"b" * 600 + b"2"]
+    for key in keys:
+        layer.put(key, None)
+        list(layer.ordered(None))
+    layer.put(b"aa", None)
+    expected = sorted([*keys, b"aa"], key=order_key)
+    assert list(layer.ordered(None)) == expected
+    assert [key for key, _ in layer.sorted_changes()] == expected
+    for place, key in enumerate(expected):
+        assert list(layer.ordered(key)) == expected[place + 1 :]
+    assert list(layer.ordered(b"")) == expected
+
+
+def test_long_keys_in_a_piece_are_placed_by_their_order() -> None:
+    """Though most of it is short."""
+    layer = Layer()
+    for key in (b"b" * 600 + b"1", b"b" * 600 + b"2", b"b" * 600 + b"3", b"a", b"c"):
+        layer.put(key, None)
+    keys = [key for key, _ in layer.sorted_changes()]
+    assert keys == sorted(keys, key=order_key)
+    assert [order_key(key) for key in keys] == sorted(order_key(key) for key in keys)
+
+
+def test_the_heap_of_deadlines_is_made_anew_when_most_of_it_is_stale() -> None:
+    """At twice the keys that changed and some: whole, in order, and with the keys that have a deadline."""
+    layer = Layer()
+    for number in range(10):
+        layer.put(b"%d" % number, make_record(b"%d" % number, b"v", 5000 - number))
+    layer.put(b"for ever", make_record(b"for ever", b"v"))
+    layer.put(b"gone", None)
+    most = 2 * len(layer.changes) + HEAP_SLACK
+    lengths = [len(layer._heap)]
+    for number in range(most - 10):
+        layer.put(b"9", make_record(b"9", b"v", 9_000 - number))
+        lengths.append(len(layer._heap))
+    assert lengths == list(range(10, most + 1))
+    layer.put(b"9", make_record(b"9", b"v", 1))
+    assert len(layer._heap) == 10
+    found = []
+    while (due := layer.earliest()) is not None:
+        found.append(due)
+        layer.forget_earliest()
+    assert found == sorted(found)
+    assert [(deadline, key) for deadline, _, key in found] == [
+        (1, b"9"),
+        *[(5000 - number, b"%d" % number) for number in reversed(range(9))],
+    ]
+
+
+def test_a_cleared_layer_knows_nothing() -> None:
+    """Not even a deadline."""
+    layer = Layer()
+    layer.put(b"k", make_record(b"k", b"v", 100))
+    layer.clear()
+    assert layer.is_cleared
+    assert (layer.changes, layer._heap, layer.size_bytes, list(layer.ordered(None))) == ({}, [], 0, [])
+
+
+@pytest.mark.parametrize(("value", "crc"), [(b"", 0xDBD9D91D), (b"v", 0xAAE9B2D1), (bytes(5000), 0x29D8D4FE)])
+def test_checksums_are_what_they_were_when_they_were_stored(value: bytes, crc: int) -> None:
+    """In numbers: older directories and other nodes hold them."""
+    assert record_crc(b"key", 77, value) == crc
+    assert make_record(b"key", value, 77).crc == crc
+
+
+def test_a_slot_is_of_what_stands_between_the_first_braces() -> None:
+    """If something does; as Redis Cluster says."""
+    assert key_slot(b"{a}b") == key_slot(b"a")
+    assert key_slot(b"x{a}{b}") == key_slot(b"a")
+    for whole in (b"{}a", b"x{}a", b"{a", b"a}", b"}a{", b"x{}{a}"):
+        assert key_slot(whole) not in (key_slot(b""), key_slot(b"a")), whole
