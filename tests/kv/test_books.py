@@ -258,8 +258,8 @@ def test_time_to_live_counts_from_the_time_that_is_shown() -> None:
 def test_time_to_live_of_a_state_that_begins() -> None:
     """No time was shown yet."""
     machine = Machine(random.Random(1))
-    machine.execute([b"psetex", b"k", b"1", b"v"])
-    assert run(machine, "PTTL k") == 1
+    machine.execute([b"psetex", b"k", b"5", b"v"])
+    assert run(machine, "PTTL k") == 5
 
 
 # -- records -----------------------------------------------------------------------------------------------------------
