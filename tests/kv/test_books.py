@@ -64,17 +64,19 @@ def test_each_change_takes_its_key_and_value_and_something() -> None:
         (b"k", b"12", None),
         (b"below", b"1", None),
         (b"below", b"", 100),
+        (b"new", b"12", 100),
     ):
         before = keyspace.active_bytes
         keyspace.put(key, value, deadline)
         sizes.append(keyspace.active_bytes - before)
-    assert sizes == [CHANGE_BYTES + 4, -2, 4, -3, CHANGE_BYTES + 6, -1]
+    assert sizes == [CHANGE_BYTES + 4, -2, 4, -3, CHANGE_BYTES + 6, -1, CHANGE_BYTES + 5]
+    keyspace.remove(b"new")
     keyspace.remove(b"k")
-    assert keyspace.active_bytes == 2 * CHANGE_BYTES + len(b"k" + b"below")
+    assert keyspace.active_bytes == 3 * CHANGE_BYTES + len(b"k" + b"below" + b"new")
     keyspace.put(b"k", b"1234", None)
-    assert keyspace.active_bytes == 2 * CHANGE_BYTES + len(b"k" + b"below" + b"1234")
+    assert keyspace.active_bytes == 3 * CHANGE_BYTES + len(b"k" + b"below" + b"new" + b"1234")
     assert keyspace.overlay_bytes == keyspace.active_bytes
-    assert keyspace.overlay_changes == 2
+    assert keyspace.overlay_changes == 3
     keyspace.clear()
     assert (keyspace.overlay_bytes, keyspace.overlay_changes) == (0, 0)
 

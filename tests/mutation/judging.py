@@ -6,7 +6,7 @@ import itertools
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -66,29 +66,36 @@ class Map:
         """Return the tests that execute the changed statement, in the order in which they are to be run."""
         first, last = mutation.lines
         executing = (self.lines.get((mutation.path, line), set()) for line in range(first, last + 1))
-        return self._in_order(set().union(*executing), mutation)
+        return self._in_order(mutation, set().union(*executing), set())
 
     def tests_of_file(self, mutation: Mutation) -> list[str]:
-        """Return the tests that execute anything in the mutant's file; all, when none does."""
-        found = {test for (path, _), tests in self.lines.items() if path == mutation.path for test in tests}
-        return self._in_order(found or set(self.seconds), mutation)
+        """Return tests for what an import does: those that execute anything in the mutant's file before others."""
+        near = {test for (path, _), tests in self.lines.items() if path == mutation.path for test in tests}
+        return self._in_order(mutation, set(self.seconds), near)
 
-    def _in_order(self, tests: Iterable[str], mutation: Mutation) -> list[str]:
+    def _in_order(self, mutation: Mutation, tests: set[str], near: set[str]) -> list[str]:
+        """Return as many tests as there is time for: those named after the mutant's file, the near, the quick."""
+        own = f"test_{Path(mutation.path).stem}"
+
+        def rank(test: str) -> tuple[bool, bool, float, str, float]:
+            file = test.partition("::")[0]
+            setup = self.dear.get(file, 0.0)
+            return (
+                not Path(file).stem.startswith(own),
+                test not in near,
+                setup,
+                file if setup else "",
+                self.seconds[test],
+            )
+
         chosen: list[str] = []
         spent = 0.0
-        own = f"test_{Path(mutation.path).stem}"
-        for test in sorted(tests, key=lambda test: self._rank(test, own)):
+        for test in sorted(tests, key=rank):
             spent += self.seconds[test]
             if chosen and spent > TESTS_SECONDS:
                 break
             chosen.append(test)
         return chosen
-
-    def _rank(self, test: str, own: str) -> tuple[bool, float, str, float]:
-        """Return the place of a test: those named after the mutant's file first, then the quickest."""
-        file = test.partition("::")[0]
-        setup = self.dear.get(file, 0.0)
-        return not Path(file).stem.startswith(own), setup, file if setup else "", self.seconds[test]
 
 
 Judged = Callable[[Mutation, Verdict], None]
