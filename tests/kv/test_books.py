@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import pytest
 
 from durable_raft.kv import keyspace as keyspace_module
-from durable_raft.kv import keyspace_commands
+from durable_raft.kv import keyspace_commands, scan
 from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
 from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.layer import CHANGE_BYTES, FREE_PIECE, HEAP_SLACK, SORT_PIECE, Layer
-from durable_raft.kv.machine import Machine
+from durable_raft.kv.machine import VALUE_BYTES_MAX, Machine
 from durable_raft.kv.records import EMPTY_STATE, Record, StateSummary, make_record, order_key, record_crc
 from durable_raft.kv.slots import key_slot
 from tests.kv.machines import NOW_MS, new_machine, run
@@ -383,3 +383,15 @@ def test_a_slot_is_of_what_stands_between_the_first_braces() -> None:
     assert key_slot(b"x{a}{b}") == key_slot(b"a")
     for whole in (b"{}a", b"x{}a", b"{a", b"a}", b"}a{", b"x{}{a}"):
         assert key_slot(whole) not in (key_slot(b""), key_slot(b"a")), whole
+
+
+def test_bounds_are_what_they_were() -> None:
+    """Replicas must agree on some, clients see others, and all were chosen: one that changes is changed on purpose."""
+    assert keyspace_module.DROP_MAX == 1000
+    assert keyspace_module.DUE_CHUNK == 256
+    assert PATTERN_BYTES_MAX == 1024
+    assert keyspace_commands.KEYS_MAX == 250_000
+    assert (keyspace_commands.SCAN_COUNT_DEFAULT, keyspace_commands.SCAN_COUNT_MAX) == (10, 10_000)
+    assert (scan.CURSORS_MAX, scan.CURSOR_BITS) == (10_000, 53)
+    assert VALUE_BYTES_MAX == 512 * 1024 * 1024
+    assert (CHANGE_BYTES, HEAP_SLACK, SORT_PIECE, FREE_PIECE) == (300, 1024, 2048, 512)

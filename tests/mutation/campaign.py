@@ -65,6 +65,8 @@ class Campaign:
     def judged(self, mutant: Mutation, verdict: Verdict) -> None:
         """Note a verdict, and show it where it may matter."""
         self.verdicts[mutant] = verdict
+        if verdict.is_caught and self.count <= 20:
+            _say(f"{verdict.how} {verdict.by}: {mutant}")
         if not verdict.is_caught and mutant.name not in self.known:
             _say(f"survives: {mutant}")
         if len(self.verdicts) % 50 == 0:

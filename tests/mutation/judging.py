@@ -26,9 +26,6 @@ TESTS_SECONDS: Final = 4.0
 REAL_SECONDS_MAX: Final = 300.0
 """After so much real time a mutant is taken to hang; the machine may be busy."""
 
-DEAR_SETUP_SECONDS: Final = 0.02
-"""Tests of a module that needs so long to set up (a redis-server to start) come last, together."""
-
 
 class Verdict(NamedTuple):
     """What became of a mutant."""
@@ -57,8 +54,8 @@ class Map:
     """(file relative to the checkout, line) -> names of tests."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Test -> CPU time."""
-    dear: dict[str, float] = field(default_factory=dict)
-    """Test file -> CPU time of setting it up, where that is long."""
+    dear: set[str] = field(default_factory=set)
+    """Tests that share something that takes long to set up (a redis-server): they run one after the other."""
     failed: list[str] = field(default_factory=list)
     """Tests that fail without any mutant."""
 
@@ -77,24 +74,17 @@ class Map:
         """Return as many tests as there is time for: those named after the mutant's file, the near, the quick."""
         own = f"test_{Path(mutation.path).stem}"
 
-        def rank(test: str) -> tuple[bool, bool, float, str, float]:
+        def rank(test: str) -> tuple[bool, bool, str, float]:
             file = test.partition("::")[0]
-            setup = self.dear.get(file, 0.0)
-            return (
-                not Path(file).stem.startswith(own),
-                test not in near,
-                setup,
-                file if setup else "",
-                self.seconds[test],
-            )
+            is_own = Path(file).stem.startswith(own)
+            return not is_own, test not in near, file if test in self.dear else "", self.seconds[test]
 
         chosen: list[str] = []
-        spent = 0.0
+        left = TESTS_SECONDS
         for test in sorted(tests, key=rank):
-            spent += self.seconds[test]
-            if chosen and spent > TESTS_SECONDS:
-                break
-            chosen.append(test)
+            if not chosen or self.seconds[test] <= left:
+                chosen.append(test)
+                left -= self.seconds[test]
         return chosen
 
 
@@ -163,9 +153,8 @@ class Room:
             began = time.process_time()
             reports = runtestprotocol(item, log=False, nextitem=following)
             mapped.seconds[name] = time.process_time() - began
-            setup = reports[0].duration
-            if setup > DEAR_SETUP_SECONDS:
-                mapped.dear[name.partition("::")[0]] = setup
+            if _shares_a_fixture(item):
+                mapped.dear.add(name)
             if any(report.failed for report in reports):
                 mapped.failed.append(name)
         measured.stop()
@@ -180,6 +169,11 @@ class Room:
 def _pairs(items: Sequence[pytest.Item]) -> Iterator[tuple[pytest.Item, pytest.Item | None]]:
     """Yield each item with the next one, which tells what may stay set up in between."""
     return itertools.zip_longest(items, items[1:])
+
+
+def _shares_a_fixture(item: pytest.Item) -> bool:
+    definitions = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
+    return any(definition[-1].scope == "module" for definition in definitions)
 
 
 def _cpu_seconds_max(mapped: Map, item: pytest.Item) -> float:
