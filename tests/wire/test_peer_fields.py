@@ -1,0 +1,176 @@
+"""Every kind of field of a frame between nodes, at its bounds and one beyond them; frames that are remembered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from durable_raft.checksum import crc32c
+from durable_raft.errors import DamagedFrame, UnknownFrameVersion
+from durable_raft.raft.messages import FetchEntries
+from durable_raft.raft.types import EntryKind, Index, LogPoint, Term, chain_crc, entry_crc
+from durable_raft.wire import peer
+from durable_raft.wire.peer import FrameEncoder, FrameKind, FrameParser, PeerMessage, encode_frame
+from tests.wire.peer_messages import BODY_BYTES_MAX, CLUSTER, EXAMPLES
+
+NUMBERS = ([0, 1, 2**63 - 1], [-1, 2**63, True, 1.0, "1", b"1", None, []])
+SUMS = ([0, 1, 2**32 - 1], [-1, 2**32, True, 1.0, "1", None])
+HASHES = ([0, 1, 2**63, 2**64 - 1], [-1, True, 1.0, "1", b"", None])
+FLAGS = ([True, False], [0, 1, None, "yes"])
+TEXTS = (["", "é"], [b"", 1, None])
+NAMES = (["n", "n1"], ["", b"n1", 1, None])
+UUIDS = ([b"u" * 16], [b"", b"u" * 15, b"u" * 17, "u" * 16, None, 16])
+DISKS = ([b"", b"u" * 16], [b"u", b"u" * 15, b"u" * 17, "", "u" * 16, None])
+BYTES = ([b"", b"k"], ["", 1, None, []])
+
+
+def fields_of(name: str) -> list[Any]:
+    """Return the fields of an example as they are sent."""
+    fields = msgpack.unpackb(encode_frame(CLUSTER, EXAMPLES[name])[36:])
+    assert isinstance(fields, list)
+    return fields
+
+
+def decode(name: str, fields: list[Any]) -> PeerMessage:
+    """Return what a parser makes of a frame of the example's kind with these fields."""
+    example = encode_frame(CLUSTER, EXAMPLES[name])
+    return peer.decode_body(example[6], msgpack.packb(fields))
+
+
+CASES = [
+    ("hello", 0, NAMES),
+    ("hello", 1, UUIDS),
+    ("hello", 2, NAMES),
+    ("hello", 3, TEXTS),
+    ("hello_reply", 0, FLAGS),
+    ("hello_reply", 1, TEXTS),
+    ("hello_reply", 2, NAMES),
+    ("hello_reply", 3, UUIDS),
+    *(("request_vote", place, NUMBERS) for place in range(3)),
+    ("request_vote", 3, FLAGS),
+    ("heartbeat", 3, SUMS),
+    ("heartbeat", 5, NUMBERS),
+    ("heartbeat", 7, DISKS),
+    *(("append_entries_response", place, NUMBERS) for place in (0, 2, 3, 4, 5, 6)),
+    *(("append_entries_response", place, FLAGS) for place in (1, 7, 8)),
+    ("install_snapshot", 3, SUMS),
+    ("fetch_snapshot", 1, FLAGS),
+    ("fetch_snapshot", 2, BYTES),
+    ("snapshot_chunk", 2, SUMS),
+    ("snapshot_chunk", 6, HASHES),
+    ("snapshot_chunk", 7, FLAGS),
+    ("snapshot_chunk", 8, BYTES),
+    ("snapshot_chunk", 13, FLAGS),
+    ("state_hash", 1, SUMS),
+    ("state_hash", 3, HASHES),
+    ("introduce", 0, UUIDS),
+    ("introduce_response", 1, FLAGS),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "values"), CASES, ids=lambda value: str(value) if value != () else "")
+def test_a_field_is_taken_up_to_its_bounds_and_not_beyond(
+    name: str, place: int, values: tuple[list[Any], list[Any]]
+) -> None:
+    """Of the right type, and in its range."""
+    good, bad = values
+    for value in good:
+        fields = fields_of(name)
+        fields[place] = value
+        decoded = decode(name, fields)
+        assert decoded[place] == value
+        assert type(decoded[place]) is type(value)
+    for value in bad:
+        fields = fields_of(name)
+        fields[place] = value
+        with pytest.raises(DamagedFrame, match="expected"):
+            decode(name, fields)
+
+
+@pytest.mark.parametrize(
+    ("place", "good", "bad"),
+    [
+        (9, [b"", b"k"], ["k", 1, None]),
+        (10, [b"", b"v"], ["v", 1, None]),
+        (11, [0, 2**63 - 1], [-1, 2**63, True, None]),
+        (12, [0, 2**32 - 1], [-1, 2**32, True, None]),
+    ],
+)
+def test_an_array_is_taken_with_what_may_stand_in_it(place: int, good: list[Any], bad: list[Any]) -> None:
+    """And nothing else, at any place of it; nor anything that is no array."""
+    fields = fields_of("snapshot_chunk")
+    fields[place] = good
+    assert decode("snapshot_chunk", fields)[place] == good
+    for value in bad:
+        for wrong in ([good[0], value], [value, good[0]], value):
+            fields[place] = wrong
+            with pytest.raises(DamagedFrame, match="expected an array of"):
+                decode("snapshot_chunk", fields)
+
+
+def test_the_last_index_there_can_be_is_taken() -> None:
+    """An entry may stand there, and none behind it."""
+    previous = 2**63 - 2
+    crc = entry_crc(previous + 1, 3, EntryKind.COMMANDS, 5, b"x")
+    row = [3, 1, 5, crc, chain_crc(77, crc), b"x"]
+    decoded = decode("append_entries", [7, previous, 3, 77, [row], 4, 9, b""])
+    assert decoded.entries[0].index == 2**63 - 1  # type: ignore[union-attr]
+    with pytest.raises(DamagedFrame, match="go beyond"):
+        decode("append_entries", [7, previous, 3, 77, [row, row], 4, 9, b""])
+
+
+@pytest.mark.parametrize("value", [5, None, [], {}, [7, 3, 1, 5, 0, 0], [7, 3, 1, 5, 0, 0, b"", 0], b"1234567"])
+def test_a_fetched_entry_of_another_shape_is_refused(value: object) -> None:
+    """Seven fields in an array, each of its kind."""
+    point = [6, 3, 77]
+    with pytest.raises(DamagedFrame, match=r"entry: .*expected an array of 7"):
+        decode("fetch_entries_response", [7, [value], [], point, point])
+
+
+@pytest.mark.parametrize("place", range(7))
+def test_a_fetched_entry_has_each_field_of_its_kind(place: int) -> None:
+    """What is sent alone is checked as what is sent in order."""
+    point = [6, 3, 77]
+    row: list[Any] = [7, 3, 1, 5, entry_crc(7, 3, 1, 5, b"x"), 0, b"x"]
+    assert decode("fetch_entries_response", [7, [row], [], point, point])
+    row[place] = None
+    with pytest.raises(DamagedFrame, match="expected"):
+        decode("fetch_entries_response", [7, [row], [], point, point])
+
+
+def test_points_are_sent_as_they_are() -> None:
+    """Index, term and chain, in this order."""
+    message = FetchEntries((LogPoint(Index(1), Term(2), 3), LogPoint(Index(4), Term(5), 6)))
+    assert msgpack.unpackb(encode_frame(CLUSTER, message)[36:]) == [[[1, 2, 3], [4, 5, 6]]]
+
+
+def test_a_whole_frame_of_another_version_is_not_believed() -> None:
+    """Its checksums are right; what its fields mean is not known."""
+    data = bytearray(encode_frame(CLUSTER, EXAMPLES["heartbeat"]))
+    data[4] = 4
+    data[32:36] = crc32c(bytes(data[:32])).to_bytes(4, "big")
+    with pytest.raises(UnknownFrameVersion, match="frame version 4, known 3"):
+        FrameParser(CLUSTER, BODY_BYTES_MAX).feed(bytes(data))
+    data[4] = 3
+    data[0] = ord("X")
+    data[32:36] = crc32c(bytes(data[:32])).to_bytes(4, "big")
+    with pytest.raises(DamagedFrame, match="begins with"):
+        FrameParser(CLUSTER, BODY_BYTES_MAX).feed(bytes(data))
+
+
+def test_the_newest_frame_is_remembered() -> None:
+    """What is told to all is encoded once; another message, or another class with equal fields, anew."""
+    encoder = FrameEncoder(CLUSTER)
+    first = encoder.encode(EXAMPLES["heartbeat"])
+    assert encoder.encode(EXAMPLES["heartbeat"]) is first
+    assert encoder.encode(EXAMPLES["hello"]) != first
+    again = encoder.encode(EXAMPLES["heartbeat"])
+    assert again == first
+    assert again is not first
+
+
+def test_numbers_of_kinds_are_those_of_the_frames() -> None:
+    """From 1 on, without a gap."""
+    assert [kind.value for kind in FrameKind] == list(range(1, 15))

@@ -1,0 +1,189 @@
+"""The way of a request through the parsers: which one takes it, and what is left for the other."""
+
+from __future__ import annotations
+
+import pytest
+
+from durable_raft.errors import ProtocolError
+from durable_raft.wire import resp_requests
+from durable_raft.wire.resp_requests import ParserLimits, RequestParser, StrictParser, take_canonical
+
+
+def command(*args: bytes) -> bytes:
+    """Return a command in canonical form."""
+    return b"*%d\r\n" % len(args) + b"".join(b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args)
+
+
+COMMANDS = [
+    [b"PING"],
+    [b""],
+    [b"GET", b"k"],
+    [b"SET", b"key", b""],
+    [b"SET", b"key", b"v" * 1024],
+    [b"SET", b"key", b"v" * 3000],
+    [b"MSET", *[b"%d" % number for number in range(12)]],
+    [b"*1", b"$1"],
+]
+WHOLE = b"".join(command(*args) for args in COMMANDS)
+
+
+@pytest.fixture
+def no_joining(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the slow half of the fast parser fail: arguments without a line end must not need it."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("arguments without a line end are joined from pieces")
+
+    monkeypatch.setattr(resp_requests, "_join_arguments", refuse)
+
+
+@pytest.mark.usefixtures("no_joining")
+def test_canonical_commands_are_taken_as_they_are_split() -> None:
+    """One alone, and all at once; nothing is left."""
+    for args in COMMANDS:
+        taken: list[list[bytes]] = []
+        assert take_canonical(command(*args), taken) == b""
+        assert taken == [args]
+    taken = []
+    assert take_canonical(WHOLE, taken) == b""
+    assert taken == COMMANDS
+
+
+@pytest.mark.usefixtures("no_joining")
+@pytest.mark.parametrize(
+    "rest", [b"*", b"PING\r\n", b"*0\r\n", b"*1025\r\n", b"*-1\r\n", b"*01\r\n$1\r\nx\r\n", b"\r\n"]
+)
+def test_what_is_not_canonical_is_left(rest: bytes) -> None:
+    """From its first byte on, with all that follows it."""
+    taken: list[list[bytes]] = []
+    assert take_canonical(WHOLE + rest + WHOLE, taken) == rest + WHOLE
+    assert taken == COMMANDS
+
+
+@pytest.mark.parametrize("args", [[b"a\r\nb"], [b"\r\n"], [b"SET", b"k", b"\r\n\r\n"], [b"SET", b"a\r\n$1\r\nb", b"v"]])
+def test_arguments_with_line_ends_are_joined(args: list[bytes]) -> None:
+    """Whatever stands around them; incomplete ones are left."""
+    data = command(*args)
+    taken: list[list[bytes]] = []
+    assert take_canonical(WHOLE + data + WHOLE, taken) == b""
+    assert taken == [*COMMANDS, args, *COMMANDS]
+    for length in range(1, len(data)):
+        taken = []
+        assert take_canonical(data[:length], taken) == data[:length]
+        assert taken == []
+
+
+@pytest.mark.parametrize("header", [b"$03", b"$+3", b"#3", b"3", b"$", b"$-3", b"$4", b"$2"])
+def test_a_header_that_is_not_canonical_is_left(header: bytes) -> None:
+    """The strict parser knows what to say of it."""
+    data = b"*2\r\n$1\r\nx\r\n" + header + b"\r\nabc\r\n"
+    taken: list[list[bytes]] = []
+    assert take_canonical(data, taken) == data
+    assert taken == []
+
+
+# -- which parser ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Note what is given to the fast parser."""
+    given: list[bytes] = []
+
+    def take(data: bytes, commands: list[list[bytes]]) -> bytes:
+        given.append(data)
+        return take_canonical(data, commands)
+
+    monkeypatch.setattr(resp_requests, "take_canonical", take)
+    return given
+
+
+def test_a_chunk_within_every_limit_goes_the_fast_way(fast: list[bytes]) -> None:
+    """One that is longer than one of them does not: it may hold a command beyond that limit."""
+    data = command(b"PING")
+    for limits in (
+        ParserLimits(bulk_bytes_max=len(data)),
+        ParserLimits(request_bytes_max=len(data)),
+        ParserLimits(args_max=len(data)),
+    ):
+        parser = RequestParser(limits)
+        assert parser.feed(data) == [[b"PING"]]
+        assert fast == [data]
+        assert parser.feed(data + b"*") == [[b"PING"]]
+        assert fast == [data]
+        fast.clear()
+
+
+@pytest.mark.parametrize(
+    ("length", "line_end_at", "is_fast"),
+    [
+        (6144, None, True),
+        (6145, None, False),
+        (6145, 1024, True),
+        (6145, 6143, True),
+        (6145, 1023, False),
+        (7000, 6144, False),
+    ],
+)
+def test_a_chunk_of_large_arguments_goes_the_strict_way(
+    fast: list[bytes], length: int, line_end_at: int | None, is_fast: bool
+) -> None:
+    """It is known by a stretch without a line end, in which small arguments would end."""
+    body = bytearray(b"x" * length)
+    body[:10] = b"*1\r\n$9000\r"
+    body[10:11] = b"\n"
+    if line_end_at is not None:
+        body[line_end_at] = ord("\r")
+    assert RequestParser().feed(bytes(body)) == []
+    assert bool(fast) is is_fast
+
+
+def test_a_request_that_has_begun_is_ended_by_the_strict_parser(fast: list[bytes]) -> None:
+    """What follows it goes the fast way again, though it stands in the same chunk."""
+    data = command(b"SET", b"k", WHOLE)
+    for cut in (1, 4, 12, len(data) - 1):
+        fast.clear()
+        parser = RequestParser()
+        assert parser.feed(data[:cut]) == []
+        assert parser.feed(data[cut:] + WHOLE) == [[b"SET", b"k", WHOLE], *COMMANDS]
+        assert fast[1:] == [WHOLE]
+
+
+def test_nothing_is_kept_of_what_was_parsed() -> None:
+    """Neither between requests nor while one has begun."""
+    strict = StrictParser(ParserLimits())
+    strict.append(command(b"PING") + b"*2\r\n$4\r\nLLEN\r\n$1\r\n")
+    assert strict.next_command() == [b"PING"]
+    assert strict.next_command() is None
+    assert strict.is_waiting
+    strict.trim()
+    assert (bytes(strict._buffer), strict._at) == (b"", 0)
+    assert strict.is_waiting
+    strict.append(b"k\r\nPI")
+    assert strict.next_command() == [b"LLEN", b"k"]
+    strict.trim()
+    assert (bytes(strict._buffer), strict._at) == (b"PI", 0)
+    assert strict.is_waiting
+    assert strict.take_rest() == b"PI"
+    assert not strict.is_waiting
+
+
+def test_a_request_is_counted_from_its_first_byte() -> None:
+    """Each anew: what was counted for the last one does not count for this one."""
+    data = command(b"SET", b"key", b"value")
+    strict = StrictParser(ParserLimits(request_bytes_max=len(data)))
+    for _ in range(3):
+        strict.append(data)
+        assert strict.next_command() == [b"SET", b"key", b"value"]
+    short = StrictParser(ParserLimits(request_bytes_max=len(data) - 1))
+    short.append(data)
+    with pytest.raises(ProtocolError, match=f"request of {len(data)} bytes or more, at most"):
+        short.next_command()
+
+
+def test_limits_are_what_they_were() -> None:
+    """Redis's, and ours: one that changes is changed on purpose."""
+    assert resp_requests.LINE_BYTES_MAX == 65_536
+    assert resp_requests.ARGS_MAX == 1_048_576
+    assert resp_requests.BULK_BYTES_MAX == 536_870_912
+    assert ParserLimits() == ParserLimits(536_870_912, 1_073_741_824, 1_048_576)
