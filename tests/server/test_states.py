@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,16 @@ def test_rot_on_every_node_is_healed_from_the_others(nodes: ForkedNodes) -> None
         assert "records_rebuilt entries=1 meta=1" in nodes.log(node_id)
 
 
+def rot_on_disk(data_file: Path, key: bytes) -> None:
+    """Change a byte of the value of ``key`` under a running node, as rot would; also in pages that are old by now."""
+    found = [match.start() for match in re.finditer(re.escape(key), data_file.read_bytes())]
+    assert found
+    with data_file.open("r+b", buffering=0) as file:
+        for at in found:
+            file.seek(at + 40)
+            file.write(b"X")
+
+
 @pytest.mark.parametrize("nodes", [{"scrub_bytes_per_second": 64 << 20}], indirect=True)
 def test_rot_under_a_running_node_is_found_and_healed(nodes: ForkedNodes) -> None:
     """The scrubber reads pass after pass, the state and the log; nobody restarts."""
@@ -107,12 +118,7 @@ def test_rot_under_a_running_node_is_found_and_healed(nodes: ForkedNodes) -> Non
     victim = a_follower(nodes)
     with nodes.client(victim) as client:
         client.call("RAFT", "CHECKPOINT")
-    path = nodes.directory(victim) / "raft" / "data.mdb"
-    at = path.read_bytes().find(b"key:007")
-    assert at > 0
-    fd = os.open(path, os.O_RDWR)
-    os.pwrite(fd, b"X", at + 40)
-    os.close(fd)
+    rot_on_disk(nodes.directory(victim) / "raft" / "data.mdb", b"key:007")
     nodes.logged(victim, "event=entry_healed")
     nodes.wait(lambda: nodes.number(victim, "scrub_passes") >= 2, "more passes")
     assert_on_all(nodes, written)
@@ -128,14 +134,7 @@ def test_a_state_that_rots_under_a_running_node_is_rebuilt(nodes: ForkedNodes) -
     with nodes.client(victim) as client:
         client.call("RAFT", "CHECKPOINT")
     nodes.wait(lambda: nodes.number(victim, "checkpoints") > before, "a checkpoint")
-    path = nodes.directory(victim) / "kv" / "data.mdb"
-    data = path.read_bytes()
-    fd = os.open(path, os.O_RDWR)
-    at = data.find(b"key:007")
-    while at > 0:
-        os.pwrite(fd, b"X", at + 40)
-        at = data.find(b"key:007", at + 1)
-    os.close(fd)
+    rot_on_disk(nodes.directory(victim) / "kv" / "data.mdb", b"key:007")
     nodes.logged(victim, "event=reopening")
     nodes.logged(victim, "event=state_set_aside")
     nodes.wait(lambda: nodes.log(victim).count("event=started") == 2, "the node to be there again")

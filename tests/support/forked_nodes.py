@@ -16,6 +16,7 @@ import signal
 import stat
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -82,7 +83,10 @@ class ForkedNodes:
         for node_id in node_ids or self.ids:
             config = self.config(node_id, **settings)
             self._directory.mkdir(exist_ok=True)
-            pid = os.fork()
+            with warnings.catch_warnings():
+                # Python 3.12 warns of other threads; the one of pytest's timeout holds no lock that a node takes.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
             if pid == 0:
                 _live(config, self._directory / f"{node_id}.log", {"DURABLE_RAFT_CRASH_AT": crash_at})
             self._pids[node_id] = pid
