@@ -12,6 +12,8 @@ from durable_raft.server.clients import OWED_MAX
 from tests.support.forked_nodes import ForkedNodes
 from tests.support.waiting import WAIT_S
 
+pytestmark = pytest.mark.cluster
+
 CLIENTS_MAX = 12
 OUTPUT_BYTES_MAX = 2 << 20
 

@@ -25,6 +25,8 @@ from durable_raft.storage.log.records import IDENT_KEY
 from tests.storage.raw import flip_bit
 from tests.support.forked_nodes import ForkedNodes
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[ForkedNodes]:

@@ -319,7 +319,7 @@ def test_a_piece_that_comes_while_another_is_stored_is_not_taken(
     taker.fetcher.received(first)
     hands.turn(2)
     assert hands.is_idle()
-    assert taker.fetcher.pieces == 1
+    assert (taker.fetcher.pieces, hands.failed) == (1, [])
 
 
 def test_a_newer_snapshot_takes_the_place_of_one_that_is_fetched(

@@ -19,6 +19,8 @@ from tests.storage.raw import flip_bit
 from tests.support.forked_nodes import ForkedNodes
 from tests.support.state_building import put_raw
 
+pytestmark = pytest.mark.cluster
+
 SMALL = {
     "checkpoint_changes": 50,
     "checkpoint_entries": 50,

@@ -127,8 +127,14 @@ def damaged(directory: Path) -> StateCheck:
     """Return a check that has read a damaged state to its end and was not asked yet."""
     flip_bit_of_state(directory, "keys", stored_key(b"key:000007"), 150)
     check = StateCheck(directory)
-    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    os.waitid(os.P_PID, pid_of(check), os.WEXITED | os.WNOWAIT)
     return check
+
+
+def pid_of(check: StateCheck) -> int:
+    """Return the process that reads the state."""
+    assert check._child is not None
+    return check._child._pid
 
 
 def test_damage_is_told_once(directory: Path) -> None:
@@ -142,11 +148,12 @@ def test_damage_is_told_once(directory: Path) -> None:
 def test_a_check_is_ended_with_its_node(directory: Path) -> None:
     """It leaves no process behind; a second close does nothing."""
     check = StateCheck(directory)
+    pid = pid_of(check)
     check.close()
     check.close()
     assert check.poll() is None
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(pid, os.WNOHANG)
 
 
 @pytest.mark.parametrize("is_rebuilt", [False, True])
