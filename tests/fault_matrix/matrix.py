@@ -135,6 +135,13 @@ def play(keys: Sequence[Key], counts: dict[str, int], workers: int, *, shows: bo
     return table
 
 
+def _played(options: argparse.Namespace) -> str:
+    """Say which places are played: nothing here is drawn from a seed."""
+    if options.call:
+        return "none: one place"
+    return "none: every place" if options.sample is None else f"none: about {options.sample} places of each call"
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the program; the exit status is 0 when nothing was lost, nothing hung, and every fault fired."""
     parser = argparse.ArgumentParser(prog="python -m tests.fault_matrix", description="An error at every call.")
@@ -153,10 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     print("calls of the workload: " + ", ".join(f"{call} {count}" for call, count in counts.items()), flush=True)
     one = [(options.call, options.error, options.number)] if options.call else None
     table = play(one or list(places(counts, options.sample)), counts, options.workers, shows=True)
-    seeds = (
-        "none: every place is played" if options.sample is None else f"none: about {options.sample} places of each call"
-    )
-    record.save(options.json, record.command_line(MODULE, arguments), seeds, table.figures())
+    record.save(options.json, record.command_line(MODULE, arguments), _played(options), table.figures())
     print("\n".join(table.lines()))
     for failure in table.failures:
         print(f"\n{failure}")
