@@ -251,13 +251,15 @@ def test_a_rotten_payload_behind_the_state_is_lost_to_a_cluster_of_one(tmp_path:
     close(data)
 
 
-def test_a_rotten_state_with_a_rotten_log_is_not_set_aside_by_a_cluster_of_one(tmp_path: Path) -> None:
-    """What it holds may be all that is left."""
-    made(tmp_path, ALONE, compact_to=3)
-    (tmp_path / "kv" / "data.mdb").write_bytes(b"short")
-    with pytest.raises(CorruptRecord):
-        opened(tmp_path, ALONE)
-    assert aside(tmp_path) == set()
+def test_a_state_is_not_set_aside_by_a_cluster_of_one_whose_log_is_not_whole(tmp_path: Path) -> None:
+    """A damaged one, or one that ends before the log begins: what it holds may be all that is left."""
+    made(tmp_path / "a", ALONE, compact_to=3)
+    (tmp_path / "a" / "kv" / "data.mdb").write_bytes(b"short")
+    made(tmp_path / "b", ALONE, state_at=2, compact_to=5)
+    for name in ("a", "b"):
+        with pytest.raises(CorruptRecord):
+            opened(tmp_path / name, ALONE)
+        assert aside(tmp_path / name) == set()
 
 
 def test_a_snapshot_that_waits_and_is_damaged_is_dropped(tmp_path: Path) -> None:
