@@ -13,7 +13,16 @@ from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
 from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.layer import CHANGE_BYTES, FREE_PIECE, HEAP_SLACK, SORT_PIECE, Layer
 from durable_raft.kv.machine import VALUE_BYTES_MAX, Machine
-from durable_raft.kv.records import EMPTY_STATE, Record, StateSummary, make_record, order_key, record_crc
+from durable_raft.kv.records import (
+    EMPTY_STATE,
+    SHORT_KEY_BYTES_MAX,
+    Record,
+    StateSummary,
+    make_record,
+    order_key,
+    record_crc,
+)
+from durable_raft.kv.replies import PONG, Simple
 from durable_raft.kv.slots import key_slot
 from tests.kv.machines import NOW_MS, new_machine, run
 from tests.kv.state_views import PlainView
@@ -395,3 +404,6 @@ def test_bounds_are_what_they_were() -> None:
     assert (scan.CURSORS_MAX, scan.CURSOR_BITS) == (10_000, 53)
     assert VALUE_BYTES_MAX == 512 * 1024 * 1024
     assert (CHANGE_BYTES, HEAP_SLACK, SORT_PIECE, FREE_PIECE) == (300, 1024, 2048, 512)
+    assert SHORT_KEY_BYTES_MAX == 480
+    assert len(order_key(b"x" * 481)) == 496
+    assert Simple(b"PONG") == PONG

@@ -22,6 +22,7 @@ COMMANDS = [
     [b"SET", b"key", b"v" * 1024],
     [b"SET", b"key", b"v" * 3000],
     [b"MSET", *[b"%d" % number for number in range(12)]],
+    [b"x"] * 1024,
     [b"*1", b"$1"],
 ]
 WHOLE = b"".join(command(*args) for args in COMMANDS)
@@ -187,3 +188,13 @@ def test_limits_are_what_they_were() -> None:
     assert resp_requests.ARGS_MAX == 1_048_576
     assert resp_requests.BULK_BYTES_MAX == 536_870_912
     assert ParserLimits() == ParserLimits(536_870_912, 1_073_741_824, 1_048_576)
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_an_inline_line_is_as_long_as_it_may_be(line_end: bytes) -> None:
+    """Its end apart, of which CR counts as a byte of the line; a blank line before it changes nothing."""
+    longest = b"y" * (resp_requests.LINE_BYTES_MAX - len(line_end) + 1)
+    parser = RequestParser()
+    assert parser.feed(b"\n" + longest + line_end + longest + line_end) == [[longest], [longest]]
+    assert parser.feed(longest + b"y" + line_end) == []
+    assert "too big inline request" in str(parser.error)
