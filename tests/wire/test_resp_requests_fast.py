@@ -198,3 +198,8 @@ def test_an_inline_line_is_as_long_as_it_may_be(line_end: bytes) -> None:
     assert parser.feed(b"\n" + longest + line_end + longest + line_end) == [[longest], [longest]]
     assert parser.feed(longest + b"y" + line_end) == []
     assert "too big inline request" in str(parser.error)
+
+
+def test_only_blanks_before_an_inline_command_are_left_out() -> None:
+    """Any other byte belongs to its name."""
+    assert RequestParser().feed(b" \t\v\f\r?PING ?\r\n") == [[b"?PING", b"?"]]
