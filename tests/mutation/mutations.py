@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 COMPARISONS: Final[dict[type[ast.cmpop], tuple[str, tuple[str, ...]]]] = {
@@ -63,6 +64,8 @@ class Mutation:
     before: str
     """The changed line as it was, its white space joined."""
     after: str
+    number: int = 1
+    """Counts those of one function that change equal lines in the same way."""
 
     def apply(self, source: bytes) -> bytes:
         """Return the mutated source."""
@@ -71,10 +74,14 @@ class Mutation:
     @property
     def name(self) -> str:
         """What it is known by, whatever lines are added before it."""
-        return f"{self.path} {self.function}: {self.before} => {self.after}"
+        return f"{self.path} {self._words()}"
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.lines[0]} {self.function}: {self.before} => {self.after}"
+        return f"{self.path}:{self.lines[0]} {self._words()}"
+
+    def _words(self) -> str:
+        number = f" ({self.number})" if self.number > 1 else ""
+        return f"{self.function}: {self.before} => {self.after}{number}"
 
 
 def mutations(path: str, source: bytes) -> list[Mutation]:
@@ -82,7 +89,12 @@ def mutations(path: str, source: bytes) -> list[Mutation]:
     finder = _Finder(path, source)
     finder.visit(ast.parse(source))
     found = {(each.start, each.end, each.text): each for each in finder.found}
-    return [each for _, each in sorted(found.items())]
+    seen: Counter[str] = Counter()
+    numbered = []
+    for _, each in sorted(found.items()):
+        seen[each.name] += 1
+        numbered.append(replace(each, number=seen[each.name]))
+    return numbered
 
 
 def is_another(mutation: Mutation, source: bytes) -> bool:
@@ -292,8 +304,9 @@ class _Finder(ast.NodeVisitor):
         self._drop(node)
 
     def visit_Delete(self, node: ast.Delete) -> None:
-        """Drop it."""
-        self._drop(node)
+        """Drop it; not of a mere name, which tells the linter that a parameter is not used."""
+        if not all(isinstance(target, ast.Name) for target in node.targets):
+            self._drop(node)
         self.generic_visit(node)
 
     def visit_Return(self, node: ast.Return) -> None:
