@@ -18,6 +18,7 @@ one that is named there is caught, and when there is no such mutant any more.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import random
 import resource
@@ -192,6 +193,7 @@ def summary(campaign: Campaign, argv: Sequence[str]) -> dict[str, object]:
     caught = sum(verdict.is_caught for verdict in campaign.verdicts.values())
     return {
         "command": " ".join(["python -m tests.mutation", *argv]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "mutants": len(campaign.verdicts),
         "caught": caught,
         "caught_percent": round(100 * caught / max(1, len(campaign.verdicts)), 2),
