@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 FACTOR: Final = 16
-GROWTH_MAX: Final = FACTOR * 6
-"""Linear work grows by ``FACTOR``, and some more where memory gets scarce; quadratic work by its square, 256."""
+GROWTH_MAX: Final = FACTOR * 4
+"""Linear work grows by ``FACTOR``, some more where memory is scarce, quadratic work by its square: between the two."""
 TRIES: Final = 3
 
 
