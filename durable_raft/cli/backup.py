@@ -100,13 +100,13 @@ def _take(address: Address, file: Path) -> KvMeta:
     client: RespClient | None = None
     with BackupWriter(file, meta) as writer, ProgressLine("backed up") as line:
         while items:
-            writer.add(items)
+            writer.write_items(items)
             line.show(writer.progress.keys, meta.summary.key_count)
             client = client or RespClient(address)
             found, items = _piece(address, client, index, writer.last_key)
             if found != meta:
                 raise CheckpointGone(f"{address} no longer has its checkpoint at index {index}")
-        writer.finish()
+        writer.complete()
     return meta
 
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, Introduce, IntroduceResponse
 from durable_raft.raft.progress import Progress
-from durable_raft.raft.types import Acquaintance, HardState, Index, NodeId, Role
+from durable_raft.raft.types import HardState, Index, KnownDisk, NodeId, Role
 
 if TYPE_CHECKING:
     from durable_raft.raft.state import RaftState
@@ -97,13 +97,13 @@ def _know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
     known = state.standing.peer(source)
     if known is None:
         former: tuple[bytes, ...] = (_UNKNOWN_DISK,) if state.standing.is_voter else ()
-        state.standing = state.standing.with_peer(Acquaintance(source, node_uuid, former))
+        state.standing = state.standing.with_peer(KnownDisk(source, node_uuid, former))
     elif node_uuid in known.former:
         state.observe("replaced_disk_speaks", peer=source, uuid=node_uuid.hex())
         return False
     elif node_uuid != known.node_uuid:
         former = (*known.former, known.node_uuid)
-        state.standing = state.standing.with_peer(Acquaintance(source, node_uuid, former))
+        state.standing = state.standing.with_peer(KnownDisk(source, node_uuid, former))
         state.observe("disk_replaced", peer=source, uuid=node_uuid.hex(), was=known.node_uuid.hex())
         state.votes.pop(source, None)
         if state.role is Role.LEADER:

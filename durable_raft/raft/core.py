@@ -15,7 +15,6 @@ from durable_raft.raft.log import LogView, RaftLog
 from durable_raft.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
-    Aside,
     FetchEntries,
     InstallSnapshot,
     Introduce,
@@ -23,6 +22,7 @@ from durable_raft.raft.messages import (
     Message,
     RequestVote,
     RequestVoteResponse,
+    TermlessMessage,
     TermMessage,
 )
 from durable_raft.raft.progress import Progress
@@ -126,8 +126,8 @@ class Raft:
         due: int | None = state.election_deadline
         if state.role is Role.LEADER:
             due = state.heartbeat_due if state.peers else None
-        if state.has_errands:
-            due = state.errand_due if due is None else min(due, state.errand_due)
+        if state.has_retries:
+            due = state.retry_due if due is None else min(due, state.retry_due)
         return due
 
     # -- events ---------------------------------------------------------------------------------------------------
@@ -135,8 +135,8 @@ class Raft:
     def timeout(self, now: int) -> None:
         """Do what is due at ``now``: campaign, or check the quorum and send heartbeats."""
         state = self._state
-        if state.has_errands and now >= state.errand_due:
-            self._do_errands(now)
+        if state.has_retries and now >= state.retry_due:
+            self._retry(now)
         if state.role is Role.LEADER:
             if now >= state.heartbeat_due and state.peers:
                 replication.check_quorum(state, now)
@@ -145,9 +145,9 @@ class Raft:
         elif now >= state.election_deadline:
             election.election_timeout(state, now)
 
-    def _do_errands(self, now: int) -> None:
+    def _retry(self, now: int) -> None:
         """Introduce this disk, and ask for lost entries; again after a heartbeat's time until that is done."""
-        self._state.errand_due = now + self._state.config.heartbeat_ms
+        self._state.retry_due = now + self._state.config.heartbeat_ms
         admission.introduce(self._state, now)
         healing.fetch(self._state)
 
@@ -156,7 +156,7 @@ class Raft:
         state = self._state
         if source not in state.peers:
             raise InvariantViolation(f"message from {source}, which is no peer of {state.config.node_id}")
-        if isinstance(message, Aside):
+        if isinstance(message, TermlessMessage):
             self._step_aside(now, source, message)
             return
         if message.term > state.current_term and not self._enter_newer_term(now, source, message):
@@ -225,7 +225,7 @@ class Raft:
 
     def peers_changed(self, now: int) -> None:
         """Note that a link came up or went down: what waits for a peer need not wait longer."""
-        self._state.errand_due = now
+        self._state.retry_due = now
 
     def rewrite_standing(self) -> None:
         """Have the next write repeat the standing, and with it both copies of what is stored beside the log."""
@@ -346,7 +346,7 @@ class Raft:
         elif isinstance(message, RequestVote):
             election.handle_request_vote(self._state, now, source, message)
 
-    def _step_aside(self, now: int, source: NodeId, message: Aside) -> None:
+    def _step_aside(self, now: int, source: NodeId, message: TermlessMessage) -> None:
         """Take a message that belongs to no term."""
         state = self._state
         if isinstance(message, Introduce):

@@ -15,7 +15,7 @@ these voters none has (who did, and cut it since, was told to by a later leader,
 count: it acknowledges nothing that is lost. To bring the cluster to such a term when it has no leader, a wounded node
 campaigns (``needs_newer_term``), and does not lead when it wins.
 
-Where the lost entries lie behind the giver's checkpoint, its snapshot is wanted instead. Lost entries that this node's
+Where the lost entries lie behind the sender's checkpoint, its snapshot is wanted instead. Lost entries that this node's
 own durable checkpoint covers are not needed here: when nobody has them the log is compacted over them.
 """
 
@@ -53,7 +53,7 @@ def notice(state: RaftState, now: int) -> None:
     if newly_lost:
         state.search = Search(state.current_term)
     for each in newly_lost:
-        state.errand_due = now
+        state.retry_due = now
         state.observe("entry_lost", index=each.index, term=each.term, crc=f"{each.crc:08x}")
         if each.index not in missing:
             state.observe("entry_healed", index=each.index, term=each.term, source="memory")
@@ -106,7 +106,7 @@ def handle_fetch_entries(state: RaftState, source: NodeId, message: FetchEntries
 
 
 def handle_fetch_entries_response(state: RaftState, now: int, source: NodeId, message: FetchEntriesResponse) -> None:
-    """Mend what was found; else see whether the giver's snapshot would do; cut what was never committed."""
+    """Mend what was found; else see whether the sender's snapshot would do; cut what was never committed."""
     # What was found lost since the last answer ends the search in which earlier answers counted.
     notice(state, now)
     if mend_from(state, source, message.entries):

@@ -87,7 +87,7 @@ class Introduce(NamedTuple):
 
 
 class IntroduceResponse(NamedTuple):
-    """The answer to ``Introduce``, sent once the new acquaintance is flushed."""
+    """The answer to ``Introduce``, sent once what is known of the new disk is flushed."""
 
     introduced_uuid: bytes
     """The disk that introduced itself."""
@@ -121,10 +121,10 @@ class FetchEntriesResponse(NamedTuple):
 TermMessage = RequestVote | RequestVoteResponse | AppendEntries | AppendEntriesResponse | InstallSnapshot
 """What is said in a term."""
 
-Aside = Introduce | IntroduceResponse | FetchEntries | FetchEntriesResponse
+TermlessMessage = Introduce | IntroduceResponse | FetchEntries | FetchEntriesResponse
 """What is said beside the algorithm: of disks and wounds, in no term."""
 
-Message = TermMessage | Aside
+Message = TermMessage | TermlessMessage
 
 
 class Envelope(NamedTuple):

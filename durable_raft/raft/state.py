@@ -87,7 +87,7 @@ class RaftState:
         self._submitted_standing: Standing | None = stored.standing
         self.introduced: dict[NodeId, bool] = {}
         """Peers that answered to an introduction in this life: whether they knew another disk under this node's id."""
-        self.errand_due = now
+        self.retry_due = now
         """When to ask again what is to be asked of peers beside the algorithm (admission.py, healing.py; ms)."""
         self.search = Search(stored.hard_state.current_term)
         self._inflight_hard_states: deque[tuple[int, HardState]] = deque()
@@ -143,7 +143,7 @@ class RaftState:
         return self.standing.is_voter and self.is_whole and not self.log.missing()
 
     @property
-    def has_errands(self) -> bool:
+    def has_retries(self) -> bool:
         """Whether something is to be asked of peers beside the algorithm."""
         must_introduce = not self.standing.is_voter and (len(self.introduced) < len(self.peers) or not self.peers)
         return must_introduce or bool(self.log.lost)

@@ -106,7 +106,7 @@ class HardState:
 
 
 @dataclass(frozen=True, slots=True)
-class Acquaintance:
+class KnownDisk:
     """Another voter's disk, as this node knows it."""
 
     node_id: NodeId
@@ -125,13 +125,13 @@ class Standing:
 
     is_voter: bool = True
     """Whether this disk holds all that may have been promised under its node id: only then it votes and counts."""
-    peers: tuple[Acquaintance, ...] = ()
+    peers: tuple[KnownDisk, ...] = ()
 
-    def peer(self, node_id: NodeId) -> Acquaintance | None:
+    def peer(self, node_id: NodeId) -> KnownDisk | None:
         """Return what is known of ``node_id``'s disk."""
         return next((known for known in self.peers if known.node_id == node_id), None)
 
-    def with_peer(self, known: Acquaintance) -> Standing:
+    def with_peer(self, known: KnownDisk) -> Standing:
         """Return the standing that knows ``known`` in place of what it knew of that node."""
         others = [peer for peer in self.peers if peer.node_id != known.node_id]
         return Standing(self.is_voter, tuple(sorted([*others, known], key=lambda peer: peer.node_id)))

@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
 
     def _dispatch(self, spec: CommandSpec, run: list[Request]) -> None:
         self._clients.commands_processed += len(run)
-        self._clients.dispatcher.take(self._owe(len(run)), spec, run)
+        self._clients.dispatcher.route_run(self._owe(len(run)), spec, run)
 
     def _answer(self, request: Request) -> None:
         """Answer a command of the connection's; a WAIT when the writes before it are answered."""
@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
         """Have ``flush`` called when the node sends the replies of this turn; cut off a client that does not read."""
         if not self._is_flush_due:
             self._is_flush_due = True
-            self._clients.outbox.add(self)
+            self._clients.outbox.add_connection(self)
         if self._transport is None or self._transport.is_closing():
             return
         # Only what already waits counts: a single reply may be larger than the limit.
@@ -220,7 +220,7 @@ class Outbox:
     def __init__(self) -> None:
         self._connections: list[Connection] = []
 
-    def add(self, connection: Connection) -> None:
+    def add_connection(self, connection: Connection) -> None:
         """Have ``connection`` flushed at the node's next turn to reply."""
         self._connections.append(connection)
 

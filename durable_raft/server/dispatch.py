@@ -117,7 +117,7 @@ class Dispatcher:
 
     # -- taking commands in ---------------------------------------------------------------------------------------
 
-    def take(self, slot: Slot, spec: CommandSpec, commands: Sequence[Sequence[bytes]]) -> None:
+    def route_run(self, slot: Slot, spec: CommandSpec, commands: Sequence[Sequence[bytes]]) -> None:
         """Take in a run: commands of ``spec`` whose arity is right; the slot is filled now or later, exactly once."""
         size = 0
         for args in commands:
@@ -146,7 +146,7 @@ class Dispatcher:
             self._refuse_overload(waiting)
         else:
             if waiting.spec.is_write or waiting.slot.owner.batched:
-                self._forming.add(waiting)
+                self._forming.append_run(waiting)
                 waiting.slot.enter_batch()
                 if self._room_bytes is not None and waiting.spec.is_write:
                     self._room_bytes -= _stored_bytes(waiting.size_bytes)
@@ -208,7 +208,7 @@ class Dispatcher:
             self._register(self._free_reads, self._last_proposed if expiring else Index(0))
             self._free_reads = []
         while self._forming and self._may_propose():
-            batch = self._forming.take()
+            batch = self._forming.take_oldest()
             if batch.writes:
                 self._propose(batch, now_ms)
             else:
@@ -237,7 +237,7 @@ class Dispatcher:
 
     def _propose_with_reads(self, now_ms: int) -> None:
         """Propose an entry now, commands or not, for the cluster time it carries; the reads that wait go along."""
-        batch = self._forming.take() if self._forming else Batch()
+        batch = self._forming.take_oldest() if self._forming else Batch()
         batch.items[:0] = self._free_reads
         self._free_reads = []
         self._propose(batch, now_ms)
@@ -267,7 +267,7 @@ class Dispatcher:
         self._machine.advance_time(entry.timestamp_ms)
         batch = self._take_batch(entry)
         if batch is not None:
-            self.commit_latency.add(self._monotonic() - batch.proposed_at)
+            self.commit_latency.add_sample(self._monotonic() - batch.proposed_at)
             self.counters.commands += len(batch.writes)
             for waiting in batch.items:
                 self._answer(waiting)
@@ -325,7 +325,7 @@ class Dispatcher:
             self._machine.show_time(self._time_of_day_ms())
         waiting.slot.fill_all(self._machine.execute_all(waiting.commands))
 
-    def begin_with(self, machine: Machine, last_applied: Index) -> None:
+    def use_machine(self, machine: Machine, last_applied: Index) -> None:
         """Go on with another machine, whose state was taken elsewhere at ``last_applied``.
 
         Batches of this node's at or before it were not applied here, so nobody can say what became of them.
@@ -341,7 +341,7 @@ class Dispatcher:
         self._last_proposed, self._last_proposed_ms = Index(0), 0
         self._orphan_batches()
         if self._raft.role is not Role.LEADER:
-            unproposed = [*self._free_reads, *self._forming.take_all()]
+            unproposed = [*self._free_reads, *self._forming.take_all_runs()]
             self._free_reads = []
             for waiting in unproposed:
                 self._route(waiting)

@@ -13,7 +13,7 @@ class LatencyRing:
     def __init__(self) -> None:
         self._samples_us: deque[int] = deque(maxlen=SAMPLES_MAX)
 
-    def add(self, seconds: float) -> None:
+    def add_sample(self, seconds: float) -> None:
         """Note one duration."""
         self._samples_us.append(int(seconds * 1_000_000))
 

@@ -243,7 +243,7 @@ class Node:
         """Answer from another machine from now on; or from none, while the state is not whole."""
         if not self.raft.is_whole:
             self.dispatcher.is_caught_up = False
-        self.dispatcher.begin_with(machine, self.raft.log.last_applied)
+        self.dispatcher.use_machine(machine, self.raft.log.last_applied)
         self.wake()
 
     def _flushed_on_thread(self, flushed: Flushed) -> None:

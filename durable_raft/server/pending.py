@@ -118,7 +118,7 @@ class Batch:
     give_up_at: float | None = None
     """After leadership was lost: when to answer "unknown" (monotonic, seconds)."""
 
-    def add(self, waiting: Waiting) -> None:
+    def append_run(self, waiting: Waiting) -> None:
         """Take one more run along."""
         self.items.append(waiting)
         self.size_bytes += waiting.size_bytes
@@ -137,20 +137,20 @@ class Forming:
     def __bool__(self) -> bool:
         return bool(self._batches)
 
-    def add(self, waiting: Waiting) -> None:
+    def append_run(self, waiting: Waiting) -> None:
         """Append a run to the newest batch, or to a new one when that is full."""
         if not self._batches or self._batches[-1].size_bytes >= self._batch_bytes_max:
             self._batches.append(Batch())
-        self._batches[-1].add(waiting)
+        self._batches[-1].append_run(waiting)
         self.size_bytes += waiting.size_bytes
 
-    def take(self) -> Batch:
+    def take_oldest(self) -> Batch:
         """Return the oldest batch."""
         batch = self._batches.popleft()
         self.size_bytes -= batch.size_bytes
         return batch
 
-    def take_all(self) -> list[Waiting]:
+    def take_all_runs(self) -> list[Waiting]:
         """Return every run that waits, in order."""
         items = [waiting for batch in self._batches for waiting in batch.items]
         self._batches.clear()

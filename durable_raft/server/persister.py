@@ -98,7 +98,7 @@ class Persister:
     def flushed(self, flushed: Flushed) -> list[Envelope]:
         """Note that writes are durable; return the messages that waited for them."""
         self.flushes += 1
-        self.latency.add(flushed.seconds)
+        self.latency.add_sample(flushed.seconds)
         # After a slow one the loop waits for no flush until so many in a row were quick.
         self._quick_flushes = self._quick_flushes + 1 if flushed.seconds < QUICK_FLUSH_S else 0
         self._flushed = flushed.numbers[-1]

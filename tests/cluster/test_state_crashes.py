@@ -96,7 +96,7 @@ def test_death_of_a_follower_amid_a_snapshot_leaves_the_old_or_the_new_state(
     assert_on_all_nodes(cluster, workload.acknowledged)
 
 
-def test_death_of_the_giver_amid_a_snapshot_only_delays_it(cluster_of: ClusterFactory) -> None:
+def test_death_of_the_sender_amid_a_snapshot_only_delays_it(cluster_of: ClusterFactory) -> None:
     """When the leader dies as it sends the first piece, the follower fetches the snapshot from the next leader."""
     point = "before_snapshot_piece_sent"
     cluster = cluster_of(3, crash_at={LEADER: point}, settings_of={LEADER: EAGER}, **PATIENT, **RESTLESS)

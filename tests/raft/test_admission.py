@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from durable_raft.raft.messages import AppendEntriesResponse, Introduce, IntroduceResponse
-from durable_raft.raft.types import Acquaintance, NodeId, Role, Standing
+from durable_raft.raft.types import KnownDisk, NodeId, Role, Standing
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk
 from tests.support.raft_solo import accepted, append_entries, appends_to, ask, campaign, lead, request_vote, vote
@@ -23,7 +23,7 @@ def newcomer(terms: str = "") -> Cluster:
 def acquainted(**known: bytes) -> Cluster:
     """Return n1 on a voter's disk that knows these disks of its peers."""
     disk = Disk("1 1")
-    peers = tuple(Acquaintance(NodeId(name), node_uuid, ()) for name, node_uuid in sorted(known.items()))
+    peers = tuple(KnownDisk(NodeId(name), node_uuid, ()) for name, node_uuid in sorted(known.items()))
     disk.standing = Standing(is_voter=True, peers=peers)
     return Cluster("n1 n2 n3", real="n1", disks={"n1": disk})
 
@@ -73,7 +73,7 @@ def test_the_first_disk_is_admitted_when_all_have_answered() -> None:
     assert cluster["n1"].is_voter
     assert not cluster["n1"].waits_for()
     assert cluster.disk("n1").standing.is_voter
-    assert cluster.disk("n1").standing.peer(NodeId("n2")) == Acquaintance(NodeId("n2"), OLD, ())
+    assert cluster.disk("n1").standing.peer(NodeId("n2")) == KnownDisk(NodeId("n2"), OLD, ())
     campaign(cluster)
 
 
@@ -182,7 +182,7 @@ def test_a_peer_answers_when_the_new_disk_is_flushed() -> None:
     assert not ask(cluster, "n2", Introduce(NEW))
     cluster.flush("n1")
     assert cluster.sent("n1", "n2") == [IntroduceResponse(NEW, True, MINE)]
-    assert cluster.disk("n1").standing.peer(NodeId("n2")) == Acquaintance(NodeId("n2"), NEW, (OLD,))
+    assert cluster.disk("n1").standing.peer(NodeId("n2")) == KnownDisk(NodeId("n2"), NEW, (OLD,))
     cluster.restart("n1")
     assert ask(cluster, "n2", Introduce(NEW)) == [IntroduceResponse(NEW, True, MINE)]
     assert ask(cluster, "n3", Introduce(OLD)) == [IntroduceResponse(OLD, False, MINE)]
@@ -201,13 +201,13 @@ def test_a_voter_that_knows_no_disk_of_a_peer_says_that_it_knew_another() -> Non
     """It is older than this rule: it cannot tell."""
     cluster = acquainted()
     assert ask(cluster, "n2", Introduce(NEW)) == [IntroduceResponse(NEW, True, MINE)]
-    assert cluster.disk("n1").standing.peer(NodeId("n2")) == Acquaintance(NodeId("n2"), NEW, (bytes(16),))
+    assert cluster.disk("n1").standing.peer(NodeId("n2")) == KnownDisk(NodeId("n2"), NEW, (bytes(16),))
 
 
 def test_a_candidate_drops_the_vote_of_a_replaced_disk() -> None:
     """In a cluster of five: two votes, one of them void, and one more make no majority."""
     disk = Disk("1 1")
-    disk.standing = Standing(peers=(Acquaintance(NodeId("n2"), OLD, ()),))
+    disk.standing = Standing(peers=(KnownDisk(NodeId("n2"), OLD, ()),))
     cluster = Cluster("n1 n2 n3 n4 n5", real="n1", disks={"n1": disk})
     term = campaign(cluster)
     cluster.tell("n1", "n2", vote(term))
@@ -397,7 +397,7 @@ def test_a_new_disk_is_asked_about_a_read_that_waits() -> None:
 def test_a_disk_that_is_not_admitted_commits_not_even_the_first_entry() -> None:
     """In a cluster that begins: one voter's copy and the new disk's are no majority."""
     disk = Disk()
-    disk.standing = Standing(peers=(Acquaintance(NodeId("n2"), OLD, ()),))
+    disk.standing = Standing(peers=(KnownDisk(NodeId("n2"), OLD, ()),))
     cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": disk})
     term = lead(cluster)
     cluster.tell("n1", "n2", Introduce(NEW))
@@ -409,7 +409,7 @@ def test_a_disk_that_is_not_admitted_commits_not_even_the_first_entry() -> None:
 def test_a_leader_among_replaced_disks_steps_down_however_young_its_clock() -> None:
     """None of them was ever heard from, not even when the clock began to run."""
     disk = Disk("1")
-    disk.standing = Standing(peers=tuple(Acquaintance(NodeId(name), OLD, ()) for name in ("n2", "n3")))
+    disk.standing = Standing(peers=tuple(KnownDisk(NodeId(name), OLD, ()) for name in ("n2", "n3")))
     cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": disk}, election_timeout_max_ms=30_000)
     cluster["n1"].state.election_deadline = cluster.now
     lead(cluster)

@@ -52,7 +52,7 @@ def test_an_election_is_due_before_what_is_to_be_asked_of_peers() -> None:
     election = cluster["n1"].state.election_deadline
     cluster.now = election - 10
     cluster.fire("n1")
-    assert cluster["n1"].state.errand_due == election + 40
+    assert cluster["n1"].state.retry_due == election + 40
     assert cluster["n1"].deadline() == election
 
 
@@ -77,7 +77,7 @@ def test_a_node_with_nothing_to_ask_asks_nobody() -> None:
     assert cluster["n1"].deadline() == cluster["n1"].state.election_deadline
     cluster.fire("n1")
     assert cluster.packets == []
-    assert cluster["n1"].state.errand_due == cluster.now
+    assert cluster["n1"].state.retry_due == cluster.now
 
 
 def test_an_election_is_due_at_its_deadline_and_not_before() -> None:

@@ -136,7 +136,7 @@ def test_a_lost_entry_that_conflicts_with_the_leader_is_cut() -> None:
 
 
 def test_an_entry_that_peers_have_compacted_is_replaced_by_their_snapshot() -> None:
-    """The giver names its checkpoint; the node wants it, though it has heard of a commit beyond it."""
+    """The sender names its checkpoint; the node wants it, though it has heard of a commit beyond it."""
     cluster = wounded(3)
     cluster.tell("n1", "n2", append_entries(LOG, term=2, after=5, commit=5))
     log = entries_of(LOG)

@@ -148,10 +148,10 @@ def test_an_entry_that_is_not_flushed_is_not_given() -> None:
 @pytest.mark.parametrize(
     ("rotten", "base", "is_wanted"), [((3,), 2, False), ((3,), 3, True), ((3, 5), 3, True), ((2,), 3, False)]
 )
-def test_a_snapshot_is_wanted_for_what_lies_before_the_giver_s_log(
+def test_a_snapshot_is_wanted_for_what_lies_before_the_sender_s_log(
     rotten: tuple[int, ...], base: int, is_wanted: bool
 ) -> None:
-    """For any entry that is not applied here; what its log still holds the giver can give itself."""
+    """For any entry that is not applied here; what its log still holds the sender can send itself."""
     cluster = Cluster("n1 n2 n3", real="n1", disks={"n1": Disk(LOG)})
     cluster.tell("n1", "n2", append_entries(LOG, term=2, after=5, commit=2))
     cluster.disk("n1").rotten = set(rotten)

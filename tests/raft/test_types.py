@@ -6,10 +6,10 @@ from durable_raft.raft.log import EMPTY_LOG
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse
 from durable_raft.raft.types import (
     ORIGIN,
-    Acquaintance,
     EntryKind,
     HardState,
     Index,
+    KnownDisk,
     LogPoint,
     Member,
     Membership,
@@ -32,7 +32,7 @@ def test_voters_are_named_in_their_order() -> None:
 
 def test_one_disk_is_known_of_each_peer() -> None:
     """The one that was noted last; sorted by node id, and the voter stays one."""
-    first, second, other = Acquaintance(N3, b"a", ()), Acquaintance(N3, b"b", (b"a",)), Acquaintance(N2, b"c", ())
+    first, second, other = KnownDisk(N3, b"a", ()), KnownDisk(N3, b"b", (b"a",)), KnownDisk(N2, b"c", ())
     standing = Standing(is_voter=False).with_peer(first).with_peer(other).with_peer(second)
     assert standing == Standing(is_voter=False, peers=(other, second))
     assert standing.peer(N3) == second

@@ -61,7 +61,7 @@ def test_commands_of_one_turn_share_an_entry(leading: Desk) -> None:
     for number, client in enumerate(clients):
         slot = Slot(client, 2)
         client.slots.append(slot)
-        leading.dispatcher.take(slot, COMMANDS[b"set"], [[b"set", b"k%d" % number, b"v"]])
+        leading.dispatcher.route_run(slot, COMMANDS[b"set"], [[b"set", b"k%d" % number, b"v"]])
     leading.turn()
     assert [len(decode_batch(entry.payload)) for entry in leading.proposed] == [3]
 

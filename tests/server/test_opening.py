@@ -178,8 +178,8 @@ def installed(directory: Path, at: int, term: int = 1) -> None:
     target = target_of(sample(), at)
     point = replace(target.applied.point, term=Term(term))
     installer = KvInstaller.open(directory, replace(target, applied=Base(point, target.applied.timestamp_ms)))
-    installer.add(items_of(sample()))
-    installer.finish()
+    installer.store_records(items_of(sample()))
+    installer.complete()
 
 
 @pytest.mark.parametrize(("at", "term"), [(20, 1), (5, 3)])
@@ -278,8 +278,8 @@ def backup(path: Path, state: State, meta: KvMeta | None = None) -> KvMeta:
     """Write a backup of ``state``."""
     meta = meta or target_of(state)
     with BackupWriter(path, meta) as writer:
-        writer.add(items_of(state))
-        writer.finish()
+        writer.write_items(items_of(state))
+        writer.complete()
     return meta
 
 

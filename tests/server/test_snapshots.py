@@ -1,4 +1,4 @@
-"""Snapshots between two real states: the giver keeps views only as long as they are wanted, the taker asks again."""
+"""Snapshots between two real states: how long views are kept, and who asks again."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def large(count: int, value: bytes = b"v") -> State:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[LmdbKvStore]:
     """A state of 20 large records at index 5."""
-    make_kv(tmp_path / "giver", large(20))
-    opened = LmdbKvStore.open(tmp_path / "giver")
+    make_kv(tmp_path / "sender", large(20))
+    opened = LmdbKvStore.open(tmp_path / "sender")
     yield opened
     opened.close()
 
@@ -98,16 +98,16 @@ def question(index: int = 0, after: bytes | None = None, floor: int = 0) -> Fetc
     return FetchSnapshot(Index(index), after is not None, after or b"", Index(floor))
 
 
-# -- the giver -------------------------------------------------------------------------------------------------------
+# -- the sender -------------------------------------------------------------------------------------------------------
 
 
-class Giver:
+class Sender:
     """A source whose answers are collected."""
 
     def __init__(self, hands: Hands, store: LmdbKvStore | None) -> None:
         self._hands = hands
         self.source = SnapshotSource(hands.worker(), hands)
-        self.source.begin_with(store)
+        self.source.read_from(store)
         self.chunks: list[SnapshotChunk] = []
 
     def ask(self, asked: FetchSnapshot) -> SnapshotChunk:
@@ -128,68 +128,68 @@ class Giver:
 
 def test_a_snapshot_that_was_begun_is_given_to_its_end(hands: Hands, store: LmdbKvStore) -> None:
     """Whatever checkpoints are written meanwhile; who begins later gets the newest, or joins one that is given."""
-    giver = Giver(hands, store)
-    first = giver.ask(question())
+    sender = Sender(hands, store)
+    first = sender.ask(question())
     checkpoint(store, large(3, b"w"), 9)
-    assert giver.all_of(question(5, first.keys[-1]))[0] == 5
-    assert giver.all_of(question()) == (5, large(20)), "whoever has nothing yet joins what is being given"
-    assert giver.all_of(question(floor=5)) == (9, large(3, b"w"))
-    assert giver.source.held() == 5
-    giver.source.close()
-    assert giver.source.held() is None
+    assert sender.all_of(question(5, first.keys[-1]))[0] == 5
+    assert sender.all_of(question()) == (5, large(20)), "whoever has nothing yet joins what is being given"
+    assert sender.all_of(question(floor=5)) == (9, large(3, b"w"))
+    assert sender.source.held() == 5
+    sender.source.close()
+    assert sender.source.held() is None
 
 
 def test_a_snapshot_that_is_gone_begins_anew_with_the_newest(hands: Hands, store: LmdbKvStore) -> None:
     """From its first key, whatever key was asked for; a node without a state gives none."""
-    giver = Giver(hands, store)
-    chunk = giver.ask(question(4, b"key:0010"))
+    sender = Sender(hands, store)
+    chunk = sender.ask(question(4, b"key:0010"))
     assert (chunk.last_included_index, chunk.has_key, chunk.keys[0]) == (5, False, b"key:0000")
-    giver.source.close()
-    assert not giver.source.answer(question(), giver.chunks.append)
+    sender.source.close()
+    assert not sender.source.answer(question(), sender.chunks.append)
 
 
 def test_views_are_kept_while_they_are_asked_for(hands: Hands, store: LmdbKvStore) -> None:
     """The log behind them is held so long; then they go, but none that is being read."""
-    giver = Giver(hands, store)
-    giver.ask(question())
+    sender = Sender(hands, store)
+    sender.ask(question())
     hands.now += KEPT_S - 1
-    giver.source.expire()
-    assert giver.source.held() == 5
-    giver.ask(question(5, b"key:0003"))
+    sender.source.expire()
+    assert sender.source.held() == 5
+    sender.ask(question(5, b"key:0003"))
     hands.now += KEPT_S + 1
-    giver.source.answer(question(5, b"key:0005"), giver.chunks.append)
+    sender.source.answer(question(5, b"key:0005"), sender.chunks.append)
     hands.now += KEPT_S + 1
-    giver.source.expire()
-    assert giver.source.held() == 5, "a piece is being read"
+    sender.source.expire()
+    assert sender.source.held() == 5, "a piece is being read"
     hands.turn()
-    giver.source.expire()
-    assert giver.source.held() is None
+    sender.source.expire()
+    assert sender.source.held() is None
 
 
 def test_views_are_few(hands: Hands, store: LmdbKvStore) -> None:
     """The one that was asked for least recently makes room, and its snapshot starts over for who still wants it."""
-    giver = Giver(hands, store)
+    sender = Sender(hands, store)
     for index in range(6, 6 + VIEWS_MAX):
-        giver.ask(question(floor=index - 2))
+        sender.ask(question(floor=index - 2))
         hands.now += 1
         checkpoint(store, large(20), index)
-    assert giver.source.held() == 5
-    giver.ask(question(5))
+    assert sender.source.held() == 5
+    sender.ask(question(5))
     hands.now += 1
-    giver.ask(question(floor=8))
-    assert giver.source.held() == 5
-    assert giver.ask(question(6, b"key:0001")).last_included_index != 6
+    sender.ask(question(floor=8))
+    assert sender.source.held() == 5
+    assert sender.ask(question(6, b"key:0001")).last_included_index != 6
 
 
 def test_a_record_that_cannot_be_read_is_not_given(hands: Hands, store: LmdbKvStore) -> None:
     """The node is told: it cannot say what it holds."""
-    giver = Giver(hands, store)
-    giver.ask(question())
-    giver.source._kept[Index(5)].view.close()
-    giver.source.answer(question(5), giver.chunks.append)
+    sender = Sender(hands, store)
+    sender.ask(question())
+    sender.source._kept[Index(5)].view.close()
+    sender.source.answer(question(5), sender.chunks.append)
     hands.turn()
     assert len(hands.failed) == 1
-    assert len(giver.chunks) == 1
+    assert len(sender.chunks) == 1
 
 
 # -- a backup --------------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_a_backup_reads_one_checkpoint(hands: Hands, store: LmdbKvStore) -> None
     """While newer ones are written; when its own is gone it is told which one it is, from the first key."""
     source = BackupSource(hands)
     assert source.piece(Index(0), None) is None
-    source.begin_with(store)
+    source.read_from(store)
     found = source.piece(Index(0), None)
     assert found is not None
     meta, items = found
@@ -219,7 +219,7 @@ def test_a_backup_reads_one_checkpoint(hands: Hands, store: LmdbKvStore) -> None
 def test_views_of_backups_are_few(hands: Hands, store: LmdbKvStore) -> None:
     """However many checkpoints somebody has begun to read; two who read the same share one."""
     source = BackupSource(hands)
-    source.begin_with(store)
+    source.read_from(store)
     for index in range(6, 15):
         for _ in range(2):
             assert source.piece(Index(0), None) is not None
@@ -230,10 +230,10 @@ def test_views_of_backups_are_few(hands: Hands, store: LmdbKvStore) -> None:
     assert source.piece(Index(0), None) is None
 
 
-# -- the taker -------------------------------------------------------------------------------------------------------
+# -- the receiver ---------------------------------------------------------------------------------------------------
 
 
-class Taker:
+class Receiver:
     """A node of one entry that fetches, with its directory."""
 
     def __init__(self, hands: Hands, directory: Path) -> None:
@@ -253,96 +253,96 @@ class Taker:
         assert isinstance(message, FetchSnapshot)
         self.asked.append((target, message))
 
-    def fetch_from(self, giver: Giver, pieces: int = 1000) -> None:
-        """Have the giver answer what is asked, for so many pieces or until the snapshot is whole."""
+    def fetch_from(self, sender: Sender, pieces: int = 1000) -> None:
+        """Have the sender answer what is asked, for so many pieces or until the snapshot is whole."""
         while pieces and not self.ready and self.fetcher.is_active:
             pieces -= 1
             _, asked = self.asked[-1]
             before = len(self.asked)
-            self.fetcher.received(giver.ask(asked))
+            self.fetcher.received(sender.ask(asked))
             while len(self.asked) == before and not self.ready and self.fetcher.is_active:
                 self.hands.turn()
 
 
 @pytest.fixture
-def taker(hands: Hands, tmp_path: Path) -> Taker:
+def receiver(hands: Hands, tmp_path: Path) -> Receiver:
     """A node that needs a snapshot."""
-    return Taker(hands, tmp_path / "taker")
+    return Receiver(hands, tmp_path / "receiver")
 
 
-def test_a_snapshot_is_fetched_piece_by_piece(hands: Hands, store: LmdbKvStore, taker: Taker) -> None:
+def test_a_snapshot_is_fetched_piece_by_piece(hands: Hands, store: LmdbKvStore, receiver: Receiver) -> None:
     """And is whole before the node lets go of what it has."""
-    taker.fetcher.tick()
-    assert not taker.asked
-    taker.fetcher.fetch(N2)
-    taker.fetcher.fetch(N2)
-    assert [target for target, _ in taker.asked] == [N2]
-    taker.fetch_from(Giver(hands, store))
-    assert [base.point.index for base in taker.ready] == [5]
-    assert (taker.fetcher.is_active, taker.fetcher.installed) == (False, 1)
-    swap(taker.directory, None)
-    assert read_kv(taker.directory) == (5, large(20))
+    receiver.fetcher.tick()
+    assert not receiver.asked
+    receiver.fetcher.fetch(N2)
+    receiver.fetcher.fetch(N2)
+    assert [target for target, _ in receiver.asked] == [N2]
+    receiver.fetch_from(Sender(hands, store))
+    assert [base.point.index for base in receiver.ready] == [5]
+    assert (receiver.fetcher.is_active, receiver.fetcher.installed) == (False, 1)
+    swap(receiver.directory, None)
+    assert read_kv(receiver.directory) == (5, large(20))
 
 
-def test_a_piece_that_does_not_come_is_asked_for_again(hands: Hands, store: LmdbKvStore, taker: Taker) -> None:
+def test_a_piece_that_does_not_come_is_asked_for_again(hands: Hands, store: LmdbKvStore, receiver: Receiver) -> None:
     """From whoever leads then; a late one, one that comes twice, and one of elsewhere are not taken."""
-    giver = Giver(hands, store)
-    taker.fetcher.fetch(N2)
-    first = giver.ask(taker.asked[-1][1])
-    taker.fetch_from(giver, 1)
+    sender = Sender(hands, store)
+    receiver.fetcher.fetch(N2)
+    first = sender.ask(receiver.asked[-1][1])
+    receiver.fetch_from(sender, 1)
     hands.now += PATIENCE_S / 2
-    taker.fetcher.tick()
-    assert len(taker.asked) == 2
+    receiver.fetcher.tick()
+    assert len(receiver.asked) == 2
     hands.now += PATIENCE_S
-    taker.fetcher.fetch(N3)
-    taker.fetcher.tick()
-    assert taker.asked[-1] == (N3, taker.asked[-2][1])
-    later = giver.ask(question(5, b"key:0015"))
+    receiver.fetcher.fetch(N3)
+    receiver.fetcher.tick()
+    assert receiver.asked[-1] == (N3, receiver.asked[-2][1])
+    later = sender.ask(question(5, b"key:0015"))
     for wrong in (first, later, later._replace(last_included_index=Index(6))):
-        taker.fetcher.received(wrong)
+        receiver.fetcher.received(wrong)
     assert hands.is_idle()
-    taker.fetch_from(giver)
-    swap(taker.directory, None)
-    assert read_kv(taker.directory) == (5, large(20))
+    receiver.fetch_from(sender)
+    swap(receiver.directory, None)
+    assert read_kv(receiver.directory) == (5, large(20))
 
 
 def test_a_piece_that_comes_while_another_is_stored_is_not_taken(
-    hands: Hands, store: LmdbKvStore, taker: Taker
+    hands: Hands, store: LmdbKvStore, receiver: Receiver
 ) -> None:
     """Nor one when nothing is fetched: it was asked for in another life."""
-    giver = Giver(hands, store)
-    first = giver.ask(question())
-    taker.fetcher.received(first)
+    sender = Sender(hands, store)
+    first = sender.ask(question())
+    receiver.fetcher.received(first)
     assert hands.is_idle()
-    taker.fetcher.fetch(N2)
-    taker.fetcher.received(first)
-    taker.fetcher.received(first)
+    receiver.fetcher.fetch(N2)
+    receiver.fetcher.received(first)
+    receiver.fetcher.received(first)
     hands.turn(2)
     assert hands.is_idle()
-    assert (taker.fetcher.pieces, hands.failed) == (1, [])
+    assert (receiver.fetcher.pieces, hands.failed) == (1, [])
 
 
 def test_a_newer_snapshot_takes_the_place_of_one_that_is_fetched(
-    hands: Hands, store: LmdbKvStore, taker: Taker
+    hands: Hands, store: LmdbKvStore, receiver: Receiver
 ) -> None:
     """Its sender may have another: what was stored of the first one is of no use."""
-    giver = Giver(hands, store)
-    taker.fetcher.fetch(N2)
-    taker.fetch_from(giver, 2)
-    giver.source.close()
+    sender = Sender(hands, store)
+    receiver.fetcher.fetch(N2)
+    receiver.fetch_from(sender, 2)
+    sender.source.close()
     checkpoint(store, large(9, b"w"), 9)
-    giver.source.begin_with(store)
-    taker.fetch_from(giver)
-    swap(taker.directory, None)
-    assert read_kv(taker.directory) == (9, large(9, b"w"))
+    sender.source.read_from(store)
+    receiver.fetch_from(sender)
+    swap(receiver.directory, None)
+    assert read_kv(receiver.directory) == (9, large(9, b"w"))
 
 
 @pytest.mark.parametrize("damage", ["record", "whole"])
-def test_a_damaged_snapshot_is_never_ready(hands: Hands, store: LmdbKvStore, taker: Taker, damage: str) -> None:
+def test_a_damaged_snapshot_is_never_ready(hands: Hands, store: LmdbKvStore, receiver: Receiver, damage: str) -> None:
     """A record that does not give its checksum; records that are not those announced. It is fetched again."""
-    giver = Giver(hands, store)
-    taker.fetcher.fetch(N2)
-    real = giver.ask
+    sender = Sender(hands, store)
+    receiver.fetcher.fetch(N2)
+    real = sender.ask
 
     def damaged(asked: FetchSnapshot) -> SnapshotChunk:
         chunk = real(asked)
@@ -350,26 +350,26 @@ def test_a_damaged_snapshot_is_never_ready(hands: Hands, store: LmdbKvStore, tak
             return chunk._replace(values=[b"rot", *chunk.values[1:]])
         return chunk._replace(key_count=chunk.key_count + 1)
 
-    giver.ask = damaged  # type: ignore[method-assign]
-    taker.fetch_from(giver)
-    assert (taker.fetcher.is_active, taker.fetcher.is_finishing, taker.ready) == (False, False, [])
-    assert not (taker.directory / "kv.new").exists()
-    giver.ask = real  # type: ignore[method-assign]
-    taker.fetcher.fetch(N3)
-    taker.fetch_from(giver)
-    assert len(taker.ready) == 1
+    sender.ask = damaged  # type: ignore[method-assign]
+    receiver.fetch_from(sender)
+    assert (receiver.fetcher.is_active, receiver.fetcher.is_finishing, receiver.ready) == (False, False, [])
+    assert not (receiver.directory / "kv.new").exists()
+    sender.ask = real  # type: ignore[method-assign]
+    receiver.fetcher.fetch(N3)
+    receiver.fetch_from(sender)
+    assert len(receiver.ready) == 1
 
 
-def test_a_snapshot_that_the_log_has_overtaken_is_let_go(hands: Hands, store: LmdbKvStore, taker: Taker) -> None:
+def test_a_snapshot_that_the_log_has_overtaken_is_let_go(hands: Hands, store: LmdbKvStore, receiver: Receiver) -> None:
     """Also while it is being stored: nothing is installed over what is newer."""
-    giver = Giver(hands, store)
-    taker.fetcher.fetch(N2)
-    chunk = giver.ask(question())
-    taker.fetcher.received(chunk._replace(last_included_index=Index(0)))
-    assert not taker.fetcher.is_active
-    taker.fetcher.fetch(N2)
-    taker.fetch_from(giver, 1)
-    taker.fetcher.received(chunk._replace(last_included_index=Index(0)))
-    assert not taker.fetcher.is_active
+    sender = Sender(hands, store)
+    receiver.fetcher.fetch(N2)
+    chunk = sender.ask(question())
+    receiver.fetcher.received(chunk._replace(last_included_index=Index(0)))
+    assert not receiver.fetcher.is_active
+    receiver.fetcher.fetch(N2)
+    receiver.fetch_from(sender, 1)
+    receiver.fetcher.received(chunk._replace(last_included_index=Index(0)))
+    assert not receiver.fetcher.is_active
     hands.turn()
-    assert taker.ready == []
+    assert receiver.ready == []

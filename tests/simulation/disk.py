@@ -256,10 +256,10 @@ class SimStore:
         tables = self.disk.cached
         builder = StoredLogBuilder(self._meta)
         walk = LogWalk(self._meta.base)
-        builder.take(walk.run(sorted(tables[IDENT].items()), sorted(tables[LOG].items())))
+        builder.take_walked(walk.run(sorted(tables[IDENT].items()), sorted(tables[LOG].items())))
         idents, pieces = self.disk.record_counts
         builder.check_counts(walk, idents=idents, pieces=pieces)
-        stored, self._tail = builder.finish()
+        stored, self._tail = builder.build()
         self.healable = tuple(builder.healable)
         self.number = 0
         return stored

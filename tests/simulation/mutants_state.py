@@ -122,4 +122,4 @@ def old_machine_after_snapshot() -> Sequence[Patch]:
     def stay(self: Dispatcher, machine: Any, last_applied: Index) -> None:
         del self, machine, last_applied
 
-    return [(Dispatcher, "begin_with", stay)]
+    return [(Dispatcher, "use_machine", stay)]

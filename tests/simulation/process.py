@@ -71,7 +71,7 @@ class Connection:
             run = list(same)
             slot = Slot(self, 2, len(run))
             self._slots.append(slot)
-            self.process.node.dispatcher.take(slot, COMMANDS[name], run)
+            self.process.node.dispatcher.route_run(slot, COMMANDS[name], run)
         self.flush()
 
     def flush(self) -> None:

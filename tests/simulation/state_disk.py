@@ -142,13 +142,13 @@ class SimInstaller:
         self._state = disk.kv.partial[1]
         self.last_key = list(self._state)[-1] if self._state else None
 
-    def add(self, records: Sequence[tuple[bytes, Record]]) -> None:
+    def store_records(self, records: Sequence[tuple[bytes, Record]]) -> None:
         """Store the next records."""
         for key, record in records:
             self._state[key] = record
             self.last_key = key
 
-    def finish(self) -> None:
+    def complete(self) -> None:
         """Check the whole and let it wait."""
         self._disk.kv.partial = None
         found = PlainView(self._state).summary

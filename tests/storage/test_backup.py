@@ -39,8 +39,8 @@ def written(path: Path, items: list[Item], piece: int = 7) -> bytes:
     """Write a backup in pieces; return its bytes."""
     with BackupWriter(path, meta_of(items)) as writer:
         for at in range(0, len(items), piece):
-            writer.add(items[at : at + piece])
-        writer.finish()
+            writer.write_items(items[at : at + piece])
+        writer.complete()
     return path.read_bytes()
 
 
@@ -110,13 +110,13 @@ def test_interrupted_backup_leaves_nothing(tmp_path: Path) -> None:
     """Without ``finish``, or when the records are not those announced, there is no file afterwards."""
     items = state()
     with BackupWriter(tmp_path / "b", meta_of(items)) as writer:
-        writer.add(items[:5])
+        writer.write_items(items[:5])
         assert len(list(tmp_path.iterdir())) == 1
     assert list(tmp_path.iterdir()) == []
     with BackupWriter(tmp_path / "b", meta_of(items)) as writer:
-        writer.add(items[:5])
+        writer.write_items(items[:5])
         with pytest.raises(CorruptRecord, match="expected"):
-            writer.finish()
+            writer.complete()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,7 +126,7 @@ def test_records_are_checked_as_they_are_written(tmp_path: Path) -> None:
     wrong = (b"zzz", Record(b"v", 0, 1))
     for bad in ([wrong], [items[3], items[2]], [items[3], items[3]]):
         with pytest.raises(CorruptRecord), BackupWriter(tmp_path / "b", meta_of(items)) as writer:
-            writer.add(bad)
+            writer.write_items(bad)
 
 
 def test_newer_version_is_not_damage(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from tests.support.state_building import items_of, make_kv, read_kv, sample, tar
 def receive(states: StateDirectory, index: int) -> None:
     """Have a snapshot at ``index`` wait for its turn."""
     installer = states.install(target_of(sample(index), index))
-    installer.add(items_of(sample(index)))
-    installer.finish()
+    installer.store_records(items_of(sample(index)))
+    installer.complete()
 
 
 def test_a_state_is_received_and_takes_the_place_of_the_one_in_use(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from durable_raft.checksum import crc32c
 from durable_raft.raft.types import (
     ORIGIN,
-    Acquaintance,
     Base,
     EntryKind,
     HardState,
     Index,
+    KnownDisk,
     LogPoint,
     Member,
     Membership,
@@ -57,8 +57,8 @@ META_VALUE = Meta(
 STANDING = Standing(
     False,
     (
-        Acquaintance(NodeId("n2"), b"a disk of node 2", (b"the disk before!",)),
-        Acquaintance(NodeId("n3"), b"a disk of node 3", ()),
+        KnownDisk(NodeId("n2"), b"a disk of node 2", (b"the disk before!",)),
+        KnownDisk(NodeId("n3"), b"a disk of node 3", ()),
     ),
 )
 

@@ -38,8 +38,8 @@ def large(count: int = 30) -> State:
 def received(directory: Path, state: State, index: int = 9) -> Path:
     """Receive all of ``state`` as a snapshot at ``index`` that waits for its turn."""
     installer = KvInstaller.open(directory, target_of(state, index))
-    installer.add(items_of(state))
-    installer.finish()
+    installer.store_records(items_of(state))
+    installer.complete()
     return directory
 
 
@@ -55,10 +55,10 @@ def test_what_was_sent_becomes_the_state(tmp_path: Path) -> None:
     installer = KvInstaller.open(tmp_path, target_of(state))
     assert (installer.key_count, installer.last_key, installer.target) == (0, None, target_of(state))
     for item in items_of(state):
-        installer.add([item])
+        installer.store_records([item])
         assert installer.last_key == item[0]
     assert installer.key_count == len(state)
-    installer.finish()
+    installer.complete()
     assert names(tmp_path) == {"kv", "kv.new"}
     swap(tmp_path, Index(5))
     assert names(tmp_path) == {"kv", "kv.old"}
@@ -72,15 +72,15 @@ def test_receiving_goes_on_behind_the_last_commit(tmp_path: Path) -> None:
     items = items_of(state)
     pauses: list[None] = []
     installer = KvInstaller.open(tmp_path, target_of(state))
-    installer.add(items[:25], lambda: pauses.append(None))
+    installer.store_records(items[:25], lambda: pauses.append(None))
     assert pauses
     installer.close()
     installer = KvInstaller.open(tmp_path, target_of(state))
     position = installer.key_count
     assert 25 - 11 <= position <= 25
     assert installer.last_key == items[position - 1][0]
-    installer.add(items[position:])
-    installer.finish()
+    installer.store_records(items[position:])
+    installer.complete()
     swap(tmp_path, None)
     assert read_kv(tmp_path) == (9, state)
 
@@ -120,12 +120,12 @@ def test_a_part_that_is_not_of_this_snapshot_is_not_gone_on_with(
     """Another snapshot's, or one that is damaged: it begins from nothing, and becomes the right state."""
     state = large(15)
     installer = KvInstaller.open(tmp_path, target_of(state))
-    installer.add(items_of(state))
+    installer.store_records(items_of(state))
     installer.close()
     installer = KvInstaller.open(tmp_path, change(tmp_path, target_of(state)))
     assert (installer.key_count, installer.last_key) == (0, None)
-    installer.add(items_of(state))
-    installer.finish()
+    installer.store_records(items_of(state))
+    installer.complete()
     swap(tmp_path, None)
     assert read_kv(tmp_path) == (9, state)
 
@@ -136,13 +136,13 @@ def test_a_bad_record_is_not_taken_and_may_come_again(tmp_path: Path) -> None:
     items = items_of(state)
     installer = KvInstaller.open(tmp_path, target_of(state))
     with pytest.raises(CorruptRecord, match="does not give its crc"):
-        installer.add([*items[:3], (items[3][0], replace_value(items[3][1]))])
+        installer.store_records([*items[:3], (items[3][0], replace_value(items[3][1]))])
     for wrong in (items[2], items[1]):
         with pytest.raises(CorruptRecord, match="does not follow"):
-            installer.add([wrong])
+            installer.store_records([wrong])
     assert installer.key_count == 3
-    installer.add(items[3:])
-    installer.finish()
+    installer.store_records(items[3:])
+    installer.complete()
 
 
 def replace_value(record: Record) -> Record:
@@ -158,9 +158,9 @@ def test_a_snapshot_that_is_not_whole_is_never_opened(tmp_path: Path, missing: i
     items = items_of(state)
     del items[missing]
     installer = KvInstaller.open(tmp_path, target_of(state))
-    installer.add(items)
+    installer.store_records(items)
     with pytest.raises(CorruptRecord, match="expected"):
-        installer.finish()
+        installer.complete()
     assert read_kv(tmp_path) == (5, {})
     assert names(tmp_path) == {"kv"}
 
@@ -179,9 +179,9 @@ def test_a_disk_that_takes_no_more_is_final(tmp_path: Path) -> None:
     state = large()
     installer = KvInstaller.open(tmp_path, target_of(state), map_bytes=600_000)
     with pytest.raises(StoragePoisoned, match="MAP_FULL"):
-        installer.add(items_of(state))
+        installer.store_records(items_of(state))
     with pytest.raises(StoragePoisoned, match="earlier"):
-        installer.finish()
+        installer.complete()
     installer.close()
     KvInstaller.discard(tmp_path)
     for pages in range(4, 12):

@@ -66,7 +66,7 @@ class Client:
             args = [word.encode() for word in command.split()]
             slot = Slot(self, 2)
             self.slots.append(slot)
-            self._desk.dispatcher.take(slot, COMMANDS[args[0]], [args])
+            self._desk.dispatcher.route_run(slot, COMMANDS[args[0]], [args])
         self._desk.turn()
 
     def send_run(self, *commands: str) -> None:
@@ -74,7 +74,7 @@ class Client:
         run = [[word.encode() for word in command.split()] for command in commands]
         slot = Slot(self, 2, len(run))
         self.slots.append(slot)
-        self._desk.dispatcher.take(slot, COMMANDS[run[0][0]], run)
+        self._desk.dispatcher.route_run(slot, COMMANDS[run[0][0]], run)
         self._desk.turn()
 
     @property

@@ -84,8 +84,10 @@ class MemoryLogStore:
         self._check_open()
         meta = self._meta
         builder = StoredLogBuilder(meta)
-        builder.take(LogWalk(meta.base).run(sorted(self.ident_records.items()), sorted(self.log_records.items())))
-        stored, self._tail = builder.finish()
+        builder.take_walked(
+            LogWalk(meta.base).run(sorted(self.ident_records.items()), sorted(self.log_records.items()))
+        )
+        stored, self._tail = builder.build()
         self._number = 0
         return stored
 

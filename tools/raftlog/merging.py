@@ -20,7 +20,7 @@ from raftlog.survivors import Survivor
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class VerdictRange:
     """A run of indexes of which the same can be said."""
 
     range: Range
@@ -42,7 +42,7 @@ class Merged:
     """Whose state goes with it; None: the log begins at its beginning."""
     taken: dict[str, int]
     """How many entries come from which directory."""
-    stretches: list[Stretch]
+    verdicts: list[VerdictRange]
     certain: Commitment
     given_up: list[LogPoint] = field(default_factory=list)
     """Entries at the end of the best log that are left out."""
@@ -77,8 +77,8 @@ def merge(survivors: Sequence[Survivor], *, is_all: bool, lose_from: int | None 
     if state_of is not None and state_of.state is not None and state_of.state.applied.point.index > base.point.index:
         base = _first_needed(base, state_of.state, points, survivors)
     certain = commitment_of([_replica(each) for each in survivors], is_all=is_all)
-    stretches = _stretches(best, points, survivors, certain)
-    merged = Merged(best, base, [], state_of, {}, stretches, certain)
+    verdicts = _verdicts(best, points, survivors, certain)
+    merged = Merged(best, base, [], state_of, {}, verdicts, certain)
     _fill(merged, points, survivors)
     _leave_out(merged, points, lose_from)
     return merged
@@ -154,7 +154,7 @@ def _leave_out(merged: Merged, points: dict[int, LogPoint], lose_from: int | Non
     if not merged.missing:
         return
     first = merged.missing[0].index
-    hopeless = [each.range.first for each in merged.stretches if each.verdict == "certainly not committed"]
+    hopeless = [each.range.first for each in merged.verdicts if each.verdict == "certainly not committed"]
     if lose_from == first or (hopeless and first >= min(hopeless)):
         merged.given_up = [points[index] for index in sorted(points) if index >= first]
         merged.missing = []
@@ -181,22 +181,22 @@ def _replica(survivor: Survivor) -> Replica:
     )
 
 
-def _stretches(
+def _verdicts(
     best: Survivor, points: dict[int, LogPoint], survivors: Sequence[Survivor], certain: Commitment
-) -> list[Stretch]:
+) -> list[VerdictRange]:
     """Say of each index of the best log how certain it is that it was committed."""
     voters = best.meta.membership.ids()
     upto = 0 if certain.point is None else certain.point.index
-    found: list[Stretch] = []
+    found: list[VerdictRange] = []
     first = best.meta.base.point.index + 1
     if upto >= first:
-        found.append(Stretch(Range(first, min(upto, best.last.index)), "certainly committed", certain.reasons[0]))
+        found.append(VerdictRange(Range(first, min(upto, best.last.index)), "certainly committed", certain.reasons[0]))
     verdicts: dict[tuple[str, str], list[int]] = {}
     for index in range(max(first, upto + 1), best.last.index + 1):
         verdicts.setdefault(_verdict(index, points.get(index), survivors, voters), []).append(index)
     for (verdict, why), indexes in verdicts.items():
-        found += [Stretch(each, verdict, why) for each in ranges(indexes)]
-    return sorted(found, key=lambda stretch: stretch.range.first)
+        found += [VerdictRange(each, verdict, why) for each in ranges(indexes)]
+    return sorted(found, key=lambda judged: judged.range.first)
 
 
 def _verdict(

@@ -41,8 +41,8 @@ def rebuild(
         target = KvMeta(1, identity, membership, source.state.applied, source.state.summary)
         installer = KvInstaller.open(directory, target)
         for piece in pieces_of(source.directory):
-            installer.add(piece)
-        installer.finish()
+            installer.store_records(piece)
+        installer.complete()
         complete_swap(directory)
     LmdbLogStore.create(directory, identity, membership, base=merged.base, standing=standing)
     store = LmdbLogStore.open(directory, allow_network_file_system=True)

@@ -239,8 +239,8 @@ def _argument(survivors: Sequence[Survivor], unreadable: dict[str, str], merged:
         f"the log of {merged.best.directory} would win an election: its last entry is index {merged.best.last.index} of"
         f" term {merged.best.last.term}; whatever is committed is in it, if a majority is here (Raft §5.4)"
     )
-    for stretch in merged.stretches:
-        yield f"index {stretch.range}: {stretch.verdict}: {stretch.why}"
+    for judged in merged.verdicts:
+        yield f"index {judged.range}: {judged.verdict}: {judged.why}"
     if merged.state_of is not None and merged.state_of.state is not None:
         summary = merged.state_of.state.summary
         index = merged.state_of.state.applied.point.index

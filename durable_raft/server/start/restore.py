@@ -48,8 +48,8 @@ def restore_node(file: Path, config: NodeConfig, progress: Callable[[Progress, i
             target = replace(meta, sequence=1, identity=identity, membership=config.membership)
             installer = KvInstaller.open(directory, target, map_bytes=config.map_bytes)
             for items in reader.pieces(lambda done: progress(done, reader.size_bytes)):
-                installer.add(items)
-            installer.finish()
+                installer.store_records(items)
+            installer.complete()
             complete_swap(directory)
             LmdbLogStore.create(
                 directory,

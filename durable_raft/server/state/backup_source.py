@@ -29,7 +29,7 @@ class BackupSource:
         self._kept: dict[Index, tuple[CheckpointView, float]] = {}
         """By index: a view, and when it was last asked for."""
 
-    def begin_with(self, kv: StateStore | None) -> None:
+    def read_from(self, kv: StateStore | None) -> None:
         """Answer from ``kv`` from now on; ``close`` was called before."""
         self._kv = kv
 

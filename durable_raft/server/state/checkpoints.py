@@ -198,7 +198,7 @@ class Checkpointer:
         if frozen is None or self._kv is None:
             return
         self.count += 1
-        self.durations.add(seconds)
+        self.durations.add_sample(seconds)
         self._crash_points.reach("before_checkpoint_swap")
         needless = self._read_from(self._kv.view())
         self._note_pages(self._kv)
@@ -256,7 +256,7 @@ class Checkpointer:
 
     # -- another state --------------------------------------------------------------------------------------------
 
-    def begin_with(self, machine: Machine, kv: StateStore | None, view: CheckpointView | None) -> None:
+    def use_machine(self, machine: Machine, kv: StateStore | None, view: CheckpointView | None) -> None:
         """Go on with another machine, which reads from ``view`` of ``kv``; nothing may be under way at the disk."""
         self._machine, self._kv, self._view = machine, kv, view
         self._frozen = None

@@ -79,7 +79,7 @@ class StateKeeper:
             crash_points: named places for tests.
             events: whom to tell of what.
         """
-        worker, giver = workers
+        worker, reader = workers
         self._config = config
         self._raft = raft
         self._rng = rng
@@ -95,9 +95,9 @@ class StateKeeper:
         self.checkpointer = Checkpointer(
             raft, membership, worker, clock, crash_points, config, events.compact, events.checkpoint_written
         )
-        self.source = SnapshotSource(giver, clock)
+        self.source = SnapshotSource(reader, clock)
         self.backups = BackupSource(clock)
-        self.scrubber = Scrubber(data.log_store, raft, giver, clock, config.scrub_bytes_per_second, self._found_wounds)
+        self.scrubber = Scrubber(data.log_store, raft, reader, clock, config.scrub_bytes_per_second, self._found_wounds)
         self.fetcher = SnapshotFetcher(
             self._begin_installation, worker, clock, crash_points, events.send, raft, self._install
         )
@@ -118,10 +118,10 @@ class StateKeeper:
             view = kv.view()
             machine = Machine(rng, values, view, kv.checkpoint.applied.timestamp_ms)
         self.machine = machine
-        self.checkpointer.begin_with(machine, kv, view)
-        self.source.begin_with(kv)
-        self.backups.begin_with(kv)
-        self.scrubber.begin_with(kv)
+        self.checkpointer.use_machine(machine, kv, view)
+        self.source.read_from(kv)
+        self.backups.read_from(kv)
+        self.scrubber.read_from(kv)
         self.hashes.forget()
         return machine
 
@@ -160,11 +160,11 @@ class StateKeeper:
             self._set_aside()
         else:
             if not self.fetcher.is_active or self.fetcher.is_overdue():
-                self.fetcher.fetch(self._giver())
+                self.fetcher.fetch(self._snapshot_source())
             self.fetcher.tick()
         self.consider()
 
-    def _giver(self) -> NodeId:
+    def _snapshot_source(self) -> NodeId:
         """Return whom to ask for a state: the leader, or one node after the other while none can be elected.
 
         What any node's checkpoint covers is committed. Without it this node may be the one that keeps the others from

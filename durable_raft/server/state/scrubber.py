@@ -65,7 +65,7 @@ class Scrubber:
         """The last key that was read."""
         self.passes = 0
 
-    def begin_with(self, kv: StateStore | None) -> None:
+    def read_from(self, kv: StateStore | None) -> None:
         """Read ``kv`` from its first key from now on; ``close`` was called before."""
         self._kv, self._key = kv, None
 

@@ -1,4 +1,4 @@
-"""The taking side of snapshots: a follower asks for one piece by piece and stores it beside its own state.
+"""The receiver's side of snapshots: a follower asks for one piece by piece and stores it beside its own state.
 
 A piece that does not come is asked for again, from whoever leads then; a piece that is not expected is dropped. What
 was stored survives a restart. When all of it is there and its numbers are right, ``on_ready`` is told: only then does
@@ -151,11 +151,11 @@ class SnapshotFetcher:
         if chunk.is_last:
             self.is_finishing = True
             self._crash_points.reach("before_snapshot_finish")
-            self._worker.submit(lambda: _tried(installation.finish), lambda error: self._finished(base, error))
+            self._worker.submit(lambda: _tried(installation.complete), lambda error: self._finished(base, error))
             return
         records = zip(chunk.values, chunk.deadlines_ms, chunk.checksums, strict=True)
         items = [(key, Record(*record)) for key, record in zip(chunk.keys, records, strict=True)]
-        self._worker.submit(lambda: _tried(lambda: installation.add(items)), self._stored)
+        self._worker.submit(lambda: _tried(lambda: installation.store_records(items)), self._stored)
 
     def _stored(self, error: CorruptRecord | None) -> None:
         self._crash_points.reach("after_snapshot_piece")

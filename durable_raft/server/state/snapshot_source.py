@@ -1,8 +1,8 @@
-"""The giving side of snapshots: pieces of a checkpoint, for a follower that asks or for a backup.
+"""The sender's side of snapshots: pieces of a checkpoint, for a follower that asks or for a backup.
 
 Pieces are read on a thread of their own, which rests after each for longer than it worked: commands go first.
 
-Whoever wants a snapshot asks for one piece after the other and says behind which key it begins. So the giver keeps
+Whoever wants a snapshot asks for one piece after the other and says behind which key it begins. So the sender keeps
 nothing for it but a view of one checkpoint; the asker sets the pace; and a broken connection costs one piece. While a
 view is kept, the log behind it is (``held``): a snapshot that takes longer than a compaction still ends.
 """
@@ -57,7 +57,7 @@ class SnapshotSource:
         self.pieces = 0
         """Pieces given since the start."""
 
-    def begin_with(self, kv: StateStore | None) -> None:
+    def read_from(self, kv: StateStore | None) -> None:
         """Answer from ``kv`` from now on; ``close`` was called before."""
         self._kv = kv
 

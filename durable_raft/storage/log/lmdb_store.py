@@ -211,13 +211,13 @@ class LmdbLogStore:
         with self._environment.begin() as transaction:
             try:
                 with transaction.cursor(tables.ident) as idents, transaction.cursor(tables.log) as pieces:
-                    builder.take(walk.run(idents, pieces))
+                    builder.take_walked(walk.run(idents, pieces))
             except lmdb.Error as error:
                 raise WoundedLog([*builder.wounds, tree_wound(IDENT, error)]) from error
             builder.check_counts(
                 walk, idents=transaction.stat(tables.ident)["entries"], pieces=transaction.stat(tables.log)["entries"]
             )
-        stored, self._tail = builder.finish()
+        stored, self._tail = builder.build()
         self.healable = tuple(builder.healable)
         self._number = 0
         return stored

@@ -22,11 +22,11 @@ from typing import Final
 
 from durable_raft.checksum import ALGORITHM_CRC32C
 from durable_raft.raft.types import (
-    Acquaintance,
     Base,
     HardState,
     Identity,
     Index,
+    KnownDisk,
     LogPoint,
     Membership,
     NodeId,
@@ -116,7 +116,7 @@ def _standing(reader: ProvenReader) -> Standing:
     peers = []
     for _ in range(reader.number(_U16)):
         node_id, node_uuid = NodeId(reader.text()), reader.uuid()
-        peers.append(Acquaintance(node_id, node_uuid, tuple(reader.uuid() for _ in range(reader.number(_U16)))))
+        peers.append(KnownDisk(node_id, node_uuid, tuple(reader.uuid() for _ in range(reader.number(_U16)))))
     return Standing(bool(is_voter), tuple(peers))
 
 

@@ -32,7 +32,7 @@ class StoredLogBuilder:
         self._lost: list[Walked] = []
         self._rebuilt: list[Walked] = []
 
-    def take(self, walked: Iterable[Walked]) -> None:
+    def take_walked(self, walked: Iterable[Walked]) -> None:
         """Take every entry of the walk."""
         term = None
         last = None
@@ -60,7 +60,7 @@ class StoredLogBuilder:
             if expected != found:
                 self.wounds.append(Wound(table, None, None, f"{expected} records", f"{found}", WoundKind.TREE))
 
-    def finish(self) -> tuple[StoredLog, Base]:
+    def build(self) -> tuple[StoredLog, Base]:
         """Return what is stored, and the last entry with its timestamp.
 
         Raises:

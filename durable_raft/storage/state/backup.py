@@ -87,7 +87,7 @@ class BackupWriter:
         """What was written so far."""
         return Progress(self._summary.key_count, self._file.tell())
 
-    def add(self, items: Sequence[Item]) -> None:
+    def write_items(self, items: Sequence[Item]) -> None:
         """Write records, in the order of keys, behind those before.
 
         Raises:
@@ -107,7 +107,7 @@ class BackupWriter:
             self._file.write(_PIECE.pack(len(body), crc) + body)
             self._pieces, self._chain = self._pieces + 1, extend(self._chain, _U32.pack(crc))
 
-    def finish(self) -> None:
+    def complete(self) -> None:
         """Make the file whole, durable, and give it its name.
 
         Raises:

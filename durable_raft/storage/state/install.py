@@ -141,7 +141,7 @@ class KvInstaller:
         """Records received; the target's summary says how many there are."""
         return self._committed.key_count + len(self._waiting)
 
-    def add(self, records: Sequence[tuple[bytes, Record]], pause: Callable[[], None] = no_pause) -> None:
+    def store_records(self, records: Sequence[tuple[bytes, Record]], pause: Callable[[], None] = no_pause) -> None:
         """Take the next records; they are durable with the next commit.
 
         Args:
@@ -166,7 +166,7 @@ class KvInstaller:
             if self._waiting_bytes >= self.COMMIT_BYTES:
                 self._commit(pause)
 
-    def finish(self, pause: Callable[[], None] = no_pause) -> None:
+    def complete(self, pause: Callable[[], None] = no_pause) -> None:
         """Check that the snapshot is whole, and let it wait for ``swap`` as ``kv.new``. The installer is closed.
 
         Raises:

@@ -74,10 +74,10 @@ class StateInstaller(Protocol):
     def last_key(self) -> bytes | None:
         """The last key that was stored; None before the first."""
 
-    def add(self, records: list[tuple[bytes, Record]]) -> None:
+    def store_records(self, records: list[tuple[bytes, Record]]) -> None:
         """Store the next records."""
 
-    def finish(self) -> None:
+    def complete(self) -> None:
         """Check the whole, and make it durable and ready to be swapped in."""
 
     def close(self) -> None:
