@@ -173,11 +173,17 @@ def test_a_client_that_does_not_read_is_cut_off(nodes: ForkedNodes, raw: Raw, ot
     assert other.replies(1) == [b"PONG"]
 
 
-def test_a_client_can_end_another(raw: Raw, other: Raw) -> None:
-    """CLIENT KILL closes the others it names, with nothing more said."""
-    other.send("CLIENT ID")
-    (other_id,) = other.replies(1)
-    raw.send(f"CLIENT KILL ID {other_id}", "PING")
+def test_a_client_can_end_another(nodes: ForkedNodes, raw: Raw, other: Raw) -> None:
+    """CLIENT KILL closes the others it names, also one that has never said anything, with nothing more said."""
+    host, port = other.socket.getsockname()
+    address = f"{host}:{port}"
+
+    def is_listed() -> bool:
+        raw.send("CLIENT LIST")
+        return f" addr={address} " in str(raw.replies(1)[0])
+
+    nodes.wait(is_listed, "the other to be connected")
+    raw.send(f"CLIENT KILL ADDR {address}", "PING")
     assert raw.replies(2) == [1, b"PONG"]
     assert other.is_closed()
 

@@ -30,6 +30,7 @@ from durable_raft.server.exit_codes import exit_code_of
 from durable_raft.server.logs import start_logging
 from durable_raft.server.process import run
 from durable_raft.server.settings.config import NodeConfig
+from durable_raft.storage.isolation import _die_with_parent
 from tests.support.waiting import WAIT_S, wait_until
 
 _PATIENT: Final = {"election_timeout_min_ms": 500, "election_timeout_max_ms": 1000, "heartbeat_ms": 60}
@@ -218,6 +219,8 @@ def _live(config: NodeConfig, log: Path, environment: Mapping[str, str]) -> None
     """Be the node; the process ends with it."""
     code = 70
     try:
+        # A test's process that is ended hard, by a timeout, must not leave its nodes behind.
+        _die_with_parent()
         _leave_the_test(log)
         output = start_logging(node_id=config.node_id, level="debug", log_format="text")
         try:
