@@ -29,7 +29,7 @@ NextCommand: TypeAlias = Callable[[random.Random, int], list[bytes]]
 NO_EFFECT_CODES: Final = ("MOVED", "CLUSTERDOWN", "TRYAGAIN", "OVERLOADED")
 TIMEOUT_S: Final = 3.0
 """Longer than a node holds a command without a leader (2 s): a timeout then means that the node is paused or dead."""
-THINK_S: Final = 0.002
+THINK_S: Final = 0.005
 PAUSE_S: Final = 0.01
 """After a connection was refused: no busy loop while nobody is there."""
 
@@ -37,11 +37,14 @@ PAUSE_S: Final = 0.01
 class Recorder:
     """Threads that each ask one command after the other until told to stop, and what they were told."""
 
-    def __init__(self, cluster: Cluster, next_command: NextCommand, *, clients: int, seed: int) -> None:
+    def __init__(
+        self, cluster: Cluster, next_command: NextCommand, *, clients: int, seed: int, think_s: float = THINK_S
+    ) -> None:
         self._cluster = cluster
         self._next_command = next_command
         self._clients = clients
         self._seed = seed
+        self._think_s = think_s
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._number = 0
@@ -96,7 +99,7 @@ class Recorder:
 
     def think(self) -> None:
         """Pause a moment: the processor belongs to the nodes, and a history is judged faster the shorter it is."""
-        self._stop.wait(THINK_S)
+        self._stop.wait(self._think_s)
 
     @property
     def addresses(self) -> list[Address]:

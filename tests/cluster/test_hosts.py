@@ -191,7 +191,7 @@ def counters_and_registers(rng: random.Random, number: int) -> list[bytes]:
 def test_hosts_whose_cables_are_pulled_keep_their_word(hosts: HostCluster, lan: Lan) -> None:
     """The leader's cable, then a follower's: the majority goes on, the cut-off node acknowledges nothing, all heals."""
     hosts.wait_ready()
-    recorder = Recorder(hosts, counters_and_registers, clients=4, seed=SEED)
+    recorder = Recorder(hosts, counters_and_registers, clients=4, seed=SEED, think_s=0.02)
     with recorder.running():
         for _ in range(2):
             leader = hosts.leader()

@@ -141,5 +141,7 @@ def test_scan_misses_nothing_while_checkpoints_move_the_keys(cluster_of: Cluster
             found = [key.decode() for key in client.scan_iter(match="fill:*", count=50)]
             assert sorted(found) == sorted(written)
         workload.wait_for(50)
-        assert counter(cluster, leader, "checkpoints") > before + 5, "checkpoints were written meanwhile"
+        cluster.wait(
+            lambda: counter(cluster, leader, "checkpoints") > before + 5, "checkpoints to be written meanwhile"
+        )
     assert client.dbsize() == len(written) + len(workload.acknowledged)

@@ -22,7 +22,7 @@ CLIENT_ERRORS: Final = (redis.RedisError, RedisClusterException, OSError)
 
 MGET_KEYS: Final = 500
 SOCKET_TIMEOUT_S: Final = 5.0
-THINK_S: Final = 0.004
+THINK_S: Final = 0.02
 """Between an answer and the writer's next command: the processor belongs to the nodes, not to writers in redis-py."""
 
 
