@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import lmdb
+
 from durable_raft.errors import StoragePoisoned
 from durable_raft.storage.preflight import note_failed_transaction
 
@@ -19,6 +21,21 @@ if TYPE_CHECKING:
     from lmdb import Transaction
 
 _Buffer = TypeVar("_Buffer", bytes, memoryview)
+
+
+def begin_reading(path: Path, begin: Callable[[], Transaction[_Buffer]]) -> Transaction[_Buffer]:
+    """Begin a read transaction of the environment at ``path``.
+
+    When the write of a meta page failed, LMDB refuses even these. A reader on another thread may meet that before the
+    writer has told of its failure.
+
+    Raises:
+        StoragePoisoned: LMDB refuses; the disk failed.
+    """
+    try:
+        return begin()
+    except lmdb.Error as error:
+        raise StoragePoisoned(f"{path} cannot be read any more: {error}") from error
 
 
 class PoisonLatch:

@@ -49,7 +49,7 @@ from durable_raft.storage.log.records import IDENT, IDENT_KEY, LOG_KEY, pack_ent
 from durable_raft.storage.log.stored_log import StoredLogBuilder
 from durable_raft.storage.log.tables import Space, Tables, open_tables
 from durable_raft.storage.log.walk import LogWalk
-from durable_raft.storage.poison import PoisonLatch
+from durable_raft.storage.poison import PoisonLatch, begin_reading
 from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.proven import META_KEY
 from durable_raft.storage.wounds import Wound, WoundedLog
@@ -208,7 +208,7 @@ class LmdbLogStore:
         builder = StoredLogBuilder(self._meta)
         walk = LogWalk(self._meta.base)
         tables = self._tables
-        with self._environment.begin() as transaction:
+        with self._reading() as transaction:
             try:
                 with transaction.cursor(tables.ident) as idents, transaction.cursor(tables.log) as pieces:
                     builder.take_walked(walk.run(idents, pieces))
@@ -224,7 +224,7 @@ class LmdbLogStore:
 
     def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
         """See the protocol; one read transaction on the calling thread."""
-        with self._environment.begin() as transaction:
+        with self._reading() as transaction:
             return access.read_entries(transaction, self._tables, lo, hi, bytes_max)
 
     def chain_at(self, index: Index) -> int:
@@ -232,7 +232,7 @@ class LmdbLogStore:
         base = self._meta.base.point
         if index == base.index:
             return base.chain
-        with self._environment.begin() as transaction:
+        with self._reading() as transaction:
             return access.read_ident(transaction, self._tables, index).chain
 
     def is_meta_wounded(self) -> bool:
@@ -241,7 +241,7 @@ class LmdbLogStore:
         Raises:
             WoundedLog: both are.
         """
-        with self._environment.begin() as transaction:
+        with self._reading() as transaction:
             self.tolerated = access.read_meta(transaction, self._tables)[1]
         return bool(self.tolerated)
 
@@ -249,12 +249,15 @@ class LmdbLogStore:
         """See the protocol; one read transaction on the calling thread, none for the base."""
         if index == self._meta.base.point.index:
             return self._meta.base
-        with self._environment.begin() as transaction:
+        with self._reading() as transaction:
             return access.read_point(transaction, self._tables, index)
+
+    def _reading(self) -> Transaction[bytes]:
+        return begin_reading(environment_path(self._directory), self._environment.begin)
 
     def space(self) -> Space:
         """Return how much room is left; cheap enough to be asked every second."""
-        with self._environment.begin() as transaction:
+        with self._reading() as transaction:
             used, file, map_bytes = measure(self._environment, transaction, self._tables)
         free = disk_free_bytes(self._directory)
         return Space(used, file, map_bytes, free, self._latch.commits, self._entries, self._entry_bytes)

@@ -19,7 +19,7 @@ from durable_raft.kv.records import StateSummary
 from durable_raft.raft.types import Base, Identity, Membership
 from durable_raft.storage.directory import KV, create_environment, environment_path, require_environment
 from durable_raft.storage.environment import MAP_BYTES, Room, disk_free_bytes, measure, open_environment
-from durable_raft.storage.poison import PoisonLatch
+from durable_raft.storage.poison import PoisonLatch, begin_reading
 from durable_raft.storage.preflight import check_data_file, cover_last_page
 from durable_raft.storage.state.change import no_pause, write_changes
 from durable_raft.storage.state.meta import KvMeta, first_meta, put_kv_meta, read_kv_meta
@@ -163,12 +163,12 @@ class LmdbKvStore:
         Raises:
             WoundedState: with every wound that was found.
         """
-        with self._environment.begin(buffers=True) as transaction:
+        with begin_reading(self._path, lambda: self._environment.begin(buffers=True)) as transaction:
             return walk_state(transaction, self._tables, progress)
 
     def room(self) -> Room:
         """Return how much room is left; cheap enough to be asked every second."""
-        with self._environment.begin() as transaction:
+        with begin_reading(self._path, self._environment.begin) as transaction:
             used, file, map_bytes = measure(self._environment, transaction, self._tables)
         return Room(used, file, map_bytes, disk_free_bytes(self._directory))
 

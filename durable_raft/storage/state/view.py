@@ -19,6 +19,7 @@ from durable_raft.errors import InvariantViolation
 from durable_raft.kv.records import Record, StateSummary
 from durable_raft.storage.directory import KV
 from durable_raft.storage.environment import open_read_only, tree_wound
+from durable_raft.storage.poison import begin_reading
 from durable_raft.storage.state.meta import KvMeta, read_kv_meta
 from durable_raft.storage.state.records import (
     DEADLINES,
@@ -41,9 +42,9 @@ class LmdbStateView:
     """A ``StateView`` (kv/records.py); every record is verified on each read."""
 
     def __init__(self, environment: Environment, tables: KvTables) -> None:
-        """Begin the read transaction; raises as ``read_kv_meta``."""
+        """Begin the read transaction; raises as ``begin_reading`` and ``read_kv_meta``."""
         # Memoryviews of the pages: a value is copied once, when it is taken out behind its header.
-        self._transaction = environment.begin(buffers=True)
+        self._transaction = begin_reading(Path(environment.path()), lambda: environment.begin(buffers=True))
         self._tables = tables
         self._is_open = True
         try:
