@@ -24,10 +24,12 @@ WRITE_POINTS: Final = (
     "before_reply",
     "after_reply",
 )
-"""In the order in which a write reaches them that is queued for the log writer; server/node.py and log_writer.py say
-where they stand. A small write that is alone is persisted on the event loop. A follower does that before it sends and
-applies; a leader once its own messages have left, so that it passes the points of persisting after the others of that
-turn, and those of applying and replying in the next turn."""
+"""As a write meets them that is queued for the log writer. Its thread passes the points of persisting while the loop
+goes on: which of them comes first is a race. server/node.py and log_writer.py say where they stand.
+
+A small write that is alone is persisted on the event loop. A follower does that before it answers and applies. A leader
+does it last, when its messages have left. So it passes the points of persisting after the others of that turn, and
+those of applying and replying in the next turn."""
 
 STATE_POINTS: Final = (
     "before_checkpoint",

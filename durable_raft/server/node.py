@@ -1,7 +1,8 @@
 """One node: the core, the log writer, the machine and the links, and the order in which they do their parts.
 
-``_process`` is the one place where that order is written: persist, send, apply, reply. Everything here runs on the
-event loop's thread, so every transition is serial; the log writer talks to it through ``call_soon_threadsafe``.
+``_process`` is the one place where that order is written; persister.py draws where a write's flush is in it. Everything
+here runs on the event loop's thread, so every transition is serial; the log writer talks to it through
+``call_soon_threadsafe``.
 Any exception that is not a client's or a peer's fault is final: the node stops and promises nothing more.
 """
 
@@ -292,7 +293,7 @@ class Node:
     def _process(self) -> None:
         """Propose what waits, then do what the core says must happen now: persist, send, apply, reply.
 
-        Why a write's flush stands where it does, for either of its ways: server/persister.py.
+        A leader sends before its flush has ended. Where the flush is, for either way of a write: persister.py.
         """
         self._is_wake_scheduled = False
         if self._is_stopped:
