@@ -45,9 +45,9 @@ def cluster(cluster_of: ClusterFactory) -> Cluster:
     return cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Cluster]]:
-    """Give the cluster that tests share: made when it is first asked for, and again when a node of it has ended."""
+    """Give the cluster that a file's tests share: made when first asked for, and again when a node of it has ended."""
     clusters: list[Cluster] = []
 
     def standing() -> Cluster:
@@ -62,7 +62,7 @@ def _standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[],
 
 @pytest.fixture
 def shared_cluster(_standing: Callable[[], Cluster], request: pytest.FixtureRequest) -> Cluster:
-    """Three nodes with a leader, all caught up, and no key, for tests that leave the nodes alone."""
+    """Three nodes with a leader, all caught up, and no key, shared by tests that leave the nodes alone."""
     cluster = _standing()
     request.node.stash[_CLUSTERS] = [cluster]
     with cluster.client(cluster.wait_ready()) as client:

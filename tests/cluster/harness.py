@@ -19,6 +19,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -165,6 +166,8 @@ class Cluster:
             self._signal(node_id, signal.SIGKILL)
         for node_id in victims:
             self._processes[node_id].wait(WAIT_S)
+            # A node that ran under strace ends a moment after it, and holds its directory until then.
+            wait_until(partial(_is_gone, self.pid(node_id)), f"all of {node_id} to be dead")
         self._paused -= set(node_ids or self.node_ids)
 
     def stop(self, node_id: str, timeout_s: float = WAIT_S) -> int:
@@ -362,6 +365,16 @@ class Cluster:
             )
             for node in self.nodes.values()
         ]
+
+
+def _is_gone(group: int) -> bool:
+    """Return whether a process group has no member but zombies (proc(5): state and pgrp)."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(pgrp) == group and state not in "ZX":
+                return False
+    return True
 
 
 def checkout_environment() -> dict[str, str]:

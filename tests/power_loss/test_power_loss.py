@@ -32,8 +32,8 @@ from tests.power_loss.strace import missing_strace
 from tests.support.waiting import WAIT_S
 
 STORE_IMAGES: Final = 700
-NODE_IMAGES: Final = 500
-TURNS: Final = 3
+NODE_IMAGES: Final = 400
+TURNS: Final = 2
 """Of a node's client; the recording is that much shorter than the campaign's."""
 
 

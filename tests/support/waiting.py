@@ -11,7 +11,7 @@ WAIT_S: Final = 120.0
 
 No test measures by it: a machine that is a hundred times slower must not fail one.
 """
-PAUSES_S: Final = (0.005, 0.05)
+PAUSES_S: Final = (0.005, 0.1)
 """The first pause between two looks, and the longest: each is half as long again as the one before."""
 
 
