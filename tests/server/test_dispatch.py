@@ -128,7 +128,7 @@ def test_run_that_is_refused_is_refused_as_often_as_it_has_commands(desk: Desk) 
 
 
 def test_next_batch_waits_for_a_quick_commit_but_not_for_long(leading: Desk) -> None:
-    """It grows while the first is committed; what takes longer than usual is joined by it."""
+    """It grows while the first is committed; what takes longer than usual it joins, at a heartbeat at the latest."""
     client, others = leading.client(), [leading.client() for _ in range(2)]
     client.send("set a 1")
     for other in others:
@@ -138,7 +138,7 @@ def test_next_batch_waits_for_a_quick_commit_but_not_for_long(leading: Desk) -> 
     assert not leading.dispatcher.has_due()
     leading.now += QUICK_COMMIT_S
     assert leading.dispatcher.has_due()
-    leading.turn()
+    leading.wait(leading.raft.state.config.heartbeat_ms / 1000)
     assert [len(decode_batch(entry.payload)) for entry in leading.proposed] == [1, 2]
     leading.acknowledge()
     assert [each.replies for each in (client, *others)] == [[b"+OK\r\n"]] * 3

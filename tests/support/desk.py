@@ -360,7 +360,6 @@ class Desk:
 
     def turn(self) -> None:
         """Run the loop and the log writer until neither has anything to do now."""
-        self.node.wake()
         while True:
             while self.loop.soon:
                 callback, args = self.loop.soon.popleft()
