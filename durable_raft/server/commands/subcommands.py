@@ -1,7 +1,7 @@
 """Commands whose first argument names what is to be done (CLIENT, CLUSTER, COMMAND, CONFIG): finding it, or refusing.
 
-A container is a table from lower-case name to ``Subcommand``; the wording of the refusals is Redis's (redis 7.0,
-Redis's ``processCommand`` and ``addReplySubcommandSyntaxError``).
+A container is a table from lower-case name to ``Subcommand``; the wording of the refusals is that of Redis 7.0
+(its ``processCommand`` and ``addReplySubcommandSyntaxError``).
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Checkpointer:
         compact: Callable[[Index], None],
         on_written: Callable[[], None],
     ) -> None:
-        """Bind the parts; ``begin_with`` follows.
+        """Bind the parts; ``use_machine`` follows.
 
         Args:
             raft: the core.

@@ -53,7 +53,7 @@ class Progress(NamedTuple):
 
 
 class BackupWriter:
-    """Writes a backup; used as a context manager, which leaves nothing behind unless ``finish`` was called."""
+    """Writes a backup; used as a context manager, which leaves nothing behind unless ``complete`` was called."""
 
     def __init__(self, path: Path, meta: KvMeta) -> None:
         """Begin ``path``, which must not be there, with a state described by ``meta``; raises OSError."""

@@ -7,7 +7,7 @@ one large flush at the end, and the log's commits do not wait behind that one.
 ``DIR/kv.partial`` has the tables of a state but no ``meta``. In its place the table holds ``target``, what the whole
 snapshot will be, and ``received``, the same with what was received so far as its summary; both packed as state/meta.py
 does.
-``finish`` writes ``meta`` and renames the directory to ``kv.new``; state/swap.py says how that becomes the state.
+``complete`` writes ``meta`` and renames the directory to ``kv.new``; state/swap.py says how that becomes the state.
 """
 
 from __future__ import annotations
