@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from durable_raft.server.persister import QUICK_FLUSHES
+from tests.support.desk import N3, desk_at
 from tests.support.node_script import run_script
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
@@ -34,3 +36,21 @@ def test_script_says_what_it_is_about(path: Path) -> None:
 def test_both_ways_of_a_write_are_told() -> None:
     """On the event loop, and by the log writer's thread."""
     assert [path.stem for path in SCRIPTS] == ["lone_write", "queued_write"]
+
+
+def test_a_leader_replies_before_it_flushes_a_lone_write(tmp_path: Path) -> None:
+    """In a turn that answers one write and takes in the next, the client does not wait for the next one's flush."""
+    with desk_at(tmp_path / "n1") as desk:
+        desk.lead()
+        desk.acknowledge(N3)
+        client = desk.client()
+        for _ in range(QUICK_FLUSHES):
+            client.send("set quick 1")
+            desk.acknowledge()
+        client.send("set k v")
+        desk.effects.clear()
+
+        desk.loop.call_soon(client.send, "set k w")
+        desk.acknowledge()
+
+        assert [effect.split()[0] for effect in desk.effects] == ["sends", "sends", "applies", "replies", "has"]
