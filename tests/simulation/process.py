@@ -18,6 +18,7 @@ from durable_raft.errors import CorruptRecord, DurableRaftError, InvariantViolat
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.raft import invariants
 from durable_raft.raft.types import Entry, NodeId
+from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.node import Node
 from durable_raft.server.pending import Slot
 from durable_raft.server.start import recovery
@@ -220,6 +221,15 @@ class Process:
         now, may_apply = self.node._now_ms(), self.node.keeper.checkpointer.may_apply
         if self.node.raft.has_ready(now, may_apply=may_apply):
             raise InvariantViolation(f"{self.site.name} rests, but its core has {self.node.raft.ready(now)}")
+        self._check_deadline_is_kept(self.node.raft.deadline(), self.node._timer)
+
+    def _check_deadline_is_kept(self, deadline: int | None, timer: CoreTimer) -> None:
+        """What the core waits for wakes it in time, or once the process has run for a moment."""
+        if deadline is None:
+            return
+        latest = max(deadline / 1000, timer._believed_at or 0.0)
+        if timer._handle is None or timer._due > latest:
+            raise InvariantViolation(f"{self.site.name} rests, but nothing wakes it at {deadline} ms")
 
     def _check_commit(self) -> None:
         """Judge a commit before what it commits is applied or answered, in the same event."""
