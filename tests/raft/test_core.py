@@ -81,8 +81,9 @@ def test_a_node_with_nothing_to_ask_asks_nobody() -> None:
 
 
 def test_an_election_is_due_at_its_deadline_and_not_before() -> None:
-    """To the millisecond."""
+    """To the millisecond; heartbeats are due when there is a leader to send them, from the start on."""
     cluster = solo()
+    assert cluster["n1"].state.heartbeat_due == cluster.now
     cluster.now = (cluster["n1"].deadline() or 0) - 1
     cluster.fire("n1")
     assert cluster.role("n1") is Role.FOLLOWER
