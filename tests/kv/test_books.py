@@ -9,6 +9,7 @@ import pytest
 
 from durable_raft.kv import keyspace as keyspace_module
 from durable_raft.kv import keyspace_commands, scan
+from durable_raft.kv.commands import COMMANDS
 from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
 from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.layer import CHANGE_BYTES, FREE_PIECE, HEAP_SLACK, SORT_PIECE, Layer
@@ -407,3 +408,12 @@ def test_bounds_are_what_they_were() -> None:
     assert SHORT_KEY_BYTES_MAX == 480
     assert len(order_key(b"x" * 481)) == 496
     assert Simple(b"PONG") == PONG
+
+
+def test_what_is_not_given() -> None:
+    """A state begins at time 0, keys are read 64 at a time, and a command is the machine's, not the connection's."""
+    view = view_of(1)
+    assert Keyspace().time_ms == 0
+    assert list(Keyspace(view).after(None)) == [(b"k0", make_record(b"k0", b"v"))]
+    assert view.reads == [("after", None, 64)]
+    assert not any(spec.is_connections for spec in COMMANDS.values())
