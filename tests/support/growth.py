@@ -9,20 +9,27 @@ from typing import Final
 FACTOR: Final = 16
 GROWTH_MAX: Final = FACTOR * 4
 """Linear work grows by ``FACTOR``, some more where memory is scarce, quadratic work by its square: between the two."""
-TRIES: Final = 3
+ROUNDS: Final = 8
+"""Measurements before work is called worse than linear: other work empties the caches, and only ever adds to a time."""
 
 
 def require_linear(work: Callable[[int], object], size: int) -> None:
     """Require that ``work(size)`` takes about ``FACTOR`` times as long as the sixteenth part.
 
+    Each size counts by the least time that it took so far; one round in which both were left alone is enough.
+
     Raises:
-        AssertionError: it takes far longer.
+        AssertionError: it takes far longer in every round.
     """
-    small = min(_cpu_s(work, size // FACTOR) for _ in range(TRIES))
-    large = min(_cpu_s(work, size) for _ in range(TRIES))
-    growth = large / small
-    print(f"{size // FACTOR}: {small:.4f} s, {size}: {large:.4f} s of processor time, {growth:.1f} times as much")
-    assert growth < GROWTH_MAX, f"{FACTOR} times as much takes {growth:.0f} times as long"
+    small = large = growth = float("inf")
+    for _ in range(ROUNDS):
+        small = min(small, _cpu_s(work, size // FACTOR))
+        large = min(large, _cpu_s(work, size))
+        growth = large / small
+        if growth < GROWTH_MAX:
+            return
+    times = f"{size // FACTOR}: {small:.4f} s, {size}: {large:.4f} s of processor time"
+    raise AssertionError(f"{FACTOR} times as much takes {growth:.0f} times as long ({times})")
 
 
 def _cpu_s(work: Callable[[int], object], size: int) -> float:
