@@ -110,3 +110,12 @@ def test_any_other_write_goes_to_the_thread(desk: Desk, why: str) -> None:
     assert desk.persister.persist_lone() is None
     while subject.number not in (flushed := desk.flushed.get(timeout=FLUSH_S)).numbers:
         desk.persister.flushed(flushed)
+
+
+def test_a_lone_write_goes_to_the_thread_while_that_is_at_the_disk(desk: Desk) -> None:
+    """It drops a prefix of the log, say: the loop does not wait for it."""
+    desk.trust_the_disk()
+    desk.persister.submit(desk.write())
+    with desk.writer._at_work:
+        assert desk.persister.persist_lone() is None
+    assert desk.flushed.get(timeout=FLUSH_S).numbers == (QUICK_FLUSHES + 1,)

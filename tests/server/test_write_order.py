@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from durable_raft.errors import StoragePoisoned
 from durable_raft.server.persister import QUICK_FLUSHES
-from tests.support.desk import N3, desk_at
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from tests.support.desk import N3, Client, Desk, desk_at
 from tests.support.node_script import run_script
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
@@ -38,15 +40,21 @@ def test_both_ways_of_a_write_are_told() -> None:
     assert [path.stem for path in SCRIPTS] == ["lone_write", "queued_write"]
 
 
+def quick_leader(desk: Desk) -> Client:
+    """Have n1 lead on a disk that has been quick, with nothing under way; return a client of it."""
+    desk.lead()
+    desk.acknowledge(N3)
+    client = desk.client()
+    for _ in range(QUICK_FLUSHES):
+        client.send("set quick 1")
+        desk.acknowledge()
+    return client
+
+
 def test_a_leader_replies_before_it_flushes_a_lone_write(tmp_path: Path) -> None:
     """In a turn that answers one write and takes in the next, the client does not wait for the next one's flush."""
     with desk_at(tmp_path / "n1") as desk:
-        desk.lead()
-        desk.acknowledge(N3)
-        client = desk.client()
-        for _ in range(QUICK_FLUSHES):
-            client.send("set quick 1")
-            desk.acknowledge()
+        client = quick_leader(desk)
         client.send("set k v")
         desk.effects.clear()
 
@@ -54,3 +62,17 @@ def test_a_leader_replies_before_it_flushes_a_lone_write(tmp_path: Path) -> None
         desk.acknowledge()
 
         assert [effect.split()[0] for effect in desk.effects] == ["sends", "sends", "applies", "replies", "has"]
+
+
+def test_a_lone_write_that_fails_ends_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the log writer's thread: nothing is promised after a flush that failed."""
+    with desk_at(tmp_path / "n1") as desk:
+        client = quick_leader(desk)
+
+        def fails(_store: object, _writes: object, _compact_to: object) -> None:
+            raise StoragePoisoned("the disk is gone")
+
+        monkeypatch.setattr(LmdbLogStore, "persist", fails)
+        with pytest.raises(StoragePoisoned):
+            client.send("set k v")
+        assert client.replies[-1] is None
