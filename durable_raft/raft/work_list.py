@@ -100,10 +100,15 @@ def _take_lost_reads(state: RaftState, now: int, ready: Ready) -> None:
 
 
 def has_committed(state: RaftState, now: int = 0) -> bool:
-    """Return whether there are committed entries to be applied, the first of which can be read as far as is known."""
+    """Return whether there are committed entries to be applied, and the first is not known to be missing.
+
+    One whose record rotted while its copy is still in memory is there.
+    """
     del now
     log = state.log
-    return state.is_whole and log.last_applied < log.commit_index and log.last_applied + 1 not in log.lost
+    if not state.is_whole or log.last_applied >= log.commit_index:
+        return False
+    return not log.lost or log.last_applied + 1 not in log.missing()
 
 
 def _take_committed(state: RaftState, now: int, ready: Ready) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from durable_raft.errors import InvariantViolation
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.ready import Write
 from durable_raft.server.latency import LatencyRing
@@ -59,7 +60,13 @@ class Persister:
         """Payload bytes submitted."""
 
     def submit(self, write: Write) -> None:
-        """Take the core's next write: keep it when it is lone, else hand it to the log writer's thread."""
+        """Take the core's next write: keep it when it is lone, else hand it to the log writer's thread.
+
+        Raises:
+            InvariantViolation: the lone write before it was never persisted.
+        """
+        if self._lone is not None:
+            raise InvariantViolation(f"write {write.number} would pass write {self._lone.number}, which is not flushed")
         is_alone = self._flushed == self._submitted
         self._submitted = write.number
         size = sum(len(entry.payload) for entry in write.entries)

@@ -1,7 +1,7 @@
 """The one seam between a node and the world: clocks, loop, links, threads, chance.
 
 A node is handed a ``Platform`` and takes from it all that is not a function of its inputs. The process hands in
-``SystemPlatform``; the simulator hands in another, and replaces nothing else. The disk comes with ``NodeData``, whoever
+``SystemPlatform``; the simulator hands in another, and patches no module. The disk comes with ``NodeData``, whoever
 opened it.
 """
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from durable_raft.errors import InvariantViolation
 from durable_raft.raft.messages import AppendEntriesResponse, Envelope
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import ORIGIN, Index, LogPoint, NodeId, Term
@@ -89,6 +90,14 @@ def test_a_small_write_on_a_quick_disk_is_kept_for_the_calling_thread(desk: Desk
     assert flushed.numbers == (QUICK_FLUSHES + 1,)
     assert desk.persister.flushed(flushed) == held
     assert desk.persister.persist_lone() is None
+
+
+def test_no_write_passes_one_that_was_kept(desk: Desk) -> None:
+    """A turn that broke off between the two would have left it: nothing may become durable before it."""
+    desk.trust_the_disk()
+    desk.persister.submit(desk.write())
+    with pytest.raises(InvariantViolation, match="would pass write"):
+        desk.persister.submit(desk.write())
 
 
 @pytest.mark.parametrize("why", ["no trust yet", "a slow flush", "too large", "not alone", "hard state"])

@@ -140,12 +140,12 @@ def _fill(merged: Merged, points: dict[int, LogPoint], survivors: Sequence[Survi
     ordered = [merged.best, *(each for each in survivors if each is not merged.best)]
     for index in range(merged.base.point.index + 1, merged.best.last.index + 1):
         point = points.get(index)
-        giver = None if point is None else _intact(point, ordered)
-        if giver is None:
+        source = None if point is None else _intact(point, ordered)
+        if source is None:
             merged.missing.append(point or LogPoint(Index(index), merged.best.last.term, 0))
         elif not merged.missing:
-            merged.entries.append(giver.entries[index])
-            name = str(giver.directory)
+            merged.entries.append(source.entries[index])
+            name = str(source.directory)
             merged.taken[name] = merged.taken.get(name, 0) + 1
 
 
