@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from durable_raft.raft.types import Index
 from durable_raft.storage.environment import MAP_BYTES
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.records import LOG, LOG_KEY
@@ -15,6 +16,10 @@ from tests.corruption.base import Base
 from tests.corruption.damage import KINDS
 from tests.storage.raw import flip_bit
 from tests.tools import directories
+
+PAYLOAD_AT = 33
+"""Where the second byte of a payload is in the record."""
+PAYLOAD_BYTES = 3
 
 EVERY_NODE = "payloads_of_every_node"
 """The kind of damage that wounds all three nodes, each at places of its own."""
@@ -37,19 +42,24 @@ def damaged(base: Base, kind: str, environment: str, rng: random.Random) -> list
 
 
 def _rot_payloads(cluster: Cluster, rng: random.Random) -> None:
-    """Rot a tenth of the log's payloads on each node, none on two."""
-    spans = []
+    """Rot a tenth of the log's payloads on each node, none on two; an entry without commands has none."""
+    spans, empty = [], set[int]()
     for node_id in cluster.node_ids:
         store = LmdbLogStore.open(cluster.nodes[node_id].directory, map_bytes=MAP_BYTES)
         stored = store.load()
+        for entry in store.entries(Index(stored.base.index + 1), Index(stored.last.index + 1), 1 << 30):
+            if len(entry.payload) <= PAYLOAD_BYTES:
+                empty.add(entry.index)
         store.close()
         spans.append((stored.base.index, stored.last.index))
-    indexes = list(range(max(low for low, _ in spans) + 1, min(high for _, high in spans) + 1))
+    span = range(max(low for low, _ in spans) + 1, min(high for _, high in spans) + 1)
+    indexes = [index for index in span if index not in empty]
     rng.shuffle(indexes)
     share = len(indexes) // 10
     for place, node_id in enumerate(cluster.node_ids):
         for index in indexes[place * share : (place + 1) * share][:60]:
-            flip_bit(cluster.nodes[node_id].directory, LOG, LOG_KEY.pack(index, 0), rng.randrange(33 * 8, 36 * 8))
+            bit = rng.randrange(PAYLOAD_AT * 8, (PAYLOAD_AT + PAYLOAD_BYTES) * 8)
+            flip_bit(cluster.nodes[node_id].directory, LOG, LOG_KEY.pack(index, 0), bit)
 
 
 def outcome_of(base: Base, victims: list[str]) -> str:

@@ -78,6 +78,8 @@ class Campaign:
         self._workers = workers
         self._rounds = rounds
         self._turns = turns
+        self._recordings = 0
+        """Made so far."""
         self._outcomes: dict[bytes, Outcome | Waiting] = {}
         self.counts: dict[str, Counts] = {STORE: Counts(), NODE: Counts()}
         self.failures: list[Failure] = []
@@ -90,15 +92,14 @@ class Campaign:
         return sum(counts.images for counts in self.counts.values())
 
     def run(self, images: int, sources: Sequence[str] = (STORE, NODE), *, until_failure: bool = False) -> None:
-        """Make recordings of each source in turn until there are that many distinct images."""
+        """Make recordings of each source in turn until there are that many distinct images; another call goes on."""
         began = time.monotonic()
         share = min(IMAGES_A_RECORDING, images // len(sources) + 1)
-        number = 0
         while self.images < images and not (until_failure and self.failures):
-            source = sources[number % len(sources)]
-            seed = self._seed + number // len(sources)
+            source = sources[self._recordings % len(sources)]
+            seed = self._seed + self._recordings // len(sources)
             self._explore(self.record(source, seed), min(share, images - self.images), until_failure=until_failure)
-            number += 1
+            self._recordings += 1
         self.seconds += time.monotonic() - began
 
     def record(self, source: str, seed: int) -> Recording:

@@ -37,6 +37,10 @@ TURNS: Final = 2
 """Of a node's client; the recording is that much shorter than the campaign's."""
 
 
+RECORDINGS_MAX: Final = 6
+"""Recordings made until all that must be met was: on a busy machine a checkpoint may end before a call that is cut."""
+
+
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """Give a directory in memory; skip where nothing can be recorded."""
@@ -44,6 +48,14 @@ def scratch() -> Iterator[Path]:
         pytest.skip(reason)
     with scratch_directory() as directory:
         yield directory
+
+
+def play(campaign: Campaign, source: str, images: int) -> None:
+    """Explore ``images``, and as many again of another recording while something that must be met was not."""
+    for _ in range(RECORDINGS_MAX):
+        campaign.run(campaign.images + images, (source,))
+        if campaign.failures or not empty_classes(campaign.counts, (source,)):
+            return
 
 
 def assert_nothing_lost(campaign: Campaign, source: str, images: int, place: Path) -> None:
@@ -61,7 +73,7 @@ def test_store_keeps_what_it_promised(scratch: Path, tmp_path: Path) -> None:
     seed = fresh_seed()
     print(f"python -m tests.power_loss --source store --images {STORE_IMAGES} --seed {seed}")
     campaign = Campaign(scratch, seed, rounds=1)
-    campaign.run(STORE_IMAGES, (STORE,))
+    play(campaign, STORE, STORE_IMAGES)
     assert_nothing_lost(campaign, STORE, STORE_IMAGES, tmp_path)
 
 
@@ -69,7 +81,7 @@ def test_store_keeps_what_it_promised(scratch: Path, tmp_path: Path) -> None:
 def test_node_keeps_what_it_acknowledged(scratch: Path, tmp_path: Path) -> None:
     """Every command that was answered with OK before the cut is in the log afterwards, term and vote with it."""
     campaign = Campaign(scratch, fresh_seed(), turns=TURNS)
-    campaign.run(NODE_IMAGES, (NODE,))
+    play(campaign, NODE, NODE_IMAGES)
     assert_nothing_lost(campaign, NODE, NODE_IMAGES, tmp_path)
 
 
