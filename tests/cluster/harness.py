@@ -242,7 +242,7 @@ class Cluster:
 
         def is_led() -> bool:
             infos = self.infos()
-            if any(info["raft_is_voter"] == "0" for info in infos.values()):
+            if any(info["raft_is_voter"] == "0" for node_id, info in infos.items() if node_id != other_than):
                 # A first start, or a new disk: it is about to be admitted.
                 return False
             for node_id, info in infos.items():
