@@ -174,3 +174,32 @@ def test_the_newest_frame_is_remembered() -> None:
 def test_numbers_of_kinds_are_those_of_the_frames() -> None:
     """From 1 on, without a gap."""
     assert [kind.value for kind in FrameKind] == list(range(1, 15))
+
+
+def test_a_frame_is_returned_when_its_last_byte_is_there() -> None:
+    """Wherever in the chunk it began."""
+    data = encode_frame(CLUSTER, EXAMPLES["heartbeat"])
+    parser = FrameParser(CLUSTER, BODY_BYTES_MAX)
+    assert parser.feed(data + data + data[:-3]) == [EXAMPLES["heartbeat"]] * 2
+    assert parser.feed(data[-3:-1]) == []
+    assert parser.feed(data[-1:]) == [EXAMPLES["heartbeat"]]
+
+
+def test_a_header_is_read_once_while_its_body_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again when the frame is whole: what comes in between only has to be kept."""
+    reads: list[bytes] = []
+    read_header = FrameParser._read_header
+
+    def count(parser: FrameParser, header: bytes) -> tuple[int, int, int]:
+        reads.append(header)
+        return read_header(parser, header)
+
+    monkeypatch.setattr(FrameParser, "_read_header", count)
+    data = encode_frame(CLUSTER, EXAMPLES["append_entries"])
+    parser = FrameParser(CLUSTER, BODY_BYTES_MAX)
+    assert parser.feed(data[:40]) == []
+    for byte in data[40:-1]:
+        assert parser.feed(bytes([byte])) == []
+    assert len(reads) == 1
+    assert parser.feed(data[-1:]) == [EXAMPLES["append_entries"]]
+    assert len(reads) == 2
