@@ -181,8 +181,10 @@ def _check_failing_disk(cluster_of: ClusterFactory, strace: Strace, fault: str) 
     assert "Input/output error" in cluster.log(LEADER)
     before, injected, after = _trace(cluster, LEADER).read_text().partition("(INJECTED)")
     assert injected
-    assert len(acknowledged) == before.count('"+OK\\r\\n"') > 0
-    assert "+OK" not in after
+    # The loop may still answer what an earlier flush made durable before it hears of this one, which held one at least.
+    late = after.count('"+OK\\r\\n"')
+    assert len(acknowledged) == before.count('"+OK\\r\\n"') + late > 0
+    assert late < len(clients)
     cluster.start(LEADER)
     cluster.wait_ready()
     with Conversation(cluster, LEADER) as client:
