@@ -69,6 +69,10 @@ class UnknownFrameVersion(PeerError):
     """A peer frame of a version this build does not speak; not damage."""
 
 
+class DiskReplaced(PeerError):
+    """A link cannot be had because the disk at one of its ends was replaced by another under the same node id."""
+
+
 class ForeignCluster(PeerError):
     """A peer frame that carries another cluster's id."""
 

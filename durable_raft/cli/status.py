@@ -33,6 +33,10 @@ class NodeStatus:
     applied_index: int | None = None
     lag: int | None = None
     """Entries in the leader's log that this node has not flushed; None when there is no leader."""
+    state: str = "-"
+    """``ready``; the names of what is wrong, or ``not-ready``."""
+    alarms: tuple[str, ...] = ()
+    """What is wrong with it, and the way out."""
     error: str | None = None
 
 
@@ -48,6 +52,8 @@ def ask(address: Address, timeout_s: float = TIMEOUT_S) -> NodeStatus:
             info = client.info("raft")
     except RequestError as error:
         return NodeStatus(None, str(address), "unreachable", error=str(error))
+    names = [name for name in info.get("raft_alarms", "").split(",") if name]
+    state = ",".join(names) or {"1": "ready", "0": "not-ready"}.get(info.get("raft_ready", ""), "-")
     return NodeStatus(
         id=info.get("raft_node_id"),
         address=str(address),
@@ -57,6 +63,8 @@ def ask(address: Address, timeout_s: float = TIMEOUT_S) -> NodeStatus:
         flushed_index=_integer(info, "raft_flushed_index"),
         commit_index=_integer(info, "raft_commit_index"),
         applied_index=_integer(info, "raft_last_applied"),
+        state=state,
+        alarms=tuple(info.get(f"raft_alarm_{name}", name) for name in names),
     )
 
 
@@ -91,7 +99,7 @@ def cluster_status(addresses: Sequence[Address]) -> list[NodeStatus]:
     return statuses
 
 
-_COLUMNS: Final = ("NODE", "ADDRESS", "ROLE", "TERM", "LAST", "FLUSHED", "COMMIT", "APPLIED", "LAG")
+_COLUMNS: Final = ("NODE", "ADDRESS", "ROLE", "TERM", "LAST", "FLUSHED", "COMMIT", "APPLIED", "LAG", "STATE")
 _LEFT_ALIGNED: Final = 3
 
 
@@ -120,6 +128,7 @@ def _cells(status: NodeStatus) -> list[str]:
         status.commit_index,
         status.applied_index,
         status.lag,
+        status.state,
     )
     return ["-" if value is None else str(value) for value in values]
 
@@ -130,7 +139,8 @@ def _cells(status: NodeStatus) -> list[str]:
 def status(at: str, *, as_json: bool) -> None:
     """Ask every node of a cluster who it is and how far its log has come.
 
-    LAG is the number of entries in the leader's log that a node has not flushed to its disk yet.
+    LAG is the number of entries in the leader's log that a node has not flushed to its disk yet. STATE is "ready" for a
+    node that takes part; else it names what is wrong, and the lines below the table say what to do.
 
     \b
     Exit code 0 when there is a leader, 4 when there is none or the node at HOST:PORT does not answer.
@@ -142,8 +152,8 @@ def status(at: str, *, as_json: bool) -> None:
     else:
         click.echo(table(statuses))
         for each in statuses:
-            if each.error:
-                click.echo(each.error, err=True)
+            for trouble in (*each.alarms, *([each.error] if each.error else [])):
+                click.echo(f"{each.id or each.address}: {trouble}", err=True)
     if leader is None:
         click.echo("no leader", err=True)
         click.get_current_context().exit(ExitCode.UNREACHABLE)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 
 from durable_raft.errors import InvariantViolation
-from durable_raft.raft import admission, election, healing, reads, replication, snapshots, work_list
+from durable_raft.raft import admission, contradiction, election, healing, reads, replication, snapshots, work_list
 from durable_raft.raft.log import LogView, RaftLog
 from durable_raft.raft.messages import (
     AppendEntries,
@@ -27,7 +27,7 @@ from durable_raft.raft.messages import (
 )
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.ready import Ready
-from durable_raft.raft.state import Observer, RaftState
+from durable_raft.raft.state import Contradiction, Observer, RaftState
 from durable_raft.raft.types import (
     Base,
     Entry,
@@ -208,7 +208,22 @@ class Raft:
     @property
     def is_voter(self) -> bool:
         """Whether this node's disk may promise."""
-        return self._state.standing.is_voter
+        return self._state.is_voter
+
+    @property
+    def contradiction(self) -> Contradiction | None:
+        """Who contradicts what is known here to be committed; None: nobody."""
+        return self._state.doubts.contradiction
+
+    def remember(self) -> bool:
+        """Have the next write keep what a later life of this node must not forget; return whether there is news.
+
+        Raises:
+            CorruptRecord: the log cannot be read there.
+        """
+        before = self._state.standing
+        contradiction.remember_committed(self._state)
+        return self._state.standing != before
 
     def waits_for(self) -> tuple[NodeId, ...]:
         """Return who has not answered yet to the introduction of this node's new disk; nobody once it is a voter."""

@@ -39,9 +39,11 @@ def own_vote_flushed(state: RaftState, now: int) -> bool:
 def handle_request_vote(state: RaftState, now: int, source: NodeId, message: RequestVote) -> None:
     """Answer a RequestVote or a pre-vote of the current term or, for a pre-vote, of a coming one (Figure 2).
 
-    A disk that is not admitted yet grants nothing: it may have forgotten what was promised (admission.py).
+    A disk that is not admitted yet grants nothing: it may have forgotten what was promised (admission.py). Nor does a
+    node whose committed entries a leader contradicts (contradiction.py).
     """
-    up_to_date = state.standing.is_voter and state.log.is_up_to_date(message.last_log_index, message.last_log_term)
+    may_vote = state.is_voter and state.doubts.contradiction is None
+    up_to_date = may_vote and state.log.is_up_to_date(message.last_log_index, message.last_log_term)
     if message.pre_vote:
         granted = up_to_date and message.term > state.current_term and not hears_a_leader(state, now)
         answer_term = message.term if granted else state.current_term

@@ -101,7 +101,7 @@ def handle_fetch_entries(state: RaftState, source: NodeId, message: FetchEntries
             break
         found.append(entry)
     # A disk that is not admitted yet may have forgotten what it held (admission.py).
-    testified = tuple(absent) if state.standing.is_voter else ()
+    testified = tuple(absent) if state.is_voter else ()
     state.send(source, FetchEntriesResponse(state.current_term, tuple(found), testified, state.snapshot, log.base))
 
 
@@ -146,7 +146,7 @@ def _cut_uncommitted(state: RaftState, now: int) -> None:
 def needs_newer_term(state: RaftState) -> bool:
     """Return whether this node is to campaign, though it must not lead: answers of ``lost_term`` prove nothing."""
     waited = state.search.rounds >= _patience(state)
-    return state.standing.is_voter and waited and bool(state.log.missing()) and bool(state.search.behind)
+    return state.is_voter and waited and bool(state.log.missing()) and bool(state.search.behind)
 
 
 def _patience(state: RaftState) -> int:

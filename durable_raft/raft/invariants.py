@@ -72,7 +72,7 @@ def check_state(state: RaftState) -> None:
     # Figure 2, Candidates: vote for self.
     if (role is Role.LEADER or role is Role.CANDIDATE) and state.voted_for != state.config.node_id:
         _broken(f"{role.value} voted for {state.voted_for}")
-    if role is not Role.FOLLOWER and not state.standing.is_voter:
+    if role is not Role.FOLLOWER and not state.is_voter:
         _broken(f"a {role.value} is a voter")
     if role is Role.LEADER:
         _check_leader(state, log)

@@ -109,6 +109,9 @@ class RaftLog:
         """Entries that were lost and are whole again, since the start."""
         if not self.holds(applied):
             raise InvariantViolation(f"the state was taken at {applied}, which is not what the log holds there")
+        known = stored.standing.committed
+        if known.index > applied.index and self.holds(known):
+            self.commit_index = known.index
 
     # -- reading ------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from durable_raft.errors import InvariantViolation
-from durable_raft.raft import admission, healing
+from durable_raft.raft import admission, contradiction, healing
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.progress import Pace, Progress
@@ -181,6 +181,8 @@ def handle_append_entries(state: RaftState, now: int, source: NodeId, message: A
     log = state.log
     previous = LogPoint(message.prev_log_index, message.prev_log_term, message.prev_log_chain)
     entries = message.entries
+    if (other := contradiction.conflict(log, previous, entries)) is not None:
+        return contradiction.note(state, source, *other)
     if previous.index < log.base.index:
         # What the base covers is committed, so it matches; begin behind it.
         skip = log.base.index - previous.index
@@ -231,6 +233,7 @@ def _accept(
 
     The commit index never passes ``verified``: beyond it this log may hold another leader's leftovers.
     """
+    contradiction.is_over(state, verified)
     state.log.commit_to(min(message.leader_commit, verified))
     admission.admit(state, now, source, message)
     if is_new or (verified > state.log.flushed and message.entries):
@@ -242,7 +245,7 @@ def _accept(
 
 def matching(state: RaftState, match_index: Index, read_round: int) -> AppendEntriesResponse:
     """Return a success that says up to where this log matches the leader's and is flushed."""
-    is_voter, asks = state.standing.is_voter, admission.asks(state)
+    is_voter, asks = state.is_voter, admission.asks(state)
     return AppendEntriesResponse(
         state.current_term, True, match_index, Index(0), Term(0), Index(0), read_round, is_voter, asks
     )
@@ -259,7 +262,7 @@ def _reject(
         conflict_term=term,
         rejected_index=message.prev_log_index if isinstance(message, AppendEntries) else Index(0),
         read_round=message.read_round,
-        is_voter=state.standing.is_voter,
+        is_voter=state.is_voter,
         asks_admission=admission.asks(state),
     )
     state.send(source, answer)

@@ -8,6 +8,7 @@ whoever leads by then.
 from __future__ import annotations
 
 from durable_raft.errors import InvariantViolation
+from durable_raft.raft import contradiction
 from durable_raft.raft.messages import AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.ready import Offer
 from durable_raft.raft.replication import matching
@@ -19,6 +20,9 @@ def handle_install_snapshot(state: RaftState, now: int, source: NodeId, message:
     """Follow the leader, note its offer when the snapshot is wanted, and say how far this log is known to match."""
     state.hear_leader(now, source)
     point = LogPoint(message.last_included_index, message.last_included_term, message.last_included_chain)
+    if (other := contradiction.conflict(state.log, point, ())) is not None:
+        contradiction.note(state, source, *other)
+        return
     state.leader_commit = max(state.leader_commit or point.index, point.index)
     if wants(state, point):
         state.offer = Offer(source, point)
@@ -38,7 +42,9 @@ def wants(state: RaftState, point: LogPoint) -> bool:
 
     The disk must hold a term that is not below the snapshot's: a log never ends in a term that its node does not know.
     """
-    if point.term > state.flushed_hard_state.current_term:
+    if point.term > state.flushed_hard_state.current_term or state.doubts.contradiction is not None:
+        return False
+    if contradiction.conflict(state.log, point, ()) is not None:
         return False
     return point.index > floor(state)
 

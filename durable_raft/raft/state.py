@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.log import LogView, RaftLog
@@ -52,6 +52,27 @@ class Search:
         """Peers whose last answer came from ``lost_term`` or before, so that it proves nothing."""
 
 
+class Contradiction(NamedTuple):
+    """A leader whose log has another entry where this node's has a committed one (contradiction.py)."""
+
+    leader: NodeId
+    leader_term: Term
+    log_index: Index
+    """Where."""
+    term: Term
+    """Of the leader's entry there."""
+
+
+class Doubts:
+    """What speaks against this disk, or against what another disk said, in this life."""
+
+    __slots__ = ("contradiction",)
+
+    def __init__(self) -> None:
+        self.contradiction: Contradiction | None = None
+        """The newest leader that contradicts what is known here to be committed; None once one agrees."""
+
+
 class RaftState:
     """The state of one node."""
 
@@ -89,6 +110,7 @@ class RaftState:
         """Peers that answered to an introduction in this life: whether they knew another disk under this node's id."""
         self.retry_due = now
         """When to ask again what is to be asked of peers beside the algorithm (admission.py, healing.py; ms)."""
+        self.doubts = Doubts()
         self.search = Search(stored.hard_state.current_term)
         self._inflight_hard_states: deque[tuple[int, HardState]] = deque()
         self._write_number = 0
@@ -139,8 +161,13 @@ class RaftState:
 
     @property
     def may_lead(self) -> bool:
-        """Whether this node may stand for election: a voter that holds its whole log and a state."""
-        return self.standing.is_voter and self.is_whole and not self.log.missing()
+        """Whether this node may stand for election: a voter with its whole log and a state, whom nobody contradicts."""
+        return self.is_voter and self.is_whole and self.doubts.contradiction is None and not self.log.missing()
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node's promises count."""
+        return self.standing.is_voter
 
     @property
     def has_retries(self) -> bool:

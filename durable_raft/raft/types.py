@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
-from typing import Final, NewType
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, NewType
 
 from durable_raft.checksum import extend
 
@@ -105,6 +105,15 @@ class HardState:
     """The candidate that received this node's vote in ``current_term``; None when it gave none."""
 
 
+class Life(NamedTuple):
+    """One life of a directory: from one start of its node to the next (lives.py)."""
+
+    number: int
+    """1 for the first that was counted; a later life has a higher one."""
+    nonce: bytes
+    """8 random bytes: tells it from a life that a copy of the directory began with the same number."""
+
+
 @dataclass(frozen=True, slots=True)
 class KnownDisk:
     """Another voter's disk, as this node knows it."""
@@ -114,6 +123,11 @@ class KnownDisk:
     """16 bytes: the disk that introduced itself last under this id."""
     former: tuple[bytes, ...]
     """Disks that were known under this id before, oldest first: they are not heard any more."""
+    life: Life | None = None
+    """The newest life of this disk that this node was told of; None when it never was."""
+    owed_term: Term = Term(0)
+    owed_index: Index = Index(0)
+    """Term and index of the last entry that it acknowledged to this node as its leader, as far as that was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +140,14 @@ class Standing:
     is_voter: bool = True
     """Whether this disk holds all that may have been promised under its node id: only then it votes and counts."""
     peers: tuple[KnownDisk, ...] = ()
+    committed: LogPoint = ORIGIN
+    """An entry of this log that is known to be committed, the newest that was stored (contradiction.py)."""
+    is_copy: bool = False
+    """Whether this disk went back to an older state, and was not admitted since (lives.py). Then it is no voter."""
+    lives: tuple[Life, ...] = ()
+    """The lives that this directory can prove, the present one last."""
+    place: bytes = b""
+    """Names the file that the log was in when this node last became a voter; empty: not known."""
 
     def peer(self, node_id: NodeId) -> KnownDisk | None:
         """Return what is known of ``node_id``'s disk."""
@@ -134,7 +156,7 @@ class Standing:
     def with_peer(self, known: KnownDisk) -> Standing:
         """Return the standing that knows ``known`` in place of what it knew of that node."""
         others = [peer for peer in self.peers if peer.node_id != known.node_id]
-        return Standing(self.is_voter, tuple(sorted([*others, known], key=lambda peer: peer.node_id)))
+        return replace(self, peers=tuple(sorted([*others, known], key=lambda peer: peer.node_id)))
 
 
 @dataclass(frozen=True, slots=True)

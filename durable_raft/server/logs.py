@@ -35,6 +35,8 @@ CORE_EVENT_LEVELS: Final = {
     "needs_snapshot": logging.DEBUG,
     "lost_state": logging.ERROR,
     "heartbeat_withheld": logging.WARNING,
+    "contradicts_committed": logging.ERROR,
+    "contradiction_over": logging.WARNING,
     "chain_mismatch": logging.ERROR,
     "entry_lost": logging.ERROR,
     "entries_missing": logging.ERROR,

@@ -19,6 +19,7 @@ from durable_raft.kv.records import Record
 from durable_raft.raft.core import Raft
 from durable_raft.raft.ready import ReadReady
 from durable_raft.raft.types import Entry, Index, NodeId, RaftConfig, Role, Term
+from durable_raft.server.alarms import Alarm, alarms_of
 from durable_raft.server.clock import Timer
 from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
@@ -40,6 +41,9 @@ WRITER_STOP_S = 10.0
 
 NOT_A_VOTER_TICKS = 40
 """Looks after which a node that is no voter says so again: ten seconds."""
+
+ALARM_TICKS = 40
+"""Looks after which an alarm that stands is said again: ten seconds."""
 
 HOUSEKEEPING_S = 0.25
 """How often held commands, open fates and the room on the disk are looked at."""
@@ -138,7 +142,7 @@ class Node:
         )
         dials = random.Random(rng.getrandbits(64))  # noqa: S311 - pauses, not secrets
         self.peers = platform.links(store.identity, members, dials, link_events)
-        self._unvoted_ticks = 0
+        self._unvoted_ticks = self._alarm_ticks = 0
         self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term, False)
         self._timer = CoreTimer(self._loop, self._clock, lambda: self.raft.role is Role.LEADER, self._on_timer)
         self._expiry_timer: Timer | None = None
@@ -425,7 +429,10 @@ class Node:
         # The node must still be able to vote, delete and read (durability contract 11).
         rooms = (self._store.space().writable_bytes, self.keeper.writable_bytes())
         self.dispatcher.note_space(min(room for room in rooms if room is not None), self._config.disk_reserve_bytes)
+        if self.raft.remember():
+            self.wake()
         self._say_not_a_voter()
+        self._say_alarms()
         self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)
 
     def _say_not_a_voter(self) -> None:
@@ -434,6 +441,18 @@ class Node:
         if self._unvoted_ticks % NOT_A_VOTER_TICKS == NOT_A_VOTER_TICKS // 2:
             waits_for = ",".join(self.raft.waits_for()) or "a leader that was elected without it"
             event(_logger, logging.WARNING, "not_a_voter_yet", waits_for=waits_for)
+
+    def _say_alarms(self) -> None:
+        """Say what somebody has to act on when it begins, and from time to time while it lasts."""
+        alarms = self.alarms()
+        self._alarm_ticks = self._alarm_ticks + 1 if alarms else 0
+        if self._alarm_ticks % ALARM_TICKS == 1:
+            for alarm in alarms:
+                event(_logger, logging.ERROR, "alarm", name=alarm.name, reason=alarm.text)
+
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Return what is wrong with this node so that somebody has to act."""
+        return alarms_of(self.raft, self.peers.links)
 
     # -- reports --------------------------------------------------------------------------------------------------
 

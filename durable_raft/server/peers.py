@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 from durable_raft import __version__
 from durable_raft.addresses import parse_address
-from durable_raft.errors import DurableRaftError, PeerError
+from durable_raft.errors import DiskReplaced, DurableRaftError, PeerError
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import Identity, Member, NodeId
 from durable_raft.server.logs import event
@@ -103,8 +103,10 @@ class PeerLink:
         rng: random.Random,
         on_change: Callable[[], None],
         encoder: FrameEncoder,
+        was_replaced: Callable[[NodeId, bytes], bool],
     ) -> None:
         self._identity = identity
+        self._was_replaced = was_replaced
         self._encoder = encoder
         self._member = member
         self._rng = rng
@@ -113,6 +115,7 @@ class PeerLink:
         self._last_complaint = ""
         self.dropped = 0
         """Messages that could not be sent."""
+        self.is_refused_as_replaced = self.is_replaced = False
 
     @property
     def is_up(self) -> bool:
@@ -135,11 +138,15 @@ class PeerLink:
             try:
                 protocol = await self._dial()
             except (OSError, PeerError, TimeoutError) as error:
+                # Another peer of ours may be in its place by now.
+                self.is_refused_as_replaced &= isinstance(error, DiskReplaced)
+                self.is_replaced &= isinstance(error, DiskReplaced)
                 self._complain(f"{type(error).__name__}: {error}")
             else:
                 pause = REDIAL_MIN_S
                 self._last_complaint = ""
                 self._transport = protocol.transport
+                self.is_refused_as_replaced = self.is_replaced = False
                 self._on_change()
                 event(_logger, logging.INFO, "peer_connected", peer=self._member.node_id)
                 try:
@@ -161,14 +168,23 @@ class PeerLink:
             )
             try:
                 answer = await protocol.answer
-                if not answer.accepted:
-                    raise PeerError(f"{self._member.peer_address} refuses this node: {answer.reason}")
-                if answer.node_id != self._member.node_id:
-                    raise PeerError(f"{self._member.peer_address} is {answer.node_id}, not {self._member.node_id}")
+                self._check(answer)
             except BaseException:
                 transport.abort()
                 raise
             return protocol
+
+    def _check(self, answer: HelloReply) -> None:
+        address, node_id = self._member.peer_address, self._member.node_id
+        self.is_refused_as_replaced = not answer.accepted and answer.is_replaced
+        self.is_replaced = answer.node_id == node_id and self._was_replaced(node_id, answer.node_uuid)
+        if not answer.accepted:
+            kind = DiskReplaced if answer.is_replaced else PeerError
+            raise kind(f"{address} refuses this node: {answer.reason}")
+        if answer.node_id != node_id:
+            raise PeerError(f"{address} is {answer.node_id}, not {node_id}")
+        if self.is_replaced:
+            raise DiskReplaced(f"{node_id} at {address} runs on a disk that was replaced ({answer.node_uuid.hex()})")
 
     def _complain(self, complaint: str) -> None:
         """Log why the link cannot be had, once for each reason."""
@@ -210,14 +226,14 @@ class _Accepted(asyncio.Protocol):
                 if isinstance(message, (Hello, HelloReply)) or self._source is None:
                     self._handshake(message)
                 elif self._peers.was_replaced(self._source, self._node_uuid):
-                    raise PeerError(f"{self._source} speaks from a disk that was replaced")
+                    raise DiskReplaced(f"{self._source} speaks from a disk that was replaced")
                 else:
                     self._peers.receive(self._source, message)
         except PeerError as error:
             self._peers.refused += 1
             address = self._transport.get_extra_info("peername")
             self._peers.complain(f"{address[0] if address else 'unknown'}: {type(error).__name__}: {error}")
-            self._refuse(str(error))
+            self._refuse(error)
 
     def _handshake(self, message: PeerMessage) -> None:
         if not isinstance(message, Hello) or self._source is not None:
@@ -228,21 +244,21 @@ class _Accepted(asyncio.Protocol):
         if NodeId(message.node_id) not in self._peers.ids:
             raise PeerError(f"{message.node_id} is not a member of this cluster")
         if self._peers.was_replaced(NodeId(message.node_id), message.node_uuid):
-            raise PeerError(
+            raise DiskReplaced(
                 f"the disk of {message.node_id} with uuid {message.node_uuid.hex()} was replaced by another"
             )
         self._source, self._node_uuid = NodeId(message.node_id), message.node_uuid
         self._patience.cancel()
         self._answer(accepted=True, reason="")
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, error: PeerError) -> None:
         if self._source is None:
-            self._answer(accepted=False, reason=reason)
+            self._answer(accepted=False, reason=str(error), is_replaced=isinstance(error, DiskReplaced))
         self._transport.close()
 
-    def _answer(self, *, accepted: bool, reason: str) -> None:
+    def _answer(self, *, accepted: bool, reason: str, is_replaced: bool = False) -> None:
         identity = self._peers.identity
-        answer = HelloReply(accepted, reason, identity.node_id, identity.node_uuid)
+        answer = HelloReply(accepted, reason, identity.node_id, identity.node_uuid, is_replaced)
         self._transport.write(encode_frame(identity.cluster_id, answer))
 
 
@@ -256,6 +272,14 @@ class Link(Protocol):
     @property
     def dropped(self) -> int:
         """Messages that could not be sent."""
+
+    @property
+    def is_refused_as_replaced(self) -> bool:
+        """Whether the peer refuses this node because another disk took its place (raft/admission.py)."""
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether what answers there is a disk of the peer that was replaced by another."""
 
 
 class Links(Protocol):
@@ -314,7 +338,8 @@ class Peers:
         self.ids = frozenset(member.node_id for member in others)
         encoder = FrameEncoder(identity.cluster_id)
         self.links: dict[NodeId, PeerLink] = {
-            member.node_id: PeerLink(identity, member, rng, events.changed, encoder) for member in others
+            member.node_id: PeerLink(identity, member, rng, events.changed, encoder, events.was_replaced)
+            for member in others
         }
         self.accepted: set[asyncio.Transport] = set()
         self.refused = 0

@@ -70,6 +70,7 @@ class Reporter:
             checksum=implementation(),
             client_hold_ms=self._config.client_hold_ms,
             settings=self._settings,
+            alarms={alarm.name: alarm.text for alarm in node.alarms()},
             write_refusal=node.dispatcher.out_of_space,
             memory_bytes=memory_bytes,
             resident_bytes=resident_bytes,
@@ -87,6 +88,7 @@ class Reporter:
             statuses[peer] = PeerStatus(
                 match_index=Index(node.raft.progress[peer].match_index) if leads else None,
                 connected=link.is_up,
+                is_replaced=link.is_replaced,
                 last_contact_ms=None if heard_at is None else now_ms - heard_at,
             )
         return statuses

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from durable_raft.checksum import ALGORITHM_CRC32C, crc32c
 from durable_raft.raft.types import Member, Membership, NodeId
@@ -126,6 +126,12 @@ class ProvenReader:
         (value,) = layout.unpack_from(self._body, self.position)
         self.position += layout.size
         return int(value)
+
+    def numbers(self, layout: struct.Struct) -> tuple[Any, ...]:
+        """Take all that ``layout`` describes."""
+        values = layout.unpack_from(self._body, self.position)
+        self.position += layout.size
+        return values
 
     def text(self) -> str:
         """Take one text."""

@@ -4,7 +4,7 @@ One frame (big-endian)::
 
     offset  bytes  field
          0      4  magic           b"DRpf"
-         4      1  frame version   3; the first five bytes are the same in every version
+         4      1  frame version   4; the first five bytes are the same in every version
          5      1  checksum        algorithm id of checksum.py
          6      1  kind            FrameKind
          7      1  flags           0
@@ -54,7 +54,7 @@ from durable_raft.raft.messages import (
 from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Term, chain_crc, entry_crc
 
 MAGIC: Final = b"DRpf"
-FRAME_VERSION: Final = 3
+FRAME_VERSION: Final = 4
 FLAGS: Final = 0
 HEADER_BYTES: Final = 36
 NUMBER_MAX: Final = 2**63 - 1
@@ -103,6 +103,8 @@ class HelloReply(NamedTuple):
     """Empty when accepted."""
     node_id: NodeId
     node_uuid: bytes
+    is_replaced: bool = False
+    """When refused: whether because the disk that dials was replaced by another under its node id."""
 
 
 class FetchSnapshot(NamedTuple):
@@ -353,7 +355,7 @@ _ENTRY_KIND: Final = _Check("an entry kind", lambda value: type(value) is int an
 
 _SHAPES: Final[dict[int, _Shape]] = {
     FrameKind.HELLO: _Shape(Hello, (_NAME, _UUID, _NAME, _TEXT)),
-    FrameKind.HELLO_REPLY: _Shape(HelloReply, (_FLAG, _TEXT, _NAME, _UUID)),
+    FrameKind.HELLO_REPLY: _Shape(HelloReply, (_FLAG, _TEXT, _NAME, _UUID, _FLAG)),
     FrameKind.REQUEST_VOTE: _Shape(RequestVote, (_NUMBER, _NUMBER, _NUMBER, _FLAG)),
     FrameKind.REQUEST_VOTE_RESPONSE: _Shape(RequestVoteResponse, (_NUMBER, _FLAG, _FLAG)),
     FrameKind.APPEND_ENTRIES: _Shape(AppendEntries, (_NUMBER, _NUMBER, _NUMBER, _SUM, _ARRAY, _NUMBER, _NUMBER, _DISK)),

@@ -16,13 +16,13 @@ from durable_raft.cli.status import NodeStatus, ask, cluster_status, find_leader
 def test_table_lines_up_and_marks_what_is_unknown() -> None:
     """Texts are aligned left, numbers right, and a dash stands where a node could not be asked."""
     statuses = [
-        NodeStatus("n1", "127.0.0.1:7001", "leader", 12, 1000, 1000, 999, 998, 0),
+        NodeStatus("n1", "127.0.0.1:7001", "leader", 12, 1000, 1000, 999, 998, 0, "ready"),
         NodeStatus(None, "127.0.0.1:7002", "unreachable", error="refused"),
     ]
     assert table(statuses).splitlines() == [
-        "NODE  ADDRESS         ROLE         TERM  LAST  FLUSHED  COMMIT  APPLIED  LAG",
-        "n1    127.0.0.1:7001  leader         12  1000     1000     999      998    0",
-        "-     127.0.0.1:7002  unreachable     -     -        -       -        -    -",
+        "NODE  ADDRESS         ROLE         TERM  LAST  FLUSHED  COMMIT  APPLIED  LAG  STATE",
+        "n1    127.0.0.1:7001  leader         12  1000     1000     999      998    0  ready",
+        "-     127.0.0.1:7002  unreachable     -     -        -       -        -    -      -",
     ]
 
 

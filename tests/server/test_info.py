@@ -80,9 +80,11 @@ def test_raft_section_has_the_documented_fields() -> None:
 
 def test_raft_section_has_a_line_per_peer() -> None:
     """Each other voter has its match index (the leader only knows it), link, last contact and address."""
-    assert raft_lines(LEADER)["raft_peer_n2"] == ("match_index=19,connected=1,last_contact_ms=12,address=10.0.0.2:7002")
+    assert raft_lines(LEADER)["raft_peer_n2"] == (
+        "match_index=19,connected=1,replaced=0,last_contact_ms=12,address=10.0.0.2:7002"
+    )
     assert raft_lines(LEADERLESS)["raft_peer_n1"] == (
-        "match_index=,connected=0,last_contact_ms=5000,address=10.0.0.1:7001"
+        "match_index=,connected=0,replaced=0,last_contact_ms=5000,address=10.0.0.1:7001"
     )
     assert "raft_peer_n1" not in raft_lines(LEADER)
 

@@ -61,7 +61,9 @@ async def _send_at_the_end_of_a_link() -> int:
     member = Member(NodeId("n2"), "127.0.0.1:1", f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
     up = asyncio.Event()
     identity = Identity(CLUSTER_ID, NodeId("n1"), b"1" * 16)
-    link = PeerLink(identity, member, random.Random(1), up.set, FrameEncoder(identity.cluster_id))
+    link = PeerLink(
+        identity, member, random.Random(1), up.set, FrameEncoder(identity.cluster_id), lambda _id, _uuid: False
+    )
     task = loop.create_task(link.run())
     async with asyncio.timeout(WAIT_S):
         await up.wait()

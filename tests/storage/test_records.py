@@ -18,6 +18,7 @@ from durable_raft.raft.types import (
     HardState,
     Index,
     KnownDisk,
+    Life,
     LogPoint,
     Member,
     Membership,
@@ -62,6 +63,18 @@ STANDING = Standing(
     ),
 )
 
+MEMORY = Standing(
+    is_voter=False,
+    peers=(
+        KnownDisk(NodeId("n2"), b"a disk of node 2", (b"the disk before!",), Life(4, b"nonce 4."), Term(3), Index(8)),
+        KnownDisk(NodeId("n3"), b"a disk of node 3", ()),
+    ),
+    committed=LogPoint(Index(9), Term(3), 0x01020304),
+    is_copy=True,
+    lives=(Life(1, b"nonce 1!"), Life(2, b"nonce 2!")),
+    place=b"an inode",
+)
+
 GOLDEN_IDENT_KEY = "0000000000000007"
 GOLDEN_IDENT = "0101010000000000000000030000018bcfe5687b00000007e9558ab2978382015f470676"
 GOLDEN_LOG_KEY = "000000000000000700000000"
@@ -77,6 +90,14 @@ GOLDEN_META_2 = (
     "69642d31362d62796e6f64652d757569642d31362d6279740100026e3200026e31000100026e31000e3132372e302e302e313a3730303100"
     "0f3132372e302e302e313a313730303100000200026e3261206469736b206f66206e6f646520320001746865206469736b206265666f7265"
     "2100026e3361206469736b206f66206e6f646520330000b1debceb"
+)
+GOLDEN_META_3 = (
+    "0301000000000000000000050000000000000003000000000000000600000000000000020000018bcfe5680001020304636c75737465722d"
+    "69642d31362d62796e6f64652d757569642d31362d6279740100026e3200026e31000100026e31000e3132372e302e302e313a3730303100"
+    "0f3132372e302e302e313a313730303100000200026e3261206469736b206f66206e6f646520320001746865206469736b206265666f7265"
+    "2100026e3361206469736b206f66206e6f646520330000010000000000000009000000000000000301020304001036313665323036393665"
+    "366636343635000200000000000000016e6f6e636520312100000000000000026e6f6e636520322100000000000000046e6f6e636520342e"
+    "000000000000000300000000000000080000000000000000000000000000000000000000000000000000000000000000a6cfb5b1"
 )
 
 
@@ -97,11 +118,12 @@ def test_log_record_golden_bytes() -> None:
 
 
 def test_meta_record_golden_bytes() -> None:
-    """The meta record of version 1 is unpacked, that of version 2 packed and unpacked, as it always was."""
+    """The meta records of versions 1 and 2 are unpacked, that of version 3 packed and unpacked, as it always was."""
     assert unpack_meta(META, bytes.fromhex(GOLDEN_META)) == META_VALUE
-    value = replace(META_VALUE, standing=STANDING)
-    assert pack_meta(value).hex() == GOLDEN_META_2
-    assert unpack_meta(META, bytes.fromhex(GOLDEN_META_2)) == value
+    assert unpack_meta(META, bytes.fromhex(GOLDEN_META_2)) == replace(META_VALUE, standing=STANDING)
+    value = replace(META_VALUE, standing=MEMORY)
+    assert pack_meta(value).hex() == GOLDEN_META_3
+    assert unpack_meta(META, bytes.fromhex(GOLDEN_META_3)) == value
 
 
 def test_meta_without_a_vote_is_not_a_vote_for_nobody() -> None:

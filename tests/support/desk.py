@@ -202,6 +202,7 @@ class _Link:
     def __init__(self, desk: Desk, node: NodeId) -> None:
         self._desk, self._node = desk, node
         self.dropped = 0
+        self.is_refused_as_replaced = self.is_replaced = False
 
     @property
     def is_up(self) -> bool:

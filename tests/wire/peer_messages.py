@@ -55,7 +55,7 @@ PREVIOUS = LogPoint(Index(6), Term(3), 0x01020304)
 
 EXAMPLES: dict[str, PeerMessage] = {
     "hello": Hello(NodeId("n1"), b"u" * 16, NodeId("n2"), "0.1.0"),
-    "hello_reply": HelloReply(False, "n1 is not a member", NodeId("n2"), b"v" * 16),
+    "hello_reply": HelloReply(False, "n1 is not a member", NodeId("n2"), b"v" * 16, True),
     "request_vote": RequestVote(Term(7), Index(300), Term(6), True),
     "request_vote_response": RequestVoteResponse(Term(7), True, False),
     "heartbeat": append_entries(7, PREVIOUS, ()),

@@ -149,9 +149,9 @@ def test_points_are_sent_as_they_are() -> None:
 def test_a_whole_frame_of_another_version_is_not_believed() -> None:
     """Its checksums are right; what its fields mean is not known."""
     data = bytearray(encode_frame(CLUSTER, EXAMPLES["heartbeat"]))
-    data[4] = 4
+    data[4] = 5
     data[32:36] = crc32c(bytes(data[:32])).to_bytes(4, "big")
-    with pytest.raises(UnknownFrameVersion, match="frame version 4, known 3"):
+    with pytest.raises(UnknownFrameVersion, match="frame version 5, known 4"):
         FrameParser(CLUSTER, BODY_BYTES_MAX).feed(bytes(data))
     data[4] = 3
     data[0] = ord("X")

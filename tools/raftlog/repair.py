@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ import click
 from durable_raft.addresses import format_cluster, parse_cluster
 from durable_raft.errors import ConfigError, DurableRaftError, StorageError
 from durable_raft.raft.quorum import majority
-from durable_raft.raft.types import HardState, Identity, Membership, Standing, Term
+from durable_raft.raft.types import ORIGIN, HardState, Identity, Membership, Standing, Term
 from durable_raft.storage.log.reader import running_node
 from raftlog.choose import DIRECTORY, DIRECTORY_PATH
 from raftlog.gather import Unreadable
@@ -129,7 +130,7 @@ def _repair(directories: Sequence[Path], lose_from: int | None, *, applies: bool
             own = each.meta.hard_state
             held = own if own.current_term == term else HardState(term, None)
             meta = each.meta
-            rebuild(targets[each.node_id], merged, meta.identity, meta.membership, held, meta.standing)
+            rebuild(targets[each.node_id], merged, meta.identity, meta.membership, held, _moved(meta.standing))
     if applies:
         click.echo("start each node with its new directory; keep the old ones until the cluster serves")
     return CLEAN if applies else WOUNDED
@@ -249,3 +250,8 @@ def _argument(survivors: Sequence[Survivor], unreadable: dict[str, str], merged:
         yield f"entries: {count} from {name}"
     for point in merged.given_up:
         yield f"given up: index {point.index} term {point.term} chain {point.chain:08x}"
+
+
+def _moved(standing: Standing) -> Standing:
+    """Return the standing for a log that is written again elsewhere, and may be a shorter one."""
+    return replace(standing, committed=ORIGIN, place=b"")

@@ -221,6 +221,10 @@ def _raft(status: NodeStatus) -> Iterable[Field]:
     yield "raft_state_hash", f"{status.state_hash:016x}"
     yield "raft_cluster_time_ms", status.cluster_time_ms
     yield "raft_checksum", status.checksum
+    yield "raft_ready", status.is_ready()
+    yield "raft_alarms", ",".join(status.alarms)
+    for name, text in status.alarms.items():
+        yield f"raft_alarm_{name}", text
     yield "raft_writes_refused", status.write_refusal
     for name, count in status.counters.items():
         if name not in _REDIS_COUNTERS:
@@ -238,6 +242,7 @@ def _raft_members(status: NodeStatus) -> Iterable[Field]:
             facts = {
                 "match_index": peer.match_index,
                 "connected": peer.connected,
+                "replaced": peer.is_replaced,
                 "last_contact_ms": peer.last_contact_ms,
                 "address": member.client_address,
             }

@@ -36,6 +36,8 @@ class PeerStatus:
     """Highest index known to be flushed there; None when this node does not lead, for only a leader knows."""
     connected: bool
     """The link to it is up."""
+    is_replaced: bool = False
+    """What answers there runs on a disk that another took the place of."""
     last_contact_ms: int | None
     """How long ago it last said anything, ms; None when it never did."""
 
@@ -93,6 +95,8 @@ class NodeStatus:
     """How long a command is held for want of a leader."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What the node was started with, for CONFIG GET; a Redis name given here wins over the fixed answer."""
+    alarms: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong with this node so that somebody has to act: name -> what it is, and the way out."""
     write_refusal: str | None = None
     """Why writes are refused, such as a full disk; None while they are taken."""
     memory_bytes: int = 0
@@ -132,4 +136,8 @@ class NodeStatus:
 
     def is_serving(self) -> bool:
         """Return whether commands find a leader, or are held in the expectation of one (CLUSTER INFO's state)."""
-        return self.leaderless_ms <= self.client_hold_ms
+        return self.leaderless_ms <= self.client_hold_ms and not self.alarms
+
+    def is_ready(self) -> bool:
+        """Return whether this node is a part of the cluster that works: its promises count, and it serves."""
+        return self.is_serving() and self.counters.get("is_voter", 1) == 1

@@ -1,4 +1,4 @@
-"""The ``meta`` record, format version 2: hard state, standing, identity, membership and the base of the log.
+"""The ``meta`` record, format version 3: hard state, standing, identity, membership and the base of the log.
 
 ::
 
@@ -7,9 +7,14 @@
     | has_vote u8 | voted_for text | node_id text
     | voters u16 | per voter: node_id text, client_address text, peer_address text
     | is_voter u8 | peers u16 | per peer: node_id text, node_uuid 16 bytes, former u16, as many times 16 bytes
+    | is_copy u8 | committed index u64 | committed term u64 | committed chain u32 | place text
+    | lives u16 | per life: number u64, nonce 8 bytes
+    | per peer, in the same order: life number u64, life nonce 8 bytes, owed term u64, owed index u64
     | proof u32
 
-Version 1 ends after the voters: a node that is a voter and has not been told of any disk.
+Version 1 ends after the voters: a node that is a voter and has not been told of any disk. Version 2 ends after the
+peers: nothing was remembered of lives and commits. The life number of a peer is 0 when none is known. ``place`` is in
+hexadecimal.
 
 Encoding, proof and the two copies are those of storage/proven.py. ``voted_for`` is empty when ``has_vote`` is 0.
 """
@@ -17,7 +22,7 @@ Encoding, proof and the two copies are those of storage/proven.py. ``voted_for``
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from durable_raft.checksum import ALGORITHM_CRC32C
@@ -27,6 +32,7 @@ from durable_raft.raft.types import (
     Identity,
     Index,
     KnownDisk,
+    Life,
     LogPoint,
     Membership,
     NodeId,
@@ -37,11 +43,17 @@ from durable_raft.storage.log.records import FORMAT_VERSION
 from durable_raft.storage.proven import ProvenReader, choose_copy, pack_membership, pack_text, unpack_proven, with_proof
 from durable_raft.storage.wounds import Wound
 
-META_VERSION: Final = 2
+META_VERSION: Final = 3
+_WITH_PEERS: Final = 2
+"""The first version that ends no earlier than after the peers."""
 
 _FIXED: Final = struct.Struct(">BBHQQQQQI16s16s")
 _U8: Final = struct.Struct(">B")
 _U16: Final = struct.Struct(">H")
+_POINT: Final = struct.Struct(">QQI")
+_LIFE: Final = struct.Struct(">Q8s")
+_PEER: Final = struct.Struct(">Q8sQQ")
+_NO_NONCE: Final = bytes(8)
 
 
 VOTER: Final = Standing()
@@ -94,7 +106,7 @@ def unpack_meta(table: str, value: bytes) -> Meta:
         WoundedLog: it is damaged.
         NewerFormat: its proof is right and its version or algorithm unknown.
     """
-    return unpack_proven(table, value, _unpack_body, versions=(FORMAT_VERSION, META_VERSION))
+    return unpack_proven(table, value, _unpack_body, versions=(FORMAT_VERSION, _WITH_PEERS, META_VERSION))
 
 
 def choose_meta(first: bytes | None, copy: bytes | None) -> tuple[Meta, tuple[Wound, ...]]:
@@ -103,13 +115,23 @@ def choose_meta(first: bytes | None, copy: bytes | None) -> tuple[Meta, tuple[Wo
 
 
 def _pack_standing(standing: Standing) -> bytes:
+    point = standing.committed
     parts = [_U8.pack(standing.is_voter), _U16.pack(len(standing.peers))]
     for peer in standing.peers:
         parts += (pack_text(peer.node_id), peer.node_uuid, _U16.pack(len(peer.former)), *peer.former)
+    parts += (
+        _U8.pack(standing.is_copy),
+        _POINT.pack(point.index, point.term, point.chain),
+        pack_text(standing.place.hex()),
+    )
+    parts += (_U16.pack(len(standing.lives)), *(_LIFE.pack(*life) for life in standing.lives))
+    for peer in standing.peers:
+        number, nonce = peer.life or (0, _NO_NONCE)
+        parts.append(_PEER.pack(number, nonce, peer.owed_term, peer.owed_index))
     return b"".join(parts)
 
 
-def _standing(reader: ProvenReader) -> Standing:
+def _standing(reader: ProvenReader, version: int) -> Standing:
     is_voter = reader.number(_U8)
     if is_voter > 1:
         raise ValueError(f"is_voter {is_voter}")
@@ -117,7 +139,25 @@ def _standing(reader: ProvenReader) -> Standing:
     for _ in range(reader.number(_U16)):
         node_id, node_uuid = NodeId(reader.text()), reader.uuid()
         peers.append(KnownDisk(node_id, node_uuid, tuple(reader.uuid() for _ in range(reader.number(_U16)))))
-    return Standing(bool(is_voter), tuple(peers))
+    standing = Standing(bool(is_voter), tuple(peers))
+    return standing if version == _WITH_PEERS else _with_memory(reader, standing)
+
+
+def _with_memory(reader: ProvenReader, standing: Standing) -> Standing:
+    """Read what version 3 adds to a standing."""
+    is_copy = reader.number(_U8)
+    if is_copy > 1:
+        raise ValueError(f"is_copy {is_copy}")
+    index, term, chain = reader.numbers(_POINT)
+    place = bytes.fromhex(reader.text())
+    lives = tuple(Life(*reader.numbers(_LIFE)) for _ in range(reader.number(_U16)))
+    peers = []
+    for peer in standing.peers:
+        number, nonce, owed_term, owed_index = reader.numbers(_PEER)
+        life = Life(number, nonce) if number else None
+        peers.append(replace(peer, life=life, owed_term=Term(owed_term), owed_index=Index(owed_index)))
+    committed = LogPoint(Index(index), Term(term), chain)
+    return Standing(standing.is_voter, tuple(peers), committed, bool(is_copy), lives, place)
 
 
 def _unpack_body(body: bytes) -> Meta:
@@ -129,7 +169,7 @@ def _unpack_body(body: bytes) -> Meta:
     vote = reader.text()
     node_id = reader.text()
     membership = reader.membership()
-    standing = VOTER if body[0] == FORMAT_VERSION else _standing(reader)
+    standing = VOTER if body[0] == FORMAT_VERSION else _standing(reader, body[0])
     if zero or has_vote > 1 or (vote and not has_vote) or reader.position != len(body):
         raise ValueError(
             f"padding {zero}, has_vote {has_vote}, vote {vote!r}, {len(body) - reader.position} bytes left"

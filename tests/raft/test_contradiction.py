@@ -1,0 +1,143 @@
+"""What is known to be committed (raft/contradiction.py): remembered over restarts, and never cut for a leader's log."""
+
+from __future__ import annotations
+
+import pytest
+
+from durable_raft.raft.messages import AppendEntries, InstallSnapshot
+from durable_raft.raft.types import Index, Role, Term
+from tests.support.raft_cluster import Cluster
+from tests.support.raft_disk import Disk, entries_of
+from tests.support.raft_solo import append_entries, ask, point_of, request_vote, solo
+
+MINE = "1 1 1 1"
+"""The log of n1, of which a leader of term 1 called three entries committed."""
+OLD = "1 2"
+"""The log of a leader of term 2 that two old copies elected."""
+
+
+def knowing(*, compacted: int = 0) -> Cluster:
+    """Return n1 that knows three entries to be committed."""
+    cluster = solo(MINE)
+    cluster.tell("n1", "n2", append_entries(MINE, term=1, after=4, commit=3))
+    assert cluster["n1"].remember()
+    cluster.tell("n1", "n2", append_entries(MINE, term=1, after=4, commit=3))
+    if compacted:
+        cluster.checkpoint("n1", compacted)
+    return cluster
+
+
+def last_of(cluster: Cluster) -> tuple[int, int]:
+    """Return where the log of n1 ends, and what it knows to be committed."""
+    log = cluster["n1"].log
+    return log.last.index, log.commit_index
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_leader_that_lacks_committed_entries_is_not_followed(after: int, *, is_restarted: bool) -> None:
+    """Nothing is cut, nothing acknowledged, now and after a restart; it is said once for each leader and term."""
+    cluster = knowing()
+    if is_restarted:
+        cluster.restart("n1")
+    for _ in range(3):
+        assert not ask(cluster, "n3", append_entries(OLD, term=2, after=after))
+    assert last_of(cluster) == (4, 3)
+    assert cluster.counts["contradicts_committed"] == 1
+    found = cluster["n1"].contradiction
+    assert found is not None
+    assert (found.leader, found.leader_term, found.log_index, found.term) == ("n3", 2, 2, 2)
+
+
+def test_the_commit_index_outlives_a_restart() -> None:
+    """As far as it was remembered."""
+    cluster = knowing()
+    cluster.restart("n1")
+    assert last_of(cluster) == (4, 3)
+
+
+def test_what_is_not_flushed_is_not_remembered() -> None:
+    """A majority of others may have committed an entry that this disk does not hold yet."""
+    cluster = solo("1")
+    cluster.slow("n1")
+    cluster.tell("n1", "n2", append_entries("1 1 1", term=1, after=1, commit=3))
+    assert cluster["n1"].log.commit_index == 3
+    assert cluster["n1"].remember()
+    assert cluster["n1"].state.standing.committed.index == 1
+
+
+def test_remembering_twice_is_no_news() -> None:
+    """So that an idle node does not write."""
+    cluster = knowing()
+    assert not cluster["n1"].remember()
+
+
+def test_a_suffix_that_is_not_committed_is_cut_as_ever() -> None:
+    """Behind what is committed the leader's log counts (Raft §5.3)."""
+    cluster = knowing()
+    assert ask(cluster, "n3", append_entries("1 1 1 2", term=2, after=3))
+    assert cluster["n1"].log.term_at(Index(4)) == 2
+    assert cluster["n1"].contradiction is None
+
+
+def test_entries_before_the_base_are_of_another_history_when_their_term_is_newer() -> None:
+    """They are gone here, and committed; terms do not fall along a log."""
+    cluster = knowing(compacted=3)
+    assert not ask(cluster, "n3", append_entries(OLD, term=2, after=1))
+    assert cluster.counts["contradicts_committed"] == 1
+    assert ask(cluster, "n2", append_entries(MINE, term=3, after=1))
+    assert cluster["n1"].contradiction is None
+
+
+def test_a_snapshot_that_contradicts_is_not_taken() -> None:
+    """It would replace log and state."""
+    cluster = knowing()
+    point = point_of(entries_of("1 2 2"), 3)
+    offer = InstallSnapshot(Term(2), point.index, point.term, point.chain, 0)
+    assert not ask(cluster, "n3", offer)
+    assert cluster.node("n1").offer is None
+    later = point_of(entries_of("1 2 2 2 2 2"), 6)
+    ask(cluster, "n3", InstallSnapshot(Term(2), later.index, later.term, later.chain, 0))
+    assert cluster.node("n1").offer is None
+
+
+def test_a_node_that_is_contradicted_neither_votes_nor_campaigns() -> None:
+    """It must not help the other history, nor overwrite it."""
+    cluster = knowing()
+    ask(cluster, "n3", append_entries(OLD, term=2, after=1))
+    for _ in range(10):
+        cluster.timeout("n1")
+        assert cluster.role("n1") is Role.FOLLOWER
+    (refusal,) = ask(cluster, "n2", request_vote(3, 9, 2))
+    assert not refusal.vote_granted  # type: ignore[union-attr]
+
+
+def test_a_contradiction_ends_with_a_leader_that_holds_what_is_committed() -> None:
+    """Only when its log is known to agree up to there."""
+    cluster = knowing()
+    ask(cluster, "n3", append_entries(OLD, term=2, after=1))
+    ask(cluster, "n2", append_entries(MINE, term=3, after=2, upto=2))
+    assert cluster["n1"].contradiction is not None
+    ask(cluster, "n2", append_entries(MINE, term=3, after=3, upto=3))
+    assert cluster["n1"].contradiction is None
+    assert cluster.counts["contradiction_over"] == 1
+
+
+def test_what_is_committed_is_remembered_at_once_when_it_is_contradicted() -> None:
+    """A restart that follows must not forget it."""
+    cluster = solo(MINE)
+    cluster.tell("n1", "n2", append_entries(MINE, term=1, after=4, commit=3))
+    assert cluster.disk("n1").standing.committed.index == 0
+    message: AppendEntries = append_entries(OLD, term=2, after=1)
+    ask(cluster, "n3", message)
+    assert cluster.disk("n1").standing.committed.index == 3
+
+
+def test_a_disk_that_no_longer_holds_what_it_remembers_forgets_it() -> None:
+    """A log that was repaired may be shorter."""
+    cluster = knowing()
+    kept = cluster.disk("n1").standing
+    disk = Disk("1 1", term=1)
+    disk.standing = kept
+    other = Cluster("n1 n2 n3", real="n1", disks={"n1": disk})
+    assert other["n1"].log.commit_index == 0
