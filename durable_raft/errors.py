@@ -17,6 +17,7 @@
     │   └── CheckpointGone        (cli/backup.py) the node has a newer checkpoint than the one that is being read
     ├── StorageError              the disk or the data directory
     │   ├── DirectoryRefused      wrong cluster, wrong node, in use, or not a data directory
+    │   ├── DirectoryLost         removed, moved, covered or unmounted under a node that runs on it
     │   ├── CorruptRecord         bytes that fail their checksum, chain, order or shape
     │   │   ├── WoundedLog        (storage/wounds.py) with every wound that was found
     │   │   ├── WoundedState      (storage/wounds.py) the same, of the KV state at a checkpoint
@@ -95,6 +96,10 @@ class StorageError(DurableRaftError):
 
 class DirectoryRefused(StorageError):
     """The directory may not be used: wrong cluster, wrong node, in use by another process, or not ours."""
+
+
+class DirectoryLost(StorageError):
+    """The data directory is not there any more, or another one is. Final: what is written nobody would find again."""
 
 
 class CorruptRecord(StorageError):

@@ -35,6 +35,7 @@ Exit codes:
   4    no node answers, or there is no leader
   5    the directory may not be used: in use, of another node or cluster, newer
   6    a write or sync failed, and the node stopped
+  7    the data directory was lost under the node: removed, replaced or unmounted
   70   an invariant was broken: our bug
   130  Ctrl-C
 """

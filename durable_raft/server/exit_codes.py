@@ -6,6 +6,7 @@ import enum
 
 from durable_raft.errors import (
     ConfigError,
+    DirectoryLost,
     DirectoryRefused,
     InvariantViolation,
     NodeUnreachable,
@@ -31,6 +32,8 @@ class ExitCode(enum.IntEnum):
     """The directory or the address may not be used: in use, another cluster's, another node's, a newer format."""
     DISK_FAILED = 6
     """A write or sync failed; the node stopped at once. What was acknowledged is on the disk."""
+    DIRECTORY_LOST = 7
+    """The data directory was removed, replaced or unmounted under the node; it stopped at once."""
     BUG = 70
     """An invariant was broken by our own code; the node stopped (EX_SOFTWARE)."""
     INTERRUPTED = 130
@@ -44,6 +47,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
             return ExitCode.USAGE
         case DirectoryRefused() | UnknownFormatVersion():
             return ExitCode.REFUSED
+        case DirectoryLost():
+            return ExitCode.DIRECTORY_LOST
         case StoragePoisoned():
             return ExitCode.DISK_FAILED
         case StorageError():

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from durable_raft.errors import DurableRaftError
+from durable_raft.errors import DirectoryLost, DurableRaftError
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import Record
 from durable_raft.raft.core import Raft
@@ -200,7 +200,16 @@ class Node:
         """Stop for good: from here on nothing is promised or answered."""
         if not self._is_stopped:
             self._is_stopped = True
-            self._on_fatal(error)
+            self._on_fatal(self._lost_directory() or error)
+
+    def _lost_directory(self) -> DirectoryLost | None:
+        """Return that the directory is lost, if it is: then whatever else fails is only what follows from it."""
+        try:
+            self._store.require_present()
+            self.keeper.require_present()
+        except DirectoryLost as error:
+            return error
+        return None
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -419,6 +428,9 @@ class Node:
 
     def _housekeeping(self) -> None:
         if self._is_stopped:
+            return
+        if (lost := self._lost_directory()) is not None:
+            self.fail(lost)
             return
         if self.dispatcher.has_deadlines():
             self.dispatcher.expire()

@@ -19,7 +19,7 @@ from typing import Final
 
 from durable_raft import __version__
 from durable_raft.checksum import implementation
-from durable_raft.errors import ConfigError, CorruptRecord, DirectoryRefused, StoragePoisoned
+from durable_raft.errors import ConfigError, CorruptRecord, DirectoryLost, DirectoryRefused, StoragePoisoned
 from durable_raft.server.clients import Clients, Outbox
 from durable_raft.server.clock import SystemClock
 from durable_raft.server.crash_points import CrashPoints
@@ -223,7 +223,8 @@ class _Process:
         if self._fatal is not None:
             clients.abort()
             event(_logger, logging.CRITICAL, "stopping", error=f"{type(self._fatal).__name__}: {self._fatal}")
-            _logger.critical("fatal error", exc_info=self._fatal)
+            if not isinstance(self._fatal, DirectoryLost):
+                _logger.critical("fatal error", exc_info=self._fatal)
             return
         event(_logger, logging.INFO, "stopping", reason="signal")
         with contextlib.suppress(TimeoutError):

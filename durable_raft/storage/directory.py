@@ -2,7 +2,8 @@
 
 ::
 
-    DIR/LOCK            exclusively flocked while a node runs; holds its process id and node id
+    DIR                 exclusively flocked itself while a node runs: it cannot be replaced without being missed
+    DIR/LOCK            the same, for older versions; holds the process id and node id
     DIR/raft/           the LMDB environment of the log (log/lmdb_store.py)
     DIR/kv/             the LMDB environment of the KV state at a checkpoint (state/store.py)
     DIR/kv.*/           a KV state on its way in or out (state/install.py)
@@ -45,7 +46,12 @@ _NETWORK_TYPES: Final = frozenset(
 
 
 class DirectoryLock:
-    """Holds a data directory for this process until ``release``, or until the process ends however it ends."""
+    """Holds a data directory for this process until ``release``, or until the process ends however it ends.
+
+    A file that is locked can be removed, and another one locked in its place. So the lock is on the directory itself,
+    and on the data file of the log once that is opened (``hold``): whoever replaces those has another directory, or
+    other data. That is noticed too (presence.py).
+    """
 
     def __init__(self, directory: Path) -> None:
         """Take the lock.
@@ -53,20 +59,33 @@ class DirectoryLock:
         Raises:
             DirectoryRefused: another process (or another store of this one) holds it; says which.
         """
-        path = directory / LOCK
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._directory = directory
+        self._fds: list[int] = []
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(self._fd, 1024).decode(errors="replace").strip() or "an unknown process"
-            os.close(self._fd)
-            raise DirectoryRefused(f"{directory} is in use by {holder} ({path} is locked)") from error
+            self.hold(directory, os.O_RDONLY | os.O_DIRECTORY)
+            self.hold(directory / LOCK, os.O_RDWR | os.O_CREAT)
+        except BaseException:
+            self._close()
+            raise
         self.describe("")
+
+    def hold(self, path: Path, flags: int = os.O_RDONLY) -> None:
+        """Lock ``path`` too, until ``release``.
+
+        Raises:
+            DirectoryRefused: another process (or another store of this one) holds it.
+        """
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
+        self._fds.append(fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _named_in(self._directory / LOCK) or "an unknown process"
+            raise DirectoryRefused(f"{self._directory} is in use by {holder} ({path} is locked)") from error
 
     def describe(self, node_id: str) -> None:
         """Write who holds the lock, for the message that another process gets."""
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"pid {os.getpid()} node {node_id or '(not yet known)'}\n".encode(), 0)
+        self._write(f"pid {os.getpid()} node {node_id or '(not yet known)'}\n".encode())
 
     def close(self) -> None:
         """Release it."""
@@ -74,10 +93,45 @@ class DirectoryLock:
 
     def release(self) -> None:
         """Give the directory back; the file stays, as unlinking it would race with the next holder."""
-        if self._fd >= 0:
-            os.ftruncate(self._fd, 0)
-            os.close(self._fd)
-            self._fd = -1
+        if self._fds:
+            self._write(b"\n")
+            self._close()
+
+    def _write(self, line: bytes) -> None:
+        """Put ``line`` into the lock file; never less than a byte, so that it keeps its room on a full disk."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self._fds[1], line, 0)
+            os.ftruncate(self._fds[1], len(line))
+
+    def _close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+
+def running_node(directory: Path) -> str | None:
+    """Return who holds ``directory``, as its lock file says ("pid 12 node n1"); None when no node runs on it."""
+    named = _named_in(directory / LOCK)
+    # A holder says at once who it is and wipes that when it goes. So the lock is tried, for an instant, only where
+    # somebody runs or was killed, or where the file was removed: a node that starts meanwhile is not turned away.
+    if named == "":
+        return None
+    with contextlib.suppress(OSError):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return named or "an unknown process"
+        finally:
+            os.close(fd)
+    return None
+
+
+def _named_in(lock_file: Path) -> str | None:
+    """Return what a lock file says; None when there is none."""
+    try:
+        return lock_file.read_bytes()[:1024].decode(errors="replace").strip()
+    except OSError:
+        return None
 
 
 def sync_path(path: Path) -> None:

@@ -392,6 +392,9 @@ class SimStore:
         """Return the room left."""
         return Room(self.disk.free_bytes)
 
+    def require_present(self) -> None:
+        """The directory is always there."""
+
     def close(self) -> None:
         """End this life."""
         self.is_open = False

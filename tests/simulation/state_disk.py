@@ -86,6 +86,9 @@ class SimKv:
             raise InvariantViolation("a state that is not there was used")
         return meta
 
+    def require_present(self) -> None:
+        """The directory is always there."""
+
     def view(self) -> SimView:
         """Return a view of the last checkpoint."""
         return SimView(self.checkpoint, self._disk.kv.state)

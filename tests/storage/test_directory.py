@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,18 @@ import lmdb
 import pytest
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused, StoragePoisoned
+from durable_raft.raft.types import Identity, Member, Membership, NodeId
 from durable_raft.storage.directory import (
     DirectoryLock,
     create_environment,
     refuse_network_file_system,
+    running_node,
     set_directory_aside,
     unused_name,
 )
 from durable_raft.storage.environment import MAP_BYTES, open_environment, open_handles
-from durable_raft.storage.log.reader import running_node, structure_problems
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.reader import structure_problems
 from tests.support.state_building import lose_root
 from tests.tools.directories import whole
 
@@ -63,6 +68,41 @@ def test_a_node_that_was_killed_does_not_run(tmp_path: Path) -> None:
     (tmp_path / "LOCK").write_text("pid 1 node n1\n")
     assert running_node(tmp_path) is None
     DirectoryLock(tmp_path).release()
+
+
+def test_a_lock_whose_file_was_removed_holds(tmp_path: Path) -> None:
+    """It is on the directory itself: another file that is locked in the place of the first one opens nothing."""
+    with contextlib.closing(DirectoryLock(tmp_path)) as lock:
+        lock.describe("n1")
+        (tmp_path / "LOCK").unlink()
+        assert running_node(tmp_path) == "an unknown process"
+        with pytest.raises(DirectoryRefused, match="in use by an unknown process"):
+            DirectoryLock(tmp_path)
+    DirectoryLock(tmp_path).release()
+
+
+def test_a_lock_holds_in_a_directory_made_of_the_same_files(tmp_path: Path) -> None:
+    """The data file is locked as well as the directory: links to it in another one open nothing."""
+    identity = Identity(b"a" * 16, NodeId("n1"), b"b" * 16)
+    membership = Membership((Member(NodeId("n1"), "127.0.0.1:1", "127.0.0.1:2"),))
+    first, second = tmp_path / "first", tmp_path / "second"
+    LmdbLogStore.create(first, identity, membership)
+    with contextlib.closing(LmdbLogStore.open(first)):
+        (second / "raft").mkdir(parents=True)
+        (second / "raft" / "data.mdb").hardlink_to(first / "raft" / "data.mdb")
+        with pytest.raises(DirectoryRefused, match="is locked"):
+            LmdbLogStore.open(second)
+
+
+def test_a_lock_file_without_room_still_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk takes no name of a holder; that holds up no start."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with contextlib.closing(DirectoryLock(tmp_path)), pytest.raises(DirectoryRefused):
+        DirectoryLock(tmp_path)
 
 
 def test_a_disk_that_takes_no_environment_leaves_nothing_that_opens(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from durable_raft.raft.types import ORIGIN, Index, LogPoint, Term
+from durable_raft.storage.directory import running_node
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
-from durable_raft.storage.log.reader import running_node
 from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY, pack_entries
 from tests.storage.raw import change, flip_bit
 from tests.tools.directories import (

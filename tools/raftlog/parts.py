@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from durable_raft.errors import CorruptRecord
-from durable_raft.storage.directory import DATA_FILE, KV, RAFT, environment_path, holds_environment
-from durable_raft.storage.log.reader import LogReader, running_node, structure_problems
+from durable_raft.storage.directory import (
+    DATA_FILE,
+    KV,
+    RAFT,
+    environment_path,
+    holds_environment,
+    running_node,
+)
+from durable_raft.storage.log.reader import LogReader, structure_problems
 from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.verify import read_checkpoint, verify_state
 from durable_raft.storage.wounds import Wound, WoundKind

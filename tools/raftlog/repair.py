@@ -15,7 +15,7 @@ from durable_raft.addresses import format_cluster, parse_cluster
 from durable_raft.errors import ConfigError, DurableRaftError, StorageError
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.types import ORIGIN, HardState, Identity, Membership, Standing, Term
-from durable_raft.storage.log.reader import running_node
+from durable_raft.storage.directory import running_node
 from raftlog.choose import DIRECTORY, DIRECTORY_PATH
 from raftlog.gather import Unreadable
 from raftlog.merging import Merged, merge

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from durable_raft.raft.types import LogPoint, chain_crc
-from durable_raft.storage.log.reader import LogReader, running_node
+from durable_raft.storage.directory import running_node
+from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.wounds import WoundedLog
 from raftlog.gather import Progress, clear_progress
 

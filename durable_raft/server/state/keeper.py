@@ -196,6 +196,11 @@ class StateKeeper:
         """Return how much the state's file can still take; None while there is none."""
         return None if self._kv is None else self._kv.room().writable_bytes
 
+    def require_present(self) -> None:
+        """Go on only if the state is still where it was opened; raises ``DirectoryLost``."""
+        if self._kv is not None:
+            self._kv.require_present()
+
     def close(self) -> None:
         """Release the state; nothing may use it any more."""
         self._release()

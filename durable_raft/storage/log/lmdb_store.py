@@ -33,6 +33,7 @@ from durable_raft.raft.types import (
     Term,
 )
 from durable_raft.storage.directory import (
+    DATA_FILE,
     RAFT,
     DirectoryLock,
     create_environment,
@@ -150,6 +151,7 @@ class LmdbLogStore:
             refuse_network_file_system(directory)
         lock = DirectoryLock(directory)
         try:
+            lock.hold(path / DATA_FILE)
             check_data_file(path)
             environment = open_environment(path, map_bytes=map_bytes)
             try:
@@ -163,6 +165,14 @@ class LmdbLogStore:
             raise
         lock.describe(store.identity.node_id)
         return store
+
+    def require_present(self) -> None:
+        """Go on only if the directory is still the one that was opened.
+
+        Raises:
+            DirectoryLost: it was removed, replaced, covered or unmounted.
+        """
+        self._latch.require_present()
 
     def expect(self, cluster_id: bytes | None, node_id: NodeId) -> None:
         """Check whose data this is; ``cluster_id`` None accepts any cluster.

@@ -11,8 +11,6 @@ when that matters.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ import lmdb
 
 from durable_raft.errors import CorruptRecord, EntryUnavailable
 from durable_raft.raft.types import Base, Index, LogPoint, Term
-from durable_raft.storage.directory import LOCK, RAFT, require_environment
+from durable_raft.storage.directory import RAFT, require_environment
 from durable_raft.storage.environment import measure, open_read_only, tree_wound
 from durable_raft.storage.log import access
 from durable_raft.storage.log.meta import Meta
@@ -235,22 +233,3 @@ def structure_problems(directory: Path, name: str = RAFT) -> list[str]:
         return page_problems(path)
     except OSError as error:
         raise CorruptRecord(f"{path}: {error}") from error
-
-
-def running_node(directory: Path) -> str | None:
-    """Return who holds ``directory``, as its lock file says ("pid 12 node n1"); None when no node runs on it."""
-    with contextlib.suppress(OSError):
-        fd = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            holder = os.read(fd, 1024).decode(errors="replace").strip()
-            # A holder says at once who it is and wipes that when it goes. So the lock is tried, for an instant, only
-            # where somebody runs or was killed: a node that starts meanwhile is not turned away.
-            if not holder:
-                return None
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return holder
-        finally:
-            os.close(fd)
-    return None

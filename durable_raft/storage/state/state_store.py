@@ -63,6 +63,9 @@ class StateStore(Protocol):
             CorruptRecord: a record that is replaced is damaged.
         """
 
+    def require_present(self) -> None:
+        """Go on only if the state is still where it was opened; raises ``DirectoryLost``."""
+
     def close(self) -> None:
         """Release the environment; every view is closed."""
 

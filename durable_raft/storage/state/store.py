@@ -128,6 +128,10 @@ class LmdbKvStore:
                 f" {identity.cluster_id.hex()}"
             )
 
+    def require_present(self) -> None:
+        """Go on only if the state is still where it was opened; raises ``DirectoryLost``."""
+        self._latch.require_present()
+
     def close(self) -> None:
         """Release the environment; nothing is written. Views end with it."""
         self._environment.close()
