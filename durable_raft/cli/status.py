@@ -37,6 +37,8 @@ class NodeStatus:
     """``ready``; the names of what is wrong, or ``not-ready``."""
     alarms: tuple[str, ...] = ()
     """What is wrong with it, and the way out."""
+    timeouts: str | None = None
+    """How long it waits for a leader and why, where that is longer than configured or an election failed."""
     error: str | None = None
 
 
@@ -65,7 +67,19 @@ def ask(address: Address, timeout_s: float = TIMEOUT_S) -> NodeStatus:
         applied_index=_integer(info, "raft_last_applied"),
         state=state,
         alarms=tuple(info.get(f"raft_alarm_{name}", name) for name in names),
+        timeouts=_timeouts(info),
     )
+
+
+def _timeouts(info: Mapping[str, str]) -> str | None:
+    """Return why a node waits longer than configured; None when it does not."""
+    reasons = {
+        "others are late by {} ms": _integer(info, "raft_late_ms"),
+        "a flush takes {} ms": _integer(info, "raft_slow_flush_ms"),
+        "{} elections were lost": _integer(info, "raft_failed_campaigns"),
+    }
+    why = ", ".join(reason.format(number) for reason, number in reasons.items() if number)
+    return f"waits {info.get('raft_election_timeout_ms', '-')} ms for a leader: {why}" if why else None
 
 
 def members(address: Address, timeout_s: float = TIMEOUT_S) -> list[Address]:
@@ -154,6 +168,8 @@ def status(at: str, *, as_json: bool) -> None:
         for each in statuses:
             for trouble in (*each.alarms, *([each.error] if each.error else [])):
                 click.echo(f"{each.id or each.address}: {trouble}", err=True)
+            if each.timeouts:
+                click.echo(f"{each.id} {each.timeouts}")
     if leader is None:
         click.echo("no leader", err=True)
         click.get_current_context().exit(ExitCode.UNREACHABLE)

@@ -36,6 +36,7 @@ from durable_raft.raft.types import (
     LogPoint,
     LostEntry,
     NodeId,
+    Patience,
     RaftConfig,
     Role,
     StoredLog,
@@ -146,10 +147,13 @@ class Raft:
             election.election_timeout(state, now)
 
     def _retry(self, now: int) -> None:
-        """Introduce this disk, and ask for lost entries; again after a heartbeat's time until that is done."""
-        self._state.retry_due = now + self._state.config.heartbeat_ms
-        admission.introduce(self._state, now)
-        healing.fetch(self._state)
+        """Introduce this disk, ask for lost entries and votes; again after a heartbeat's time until that is done."""
+        state = self._state
+        state.retry_due = now + state.config.heartbeat_ms
+        admission.introduce(state, now)
+        healing.fetch(state)
+        if state.waits_for_votes and now < state.election_deadline:
+            election.ask_for_votes(state, now)
 
     def step(self, now: int, source: NodeId, message: Message) -> None:
         """Take a message from ``source`` (Figure 2, Rules for Servers)."""
@@ -192,11 +196,15 @@ class Raft:
     def persisted(self, now: int, number: int) -> None:
         """Note that write ``number`` is flushed; numbers come back in the order they were handed out."""
         state = self._state
-        state.acknowledge_write(number)
+        state.acknowledge_write(now, number)
         if election.own_vote_flushed(state, now):
             replication.begin_term(state, now)
         if state.role is Role.LEADER:
             replication.advance_commit_index(state)
+
+    def patience(self, now: int) -> Patience:
+        """Return how long this node waits for others at present, and why."""
+        return self._state.timeouts.patience(now)
 
     # -- wounds (healing.py) and disks (admission.py) ---------------------------------------------------------------
 
@@ -239,7 +247,7 @@ class Raft:
         return healing.needless_prefix(self._state)
 
     def peers_changed(self, now: int) -> None:
-        """Note that a link came up or went down: what waits for a peer need not wait longer."""
+        """Note that a link came up or went down: what waits for a peer, a vote for example, need not wait longer."""
         self._state.retry_due = now
 
     def rewrite_standing(self) -> None:
@@ -357,6 +365,7 @@ class Raft:
     def _answer_older_term(self, now: int, source: NodeId, message: TermMessage) -> None:
         """Tell an old leader or candidate the newer term (Figure 2, receiver 1); ignore late answers."""
         if isinstance(message, (AppendEntries, InstallSnapshot)):
+            self._state.timeouts.leader_spoke(now, message.term, source)
             replication.reject_old_leader(self._state, source, message)
         elif isinstance(message, RequestVote):
             election.handle_request_vote(self._state, now, source, message)
@@ -385,6 +394,8 @@ class Raft:
                 replication.handle_append_response(state, now, source, message)
                 reads.confirm(state)
                 admission.confirm(state, reads.confirmed_round(state))
+            else:
+                state.timeouts.late_answer(now, message.term)
         elif isinstance(message, RequestVote):
             election.handle_request_vote(state, now, source, message)
         elif election.handle_request_vote_response(state, now, source, message):

@@ -22,8 +22,11 @@ def election_timeout(state: RaftState, now: int) -> None:
     if state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state or not may_campaign:
         state.reset_election_deadline(now)
         return
+    if state.role is Role.CANDIDATE:
+        state.timeouts.failed_campaigns += 1
     state.become_pre_candidate(now)
-    _ask_for_votes(state, Term(state.current_term + 1), pre_vote=True)
+    state.timeouts.pre_vote_asked(now)
+    ask_for_votes(state, now)
     # A cluster of one has its majority already, for the pre-vote: its own vote counts when it is flushed.
     _count_votes(state, now)
 
@@ -50,6 +53,11 @@ def handle_request_vote(state: RaftState, now: int, source: NodeId, message: Req
         state.send(source, RequestVoteResponse(answer_term, granted, pre_vote=True))
         return
     granted = up_to_date and message.term == state.current_term and state.voted_for in (None, source)
+    if granted and state.voted_for == source:
+        # It asks again (ask_for_votes). The first answer leaves with the flush of the vote; later ones at once.
+        if state.hard_state == state.flushed_hard_state:
+            state.send(source, RequestVoteResponse(state.current_term, granted, pre_vote=False))
+        return
     if granted:
         if state.role is Role.PRE_CANDIDATE:
             # It has helped another to this term: late answers to its own pre-vote must not start the next one.
@@ -63,6 +71,9 @@ def handle_request_vote_response(state: RaftState, now: int, source: NodeId, mes
     if message.pre_vote:
         expected_term = state.current_term + 1 if message.vote_granted else state.current_term
         counts = state.role is Role.PRE_CANDIDATE and message.term == expected_term
+        if counts and message.vote_granted:
+            # No flush is waited for in between, so this is how far away the others are.
+            state.timeouts.pre_vote_granted(now)
     else:
         counts = state.role is Role.CANDIDATE and message.term == state.current_term
     if not counts:
@@ -72,17 +83,22 @@ def handle_request_vote_response(state: RaftState, now: int, source: NodeId, mes
 
 
 def hears_a_leader(state: RaftState, now: int) -> bool:
-    """Return whether a leader spoke within the minimum election timeout, so that no vote is due (Ongaro §4.2.3)."""
+    """Return whether a leader spoke within the shortest election timeout, so that no vote is due (Ongaro §4.2.3)."""
     if state.role is Role.LEADER:
         return True
     heard_at = state.heard_from_leader_at
-    return heard_at is not None and now - heard_at < state.config.election_timeout_min_ms
+    return heard_at is not None and now - heard_at < state.timeouts.shortest(now)
 
 
-def _ask_for_votes(state: RaftState, term: Term, *, pre_vote: bool) -> None:
+def ask_for_votes(state: RaftState, now: int) -> None:
+    """Ask every peer that has not answered in this campaign: a question or an answer may have been lost (Raft §5.1)."""
     last = state.log.last
+    is_pre_vote = state.role is Role.PRE_CANDIDATE
+    term = Term(state.current_term + 1) if is_pre_vote else state.current_term
     for peer in state.peers:
-        state.send(peer, RequestVote(term, last.index, last.term, pre_vote))
+        if peer not in state.votes:
+            state.send(peer, RequestVote(term, last.index, last.term, is_pre_vote))
+    state.retry_due = now + state.config.heartbeat_ms
 
 
 def _count_votes(state: RaftState, now: int) -> bool:
@@ -91,11 +107,13 @@ def _count_votes(state: RaftState, now: int) -> bool:
     refused = len(state.votes) - granted
     if granted < state.majority():
         if refused >= state.majority():
+            if state.role is Role.CANDIDATE:
+                state.timeouts.failed_campaigns += 1
             state.become_follower(now, state.current_term, None)
         return False
     if state.role is Role.PRE_CANDIDATE:
         state.become_candidate(now)
-        _ask_for_votes(state, state.current_term, pre_vote=False)
+        ask_for_votes(state, now)
         return False
     if not state.may_lead:
         # Its log is wounded: the term was all it needed (healing.py).

@@ -72,16 +72,30 @@ def send_due(state: RaftState, now: int) -> None:
 
 
 def check_quorum(state: RaftState, now: int) -> None:
-    """Step down when no majority answered within an election timeout (Ongaro §6.2)."""
-    heard = [progress.heard_at if progress.is_voter else _NEVER for progress in state.progress.values()]
-    if now - majority_value([*heard, now]) > state.config.election_timeout_max_ms:
+    """Step down when no majority answered within an election timeout (Ongaro §6.2).
+
+    While this process did not run, answers may have come that it has not read: that time does not count.
+    """
+    heard_at = _majority_heard_at(state, now)
+    overslept = max(0, now - state.heartbeat_due)
+    state.tell_timeouts(now)
+    if now - heard_at - overslept > state.timeouts.longest(now):
+        state.timeouts.lost_quorum(state.current_term, heard_at)
         state.observe("lost_quorum", term=state.current_term)
         state.become_follower(now, state.current_term, None)
+
+
+def _majority_heard_at(state: RaftState, now: int) -> int:
+    """Return since when, at the latest, no majority is known to have answered (ms)."""
+    heard = [progress.heard_at if progress.is_voter else _NEVER for progress in state.progress.values()]
+    return majority_value([*heard, now])
 
 
 def handle_append_response(state: RaftState, now: int, source: NodeId, message: AppendEntriesResponse) -> None:
     """Note how far a follower's log matches (Figure 2: success) or step back to where it may (rejection)."""
     progress = state.progress[source]
+    if now - progress.heard_at > state.config.heartbeat_ms:
+        state.timeouts.majority_answered(now, _majority_heard_at(state, now))
     progress.heard_at = now
     progress.acked_round = max(progress.acked_round, message.read_round)
     if admission.note_standing(state, progress, message):

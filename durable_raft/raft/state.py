@@ -15,6 +15,7 @@ from durable_raft.raft.messages import Envelope, Message
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.ready import Offer, ReadReady, Write
+from durable_raft.raft.timeouts import Timeouts
 from durable_raft.raft.types import HardState, Index, LogPoint, NodeId, RaftConfig, Role, Standing, StoredLog, Term
 
 
@@ -97,6 +98,7 @@ class RaftState:
         self.is_whole = has_state
         """Whether the machine has a state to apply entries to: without one this node votes, but never leads."""
         self.offer: Offer | None = None
+        self.timeouts = Timeouts(config)
         self.peers: tuple[NodeId, ...] = tuple(voter for voter in config.voters if voter != config.node_id)
 
         self.hard_state: HardState = stored.hard_state
@@ -109,7 +111,7 @@ class RaftState:
         self.introduced: dict[NodeId, bool] = {}
         """Peers that answered to an introduction in this life: whether they knew another disk under this node's id."""
         self.retry_due = now
-        """When to ask again what is to be asked of peers beside the algorithm (admission.py, healing.py; ms)."""
+        """When to ask peers again for what is not answered (election.py, admission.py, healing.py; ms)."""
         self.doubts = Doubts()
         self.search = Search(stored.hard_state.current_term)
         self._inflight_hard_states: deque[tuple[int, HardState]] = deque()
@@ -171,26 +173,45 @@ class RaftState:
 
     @property
     def has_retries(self) -> bool:
-        """Whether something is to be asked of peers beside the algorithm."""
+        """Whether something is to be asked of peers again until they answer."""
         must_introduce = not self.standing.is_voter and (len(self.introduced) < len(self.peers) or not self.peers)
-        return must_introduce or bool(self.log.lost)
+        return must_introduce or bool(self.log.lost) or self.waits_for_votes
 
     def majority(self) -> int:
         """Return how many voters are a majority."""
         return majority(len(self.config.voters))
 
-    def reset_election_deadline(self, now: int) -> None:
-        """Draw a new election timeout from now on (Raft §5.2)."""
-        timeout = self.rng.randint(self.config.election_timeout_min_ms, self.config.election_timeout_max_ms)
-        self.election_deadline = now + timeout
+    @property
+    def is_campaigning(self) -> bool:
+        """Whether this node asks for votes or pre-votes."""
+        return self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)
+
+    @property
+    def waits_for_votes(self) -> bool:
+        """Whether a campaign waits for the answer of a peer that was asked: a candidate's own vote is flushed."""
+        is_asked = self.role is Role.PRE_CANDIDATE or self.hard_state == self.flushed_hard_state
+        return self.is_campaigning and is_asked and any(peer not in self.votes for peer in self.peers)
+
+    def reset_election_deadline(self, now: int, *, is_voting: bool = False) -> None:
+        """Draw a new election timeout from now on (Raft §5.2), as long as this node has learned to wait."""
+        self.election_deadline = now + self.rng.randint(*self.timeouts.election_range(now, is_voting=is_voting))
+
+    def tell_timeouts(self, now: int) -> None:
+        """Tell the observer when the timeouts became much longer, and when they are as configured again."""
+        timeouts = self.timeouts
+        if timeouts.became_longer(now):
+            shortest, longest, late, *_ = timeouts.patience(now)
+            self.observe("timeouts_raised", shortest_ms=shortest, longest_ms=longest, late_ms=late)
+        elif timeouts.calmed_down(now):
+            self.observe("timeouts_as_configured", shortest_ms=timeouts.shortest(now), longest_ms=timeouts.longest(now))
 
     def is_disk_stalled(self, now: int) -> bool:
-        """Return whether the oldest unflushed write is older than an election timeout.
+        """Return whether the oldest unflushed write takes longer than an election timeout, and than flushes do here.
 
         A node whose disk hangs must neither keep nor win leadership (hashicorp/raft #503, #614).
         """
         submitted_at = self.log.oldest_unflushed_at()
-        return submitted_at is not None and now - submitted_at > self.config.election_timeout_max_ms
+        return submitted_at is not None and now - submitted_at > self.timeouts.hung_after(now)
 
     # -- messages -------------------------------------------------------------------------------------------------
 
@@ -232,11 +253,20 @@ class RaftState:
         """Have the next write carry the standing again."""
         self._submitted_standing = None
 
-    def acknowledge_write(self, number: int) -> None:
-        """Note that write ``number``, the oldest in flight, is flushed."""
+    def acknowledge_write(self, now: int, number: int) -> None:
+        """Note that write ``number``, the oldest in flight, is flushed.
+
+        Who voted waits for the winner from now on: a slow disk does not count against the election.
+        """
+        submitted_at = self.log.oldest_unflushed_at()
         self.log.acknowledge(number)
+        self.timeouts.note_flush(now, 0 if submitted_at is None else now - submitted_at)
         if self._inflight_hard_states and self._inflight_hard_states[0][0] == number:
             self.flushed_hard_state = self._inflight_hard_states.popleft()[1]
+            has_voted = self.role in (Role.FOLLOWER, Role.CANDIDATE) and self.voted_for is not None
+            if has_voted and self.leader_id is None and self.hard_state == self.flushed_hard_state:
+                self.reset_election_deadline(now, is_voting=True)
+                self.retry_due = now + self.config.heartbeat_ms
 
     # -- changes of role ------------------------------------------------------------------------------------------
 
@@ -266,6 +296,9 @@ class RaftState:
             raise InvariantViolation(f"two leaders in term {self.current_term}: {self.leader_id} and {source}")
         if self.role is not Role.FOLLOWER or self.leader_id != source:
             self.become_follower(now, self.current_term, source)
+        self.timeouts.leader_spoke(now, self.current_term, source)
+        self.timeouts.failed_campaigns = 0
+        self.tell_timeouts(now)
         self.heard_from_leader_at = now
         self.reset_election_deadline(now)
 
@@ -283,7 +316,7 @@ class RaftState:
         self.role = Role.CANDIDATE
         self.hard_state = HardState(Term(self.current_term + 1), self.config.node_id)
         self.votes = {}
-        self.reset_election_deadline(now)
+        self.reset_election_deadline(now, is_voting=True)
         self.observe("became_candidate", term=self.current_term)
 
     def become_leader(self, now: int) -> None:
@@ -292,6 +325,7 @@ class RaftState:
             raise InvariantViolation(f"a {self.role.value} of term {self.current_term} would become leader")
         self.role = Role.LEADER
         self.leader_id = self.config.node_id
+        self.timeouts.failed_campaigns = 0
         next_index = Index(self.log.last.index + 1)
         self.progress = {peer: Progress(next_index, now) for peer in self.peers}
         self.term_start_index = next_index
@@ -303,7 +337,7 @@ class RaftState:
         if self.voted_for not in (None, candidate):
             raise InvariantViolation(f"second vote in term {self.current_term}: {self.voted_for}, now {candidate}")
         self.hard_state = HardState(self.current_term, candidate)
-        self.reset_election_deadline(now)
+        self.reset_election_deadline(now, is_voting=True)
         self.observe("granted_vote", term=self.current_term, candidate=candidate)
 
     def _leave_leader(self) -> None:

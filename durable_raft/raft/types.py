@@ -233,6 +233,20 @@ class Role(enum.Enum):
     LEADER = "leader"
 
 
+class Patience(NamedTuple):
+    """How long a node waits at one moment, and why (ms)."""
+
+    shortest_ms: int
+    """Election timeouts are drawn from [shortest, longest] at present."""
+    longest_ms: int
+    late_ms: int
+    """How late leaders, majorities and pre-votes were at worst; 0 when too little to stretch anything."""
+    flush_ms: int
+    """How long a flush took at worst; 0 when too little to be counted."""
+    failed_campaigns: int
+    """Elections this node stood for in vain since it last heard a leader or led."""
+
+
 @dataclass(frozen=True, slots=True)
 class RaftConfig:
     """What one node of one cluster runs with; checked for sense by server/settings/config.py."""
@@ -243,6 +257,8 @@ class RaftConfig:
     election_timeout_min_ms: int = 150
     election_timeout_max_ms: int = 300
     """Election timeouts are drawn anew from [min, max] each time the timer starts (Raft §5.2, §9.3)."""
+    election_timeout_bound_ms: int = 2000
+    """No longer than this does a learned timeout become (timeouts.py); below ``election_timeout_max_ms`` none is."""
     heartbeat_ms: int = 50
     append_bytes_max: int = 1 << 20
     """Payload bytes in one AppendEntries; a single larger entry still travels, alone."""

@@ -3,6 +3,10 @@
 When a whole machine stands still, a virtual one while its host is busy, its leader and its followers wake together: the
 leader's heartbeat is a moment away, and the followers' election timeouts have passed. So a follower's timeout counts
 only when the process has run for a moment after it was noticed.
+
+A process that gets no processor for a while has not run in that moment either: a heartbeat waits in its socket. So a
+ring that comes late is not believed, and one more is waited for. Not for ever: where each is late, the node must still
+be able to stand for election.
 """
 
 from __future__ import annotations
@@ -12,7 +16,10 @@ from collections.abc import Callable
 from durable_raft.server.clock import Clock, Loop, Timer
 
 RUNNING_S = 0.015
-"""How long a process must have run before its election timeout is believed."""
+"""How long a process must have run before its election timeout is believed. A ring as late as that is a late one."""
+
+DOUBTS_MAX = 8
+"""So many late rings in a row are not believed."""
 
 
 class CoreTimer:
@@ -35,6 +42,8 @@ class CoreTimer:
         """When ``_handle`` runs; uvloop gives a handle that cannot tell when it is due at once."""
         self._believed_at: float | None = None
         """When an election timeout that was noticed is believed."""
+        self._doubts = 0
+        """Late rings since it was noticed."""
 
     def arm(self, when: float) -> None:
         """Have it ring at ``when``; one that is due earlier stays, and looks again then."""
@@ -54,9 +63,17 @@ class CoreTimer:
 
     def _ring(self) -> None:
         self._handle = None
-        if self._believed_at is None and not self._is_leader():
-            self._believed_at = self._clock.monotonic() + RUNNING_S
-            self.arm(self._believed_at)
-        else:
-            self._believed_at = None
+        if self._is_leader() or not self._is_doubtful():
+            self._believed_at, self._doubts = None, 0
             self._act()
+            return
+        self._believed_at = self._clock.monotonic() + RUNNING_S
+        self.arm(self._believed_at)
+
+    def _is_doubtful(self) -> bool:
+        """Return whether the process has not run for long enough since the timeout was noticed."""
+        if self._believed_at is None:
+            return True
+        is_late = self._clock.monotonic() - self._due > RUNNING_S
+        self._doubts += is_late
+        return is_late and self._doubts <= DOUBTS_MAX

@@ -37,6 +37,7 @@ CORE_EVENT_LEVELS: Final = {
     "heartbeat_withheld": logging.WARNING,
     "contradicts_committed": logging.ERROR,
     "contradiction_over": logging.WARNING,
+    "timeouts_raised": logging.WARNING,
     "chain_mismatch": logging.ERROR,
     "entry_lost": logging.ERROR,
     "entries_missing": logging.ERROR,

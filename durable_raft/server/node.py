@@ -56,6 +56,7 @@ def _raft_config(config: NodeConfig, node_uuid: bytes) -> RaftConfig:
         voters=config.membership.ids(),
         election_timeout_min_ms=config.election_timeout_min_ms,
         election_timeout_max_ms=config.election_timeout_max_ms,
+        election_timeout_bound_ms=config.election_timeout_bound_ms,
         heartbeat_ms=config.heartbeat_ms,
         append_bytes_max=config.append_bytes_max,
         append_inflight_max=config.append_inflight_max,

@@ -69,6 +69,7 @@ class Reporter:
             version=__version__,
             checksum=implementation(),
             client_hold_ms=self._config.client_hold_ms,
+            patience=raft.patience(int(now * 1000)),
             settings=self._settings,
             alarms={alarm.name: alarm.text for alarm in node.alarms()},
             write_refusal=node.dispatcher.out_of_space,

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import HOST, free_ports
 from durable_raft.cli.main import main
-from durable_raft.cli.status import NodeStatus, ask, cluster_status, find_leader, table
+from durable_raft.cli.status import NodeStatus, _timeouts, ask, cluster_status, find_leader, table
 
 
 def test_table_lines_up_and_marks_what_is_unknown() -> None:
@@ -24,6 +24,17 @@ def test_table_lines_up_and_marks_what_is_unknown() -> None:
         "n1    127.0.0.1:7001  leader         12  1000     1000     999      998    0  ready",
         "-     127.0.0.1:7002  unreachable     -     -        -       -        -    -      -",
     ]
+
+
+def test_a_node_that_waits_longer_says_why() -> None:
+    """What stretches its timeouts is named, each with its number; a node that waits as configured says nothing."""
+    calm = {"raft_election_timeout_ms": "150-300", "raft_late_ms": "0", "raft_slow_flush_ms": "0"}
+    assert _timeouts(calm) is None
+    assert _timeouts(calm | {"raft_election_timeout_ms": "400-800", "raft_late_ms": "100"}) == (
+        "waits 400-800 ms for a leader: others are late by 100 ms"
+    )
+    both = calm | {"raft_slow_flush_ms": "310", "raft_failed_campaigns": "2"}
+    assert _timeouts(both) == "waits 150-300 ms for a leader: a flush takes 310 ms, 2 elections were lost"
 
 
 def test_leader_is_the_one_of_the_newest_term() -> None:

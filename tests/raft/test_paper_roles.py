@@ -89,7 +89,7 @@ def test_candidates_5_2_start_of_an_election() -> None:
     core = cluster["n1"]
 
     assert (core.role, core.current_term, core.voted_for) == (Role.CANDIDATE, 5, "n1")
-    assert cluster.now + 150 <= (core.deadline() or 0) <= cluster.now + 300
+    assert cluster.now + 150 <= core.state.election_deadline <= cluster.now + 300
     assert cluster.sent("n1", "n3") == [request_vote(5, index=2, last_term=3)]
     assert cluster.disk("n1").hard_state == core.state.hard_state
 

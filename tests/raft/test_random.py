@@ -13,9 +13,11 @@ from collections import Counter
 
 import pytest
 
+from durable_raft.raft.timeouts import Timeouts
 from durable_raft.raft.types import Index, Role
 from tests.support.raft_checks import require
 from tests.support.raft_cluster import Cluster, Limits, Node
+from tests.support.random_timeouts import RandomTimeouts
 
 STEPS = 2_500
 """Random steps in one walk, some 30 ms of work."""
@@ -37,11 +39,14 @@ class Walk:
 
     def __init__(self, seed: int, *, keeps_trace: bool) -> None:
         self.rng = random.Random(f"walk {seed}")
+        self.counts: Counter[str] = Counter()
         voters = self.rng.choice(["n1 n2 n3", "n1 n2 n3", "n1 n2 n3 n4 n5", "n1 n2", "n1"])
-        self.cluster = Cluster(voters, seed=seed, keeps_trace=keeps_trace, **SMALL_LIMITS)
+        limits: Limits = {**SMALL_LIMITS, "election_timeout_bound_ms": self.rng.choice([1, 1, 1, 600, 2_000])}
+        self.cluster = Cluster(voters, seed=seed, keeps_trace=keeps_trace, **limits)
+        self.is_patience_random = self.rng.random() < 0.3
         for node in self.cluster.nodes.values():
             node.is_slow = True
-        self.counts: Counter[str] = Counter()
+            self._wait_as_chance_gives(node)
         self.proposed = 0
 
     def step(self) -> None:
@@ -120,8 +125,17 @@ class Walk:
         """Start a node that is down."""
         nodes = [node for node in self.cluster.nodes.values() if node.raft is None]
         if nodes:
-            self.cluster.restart(self.rng.choice(nodes).name)
+            node = self.rng.choice(nodes)
+            self.cluster.restart(node.name)
+            self._wait_as_chance_gives(node)
         return bool(nodes)
+
+    def _wait_as_chance_gives(self, node: Node) -> None:
+        """Replace what the node has learned to wait, in some walks: no rule of Figure 3 depends on it."""
+        if self.is_patience_random:
+            state = node.core.state
+            state.timeouts = RandomTimeouts(node.config, f"{self.cluster.seed} {node.name}")
+            self.counts["random patience"] += 1
 
     def partition(self) -> bool:
         """Split the cluster in two, or cut one direction of one link."""
@@ -149,9 +163,10 @@ class Walk:
         for node in cluster.nodes.values():
             if node.raft is None:
                 cluster.restart(node.name)
+            node.core.state.timeouts = Timeouts(node.config)
             cluster.fast(node.name)
         committed = len(cluster.rules.committed_chains)
-        cluster.run_until(self._agrees, ms=5_000)
+        cluster.run_until(self._agrees, ms=10_000)
         self.cluster.propose(cluster.leader() or "", "after the mending")
         cluster.run_until(self._agrees, ms=5_000)
         require(len(cluster.rules.committed_chains) > committed, "nothing was committed after the mending")
@@ -235,10 +250,12 @@ def test_walks_reach_what_they_should() -> None:
         "terms led": 150,
         "entries committed": 2_000,
         "reads answered": 500,
-        "reads lost": 100,
+        "reads lost": 60,
         "truncated_suffix": 20,
         "lost_quorum": 15,
-        "heartbeat_withheld": 30,
+        "heartbeat_withheld": 15,
+        "timeouts_raised": 30,
+        "random patience": 30,
     }
     assert {name: counts[name] for name, number in least.items() if counts[name] < number} == {}
 

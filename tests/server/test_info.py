@@ -73,6 +73,10 @@ def test_raft_section_has_the_documented_fields() -> None:
         "raft_fsync_latency_us": "p50=100,p99=200,max=300",
         "raft_commit_latency_us": "p50=400,p99=500,max=600",
         "raft_leaderless_ms": "0",
+        "raft_election_timeout_ms": "600-1200",
+        "raft_late_ms": "150",
+        "raft_slow_flush_ms": "0",
+        "raft_failed_campaigns": "1",
         "raft_writes_refused": "",
     }
     assert {name: lines[name] for name in expected} == expected

@@ -7,7 +7,7 @@ import dataclasses
 import hiredis
 
 from durable_raft.kv.replies import ErrorReply, Reply
-from durable_raft.raft.types import Index, Member, Membership, NodeId, Role, Term
+from durable_raft.raft.types import Index, Member, Membership, NodeId, Patience, Role, Term
 from durable_raft.server.commands.classify import classify
 from durable_raft.server.commands.connection import execute_connection_command
 from durable_raft.server.commands.session import Session
@@ -107,6 +107,7 @@ FOLLOWER = NodeStatus(
     version="0.1.0",
     checksum="google-crc32c",
     client_hold_ms=2000,
+    patience=Patience(600, 1200, 150, 0, 1),
     settings={"clients-max": "10000", "request-bytes-max": "67108864", "heartbeat-ms": "50"},
 )
 """What ``n2`` knows while ``n1`` leads."""

@@ -32,6 +32,7 @@ class Limits(TypedDict, total=False):
 
     election_timeout_min_ms: int
     election_timeout_max_ms: int
+    election_timeout_bound_ms: int
     heartbeat_ms: int
     append_bytes_max: int
     append_inflight_max: int
@@ -171,9 +172,13 @@ class Cluster:
     # -- events at one node ---------------------------------------------------------------------------------------
 
     def timeout(self, name: str) -> None:
-        """Let time pass up to ``name``'s deadline, and let its timer (and nobody else's) run out."""
+        """Let time pass up to ``name``'s deadline, and let its timer (and nobody else's) run out.
+
+        A campaign runs out without asking again before; ``run`` does ask.
+        """
         node = self.node(name)
-        deadline = node.core.deadline()
+        state = node.core.state
+        deadline = state.election_deadline if state.is_campaigning else node.core.deadline()
         self.now = max(self.now, deadline if deadline is not None else self.now)
         self.fire(node.name)
 

@@ -31,6 +31,8 @@ _EVENTS = {
     "truncated_suffix": "cuts {from_index}..{last_log_index}, which conflict with the leader's",
     "heartbeat_withheld": "withholds its heartbeats: its disk is stuck",
     "lost_quorum": "has not heard from a majority in term {term}",
+    "timeouts_raised": "waits {shortest_ms} to {longest_ms} ms from now on: others were {late_ms} ms late or more",
+    "timeouts_as_configured": "waits {shortest_ms} to {longest_ms} ms again, as configured",
     "chain_mismatch": "finds that its log and {leader}'s differ before {index}, though the terms agree",
     "needs_snapshot": "cannot send {next_index} to {peer}: its log starts at {first_index}",
     "installed_snapshot": "goes on from the snapshot at {index}/t{term}; the log it had is {log}",

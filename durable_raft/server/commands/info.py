@@ -212,6 +212,7 @@ def _raft(status: NodeStatus) -> Iterable[Field]:
     yield "raft_leaderless_ms", status.leaderless_ms
     yield "raft_current_term", status.current_term
     yield "raft_voted_for", status.voted_for
+    yield from _patience(status)
     yield "raft_first_log_index", status.first_log_index
     yield "raft_last_log_index", status.last_log_index
     yield "raft_flushed_index", status.flushed_index
@@ -232,6 +233,15 @@ def _raft(status: NodeStatus) -> Iterable[Field]:
     for name, (p50_us, p99_us, max_us) in status.latencies.items():
         yield f"raft_{name}_latency_us", f"p50={p50_us},p99={p99_us},max={max_us}"
     yield from _raft_members(status)
+
+
+def _patience(status: NodeStatus) -> Iterable[Field]:
+    """Say how long the node waits for a leader at present, and what stretches that; 0: nothing does."""
+    patience = status.patience
+    yield "raft_election_timeout_ms", f"{patience.shortest_ms}-{patience.longest_ms}"
+    yield "raft_late_ms", patience.late_ms
+    yield "raft_slow_flush_ms", patience.flush_ms
+    yield "raft_failed_campaigns", patience.failed_campaigns
 
 
 def _raft_members(status: NodeStatus) -> Iterable[Field]:

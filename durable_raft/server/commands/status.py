@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from durable_raft.raft.types import Index, Member, Membership, NodeId, Role, Term
+from durable_raft.raft.types import Index, Member, Membership, NodeId, Patience, Role, Term
 
 Quantiles = tuple[int, int, int]
 """(p50, p99, max) in microseconds."""
@@ -93,6 +93,8 @@ class NodeStatus:
     """Which implementation computes checksums (checksum.implementation)."""
     client_hold_ms: int
     """How long a command is held for want of a leader."""
+    patience: Patience
+    """How long the node waits for others at present, and why."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What the node was started with, for CONFIG GET; a Redis name given here wins over the fixed answer."""
     alarms: Mapping[str, str] = field(default_factory=dict)

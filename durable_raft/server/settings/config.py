@@ -83,6 +83,13 @@ class NodeConfig:
         150, parse_count, "MS", "Shortest election timeout; at least twice the heartbeat interval"
     )
     election_timeout_max_ms: int = _tunable(300, parse_count, "MS", "Longest election timeout; above the shortest")
+    election_timeout_bound_ms: int = _tunable(
+        2000,
+        parse_count,
+        "MS",
+        "How long an election timeout may become where messages or flushes are late; "
+        "up to election_timeout_max_ms: it stays as configured",
+    )
     heartbeat_ms: int = _tunable(50, parse_count, "MS", "How often an idle leader says that it is there")
     client_hold_ms: int = _tunable(
         2000,
