@@ -89,9 +89,7 @@ class RaftState:
         *,
         has_state: bool = True,
     ) -> None:
-        self.config = config
-        self.rng = rng
-        self.observe = observe
+        self.config, self.rng, self.observe = config, rng, observe
         self.snapshot: LogPoint = stored.base if applied is None else applied
         """The newest durable checkpoint of this node: what it offers to a follower that needs one."""
         self.log = RaftLog(stored, view, config.log_cache_bytes_max, self.snapshot)
