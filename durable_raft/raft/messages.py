@@ -127,6 +127,21 @@ TermlessMessage = Introduce | IntroduceResponse | FetchEntries | FetchEntriesRes
 Message = TermMessage | TermlessMessage
 
 
+def stands_on(message: object, earlier: object) -> bool:
+    """Return whether ``message`` is refused unless ``earlier`` was taken: its previous entry is one of ``earlier``'s.
+
+    So no link lets such a message overtake. All others may: they say whole what they say, and a network may reorder
+    them anyway (Raft §2). Answers, votes and offers name no entry that is under way. An AppendEntries of another term
+    than the earlier one's is refused or not, whether that has come or not.
+    """
+    return (
+        isinstance(message, AppendEntries)
+        and isinstance(earlier, AppendEntries)
+        and message.term == earlier.term
+        and message.prev_log_index > earlier.prev_log_index
+    )
+
+
 class Envelope(NamedTuple):
     """A message and the node it goes to."""
 

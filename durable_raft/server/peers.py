@@ -2,7 +2,7 @@
 
 A link carries frames of wire/peer.py and begins with a handshake: the dialler says who it is and whom it wants, the
 other end accepts or says why not. A link that fails is dialled again after a pause that grows; what could not be sent
-is dropped, which Raft is made for.
+is dropped, which Raft is made for. What is sent in which order: link_queue.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from durable_raft.addresses import parse_address
 from durable_raft.errors import DiskReplaced, DurableRaftError, PeerError
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import Identity, Member, NodeId
+from durable_raft.server.link_queue import LinkQueue
 from durable_raft.server.logs import event
 from durable_raft.wire.peer import FrameEncoder, FrameParser, Hello, HelloReply, NodeMessage, PeerMessage, encode_frame
+from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX
 
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 1.0
@@ -29,11 +31,17 @@ REDIAL_MAX_S = 1.0
 reached within a second and a dead one costs nothing."""
 
 HANDSHAKE_TIMEOUT_S = 2.0
-BACKLOG_BYTES_MAX = 64 << 20
-"""Bytes that may wait on a link; beyond it messages are dropped instead of piling up behind a stuck peer."""
+HANDSHAKE_BYTES_MAX = 64 << 10
+"""Body of the longest frame that is taken from somebody who has not said who it is."""
 
-FRAME_BODY_BYTES_MAX = 1 << 30
-"""Largest frame taken from a peer: one entry may hold a value of the largest size, with its batch around it."""
+MESSAGE_BYTES_MAX = 1 << 30
+"""Largest message taken from a peer in pieces: one entry may hold a value of the largest size, with its batch."""
+
+UNSENT_BYTES_MAX = 128 << 10
+"""Bytes that the kernel takes before it has sent those before them: they stand in front of the next heartbeat."""
+
+WINDOW_BYTES_MAX = 1 << 20
+"""Bytes that the kernel takes from a peer before this node has read those before them."""
 
 TCP_USER_TIMEOUT_MS = 5000
 """How long sent bytes may stay unacknowledged before the kernel gives the link up: a host may vanish silently."""
@@ -49,15 +57,20 @@ def _tune(transport: asyncio.BaseTransport) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+    if hasattr(socket, "TCP_WINDOW_CLAMP"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, WINDOW_BYTES_MAX)
 
 
 class _Dialled(asyncio.Protocol):
     """The sending end of a link: says hello, waits to be accepted, then only writes."""
 
-    def __init__(self, identity: Identity, target: NodeId) -> None:
+    def __init__(self, identity: Identity, target: NodeId, queue: LinkQueue) -> None:
         self._identity = identity
         self._target = target
-        self._parser = FrameParser(identity.cluster_id, 1 << 16)
+        self._queue = queue
+        self._parser = FrameParser(identity.cluster_id, HANDSHAKE_BYTES_MAX)
         self.transport: asyncio.Transport
         """There from ``connection_made`` on."""
         self.answer: asyncio.Future[HelloReply] = asyncio.get_running_loop().create_future()
@@ -85,6 +98,14 @@ class _Dialled(asyncio.Protocol):
                 self.answer.set_exception(error)
             self.transport.abort()
 
+    def pause_writing(self) -> None:
+        """Have no more pieces written: the kernel did not take the last one whole."""
+        self._queue.choke()
+
+    def resume_writing(self) -> None:
+        """Have the next pieces written."""
+        self._queue.unchoke()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """End the handshake, if it is still under way, and the link."""
         if not self.answer.done():
@@ -107,15 +128,18 @@ class PeerLink:
     ) -> None:
         self._identity = identity
         self._was_replaced = was_replaced
-        self._encoder = encoder
+        self._queue = LinkQueue(member.node_id, encoder, lambda turn: asyncio.get_running_loop().call_soon(turn))
         self._member = member
         self._rng = rng
         self._on_change = on_change
         self._transport: asyncio.Transport | None = None
         self._last_complaint = ""
-        self.dropped = 0
-        """Messages that could not be sent."""
         self.is_refused_as_replaced = self.is_replaced = False
+
+    @property
+    def dropped(self) -> int:
+        """Messages that could not be sent."""
+        return self._queue.dropped
 
     @property
     def is_up(self) -> bool:
@@ -123,13 +147,8 @@ class PeerLink:
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, message: NodeMessage) -> None:
-        """Send or, when the link is down or choked, drop ``message``."""
-        transport = self._transport
-        # Between a link's end and the task that learns of it other events run; uvloop raises on a closed transport.
-        if transport is None or transport.is_closing() or transport.get_write_buffer_size() > BACKLOG_BYTES_MAX:
-            self.dropped += 1
-            return
-        transport.write(self._encoder.encode(message))
+        """Send ``message`` or, when the link is down or choked, drop it."""
+        self._queue.send(message)
 
     async def run(self) -> None:
         """Keep the link up until cancelled."""
@@ -147,12 +166,14 @@ class PeerLink:
                 self._last_complaint = ""
                 self._transport = protocol.transport
                 self.is_refused_as_replaced = self.is_replaced = False
+                self._queue.attach(protocol.transport)
                 self._on_change()
                 event(_logger, logging.INFO, "peer_connected", peer=self._member.node_id)
                 try:
                     await protocol.closed
                 finally:
                     self._transport = None
+                    self._queue.detach()
                     self._on_change()
                     protocol.transport.abort()
                 event(_logger, logging.INFO, "peer_disconnected", peer=self._member.node_id)
@@ -164,7 +185,7 @@ class PeerLink:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             transport, protocol = await loop.create_connection(
-                lambda: _Dialled(self._identity, self._member.node_id), address.host, address.port
+                lambda: _Dialled(self._identity, self._member.node_id, self._queue), address.host, address.port
             )
             try:
                 answer = await protocol.answer
@@ -198,7 +219,7 @@ class _Accepted(asyncio.Protocol):
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
-        self._parser = FrameParser(peers.identity.cluster_id, FRAME_BODY_BYTES_MAX)
+        self._parser = FrameParser(peers.identity.cluster_id, HANDSHAKE_BYTES_MAX)
         self._source: NodeId | None = None
         self._node_uuid = b""
         self._transport: asyncio.Transport
@@ -249,6 +270,7 @@ class _Accepted(asyncio.Protocol):
             )
         self._source, self._node_uuid = NodeId(message.node_id), message.node_uuid
         self._patience.cancel()
+        self._parser.widen(FRAME_BODY_BYTES_MAX, MESSAGE_BYTES_MAX)
         self._answer(accepted=True, reason="")
 
     def _refuse(self, error: PeerError) -> None:

@@ -15,11 +15,12 @@ One frame (big-endian)::
         36         body
 
 The header has a checksum of its own, because a length must be believed before the body is there: were a damaged length
-noticed only with the body, a link could wait for half a gigabyte that nobody sends, and look alive all the while.
+noticed only with the body, a link could wait for bytes that nobody sends, and look alive all the while.
 
-The body is a msgpack array of the message's fields in the order of its class. AppendEntries carries its entries as
-arrays ``[term, kind, timestamp_ms, crc, chain, payload]``; their indexes are ``prev_log_index + 1, + 2, …``, so that no
-bytes can say "not contiguous". In FetchEntriesResponse the index stands before them; a point of the log is ``[index,
+A message whose body would be longer than one piece travels in several frames (pieces.py). For all others the body is a
+msgpack array of the message's fields in the order of its class. AppendEntries carries its entries as arrays
+``[term, kind, timestamp_ms, crc, chain, payload]``; their indexes are ``prev_log_index + 1, + 2, …``, so that no bytes
+can say "not contiguous". In FetchEntriesResponse the index stands before them; a point of the log is ``[index,
 term, chain]``.
 
 This is the gateway for what comes from other nodes. What ``FrameParser`` returns has these properties, which all others
@@ -30,10 +31,9 @@ not fall, begin at ``prev_log_term`` or above, and end at the message's term or 
 
 from __future__ import annotations
 
-import enum
 import struct
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, cast
 
 import msgpack
 
@@ -47,11 +47,36 @@ from durable_raft.raft.messages import (
     InstallSnapshot,
     Introduce,
     IntroduceResponse,
-    Message,
     RequestVote,
     RequestVoteResponse,
 )
-from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Term, chain_crc, entry_crc
+from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, Term, chain_crc, entry_crc
+from durable_raft.wire.messages import (
+    FetchSnapshot,
+    FrameKind,
+    Hello,
+    HelloReply,
+    NodeMessage,
+    PeerMessage,
+    SnapshotChunk,
+    StateHash,
+)
+from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX, Assembly, Bulk, lift, unpack_head
+
+__all__ = [
+    "FetchSnapshot",
+    "FrameEncoder",
+    "FrameKind",
+    "FrameParser",
+    "Hello",
+    "HelloReply",
+    "NodeMessage",
+    "PeerMessage",
+    "SnapshotChunk",
+    "StateHash",
+    "decode_body",
+    "encode_frame",
+]
 
 MAGIC: Final = b"DRpf"
 FRAME_VERSION: Final = 4
@@ -65,142 +90,81 @@ _HEADER: Final = struct.Struct(">4sBBBB16sII")
 _CRC: Final = struct.Struct(">I")
 
 
-class FrameKind(enum.IntEnum):
-    """What a frame's body is; the number is what is sent."""
-
-    HELLO = 1
-    HELLO_REPLY = 2
-    REQUEST_VOTE = 3
-    REQUEST_VOTE_RESPONSE = 4
-    APPEND_ENTRIES = 5
-    APPEND_ENTRIES_RESPONSE = 6
-    INSTALL_SNAPSHOT = 7
-    FETCH_SNAPSHOT = 8
-    SNAPSHOT_CHUNK = 9
-    STATE_HASH = 10
-    INTRODUCE = 11
-    INTRODUCE_RESPONSE = 12
-    FETCH_ENTRIES = 13
-    FETCH_ENTRIES_RESPONSE = 14
-
-
-class Hello(NamedTuple):
-    """The first frame of the node that dialled: who it is, and whom it wants."""
-
-    node_id: NodeId
-    node_uuid: bytes
-    """16 bytes, minted with the data directory: a wiped disk under an old id is another node."""
-    target_id: NodeId
-    version: str
-    """Of the software, for people; what is spoken is the frame version."""
-
-
-class HelloReply(NamedTuple):
-    """The first frame back: whether the link is accepted, and if not, why."""
-
-    accepted: bool
-    reason: str
-    """Empty when accepted."""
-    node_id: NodeId
-    node_uuid: bytes
-    is_replaced: bool = False
-    """When refused: whether because the disk that dials was replaced by another under its node id."""
-
-
-class FetchSnapshot(NamedTuple):
-    """Asks for the next piece of a snapshot."""
-
-    last_included_index: Index
-    """Which one: where it was taken; 0: the newest."""
-    has_key: bool
-    after_key: bytes
-    """With ``has_key``: the last key that was received; else the snapshot is wanted from its first key."""
-    floor: Index
-    """Only a snapshot taken behind this index is of use."""
-
-
-class SnapshotChunk(NamedTuple):
-    """A piece of a snapshot: records in the order of keys, behind ``after_key``.
-
-    Each record carries its own checksum, and the sum of all is ``state_hash``, so that the whole is checked too.
-    """
-
-    last_included_index: Index
-    """Where the snapshot was taken; the next three say what the log holds there."""
-    last_included_term: Term
-    last_included_chain: int
-    timestamp_ms: int
-    key_count: int
-    """Of the whole snapshot, as the two that follow."""
-    expires_count: int
-    state_hash: int
-    has_key: bool
-    after_key: bytes
-    """As in the question."""
-    keys: list[bytes]
-    values: list[bytes]
-    deadlines_ms: list[int]
-    checksums: list[int]
-    is_last: bool
-
-
-class StateHash(NamedTuple):
-    """What a node's state is at an index, for the others to compare with theirs."""
-
-    applied_index: Index
-    chain: int
-    """Of the log there: only states made by the same entries can be compared."""
-    key_count: int
-    state_hash: int
-
-
-NodeMessage: TypeAlias = Message | FetchSnapshot | SnapshotChunk | StateHash
-"""What nodes say to each other once a link is up."""
-
-PeerMessage: TypeAlias = NodeMessage | Hello | HelloReply
-
-
 # -- encoding -------------------------------------------------------------------------------------------------------
 
 
 def encode_frame(cluster_id: bytes, message: PeerMessage) -> bytes:
-    """Return ``message`` as one frame of the cluster with the 16-byte id ``cluster_id``.
+    """Return ``message`` as the frames, mostly one, of the cluster with the 16-byte id ``cluster_id``.
 
     Raises:
         InvariantViolation: the entries of an AppendEntries do not follow its ``prev_log_index``.
     """
-    kind = _KINDS[type(message)]
-    fields: tuple[object, ...] = message
-    if isinstance(message, AppendEntries):
-        fields = _append_entries_fields(message)
-    elif isinstance(message, FetchEntries):
-        fields = ([_point_row(point) for point in message.wanted],)
-    elif isinstance(message, FetchEntriesResponse):
-        rows = [(entry.index, *_entry_row(entry)) for entry in message.entries]
-        absent = [_point_row(point) for point in message.absent]
-        fields = (message.term, rows, absent, _point_row(message.snapshot), _point_row(message.base))
-    body: bytes = msgpack.packb(fields)
-    header = _HEADER.pack(MAGIC, FRAME_VERSION, ALGORITHM_CRC32C, kind, FLAGS, cluster_id, len(body), crc32c(body))
-    return b"".join((header, _CRC.pack(crc32c(header)), body))
+    return b"".join(FrameEncoder(cluster_id).frames(message))
 
 
 class FrameEncoder:
-    """``encode_frame`` for one cluster that remembers the newest frame: a leader tells all followers the same."""
+    """Frames of one cluster. It remembers the newest message's: a leader tells all followers the same."""
 
     def __init__(self, cluster_id: bytes) -> None:
         self._cluster_id = cluster_id
         self._message: PeerMessage | None = None
-        self._frame = b""
+        self._encoded: bytes | Bulk = b""
 
-    def encode(self, message: PeerMessage) -> bytes:
-        """Return ``message`` as a frame; raises as ``encode_frame``."""
+    def encode(self, message: PeerMessage) -> bytes | Bulk:
+        """Return ``message`` as a frame or, when it is too large for one, as a bulk; raises as ``encode_frame``."""
         if type(message) is not type(self._message) or message != self._message:
-            self._message, self._frame = None, encode_frame(self._cluster_id, message)
+            self._message, self._encoded = None, self._encode(message)
             self._message = message
-        return self._frame
+        return self._encoded
+
+    def frames(self, message: PeerMessage) -> Iterator[bytes]:
+        """Return the frames of ``message``, each made when it is asked for."""
+        encoded = self.encode(message)
+        if isinstance(encoded, Bulk):
+            yield from self.cut(encoded)
+        else:
+            yield encoded
+
+    def cut(self, bulk: Bulk) -> Iterator[bytes]:
+        """Return the frames of ``bulk``, each made when it is asked for."""
+        yield self._frame(FrameKind.BULK, bulk.announcement())
+        for piece in bulk.pieces():
+            yield self._frame(FrameKind.PIECE, piece)
+
+    def _encode(self, message: PeerMessage) -> bytes | Bulk:
+        blobs: list[bytes] = []
+        kind = _KINDS[type(message)]
+        body: bytes = msgpack.packb(_fields_of(message, blobs))
+        if blobs or len(body) > FRAME_BODY_BYTES_MAX:
+            return Bulk(kind, body, blobs)
+        return self._frame(kind, body)
+
+    def _frame(self, kind: FrameKind, body: bytes) -> bytes:
+        header = _HEADER.pack(
+            MAGIC, FRAME_VERSION, ALGORITHM_CRC32C, kind, FLAGS, self._cluster_id, len(body), crc32c(body)
+        )
+        return b"".join((header, _CRC.pack(crc32c(header)), body))
 
 
-def _append_entries_fields(message: AppendEntries) -> tuple[object, ...]:
+def _fields_of(message: PeerMessage, blobs: list[bytes]) -> tuple[object, ...]:
+    """Return what is packed of ``message``; what is longer than a piece goes into ``blobs``."""
+    if isinstance(message, AppendEntries):
+        return _append_entries_fields(message, blobs)
+    if isinstance(message, FetchEntries):
+        return ([_point_row(point) for point in message.wanted],)
+    if isinstance(message, FetchEntriesResponse):
+        rows = [(entry.index, *_entry_row(entry, blobs)) for entry in message.entries]
+        absent = [_point_row(point) for point in message.absent]
+        return (message.term, rows, absent, _point_row(message.snapshot), _point_row(message.base))
+    if isinstance(message, SnapshotChunk):
+        keys = [lift(key, blobs) for key in message.keys]
+        values = [lift(value, blobs) for value in message.values]
+        after_key = lift(message.after_key, blobs)
+        return (*message[:_AFTER_KEY_AT], after_key, keys, values, *message[_AFTER_KEY_AT + 3 :])
+    return message
+
+
+def _append_entries_fields(message: AppendEntries, blobs: list[bytes]) -> tuple[object, ...]:
     entries = message.entries
     if not entries:
         return message
@@ -210,11 +174,11 @@ def _append_entries_fields(message: AppendEntries) -> tuple[object, ...]:
             f"AppendEntries after {message.prev_log_index}: entries {entries[0].index}..{entries[-1].index}, "
             f"expected {first}..{last}"
         )
-    return (*message[:_ENTRIES_AT], [_entry_row(entry) for entry in entries], *message[_ENTRIES_AT + 1 :])
+    return (*message[:_ENTRIES_AT], [_entry_row(entry, blobs) for entry in entries], *message[_ENTRIES_AT + 1 :])
 
 
-def _entry_row(entry: Entry) -> tuple[object, ...]:
-    return (entry.term, entry.kind, entry.timestamp_ms, entry.crc, entry.chain, entry.payload)
+def _entry_row(entry: Entry, blobs: list[bytes]) -> tuple[object, ...]:
+    return (entry.term, entry.kind, entry.timestamp_ms, entry.crc, entry.chain, lift(entry.payload, blobs))
 
 
 def _point_row(point: LogPoint) -> tuple[int, int, int]:
@@ -227,15 +191,27 @@ def _point_row(point: LogPoint) -> tuple[int, int, int]:
 class FrameParser:
     """The frames of one direction of one link, fed by hand."""
 
-    def __init__(self, cluster_id: bytes, body_bytes_max: int) -> None:
-        """Take frames of ``cluster_id`` (16 bytes) whose body is at most ``body_bytes_max`` bytes long."""
+    def __init__(self, cluster_id: bytes, body_bytes_max: int, bulk_bytes_max: int = 0) -> None:
+        """Take frames of ``cluster_id`` (16 bytes).
+
+        Args:
+            cluster_id: of 16 bytes.
+            body_bytes_max: length of the longest body of a frame.
+            bulk_bytes_max: length of the largest message that may come in pieces; 0: none may.
+        """
         self._cluster_id = cluster_id
         self._body_bytes_max = body_bytes_max
+        self._assembly = Assembly(bulk_bytes_max)
         self._buffer = bytearray()
         """The beginning of a frame, when the bytes so far end inside one."""
         self._wanted = 0
         """Length of the buffer at which there is something new to look at."""
         self._error: PeerError | None = None
+
+    def widen(self, body_bytes_max: int, bulk_bytes_max: int) -> None:
+        """Take larger messages from now on: whoever sends them has said who it is."""
+        self._body_bytes_max = body_bytes_max
+        self._assembly = Assembly(bulk_bytes_max)
 
     def feed(self, data: bytes) -> list[PeerMessage]:
         """Take the next bytes and return the messages that are now complete, in order.
@@ -244,7 +220,8 @@ class FrameParser:
         dropped with it: the link is, and Raft is made for lost messages.
 
         Raises:
-            DamagedFrame: a checksum, length or shape is wrong; an entry's crc or chain is not that of its content.
+            DamagedFrame: a checksum, length or shape is wrong; an entry's crc or chain is not that of its content; a
+                piece is not the one that was announced.
             UnknownFrameVersion: a frame version or checksum algorithm this build does not know.
             ForeignCluster: a frame of another cluster.
         """
@@ -281,11 +258,24 @@ class FrameParser:
             crc = crc32c(body)
             if crc != body_crc:
                 raise DamagedFrame(f"body of {body_bytes} bytes: crc {crc:08x}, expected {body_crc:08x}")
-            messages.append(decode_body(kind, body))
+            message = self._take_body(kind, body)
+            if message is not None:
+                messages.append(message)
             at = end
         if at < len(chunk):
             self._buffer += memoryview(chunk)[at:]
         return messages
+
+    def _take_body(self, kind: int, body: bytes) -> PeerMessage | None:
+        """Return the message that is complete with this frame, if one is."""
+        if kind == FrameKind.BULK:
+            self._assembly.begin(body)
+        elif kind == FrameKind.PIECE:
+            bulk = self._assembly.take(body)
+            return None if bulk is None else decode_body(*bulk)
+        else:
+            return decode_body(kind, body)
+        return None
 
     def _check_beginning(self, header: bytes) -> None:
         """Check what is the same in every version: the magic and the version, as far as they are there."""
@@ -377,22 +367,28 @@ _SHAPES: Final[dict[int, _Shape]] = {
 _KINDS: Final[dict[type, FrameKind]] = {shape.message: FrameKind(kind) for kind, shape in _SHAPES.items()}
 
 _ENTRIES_AT: Final = AppendEntries._fields.index("entries")
+_AFTER_KEY_AT: Final = SnapshotChunk._fields.index("after_key")
 _ENTRY_FIELDS: Final = ("term", "kind", "timestamp_ms", "crc", "chain", "payload")
 _ENTRY_CHECKS: Final = (_NUMBER, _ENTRY_KIND, _NUMBER, _SUM, _SUM, _PAYLOAD)
 
 
-def decode_body(kind: int, body: bytes) -> PeerMessage:
+def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMessage:
     """Return the message whose frame had ``kind`` and ``body``, everything checked (see the module docstring).
+
+    Args:
+        kind: of the message.
+        body: of its frame; of a bulk the head.
+        blobs: of the bulk.
 
     Raises:
         DamagedFrame: an unknown kind, a body of another shape, a wrong crc, chain or order of an entry.
     """
     shape = _SHAPES.get(kind)
     if shape is None:
-        raise DamagedFrame(f"frame kind {kind}, known {min(_SHAPES)}..{max(_SHAPES)}")
+        raise DamagedFrame(f"frame kind {kind}, known {min(FrameKind)}..{max(FrameKind)}")
     message, checks = shape
     try:
-        fields = msgpack.unpackb(body)
+        fields = unpack_head(body, blobs)
     except ValueError as error:
         raise DamagedFrame(f"{message.__name__}: the body is no msgpack: {type(error).__name__}: {error}") from error
     _check_fields(message.__name__, message._fields, checks, fields)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from durable_raft.checksum import crc32c
 from durable_raft.cli.local_cluster import free_ports
-from durable_raft.raft.messages import AppendEntriesResponse
-from durable_raft.raft.types import Identity, Index, Member, NodeId, Term
+from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse
+from durable_raft.raft.types import ORIGIN, EntryKind, Identity, Index, Member, NodeId, Term, make_entry
 from durable_raft.server import peers as peers_module
 from durable_raft.server.peers import LinkEvents, PeerLink, Peers
 from durable_raft.wire.peer import (
@@ -104,6 +106,10 @@ class Dialler:
     def say(self, *messages: PeerMessage, cluster_id: bytes = CLUSTER_ID) -> None:
         """Send messages."""
         self._writer.write(b"".join(encode_frame(cluster_id, message) for message in messages))
+
+    def say_bytes(self, data: bytes) -> None:
+        """Send anything."""
+        self._writer.write(data)
 
     async def answers(self) -> list[PeerMessage]:
         """Return all that is said until the other end closes the link."""
@@ -207,6 +213,71 @@ def test_a_peer_is_heard_until_it_cannot_be_believed(last: PeerMessage | None) -
     house = in_a_house(story)
     assert house.heard == [(NodeId("n2"), MESSAGE)]
     assert house.peers.refused == 1
+
+
+def frame_head(body_bytes: int) -> bytes:
+    """Return the header of a frame whose body is so long, and of which nothing comes."""
+    head = b"DRpf" + bytes([4, 1, 5, 0]) + CLUSTER_ID + struct.pack(">II", body_bytes, 0)
+    return head + struct.pack(">I", crc32c(head))
+
+
+@pytest.mark.parametrize(
+    ("is_introduced", "body_bytes", "is_taken"),
+    [
+        (False, 64 << 10, True),
+        (False, (64 << 10) + 1, False),
+        (True, 256 << 10, True),
+        (True, (256 << 10) + 1, False),
+    ],
+)
+def test_frames_are_bounded(is_introduced: bool, body_bytes: int, is_taken: bool) -> None:
+    """Before the handshake by 64 KiB, after it by one piece: the link ends with the header that says more."""
+
+    async def story(house: House) -> None:
+        dialler = await house.dial()
+        if is_introduced:
+            dialler.say(HELLO, MESSAGE)
+            while not house.heard:
+                await asyncio.sleep(0.001)
+        dialler.say_bytes(frame_head(body_bytes))
+        if is_taken:
+            dialler.say_bytes(b"x" * body_bytes)
+        answers = await dialler.answers()
+        assert is_introduced or [type(answer) for answer in answers] == [HelloReply]
+
+    house = in_a_house(story)
+    assert house.peers.refused == 1
+    (complaint,) = house.peers._complaints
+    # What is taken has a wrong checksum; what is not was refused before it came.
+    assert ("at most" in complaint) is not is_taken, complaint
+
+
+def test_a_large_message_arrives_behind_what_was_sent_after_it() -> None:
+    """Between two real ends: entries in pieces, and a heartbeat that passes them."""
+    entry = make_entry(
+        previous=ORIGIN, term=Term(1), kind=EntryKind.COMMANDS, timestamp_ms=1, payload=b"large" * (8 << 20)
+    )
+    large = AppendEntries(Term(1), Index(0), Term(0), 0, (entry,), Index(0), 3)
+    heartbeat = large._replace(entries=(), read_round=4)
+
+    async def story(house: House) -> None:
+        up = asyncio.Event()
+        identity = Identity(CLUSTER_ID, NodeId("n2"), b"2" * 16)
+        link = PeerLink(
+            identity, house.members[0], random.Random(1), up.set, FrameEncoder(CLUSTER_ID), lambda _, __: False
+        )
+        task = asyncio.get_running_loop().create_task(link.run())
+        await up.wait()
+        link.send(large)
+        link.send(heartbeat)
+        while len(house.heard) < 2:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert link.dropped == 0
+
+    assert in_a_house(story).heard == [(NodeId("n2"), heartbeat), (NodeId("n2"), large)]
 
 
 def test_a_disk_that_is_replaced_while_its_link_is_up_is_heard_no_more() -> None:

@@ -1,0 +1,107 @@
+"""What nodes say to each other: the messages of the core and, here, those of the handshake and of the state."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple, TypeAlias
+
+from durable_raft.raft.messages import Message
+from durable_raft.raft.types import Index, NodeId, Term
+
+
+class FrameKind(enum.IntEnum):
+    """What a frame's body is; the number is what is sent."""
+
+    HELLO = 1
+    HELLO_REPLY = 2
+    REQUEST_VOTE = 3
+    REQUEST_VOTE_RESPONSE = 4
+    APPEND_ENTRIES = 5
+    APPEND_ENTRIES_RESPONSE = 6
+    INSTALL_SNAPSHOT = 7
+    FETCH_SNAPSHOT = 8
+    SNAPSHOT_CHUNK = 9
+    STATE_HASH = 10
+    INTRODUCE = 11
+    INTRODUCE_RESPONSE = 12
+    FETCH_ENTRIES = 13
+    FETCH_ENTRIES_RESPONSE = 14
+    BULK = 15
+    """Announces a message that follows in pieces."""
+    PIECE = 16
+
+
+class Hello(NamedTuple):
+    """The first frame of the node that dialled: who it is, and whom it wants."""
+
+    node_id: NodeId
+    node_uuid: bytes
+    """16 bytes, minted with the data directory: a wiped disk under an old id is another node."""
+    target_id: NodeId
+    version: str
+    """Of the software, for people; what is spoken is the frame version."""
+
+
+class HelloReply(NamedTuple):
+    """The first frame back: whether the link is accepted, and if not, why."""
+
+    accepted: bool
+    reason: str
+    """Empty when accepted."""
+    node_id: NodeId
+    node_uuid: bytes
+    is_replaced: bool = False
+    """When refused: whether because the disk that dials was replaced by another under its node id."""
+
+
+class FetchSnapshot(NamedTuple):
+    """Asks for the next piece of a snapshot."""
+
+    last_included_index: Index
+    """Which one: where it was taken; 0: the newest."""
+    has_key: bool
+    after_key: bytes
+    """With ``has_key``: the last key that was received; else the snapshot is wanted from its first key."""
+    floor: Index
+    """Only a snapshot taken behind this index is of use."""
+
+
+class SnapshotChunk(NamedTuple):
+    """A piece of a snapshot: records in the order of keys, behind ``after_key``.
+
+    Each record carries its own checksum, and the sum of all is ``state_hash``, so that the whole is checked too.
+    """
+
+    last_included_index: Index
+    """Where the snapshot was taken; the next three say what the log holds there."""
+    last_included_term: Term
+    last_included_chain: int
+    timestamp_ms: int
+    key_count: int
+    """Of the whole snapshot, as the two that follow."""
+    expires_count: int
+    state_hash: int
+    has_key: bool
+    after_key: bytes
+    """As in the question."""
+    keys: list[bytes]
+    values: list[bytes]
+    deadlines_ms: list[int]
+    checksums: list[int]
+    is_last: bool
+
+
+class StateHash(NamedTuple):
+    """What a node's state is at an index, for the others to compare with theirs."""
+
+    applied_index: Index
+    chain: int
+    """Of the log there: only states made by the same entries can be compared."""
+    key_count: int
+    state_hash: int
+
+
+NodeMessage: TypeAlias = Message | FetchSnapshot | SnapshotChunk | StateHash
+"""What nodes say to each other once a link is up."""
+
+PeerMessage: TypeAlias = NodeMessage | Hello | HelloReply
