@@ -57,10 +57,13 @@ class LogView(Protocol):
 class _InflightWrite:
     """A write on its way to the disk and what its acknowledgement will prove."""
 
-    __slots__ = ("last_index", "mended", "number", "submitted_at")
+    __slots__ = ("last_index", "mended", "number", "payload_bytes", "submitted_at")
 
-    def __init__(self, number: int, last_index: Index, submitted_at: int, mended: Sequence[LostEntry]) -> None:
+    def __init__(
+        self, number: int, last_index: Index, submitted_at: int, mended: Sequence[LostEntry], payload_bytes: int
+    ) -> None:
         self.number = number
+        self.payload_bytes = payload_bytes
         self.mended = mended
         """Entries that are whole again once the write is durable."""
         self.last_index = last_index
@@ -100,6 +103,8 @@ class RaftLog:
         self._cut_from: Index | None = None
         """Lowest index that the next write has to cut from the disk; None when nothing submitted was cut."""
         self._inflight: deque[_InflightWrite] = deque()
+        self.unflushed_bytes = 0
+        """Payload bytes of the writes in flight."""
         self.lost: dict[Index, LostEntry] = {each.index: each for each in stored.lost}
         """Entries whose payload rotted on the disk, until another copy of each is flushed."""
         self._newly_lost: list[LostEntry] = list(stored.lost)
@@ -410,7 +415,9 @@ class RaftLog:
         self._cut_from = self._new_base = None
         self.submitted = self.last.index
         whole_again = [self.lost[entry.index] for entry in copies]
-        self._inflight.append(_InflightWrite(number, self.last.index, now, whole_again))
+        size = sum(len(entry.payload) for entry in (*entries, *copies))
+        self._inflight.append(_InflightWrite(number, self.last.index, now, whole_again, size))
+        self.unflushed_bytes += size
         return write
 
     def acknowledge(self, number: int) -> None:
@@ -423,6 +430,7 @@ class RaftLog:
             expected = self._inflight[0].number if self._inflight else "none"
             raise InvariantViolation(f"write {number} acknowledged, but the oldest in flight is {expected}")
         write = self._inflight.popleft()
+        self.unflushed_bytes -= write.payload_bytes
         self.flushed = max(self.flushed, write.last_index)
         for lost in write.mended:
             # The same index may have been cut and lost once more since: then it is another one.

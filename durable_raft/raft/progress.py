@@ -2,7 +2,7 @@
 
 PROBE: where the logs meet is not known; one AppendEntries with entries, repeated without them by each heartbeat.
 REPLICATE: it is known; AppendEntries are pipelined, bounded in number and bytes, ``next_index`` runs ahead of the
-answers. A rejection or a lost link leads back to PROBE (etcd/raft tracker/progress.go has the same two states).
+answers. A rejection leads back to PROBE (etcd/raft tracker/progress.go has the same two states).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Progress:
 
     __slots__ = (
         "_inflight",
+        "_watched",
         "acked_round",
         "admission_round",
         "admit_at",
@@ -45,10 +46,12 @@ class Progress:
         """Index of the next entry to send (Figure 2)."""
         self.pace = Pace.PROBE
         self.probe_sent = False
-        """PROBE only: entries were sent from ``next_index`` and the follower has not said yet whether they fit."""
+        """PROBE only: ``next_index`` was asked about, mostly with entries; the follower has not said if they fit."""
         self._inflight: deque[tuple[Index, int]] = deque()
         """REPLICATE only: (last index, payload bytes) of each AppendEntries with entries that is unanswered."""
         self.inflight_bytes = 0
+        self._watched: Index | None = None
+        """The oldest of them at the last heartbeat."""
         self.heard_at = now
         """When the follower last answered in this term (ms); CheckQuorum counts it (Ongaro §6.2)."""
         self.sent_round = 0
@@ -74,6 +77,13 @@ class Progress:
         self._inflight.append((last_index, payload_bytes))
         self.inflight_bytes += payload_bytes
         self.next_index = Index(last_index + 1)
+
+    def is_overdue(self) -> bool:
+        """Return whether the oldest entries in flight were the oldest at the last call, too; one call a heartbeat."""
+        oldest = self._inflight[0][0] if self._inflight else None
+        is_overdue = oldest is not None and oldest == self._watched
+        self._watched = oldest
+        return is_overdue
 
     def became_matched(self, match_index: Index) -> bool:
         """Note that the follower flushed up to ``match_index``; return whether that is news."""

@@ -2,6 +2,14 @@
 
 The leader sends lazily: ``send_due`` is called once when the step is over and sends each follower what it may have,
 so that several proposals share one AppendEntries and a ReadIndex round rides on entries that leave anyway.
+
+Entries may be large, and take longer to arrive and to be flushed than an election timeout. So what proves leadership
+does not wait for them. While entries are in flight a heartbeat names the last entry that is known to match
+(``prev_log_index`` is ``match_index``, which Figure 2 allows of any AppendEntries). It is accepted whether it comes
+before them or behind them, and links let it pass (server/link_queue.py). It cannot find that the entries are lost. An
+AppendEntries behind them does: its ``prev_log_index`` is the last of them, and no link lets it pass. Its rejection says
+that they did not come. It is sent when a whole heartbeat interval has brought no answer to the oldest of them. So
+entries are not sent again while their first copy is under way.
 """
 
 from __future__ import annotations
@@ -15,10 +23,16 @@ from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, Ins
 from durable_raft.raft.progress import Pace, Progress
 from durable_raft.raft.quorum import majority_value
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Term, make_entry
+from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Index, LogPoint, NodeId, Term, make_entry
 
 _NEVER: Final = -(1 << 62)
 """A time before any."""
+
+PROMPT_BYTES: Final = 256 << 10
+"""Payload bytes in flight behind which nothing waits for long; one piece of a link (wire/pieces.py)."""
+
+APPEND_ENTRIES_MAX: Final = 1024
+"""Entries in one AppendEntries: each costs the follower's loop some microseconds, however small it is."""
 
 # -- leader -----------------------------------------------------------------------------------------------------------
 
@@ -49,7 +63,11 @@ def heartbeat(state: RaftState, now: int) -> None:
         state.observe("heartbeat_withheld", term=state.current_term)
         return
     for peer, progress in state.progress.items():
-        _send_append(state, peer, progress, even_if_empty=True)
+        is_overdue = progress.is_overdue()
+        if progress.inflight_count():
+            _prove(state, peer, progress)
+        if is_overdue or not progress.inflight_count():
+            _send_append(state, peer, progress, even_if_empty=True)
 
 
 def is_send_due(state: RaftState, now: int) -> bool:
@@ -68,7 +86,7 @@ def send_due(state: RaftState, now: int) -> None:
         while _may_send_entries(state, progress):
             _send_append(state, peer, progress, even_if_empty=False)
         if progress.sent_round < state.broadcast_round:
-            _send_append(state, peer, progress, even_if_empty=True)
+            _prove(state, peer, progress)
 
 
 def check_quorum(state: RaftState, now: int) -> None:
@@ -149,29 +167,59 @@ def _may_send_entries(state: RaftState, progress: Progress) -> bool:
 
 
 def _send_append(state: RaftState, peer: NodeId, progress: Progress, *, even_if_empty: bool) -> None:
+    """Send what the window allows of the entries from ``next_index`` on; without any it is a probe of that place."""
     if progress.next_index < state.log.first_index:
         _offer_snapshot(state, peer, progress)
         return
-    log = state.log
-    entries: list[Entry] = []
-    if _may_send_entries(state, progress):
-        entries = log.entries(progress.next_index, Index(log.last.index + 1), state.config.append_bytes_max)
-    if not entries and not even_if_empty:
+    may_send = _may_send_entries(state, progress)
+    if not may_send and not even_if_empty:
         return
-    previous = Index(progress.next_index - 1)
+    entries = _sendable(state, progress) if may_send else []
+    _send(state, peer, progress, Index(progress.next_index - 1), entries)
+    if entries:
+        progress.became_sent(entries[-1].index, sum(len(entry.payload) for entry in entries))
+    elif may_send:
+        progress.probe_sent = True
+    if progress.inflight_bytes <= PROMPT_BYTES:
+        progress.sent_round = state.read_round
+
+
+def _sendable(state: RaftState, progress: Progress) -> list[Entry]:
+    """Return the next entries for a follower that may have some; none when they are too large for a probe."""
+    end = min(state.log.last.index + 1, progress.next_index + APPEND_ENTRIES_MAX)
+    entries = state.log.entries(progress.next_index, Index(end), state.config.append_bytes_max)
+    if progress.pace is Pace.PROBE and sum(len(entry.payload) for entry in entries) > PROMPT_BYTES:
+        # Where the logs meet is not known: they might be refused, and sent again.
+        return []
+    return entries
+
+
+def _prove(state: RaftState, peer: NodeId, progress: Progress) -> None:
+    """Send an AppendEntries that the follower accepts whatever is in flight: it proves leadership, and asks a round."""
+    if progress.next_index < state.log.first_index:
+        _offer_snapshot(state, peer, progress)
+        return
+    place = Index(progress.next_index - 1)
+    if progress.inflight_count():
+        # What the base covers is known here no more, and needs no proof: every log matches at its beginning.
+        place = progress.match_index if progress.match_index >= state.log.base.index else Index(0)
+    _send(state, peer, progress, place, [])
+    progress.sent_round = state.read_round
+
+
+def _send(state: RaftState, peer: NodeId, progress: Progress, place: Index, entries: list[Entry]) -> None:
+    log = state.log
+    previous = LogPoint(place, log.term_at(place), log.chain_at(place)) if place or not log.base.index else ORIGIN
     message = AppendEntries(
         term=state.current_term,
-        prev_log_index=previous,
-        prev_log_term=log.term_at(previous),
-        prev_log_chain=log.chain_at(previous),
+        prev_log_index=previous.index,
+        prev_log_term=previous.term,
+        prev_log_chain=previous.chain,
         entries=tuple(entries),
         leader_commit=log.commit_index,
         read_round=state.read_round,
         admits=admission.admitted_disk(state, peer, progress),
     )
-    progress.sent_round = state.read_round
-    if entries:
-        progress.became_sent(entries[-1].index, sum(len(entry.payload) for entry in entries))
     state.send(peer, message)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.log import LogView, RaftLog
 from durable_raft.raft.messages import Envelope, Message
+from durable_raft.raft.patience import flush_patience_ms
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.ready import Offer, ReadReady, Write
@@ -204,12 +205,14 @@ class RaftState:
             self.observe("timeouts_as_configured", shortest_ms=timeouts.shortest(now), longest_ms=timeouts.longest(now))
 
     def is_disk_stalled(self, now: int) -> bool:
-        """Return whether the oldest unflushed write takes longer than an election timeout, and than flushes do here.
+        """Return whether the oldest unflushed write takes longer than flushes do here, its bytes granted their time.
 
         A node whose disk hangs must neither keep nor win leadership (hashicorp/raft #503, #614).
         """
         submitted_at = self.log.oldest_unflushed_at()
-        return submitted_at is not None and now - submitted_at > self.timeouts.hung_after(now)
+        if submitted_at is None:
+            return False
+        return now - submitted_at > flush_patience_ms(self.timeouts.hung_after(now), self.log.unflushed_bytes)
 
     # -- messages -------------------------------------------------------------------------------------------------
 
