@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from durable_raft.addresses import parse_address
-from durable_raft.kv.batch import decode_batch, encode_batch
+from durable_raft.kv.batch import decode_batch
 from durable_raft.kv.commands import CommandSpec, first_key
+from durable_raft.kv.large_batch import LARGE_BYTES, BatchDecoder
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.replies import ErrorReply
 from durable_raft.kv.slots import key_slot
@@ -101,6 +102,8 @@ class Dispatcher:
         """Proposed in the present term of leadership, not yet applied."""
         self._orphans: dict[Index, Batch] = {}
         """Proposed in a leadership that was lost since; their fate is open."""
+        self._decoding: tuple[Entry, BatchDecoder] | None = None
+        """A large entry that is about to be applied, and how far it is decoded."""
         self._held: deque[Waiting] = deque()
         self._held_bytes = 0
         self._last_proposed = Index(0)
@@ -208,6 +211,9 @@ class Dispatcher:
             self._register(self._free_reads, self._last_proposed if expiring else Index(0))
             self._free_reads = []
         while self._forming and self._may_propose():
+            if not self._forming.encode_slice():
+                self._wake()
+                break
             batch = self._forming.take_oldest()
             if batch.writes:
                 self._propose(batch, now_ms)
@@ -243,7 +249,7 @@ class Dispatcher:
         self._propose(batch, now_ms)
 
     def _propose(self, batch: Batch, now_ms: int) -> None:
-        entry = self._raft.propose(encode_batch(batch.writes), now_ms)
+        entry = self._raft.propose(batch.payload(), now_ms)
         if entry is None:
             for waiting in batch.items:
                 self._route(waiting)
@@ -272,9 +278,32 @@ class Dispatcher:
             for waiting in batch.items:
                 self._answer(waiting)
         elif entry.kind is EntryKind.COMMANDS:
-            commands = decode_batch(entry.payload)
+            commands = self._decoded(entry)
             self.counters.commands += len(commands)
             self._machine.execute_all(commands)
+
+    def prepare(self, entry: Entry) -> bool:
+        """Decode a slice of a large entry that is about to be applied; return whether ``apply`` takes no long time now.
+
+        Raises:
+            UnknownFormatVersion: another version than this build knows.
+            CorruptRecord: the payload is no batch.
+        """
+        if len(entry.payload) < LARGE_BYTES or entry.kind is not EntryKind.COMMANDS:
+            return True
+        for proposed in (self._orphans, self._inflight):
+            batch = proposed.get(entry.index)
+            if batch is not None and batch.term == entry.term:
+                return True
+        if self._decoding is None or self._decoding[0] is not entry:
+            self._decoding = (entry, BatchDecoder(entry.payload))
+        return self._decoding[1].step()
+
+    def _decoded(self, entry: Entry) -> list[list[bytes]]:
+        decoding, self._decoding = self._decoding, None
+        if decoding is not None and decoding[0] is entry:
+            return decoding[1].commands()
+        return decode_batch(entry.payload)
 
     def _take_batch(self, entry: Entry) -> Batch | None:
         """Return this node's batch behind ``entry``, if it is the one; route those whose place another entry took."""

@@ -315,7 +315,7 @@ class Node:
         reach = self._crash_points.reach
         self._note_leadership()
         self.dispatcher.propose_due()
-        may_apply = self.keeper.checkpointer.may_apply
+        may_apply = self.keeper.checkpointer.may_apply and self._is_prepared()
         ready = self.raft.ready(self._now_ms(), may_apply=may_apply)
         if ready.write is not None:
             reach("before_submit")
@@ -346,6 +346,14 @@ class Node:
             self.keeper.consider()
         self._look_ahead(is_more=may_apply and self.raft.has_more())
         self._persist_lone()
+
+    def _is_prepared(self) -> bool:
+        """Return whether the next entry can be applied at once; a large one is decoded in slices before that."""
+        entry = self.raft.log.next_committed()
+        if entry is None or self.dispatcher.prepare(entry):
+            return True
+        self.wake()
+        return False
 
     def _look_ahead(self, *, is_more: bool) -> None:
         """See to it that ``_process`` runs again when there is more to do, now or later."""

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from durable_raft.kv.batch import encode_batch
 from durable_raft.kv.commands import CommandSpec
+from durable_raft.kv.large_batch import LARGE_BYTES, BatchEncoder
 from durable_raft.kv.replies import Reply
 from durable_raft.raft.types import Term
 from durable_raft.wire.resp import encode_replies, encode_reply
@@ -117,6 +119,20 @@ class Batch:
     """Monotonic, seconds."""
     give_up_at: float | None = None
     """After leadership was lost: when to answer "unknown" (monotonic, seconds)."""
+    _encoder: BatchEncoder | None = None
+
+    def encode_slice(self) -> bool:
+        """Bring the payload of a large batch nearer; return whether ``payload`` takes no long time now."""
+        if self.size_bytes < LARGE_BYTES:
+            return True
+        if self._encoder is None:
+            self._encoder = BatchEncoder(self.writes)
+        return self._encoder.step()
+
+    def payload(self) -> bytes:
+        """Return the payload of its entry."""
+        encoder, self._encoder = self._encoder, None
+        return encode_batch(self.writes) if encoder is None else encoder.payload()
 
     def append_run(self, waiting: Waiting) -> None:
         """Take one more run along."""
@@ -143,6 +159,11 @@ class Forming:
             self._batches.append(Batch())
         self._batches[-1].append_run(waiting)
         self.size_bytes += waiting.size_bytes
+
+    def encode_slice(self) -> bool:
+        """Bring the oldest batch nearer to being proposed; return whether it may be."""
+        # Nothing is appended to a batch of this size any more.
+        return self._batches[0].encode_slice()
 
     def take_oldest(self) -> Batch:
         """Return the oldest batch."""

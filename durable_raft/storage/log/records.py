@@ -99,17 +99,21 @@ def pack_entries(entries: Sequence[Entry]) -> tuple[Items, Items]:
         head_proof = extend(0, key + head)
         chain = _U32.pack(entry.chain)
         ident_items.append((key, head + chain + _U32.pack(extend(head_proof, chain))))
-        record = head + _U32.pack(head_proof) + entry.payload
-        if len(record) <= PIECE_BYTES_MAX:
-            log_items.append((LOG_KEY.pack(entry.index, 0), record))
+        start = head + _U32.pack(head_proof)
+        if len(start) + length <= PIECE_BYTES_MAX:
+            log_items.append((LOG_KEY.pack(entry.index, 0), start + entry.payload))
         else:
-            _append_pieces(log_items, entry.index, memoryview(record))
+            _append_pieces(log_items, entry.index, start, entry.payload)
     return ident_items, log_items
 
 
-def _append_pieces(items: Items, index: int, record: memoryview) -> None:
-    for number, start in enumerate(range(0, len(record), PIECE_BYTES_MAX)):
-        items.append((LOG_KEY.pack(index, number), record[start : start + PIECE_BYTES_MAX]))
+def _append_pieces(items: Items, index: int, start: bytes, payload: bytes) -> None:
+    """Append the pieces of a record; nothing of a large payload is copied, which no other thread could interrupt."""
+    first = PIECE_BYTES_MAX - len(start)
+    items.append((LOG_KEY.pack(index, 0), start + payload[:first]))
+    with memoryview(payload) as view:
+        for number, at in enumerate(range(first, len(payload), PIECE_BYTES_MAX), 1):
+            items.append((LOG_KEY.pack(index, number), view[at : at + PIECE_BYTES_MAX]))
 
 
 def piece_count(payload_bytes: int) -> int:

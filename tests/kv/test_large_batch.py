@@ -1,0 +1,125 @@
+"""Large batches in slices: the same bytes and the same commands as at once, and no slice that takes long."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from durable_raft.errors import CorruptRecord, UnknownFormatVersion
+from durable_raft.kv import large_batch
+from durable_raft.kv.batch import decode_batch, encode_batch
+from durable_raft.kv.large_batch import BatchDecoder, BatchEncoder
+from durable_raft.server.process import _keep_freed_memory
+from tests.kv.test_batch import COMMAND_LISTS
+
+MIB = 1 << 20
+
+
+def commands_of(*sizes: int) -> list[list[bytes]]:
+    """Return a SET of a value of each of these sizes."""
+    return [[b"set", b"k%d" % size, b"%08d" % size * (size // 8) + b"x" * (size % 8)] for size in sizes]
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [],
+        commands_of(0, 1, 255, 256, 65_535, 65_536, 65_537),
+        commands_of(10 * MIB),
+        commands_of(4 * MIB, 4 * MIB + 1, 8 * MIB, 3),
+        [[b"mset", *[b"v" * (MIB + 1)] * 20], [b"get", b"x"]],
+        [[b"incr", b"%d" % number] for number in range(70_000)],
+        [[b"x"] * 70_000],
+    ],
+    ids=range(7),
+)
+def test_same_as_at_once(commands: list[list[bytes]]) -> None:
+    """Whoever writes it, every node reads it."""
+    payload = encode_batch(commands)
+    assert BatchEncoder(commands).payload() == payload
+    assert BatchDecoder(payload).commands() == commands
+    encoder, decoder = BatchEncoder(commands), BatchDecoder(payload)
+    while not encoder.step():
+        pass
+    while not decoder.step():
+        pass
+    assert encoder.payload() == payload
+    assert decoder.commands() == commands
+
+
+@pytest.fixture
+def _tiny_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_batch, "SLICE_BYTES", 7)
+    monkeypatch.setattr(large_batch, "SLICE_ARGS", 3)
+
+
+@pytest.mark.usefixtures("_tiny_slices")
+@given(COMMAND_LISTS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_commands_in_any_slices(commands: list[list[bytes]]) -> None:
+    """Wherever a slice ends."""
+    assert BatchEncoder(commands).payload() == encode_batch(commands)
+    assert BatchDecoder(encode_batch(commands)).commands() == commands
+
+
+@pytest.mark.usefixtures("_tiny_slices")
+@given(COMMAND_LISTS, st.integers(0, 10_000), st.binary(max_size=3), st.integers(0, 3))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_is_named_as_at_once(commands: list[list[bytes]], at: int, added: bytes, removed: int) -> None:
+    """What is not a batch raises what ``decode_batch`` raises, or is read as the same commands."""
+    good = encode_batch(commands)
+    at %= len(good)
+    damaged = good[:at] + added + good[at + removed :]
+    expected: object = None
+    with suppress(CorruptRecord, UnknownFormatVersion):
+        expected = decode_batch(damaged)
+    if expected is None:
+        with pytest.raises((CorruptRecord, UnknownFormatVersion)):
+            BatchDecoder(damaged).commands()
+    else:
+        assert BatchDecoder(damaged).commands() == expected
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\x02\x90",
+        b"\x01",
+        b"\x01\xc0",
+        b"\x01" + msgpack.packb([1]),
+        b"\x01" + msgpack.packb([[]]),
+        b"\x01" + msgpack.packb([[b"get", "text"]]),
+        b"\x01" + msgpack.packb([[b"get"]]) + b"x",
+        b"\x01" + msgpack.packb([[b"x" * 5 * MIB]])[:-1],
+    ],
+    ids=range(9),
+)
+def test_what_is_no_batch(payload: bytes) -> None:
+    """The same error as at once, and the same class."""
+    with pytest.raises((CorruptRecord, UnknownFormatVersion)) as at_once:
+        decode_batch(payload)
+    with pytest.raises(type(at_once.value)):
+        BatchDecoder(payload).commands()
+
+
+def test_no_slice_takes_long() -> None:
+    """Of a value of 64 MiB each slice takes a small part, and the value is copied once each way."""
+    # As in a node: else the C library may copy a growing buffer each time.
+    _keep_freed_memory()
+    commands = commands_of(64 * MIB)
+    encoder = BatchEncoder(commands)
+    times: list[list[float]] = [[], []]
+    for stage, step in enumerate((encoder.step, BatchDecoder(encode_batch(commands)).step)):
+        is_done = False
+        while not is_done:
+            started = time.thread_time()
+            is_done = step()
+            times[stage].append(time.thread_time() - started)
+        assert len(times[stage]) >= 16
+        assert max(times[stage]) < sum(times[stage]) / 3
