@@ -253,7 +253,7 @@ def test_walks_reach_what_they_should() -> None:
         "reads lost": 60,
         "truncated_suffix": 20,
         "lost_quorum": 15,
-        "heartbeat_withheld": 15,
+        "heartbeat_withheld": 10,
         "timeouts_raised": 30,
         "random patience": 30,
     }
