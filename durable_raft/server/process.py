@@ -208,6 +208,10 @@ class _Process:
         finally:
             clients.abort()
             self.is_store_free = node.stop()
+            cause = node.last_failure
+            if self._fatal is not None and cause is not None and cause is not self._fatal:
+                # LMDB lets nobody read after a failed write, and a reader may be the first to say so.
+                event(_logger, logging.CRITICAL, "log_writer_failed", error=f"{type(cause).__name__}: {cause}")
             recorder.note("stopped", reason=str(self._fatal or node.last_failure or "signal"))
             recorder.close()
         return self._fatal or node.last_failure
