@@ -180,7 +180,7 @@ def _send_append(state: RaftState, peer: NodeId, progress: Progress, *, even_if_
         progress.became_sent(entries[-1].index, sum(len(entry.payload) for entry in entries))
     elif may_send:
         progress.probe_sent = True
-    if progress.inflight_bytes <= PROMPT_BYTES:
+    if progress.inflight_bytes <= min(PROMPT_BYTES, state.config.append_bytes_max):
         progress.sent_round = state.read_round
 
 

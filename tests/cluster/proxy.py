@@ -31,6 +31,8 @@ class Link:
         self.bytes_forwarded = 0
         self.connections = 0
         """Connections accepted since the start."""
+        self.bytes_per_s = 0
+        """How many bytes pass in a second, about; 0: as many as come."""
         self._open = asyncio.Event()
         """Clear while the link is cut or stalled: nothing is read, nothing connected."""
         self._open.set()
@@ -94,6 +96,8 @@ class Link:
             self.bytes_forwarded += len(data)
             writer.write(data)
             await writer.drain()
+            if self.bytes_per_s:
+                await asyncio.sleep(len(data) / self.bytes_per_s)
 
 
 class ProxyNetwork:
@@ -127,6 +131,12 @@ class ProxyNetwork:
     def resume(self, source: str, target: str) -> None:
         """Deliver what was kept back, late but whole."""
         self._run(self.links[source, target].release())
+
+    def throttle(self, source: str, bytes_per_s: int) -> None:
+        """Let only so many bytes a second pass on each link that ``source`` dials."""
+        for (dialler, _), link in self.links.items():
+            if dialler == source:
+                link.bytes_per_s = bytes_per_s
 
     def partition(self, *groups: Iterable[str]) -> None:
         """Cut every link between nodes of different groups, in both directions."""

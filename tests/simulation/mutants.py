@@ -6,7 +6,23 @@ keeps the rule. A mutant that no seed catches is a hole in the simulation.
 
 from __future__ import annotations
 
-from tests.simulation import mutants_disk, mutants_raft, mutants_service, mutants_state, mutants_wounds
+from tests.simulation import (
+    mutants_disk,
+    mutants_links,
+    mutants_raft,
+    mutants_service,
+    mutants_state,
+    mutants_wounds,
+)
 from tests.simulation.planting import MUTANTS, planted
 
-__all__ = ["MUTANTS", "mutants_disk", "mutants_raft", "mutants_service", "mutants_state", "mutants_wounds", "planted"]
+__all__ = [
+    "MUTANTS",
+    "mutants_disk",
+    "mutants_links",
+    "mutants_raft",
+    "mutants_service",
+    "mutants_state",
+    "mutants_wounds",
+    "planted",
+]

@@ -1,10 +1,14 @@
-"""The network between nodes: delay, loss, duplicates, overtaking, cuts in one or both directions, slow links."""
+"""The network between nodes: delay, loss, duplicates, overtaking, cuts in one or both directions, slow links.
+
+Entries may take their time, as long as they are large; small messages pass them, as server/link_queue.py has it.
+"""
 
 from __future__ import annotations
 
 import random
 from typing import TYPE_CHECKING
 
+from durable_raft.raft.messages import AppendEntries, stands_on
 from durable_raft.raft.types import NodeId
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
 from tests.support.raft_trace import message_words
@@ -16,13 +20,15 @@ if TYPE_CHECKING:
 class Wire:
     """One direction between two nodes."""
 
-    __slots__ = ("factor", "is_cut", "last_arrival")
+    __slots__ = ("bulks", "factor", "is_cut", "last_arrival")
 
     def __init__(self) -> None:
         self.is_cut = False
         self.factor = 1
         """How many times slower than usual."""
         self.last_arrival = 0
+        self.bulks: list[tuple[int, AppendEntries]] = []
+        """(arrival, message) of the entries that others pass; ascending."""
 
 
 class Network:
@@ -62,11 +68,30 @@ class Network:
         if self._reorder and self._random() < self._reorder:
             world.faults["reorder"] += 1
             arrival += int(self._random() * 10 * self._spread)
+        elif self._world.swarm.bulk_delay:
+            arrival = self._in_turn(wire, message, arrival)
         else:
             arrival = max(arrival, wire.last_arrival)
             wire.last_arrival = arrival
         node_uuid = world.sites[source].disk.node_uuid
         world.at(arrival, None, self._arrive, wire, source, node_uuid, target, message)
+
+    def _in_turn(self, wire: Wire, message: NodeMessage, arrival: int) -> int:
+        """Return when ``message`` arrives on a wire on which small messages pass large ones."""
+        world = self._world
+        wire.bulks = [(at, bulk) for at, bulk in wire.bulks if at > world.now]
+        size = sum(len(entry.payload) for entry in message.entries) if isinstance(message, AppendEntries) else 0
+        if size:
+            arrival += size * world.swarm.bulk_delay
+        if size or any(stands_on(message, bulk) for _, bulk in wire.bulks):
+            arrival = max(arrival, wire.last_arrival, *(at for at, _ in wire.bulks))
+            if isinstance(message, AppendEntries):
+                wire.bulks.append((arrival, message))
+            return arrival
+        if wire.bulks:
+            world.counts["entries passed"] += 1
+        wire.last_arrival = max(arrival, wire.last_arrival)
+        return wire.last_arrival
 
     def _arrive(self, wire: Wire, source: NodeId, node_uuid: bytes, target: NodeId, message: NodeMessage) -> None:
         world = self._world

@@ -87,6 +87,9 @@ class Swarm:
     """Share of the commands that go to groups."""
     duration: int
     """How long faults strike."""
+    bulk_delay: int = 0
+    """How much longer an AppendEntries with entries travels for each byte of payload; what does not stand on its
+    entries passes it. 0: entries travel as all else does."""
     faults_weights: tuple[float, ...] = field(default=())
 
     @property
@@ -136,6 +139,8 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         duration=election_min * MS * rng.choice((60, 120)),
         faults_weights=tuple(FAULTS[name] for name in faults),
         checkpoints=_draw_checkpoints(rng),
+        # Drawn last: the seeds of tests stay what they were in all else.
+        bulk_delay=rng.choice((0, 0, heartbeat * 5, heartbeat * 30)),
     )
 
 

@@ -45,6 +45,10 @@ QUICK_MUTANTS = {
     "pipelined_read_overtakes": 135,
     "applied_twice": 66,
     "expiry_by_own_clock": 89,
+    "passed_entries_taken_for_acknowledged": 1,
+    "lost_entries_never_found": 2,
+    "compacted_match_named": 13,
+    "heartbeat_without_round": 1,
 }
 """Planted bug -> a short seed that caught it; ``python -m tests.simulation --mutants`` plays all from seed 1 on."""
 
@@ -66,7 +70,7 @@ def test_every_fault_strikes() -> None:
         world, rule = run_seed(seed)
         assert rule is None, timeline(Failure(seed, rule))
         result.add(world)
-        events = ("entry_healed", "records_rebuilt", "set aside", "disk_replaced", "truncated_suffix")
+        events = ("entry_healed", "records_rebuilt", "set aside", "disk_replaced", "truncated_suffix", "entries passed")
         missing = result.silent_faults() + [event for event in events if not result.counts[event]]
         if not missing and result.elections > 20 and result.answers > 500:
             break
