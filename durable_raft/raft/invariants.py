@@ -189,16 +189,17 @@ class ClusterInvariants:
             self.committed_upto(name, state, before.commit_index)
         return after
 
-    def quorum_kept(self, name: NodeId, state: RaftState, now: int) -> None:
-        """Check a leader that was just about to send heartbeats.
+    def quorum_kept(self, name: NodeId, state: RaftState, now: int, overslept: int = 0) -> None:
+        """Check a leader that was just about to send heartbeats, ``overslept`` ms after they were due.
 
         Ongaro §6.2: a leader steps down if an election timeout elapses without a successful round of heartbeats to a
-        majority of its cluster.
+        majority of its cluster. What it has learned to wait has a bound, and while it did not run it heard nobody.
         """
         if state.role is Role.LEADER and state.progress:
             self.checks += 1
             silence = now - majority_value([*(progress.heard_at for progress in state.progress.values()), now])
-            if silence > state.config.election_timeout_max_ms + state.config.heartbeat_ms:
+            patience = min(state.timeouts.longest(now), state.timeouts.bound)
+            if silence - overslept > patience + state.config.heartbeat_ms:
                 _broken(f"CheckQuorum: {name} still leads after {silence} ms without a majority")
 
     def node_started(self, name: NodeId, held: HardState) -> None:

@@ -51,7 +51,7 @@ class Worst:
 
     def at(self, now: int) -> int:
         """Return what counts at ``now`` (ms)."""
-        return self._value >> (now - self._at) // HALF_LIFE_MS if self._value else 0
+        return self._value >> max(0, now - self._at) // HALF_LIFE_MS if self._value else 0
 
 
 class Timeouts:

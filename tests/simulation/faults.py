@@ -15,6 +15,7 @@ from tests.simulation.disk import LIES
 from tests.simulation.swarm import MS
 
 if TYPE_CHECKING:
+    from tests.simulation.process import Process
     from tests.simulation.world import Site, World
 
 
@@ -104,6 +105,24 @@ class Faults:
             self._struck("pause", site.name)
             process.is_paused = True
             self._world.at(self._later(0.1, 5), None, process.resume)
+
+    def _starved(self) -> None:
+        """Let a node have a processor only now and then, for some time: its timers, messages and flushes come late."""
+        site = self._victim()
+        if site is not None and (process := site.process) is not None and not process.is_paused:
+            self._struck("starved", site.name)
+            self._starve(process, self._later(3, 30))
+
+    def _starve(self, process: Process, until: int) -> None:
+        world = self._world
+        if process.is_alive and not self._is_over and world.now < until:
+            process.is_paused = True
+            world.at(self._later(0.02, 0.8), None, self._feed, process, until)
+
+    def _feed(self, process: Process, until: int) -> None:
+        process.resume()
+        slice_us = int(self._rng.uniform(0, 0.2) * self._world.swarm.heartbeat_ms * MS)
+        self._world.at(self._world.now + slice_us, None, self._starve, process, until)
 
     # -- network --------------------------------------------------------------------------------------------------
 

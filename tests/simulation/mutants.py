@@ -12,6 +12,7 @@ from tests.simulation import (
     mutants_raft,
     mutants_service,
     mutants_state,
+    mutants_timeouts,
     mutants_wounds,
 )
 from tests.simulation.planting import MUTANTS, planted
@@ -23,6 +24,7 @@ __all__ = [
     "mutants_raft",
     "mutants_service",
     "mutants_state",
+    "mutants_timeouts",
     "mutants_wounds",
     "planted",
 ]

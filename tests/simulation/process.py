@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from durable_raft.errors import CorruptRecord, DurableRaftError, InvariantViolation, StorageError
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.raft import invariants
+from durable_raft.raft.timeouts import Timeouts
 from durable_raft.raft.types import Entry, NodeId
 from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.node import Node
@@ -26,10 +27,12 @@ from durable_raft.server.start.recovery import NodeData
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.state.meta import first_meta
 from durable_raft.wire.peer import NodeMessage
+from tests.simulation.campaigns import Campaigns
 from tests.simulation.disk import SimStore
 from tests.simulation.parts import Callback, SimulatedCrash
 from tests.simulation.platform import SimPlatform
 from tests.simulation.state_disk import SimKv, SimStateDirectory
+from tests.support.random_timeouts import RandomTimeouts
 
 if TYPE_CHECKING:
     from tests.simulation.world import Site, World
@@ -119,11 +122,17 @@ class Process:
         self._backlog: deque[tuple[Callback, tuple[Any, ...]]] = deque()
         self.dirty: list[Connection] = []
         self.connections: list[Connection] = []
+        self.campaigns = Campaigns()
+        self.learns = not world.swarm.is_patience_random or world.is_healing
+        """Whether the node waits for as long as it has learned, or for as long as chance says."""
         world.running = self
         self.store = SimStore(site.disk, lambda held: world.rules.hard_state_flushed(site.name, held))
         data = self._recover()
         self.platform = SimPlatform(self)
         self.node = Node(site.config, data, self.platform, self._reply, self._fatal)
+        if not self.learns:
+            state = self.node.raft.state
+            state.timeouts = RandomTimeouts(state.config, self.rng.random())
         self.observed = invariants.observe(self.node.raft.state)
         self._heartbeat_due = self.node.raft.state.heartbeat_due
         self._wrap_apply()
@@ -211,8 +220,9 @@ class Process:
         self._check_no_work_is_left()
         self.observed = self.world.rules.node_changed(self.site.name, state, self.observed)
         if state.heartbeat_due != self._heartbeat_due:
+            rang_at, due = state.heartbeat_due - state.config.heartbeat_ms, self._heartbeat_due
             self._heartbeat_due = state.heartbeat_due
-            self.world.rules.quorum_kept(self.site.name, state, self._heartbeat_due - state.config.heartbeat_ms)
+            self.world.rules.quorum_kept(self.site.name, state, rang_at, max(0, rang_at - due))
 
     def _check_no_work_is_left(self) -> None:
         """A node that rests with no turn to come has done all that its core had for it."""
@@ -247,6 +257,13 @@ class Process:
         backlog, self._backlog = self._backlog, deque()
         for callback, args in backlog:
             self.run(callback, args)
+
+    def learn(self) -> None:
+        """Wait for as long as it learns to, from now on."""
+        if not self.learns:
+            self.learns = True
+            state = self.node.raft.state
+            state.timeouts = Timeouts(state.config)
 
     def connect(self, on_reply: Callable[[bytes], None], on_lost: Callable[[], None]) -> Connection:
         """Accept a client."""

@@ -17,6 +17,7 @@ FAULTS: Final[dict[str, float]] = {
     "crash_at_point": 4.0,
     "power_cut": 0.6,
     "pause": 2.0,
+    "starved": 1.5,
     "partition": 3.0,
     "isolate_leader": 2.0,
     "one_way": 3.0,
@@ -49,6 +50,10 @@ class Swarm:
     heartbeat_ms: int
     election_min_ms: int
     election_max_ms: int
+    bound_ms: int
+    """What election timeouts may grow to."""
+    is_patience_random: bool
+    """Whether nodes wait, while there are faults, for as long as chance says: no rule of safety may depend on it."""
     append_bytes_max: int
     append_inflight_max: int
     append_inflight_bytes_max: int
@@ -102,6 +107,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
     """Draw the choices of ``seed``."""
     heartbeat = rng.choice((20, 50, 50, 100, 250))
     election_min = heartbeat * rng.choice((2, 3, 3, 5))
+    patience = random.Random(f"{seed} patience")
     is_small = rng.random() < 0.6
     faults = tuple(name for name in FAULTS if rng.random() < 0.45)
     groups, group_share = rng.choice(((0, 0.0), (1, 0.2), (2, 0.3), (1, 1.0)))
@@ -111,6 +117,8 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         heartbeat_ms=heartbeat,
         election_min_ms=election_min,
         election_max_ms=election_min * 2,
+        bound_ms=election_min * 2 * patience.choice((1, 2, 7, 7)),
+        is_patience_random=patience.random() < 0.1,
         append_bytes_max=rng.choice((60, 200)) if is_small else 1 << 20,
         append_inflight_max=rng.choice((1, 2, 4)) if is_small else 64,
         append_inflight_bytes_max=rng.choice((100, 400)) if is_small else 16 << 20,

@@ -19,6 +19,7 @@ from durable_raft.kv.machine import Machine
 from durable_raft.raft.invariants import ClusterInvariants
 from durable_raft.raft.types import Entry, EntryKind, Identity, Member, Membership, NodeId, Role
 from durable_raft.server.settings.config import NodeConfig
+from tests.simulation.campaigns import check_calm
 from tests.simulation.clients import Client, FinalReader, Operation
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
@@ -106,6 +107,7 @@ class Site:
             membership=membership,
             election_timeout_min_ms=swarm.election_min_ms,
             election_timeout_max_ms=swarm.election_max_ms,
+            election_timeout_bound_ms=swarm.bound_ms,
             heartbeat_ms=swarm.heartbeat_ms,
             client_hold_ms=swarm.hold_ms,
             append_bytes_max=swarm.append_bytes_max,
@@ -181,11 +183,12 @@ class Site:
 class World:
     """See the module docstring."""
 
-    def __init__(self, seed: int, *, is_traced: bool = False) -> None:
+    def __init__(self, seed: int, *, is_traced: bool = False, swarm: Swarm | None = None) -> None:
+        """Draw what ``seed`` switches on, unless ``swarm`` is given."""
         self.seed = seed
         self._root = random.Random(f"durable_raft simulation {seed}")
         self._salt = self._root.getrandbits(64)
-        self.swarm: Swarm = draw_swarm(seed, random.Random(self.rng_of("swarm")))
+        self.swarm = draw_swarm(seed, random.Random(self.rng_of("swarm"))) if swarm is None else swarm
         self.is_traced = is_traced
         self.trace: list[str] = []
         self.now = 0
@@ -230,6 +233,7 @@ class World:
     def _note_event(self, name: str, fields: Mapping[str, object]) -> None:
         """Count an event that the running node logged."""
         self.counts[name] += 1
+        self.running.campaigns.note(self.running, name)
         if self.is_traced:
             self.say(f"    {self.running.site.name} {event_words(name, fields)}")
 
@@ -311,6 +315,8 @@ class World:
         self._fault_driver.end()
         for site in self.sites.values():
             site.start()
+            if site.process is not None:
+                site.process.learn()
         self._settle("elect and serve", self._serves)
         for client in self.clients:
             client.is_stopping = True
@@ -322,6 +328,7 @@ class World:
         self._settle("heal every disk", lambda: all(site.is_sound for site in self.sites.values()))
         self._settle("agree", self._agrees)
         self._check_states()
+        self._check_timeouts()
         self.judged = judge(each for each in self.history if id(each) not in self._forgotten)
 
     def _settle(self, what: str, holds: Any) -> None:
@@ -362,6 +369,13 @@ class World:
         for site in self.up():
             if site.process and site.process.node.keeper.machine.digest() != expected:
                 raise StatesDiffer(f"{site.name} holds another state than the committed log makes")
+
+    def _check_timeouts(self) -> None:
+        """What the faults have taught is forgotten again, and terms were used as little as the faults allow."""
+        for site in self.up():
+            if site.process is not None:
+                configured = (self.swarm.election_min_ms, self.swarm.election_max_ms)
+                check_calm(site.name, site.process.node.raft.state.timeouts, site.process.node._now_ms(), configured)
 
     def trace_digest(self) -> str:
         """Return a short name of the whole timeline."""
