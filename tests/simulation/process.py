@@ -115,7 +115,7 @@ class Process:
     def __init__(self, world: World, site: Site) -> None:
         self.world = world
         self.site = site
-        self.rng = random.Random(world.rng_of(f"process {site.name} {site.lives}"))
+        self.rng: random.Random = random.Random(world.rng_of(f"process {site.name} {site.lives}"))
         self.is_alive = True
         self.is_paused = False
         self.soon: deque[tuple[Callback, tuple[Any, ...]]] = deque()
@@ -123,7 +123,7 @@ class Process:
         self.dirty: list[Connection] = []
         self.connections: list[Connection] = []
         self.campaigns = Campaigns()
-        self.learns = not world.swarm.is_patience_random or world.is_healing
+        self.learns: bool = not world.swarm.is_patience_random or world.is_healing
         """Whether the node waits for as long as it has learned, or for as long as chance says."""
         world.running = self
         self.store = SimStore(site.disk, lambda held: world.rules.hard_state_flushed(site.name, held))
@@ -133,6 +133,7 @@ class Process:
         if not self.learns:
             state = self.node.raft.state
             state.timeouts = RandomTimeouts(state.config, self.rng.random())
+            world.counts["lives with random patience"] += 1
         self.observed = invariants.observe(self.node.raft.state)
         self._heartbeat_due = self.node.raft.state.heartbeat_due
         self._wrap_apply()
