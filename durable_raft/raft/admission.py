@@ -20,6 +20,9 @@ leader's term after t (a majority of all, and one less than a majority of the ot
 the others); so that leader's term is not lower, and by Leader Completeness (Raft §5.4.3) its log holds that commit. On
 admission the disk adopts the leader's term and takes its vote of that term as given to the leader, so that no forgotten
 vote can be given twice.
+
+A directory that went back in time is admitted in the same way (lives.py). Its later self spoke from the same disk, so
+instead of not hearing that any more, whoever answers its introduction voids what it said (``void``).
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from typing import TYPE_CHECKING, Final
 
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, Introduce, IntroduceResponse
 from durable_raft.raft.progress import Progress
-from durable_raft.raft.types import HardState, Index, KnownDisk, NodeId, Role
+from durable_raft.raft.types import HardState, Index, KnownDisk, Life, NodeId, Role
 
 if TYPE_CHECKING:
     from durable_raft.raft.state import RaftState
@@ -47,24 +50,45 @@ def introduce(state: RaftState, now: int) -> None:
         return
     for peer in state.peers:
         if peer not in state.introduced:
-            state.send(peer, Introduce(state.config.node_uuid))
+            number = state.standing.lives[-1].number if state.standing.lives else 0
+            # After the write: a copy that says so must not forget it (lives.py).
+            state.send_after_write(peer, Introduce(state.config.node_uuid, number, state.config.life))
     _admit_newcomer(state, now)
 
 
 def handle_introduce(state: RaftState, now: int, source: NodeId, message: Introduce) -> None:
     """Know the disk of ``source`` from now on, and say so when that is flushed; one that was replaced is not heard."""
-    if not _know(state, now, source, message.node_uuid):
+    if not know(state, now, source, message.node_uuid):
         return
     known = state.standing.peer(source)
     knew_another = known is not None and bool(known.former)
-    state.send_after_write(source, IntroduceResponse(message.node_uuid, knew_another, state.config.node_uuid))
+    if message.life_nonce and known is not None:
+        # The number never falls: a copy that is admitted goes on behind all that anybody knew (lives.py).
+        number = max(message.life_number, 0 if known.life is None else known.life.number)
+        life = Life(number, message.life_nonce)
+        if known.life != life:
+            state.standing = state.standing.with_peer(replace(known, life=life))
+        void(state, now, source, life.nonce)
+    answer = IntroduceResponse(
+        message.node_uuid, knew_another, state.config.node_uuid, message.life_nonce, _known_number(state, source)
+    )
+    state.send_after_write(source, answer)
+
+
+def _known_number(state: RaftState, source: NodeId) -> int:
+    """Return the number of the latest life that this node knows of the disk of ``source``; 0: of none."""
+    known = state.standing.peer(source)
+    return 0 if known is None or known.life is None else known.life.number
 
 
 def handle_introduce_response(state: RaftState, now: int, source: NodeId, message: IntroduceResponse) -> None:
     """Note that ``source`` knows this disk, and which disk answered."""
-    if message.introduced_uuid != state.config.node_uuid or not _know(state, now, source, message.node_uuid):
+    if message.introduced_uuid != state.config.node_uuid or message.life_nonce != state.config.life:
+        return
+    if not know(state, now, source, message.node_uuid):
         return
     state.introduced[source] = message.knew_another
+    state.doubts.highest_life = max(state.doubts.highest_life, message.life_number)
     _admit_newcomer(state, now)
 
 
@@ -75,24 +99,43 @@ def asks(state: RaftState) -> bool:
 
 def admit(state: RaftState, now: int, leader: NodeId, message: AppendEntries) -> None:
     """Become a voter if the leader says so: its term is ours, and our vote in it counts as given to it."""
-    if message.admits == state.config.node_uuid and asks(state):
+    if message.admits == state.config.node_uuid + state.config.life and asks(state):
         state.hard_state = HardState(state.current_term, leader)
         _become_voter(state, now, "leader")
 
 
 def _admit_newcomer(state: RaftState, now: int) -> None:
-    if asks(state) and not any(state.introduced.values()):
+    if asks(state) and not any(state.introduced.values()) and not state.standing.is_copy:
         _become_voter(state, now, "nobody knew another disk")
 
 
 def _become_voter(state: RaftState, now: int, by: str) -> None:
-    state.standing = replace(state.standing, is_voter=True)
+    standing = state.standing
+    if standing.is_copy and standing.lives:
+        # No life that its later self told anybody may speak against it again.
+        number = max(state.doubts.highest_life, standing.lives[-1].number) + 1
+        standing = replace(standing, lives=(Life(number, state.config.life),))
+    state.standing = replace(standing, is_voter=True, is_copy=False, place=state.config.place)
+    state.doubts.is_resumed = True
     if state.peers:
         state.reset_election_deadline(now)
     state.observe("admitted", term=state.current_term, by=by)
 
 
-def _know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
+def void(state: RaftState, now: int, source: NodeId, nonce: bytes) -> None:
+    """Count nothing that ``source`` promised before the life of its directory that is called ``nonce``: it forgot."""
+    if state.doubts.void_nonces.get(source) == nonce:
+        return
+    state.doubts.void_nonces[source] = nonce
+    state.doubts.void_votes[source] = state.current_term
+    state.votes.pop(source, None)
+    if state.role is Role.LEADER:
+        state.read_round += 1
+        progress = state.progress[source] = Progress(Index(state.log.last.index + 1), now)
+        progress.is_voter, progress.heed_from = False, state.read_round
+
+
+def know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
     """Know ``node_uuid`` as the disk of ``source``; return False when it is one that was replaced."""
     known = state.standing.peer(source)
     if known is None:
@@ -142,8 +185,10 @@ def confirm(state: RaftState, confirmed_round: int) -> None:
 
 
 def admitted_disk(state: RaftState, peer: NodeId, progress: Progress) -> bytes:
-    """Return the uuid of ``peer``'s disk if it is to be a voter from now on, else nothing."""
+    """Return the name of ``peer``'s disk and life if it is to be a voter from now on, else nothing."""
     if progress.is_voter or progress.admit_at is None or progress.match_index < progress.admit_at:
         return b""
     known = state.standing.peer(peer)
-    return b"" if known is None else known.node_uuid
+    if known is None:
+        return b""
+    return known.node_uuid if known.life is None else known.node_uuid + known.life.nonce

@@ -8,9 +8,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Final
 
 from durable_raft.errors import InvariantViolation
-from durable_raft.raft import admission, contradiction, election, healing, reads, replication, snapshots, work_list
+from durable_raft.raft import (
+    admission,
+    contradiction,
+    election,
+    healing,
+    lives,
+    reads,
+    replication,
+    snapshots,
+    work_list,
+)
 from durable_raft.raft.log import LogView, RaftLog
 from durable_raft.raft.messages import (
     AppendEntries,
@@ -22,6 +33,8 @@ from durable_raft.raft.messages import (
     Message,
     RequestVote,
     RequestVoteResponse,
+    Resume,
+    ResumeResponse,
     TermlessMessage,
     TermMessage,
 )
@@ -42,6 +55,9 @@ from durable_raft.raft.types import (
     StoredLog,
     Term,
 )
+
+LATE_PAUSE: Final = 20
+"""Heartbeats after which a node that is a voter tells its life again to a peer that has not answered."""
 
 
 def _observe_nothing(_event: str, /, **_fields: object) -> None:
@@ -83,6 +99,7 @@ class Raft:
                 f"current_term {stored.hard_state.current_term} is below the last entry's term {stored.last.term}"
             )
         self._state = RaftState(config, stored, view, rng, observe, now, applied, has_state=has_state)
+        lives.begin(self._state)
 
     # -- what is known --------------------------------------------------------------------------------------------
 
@@ -147,9 +164,12 @@ class Raft:
             election.election_timeout(state, now)
 
     def _retry(self, now: int) -> None:
-        """Introduce this disk, ask for lost entries and votes; again after a heartbeat's time until that is done."""
+        """Tell this life, introduce this disk, ask for lost entries and votes; again until that is done."""
         state = self._state
-        state.retry_due = now + state.config.heartbeat_ms
+        is_urgent = not state.is_voter or state.log.lost or state.waits_for_votes
+        # A peer that is down is told of this life when its link comes up.
+        state.retry_due = now + state.config.heartbeat_ms * (1 if is_urgent else LATE_PAUSE)
+        lives.resume(state, now)
         admission.introduce(state, now)
         healing.fetch(state)
         if state.waits_for_votes and now < state.election_deadline:
@@ -231,12 +251,22 @@ class Raft:
         """
         before = self._state.standing
         contradiction.remember_committed(self._state)
+        self._state.remember_owed()
         return self._state.standing != before
 
     def waits_for(self) -> tuple[NodeId, ...]:
-        """Return who has not answered yet to the introduction of this node's new disk; nobody once it is a voter."""
+        """Return who has not answered yet to this node's new disk, or to this life of it; nobody once it is a voter."""
         state = self._state
-        return () if state.standing.is_voter else tuple(peer for peer in state.peers if peer not in state.introduced)
+        if state.is_voter:
+            return ()
+        answered = state.doubts.answers if state.standing.is_voter else state.introduced
+        return tuple(peer for peer in state.peers if peer not in answered)
+
+    @property
+    def is_old_copy(self) -> bool:
+        """Whether this directory went back, or may be a copy of one that did, and was not cleared of that yet."""
+        state = self._state
+        return bool(state.peers) and (state.standing.is_copy or not lives.is_in_place(state))
 
     def lose(self, now: int, lost: Sequence[LostEntry]) -> None:
         """Note that the payloads of entries were found rotten on the disk, and have them healed."""
@@ -377,6 +407,10 @@ class Raft:
             admission.handle_introduce(state, now, source, message)
         elif isinstance(message, IntroduceResponse):
             admission.handle_introduce_response(state, now, source, message)
+        elif isinstance(message, Resume):
+            lives.handle_resume(state, now, source, message)
+        elif isinstance(message, ResumeResponse):
+            lives.handle_resume_response(state, now, source, message)
         elif isinstance(message, FetchEntries):
             healing.handle_fetch_entries(state, source, message)
         else:

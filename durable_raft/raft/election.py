@@ -68,6 +68,8 @@ def handle_request_vote(state: RaftState, now: int, source: NodeId, message: Req
 
 def handle_request_vote_response(state: RaftState, now: int, source: NodeId, message: RequestVoteResponse) -> bool:
     """Count an answer to this campaign; return whether it wins the election."""
+    if message.vote_granted and message.term <= state.doubts.void_votes.get(source, -1):
+        return False
     if message.pre_vote:
         expected_term = state.current_term + 1 if message.vote_granted else state.current_term
         counts = state.role is Role.PRE_CANDIDATE and message.term == expected_term

@@ -138,6 +138,7 @@ def _cut_uncommitted(state: RaftState, now: int) -> None:
     first = min(unheld)
     state.observe("lost_entries_cut", from_index=first, term=log.term_at(first), last_log_index=log.last.index)
     log.truncate_from(first)
+    state.note_cut()
     if state.role is not Role.FOLLOWER:
         # Its campaign claimed the longer log.
         state.become_follower(now, state.current_term, None)

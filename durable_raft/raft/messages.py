@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from durable_raft.raft.types import Entry, Index, LogPoint, NodeId, Term
+from durable_raft.raft.types import Entry, Index, Life, LogPoint, NodeId, Term
 
 
 class RequestVote(NamedTuple):
@@ -44,7 +44,7 @@ class AppendEntries(NamedTuple):
     read_round: int
     """Number of the newest ReadIndex round (Ongaro §6.4); the answer repeats it."""
     admits: bytes = b""
-    """The uuid of the follower's disk when the leader admits it as a voter (admission.py); else empty."""
+    """The name of the follower's disk and life when the leader admits it as a voter (admission.py); else empty."""
 
 
 class AppendEntriesResponse(NamedTuple):
@@ -84,6 +84,9 @@ class Introduce(NamedTuple):
     """Tells a peer which disk speaks under this node id (admission.py). No term goes with it: nothing is promised."""
 
     node_uuid: bytes
+    life_number: int = 0
+    life_nonce: bytes = b""
+    """Its life (lives.py); 0 and empty where lives are not counted."""
 
 
 class IntroduceResponse(NamedTuple):
@@ -95,6 +98,40 @@ class IntroduceResponse(NamedTuple):
     """Whether another disk was known under that node id before."""
     node_uuid: bytes
     """The disk that answers."""
+    life_nonce: bytes = b""
+    """The life that introduced itself."""
+    life_number: int = 0
+    """The highest number of a life that the answering node knows of that disk."""
+
+
+class Resume(NamedTuple):
+    """Tells a peer which life of a voter's directory begins, and asks what it promised before (lives.py)."""
+
+    node_uuid: bytes
+    lives: tuple[Life, ...]
+    """Those that the directory can prove, ascending; the last one begins."""
+    is_in_place: bool
+    """Whether the directory is where it last promised something; else it may be a copy."""
+    is_accepted: bool
+    """Whether an operator takes the risk of what it may have forgotten."""
+
+
+class ResumeResponse(NamedTuple):
+    """The answer to ``Resume``, sent once the life is known and that is flushed."""
+
+    nonce: bytes
+    """Of the life that asked."""
+    went_back: bool
+    """Whether the answering node knows of a later life of this directory."""
+    is_in_place: bool
+    """Whether the answering node is a voter whose directory is in its place."""
+    term: Term
+    """The answering node's current term, flushed."""
+    owed_term: Term
+    owed_index: Index
+    """The last entry that the asking node acknowledged to the answering one, as far as that knows; 0 and 0: none."""
+    owed_in: Term
+    """The term in which the answering node led then."""
 
 
 class FetchEntries(NamedTuple):
@@ -121,7 +158,7 @@ class FetchEntriesResponse(NamedTuple):
 TermMessage = RequestVote | RequestVoteResponse | AppendEntries | AppendEntriesResponse | InstallSnapshot
 """What is said in a term."""
 
-TermlessMessage = Introduce | IntroduceResponse | FetchEntries | FetchEntriesResponse
+TermlessMessage = Introduce | IntroduceResponse | Resume | ResumeResponse | FetchEntries | FetchEntriesResponse
 """What is said beside the algorithm: of disks and wounds, in no term."""
 
 Message = TermMessage | TermlessMessage

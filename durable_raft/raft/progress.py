@@ -30,6 +30,7 @@ class Progress:
         "admission_round",
         "admit_at",
         "heard_at",
+        "heed_from",
         "inflight_bytes",
         "is_voter",
         "match_index",
@@ -62,6 +63,8 @@ class Progress:
         """Whether its answers count: False once it says that its disk is not admitted yet (admission.py)."""
         self.admission_round = 0
         """ReadIndex round that proves this leadership to a disk that asks for admission; 0 when none does."""
+        self.heed_from = 0
+        """Answers of earlier ReadIndex rounds do not count: what gave them has forgotten them (admission.py)."""
         self.admit_at: Index | None = None
         """Where the follower's log must match before its disk is admitted; None until the round is confirmed."""
 

@@ -112,6 +112,8 @@ def _majority_heard_at(state: RaftState, now: int) -> int:
 def handle_append_response(state: RaftState, now: int, source: NodeId, message: AppendEntriesResponse) -> None:
     """Note how far a follower's log matches (Figure 2: success) or step back to where it may (rejection)."""
     progress = state.progress[source]
+    if message.read_round < progress.heed_from:
+        return
     if now - progress.heard_at > state.config.heartbeat_ms:
         state.timeouts.majority_answered(now, _majority_heard_at(state, now))
     progress.heard_at = now
@@ -284,6 +286,7 @@ def _append_new(state: RaftState, entries: tuple[Entry, ...]) -> None:
     if entries and entries[0].index <= log.last.index:
         state.observe("truncated_suffix", from_index=entries[0].index, last_log_index=log.last.index)
         log.truncate_from(entries[0].index)
+        state.note_cut()
     for entry in entries:
         log.append(entry)
 

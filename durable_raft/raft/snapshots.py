@@ -63,6 +63,8 @@ def install(state: RaftState, base: Base) -> None:
     if not wants(state, base.point):
         raise InvariantViolation(f"snapshot at {base.point}, but committed is {state.log.commit_index}")
     is_kept = state.log.install(base)
+    if not is_kept:
+        state.note_cut()
     state.is_whole = True
     state.snapshot = base.point
     if state.role is Role.FOLLOWER and state.leader_id is not None:

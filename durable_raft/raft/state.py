@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.log import LogView, RaftLog
-from durable_raft.raft.messages import Envelope, Message
+from durable_raft.raft.messages import Envelope, Message, ResumeResponse
 from durable_raft.raft.patience import flush_patience_ms
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.quorum import majority
@@ -68,9 +69,19 @@ class Contradiction(NamedTuple):
 class Doubts:
     """What speaks against this disk, or against what another disk said, in this life."""
 
-    __slots__ = ("contradiction",)
+    __slots__ = ("answers", "contradiction", "highest_life", "is_resumed", "void_nonces", "void_votes")
 
     def __init__(self) -> None:
+        self.is_resumed = True
+        """Whether enough peers know of this life of the directory, and none objects (lives.py)."""
+        self.answers: dict[NodeId, ResumeResponse] = {}
+        """What each peer knows of this directory, as it said in this life."""
+        self.highest_life = 0
+        """Number of the latest life of this directory that any peer knew when this disk was introduced to it."""
+        self.void_votes: dict[NodeId, Term] = {}
+        """Peers that forgot what they promised: their votes up to this term do not count (admission.py)."""
+        self.void_nonces: dict[NodeId, bytes] = {}
+        """The life of each such peer that said so."""
         self.contradiction: Contradiction | None = None
         """The newest leader that contradicts what is known here to be committed; None once one agrees."""
 
@@ -168,13 +179,19 @@ class RaftState:
     @property
     def is_voter(self) -> bool:
         """Whether this node's promises count."""
-        return self.standing.is_voter
+        return self.standing.is_voter and self.doubts.is_resumed
+
+    @property
+    def has_life_to_tell(self) -> bool:
+        """Whether a peer has not answered to this life of the directory (lives.py)."""
+        is_counted = self.standing.is_voter and bool(self.config.life)
+        return is_counted and len(self.doubts.answers) < len(self.peers)
 
     @property
     def has_retries(self) -> bool:
         """Whether something is to be asked of peers again until they answer."""
         must_introduce = not self.standing.is_voter and (len(self.introduced) < len(self.peers) or not self.peers)
-        return must_introduce or bool(self.log.lost) or self.waits_for_votes
+        return must_introduce or bool(self.log.lost) or self.waits_for_votes or self.has_life_to_tell
 
     def majority(self) -> int:
         """Return how many voters are a majority."""
@@ -276,6 +293,8 @@ class RaftState:
         if term < self.current_term:
             raise InvariantViolation(f"term would fall from {self.current_term} to {term}")
         was = self.role
+        if was is Role.LEADER:
+            self.remember_owed()
         if term > self.current_term:
             self.hard_state = HardState(term, None)
         if was is not Role.FOLLOWER or leader_id != self.leader_id:
@@ -340,6 +359,36 @@ class RaftState:
         self.hard_state = HardState(self.current_term, candidate)
         self.reset_election_deadline(now, is_voting=True)
         self.observe("granted_vote", term=self.current_term, candidate=candidate)
+
+    def spend_vote(self, now: int, term: Term) -> None:
+        """Be in ``term`` at least, and vote no more in it: such a vote may have been given and forgotten (lives.py)."""
+        if term > self.current_term:
+            self.become_follower(now, term, None)
+        if term == self.current_term and self.voted_for is None:
+            self.hard_state = HardState(term, self.config.node_id)
+
+    def owed_by(self, peer: NodeId) -> tuple[Term, Term, Index]:
+        """Return the last entry that ``peer`` acknowledged to this node: the term that this led in, term and index."""
+        known = self.standing.peer(peer)
+        owed = (Term(0), Term(0), Index(0)) if known is None else (known.owed_in, known.owed_term, known.owed_index)
+        progress = self.progress.get(peer)
+        if progress is None or progress.match_index <= self.log.base.index:
+            return owed
+        return max(owed, (self.current_term, self.log.term_at(progress.match_index), progress.match_index))
+
+    def remember_owed(self) -> None:
+        """Have the next write keep what each follower acknowledged."""
+        for peer in self.progress:
+            known = self.standing.peer(peer)
+            if known is not None:
+                led_in, term, index = self.owed_by(peer)
+                owing = replace(known, owed_in=led_in, owed_term=term, owed_index=index)
+                self.standing = self.standing.with_peer(owing) if owing != known else self.standing
+
+    def note_cut(self) -> None:
+        """Have the write that cuts this log say so: what was acknowledged to earlier leaders may be gone (lives.py)."""
+        if self.config.life and self.standing.cut_in != self.current_term:
+            self.standing = replace(self.standing, cut_in=self.current_term)
 
     def _leave_leader(self) -> None:
         if self.role is Role.LEADER:

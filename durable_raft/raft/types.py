@@ -128,6 +128,8 @@ class KnownDisk:
     owed_term: Term = Term(0)
     owed_index: Index = Index(0)
     """Term and index of the last entry that it acknowledged to this node as its leader, as far as that was stored."""
+    owed_in: Term = Term(0)
+    """The term in which this node led then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,8 @@ class Standing:
     """Whether this disk went back to an older state, and was not admitted since (lives.py). Then it is no voter."""
     lives: tuple[Life, ...] = ()
     """The lives that this directory can prove, the present one last."""
+    cut_in: Term = Term(0)
+    """The newest term in which this log was cut for another leader's; what was acknowledged before may be gone."""
     place: bytes = b""
     """Names the file that the log was in when this node last became a voter; empty: not known."""
 
@@ -268,5 +272,11 @@ class RaftConfig:
     """Payload bytes that may be unanswered per follower."""
     node_uuid: bytes = bytes(16)
     """Of this node's disk."""
+    life: bytes = b""
+    """8 random bytes that name this life of the directory (lives.py); empty: lives are not counted."""
+    place: bytes = b""
+    """Names the file that the log is in; empty: not known."""
+    accept_old_copy: bool = False
+    """Whether a directory that went back may vote all the same: what it promised and forgot may be lost."""
     log_cache_bytes_max: int = 32 << 20
     """Payload bytes of flushed, applied entries kept in memory for followers that are slightly behind."""

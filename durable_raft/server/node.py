@@ -49,10 +49,13 @@ HOUSEKEEPING_S = 0.25
 """How often held commands, open fates and the room on the disk are looked at."""
 
 
-def _raft_config(config: NodeConfig, node_uuid: bytes) -> RaftConfig:
+def _raft_config(config: NodeConfig, data: NodeData, life: bytes) -> RaftConfig:
     return RaftConfig(
         node_id=config.node_id,
-        node_uuid=node_uuid,
+        node_uuid=data.log_store.identity.node_uuid,
+        life=life,
+        place=data.place,
+        accept_old_copy=config.accept_old_copy,
         voters=config.membership.ids(),
         election_timeout_min_ms=config.election_timeout_min_ms,
         election_timeout_max_ms=config.election_timeout_max_ms,
@@ -66,13 +69,13 @@ def _raft_config(config: NodeConfig, node_uuid: bytes) -> RaftConfig:
 
 
 def _recovered(
-    config: NodeConfig, data: NodeData, rng: random.Random, now_ms: int, observe: Callable[..., None]
+    config: NodeConfig, data: NodeData, platform: Platform, now_ms: int, observe: Callable[..., None]
 ) -> Raft:
     """Return the core that goes on from what the disk holds."""
     applied = None if data.kv is None else data.kv.checkpoint.applied.point
     has_state = data.kv is not None
-    core_config = _raft_config(config, data.log_store.identity.node_uuid)
-    return Raft(core_config, data.stored, data.log_store, rng, now_ms, observe, applied, has_state=has_state)
+    core_config = _raft_config(config, data, platform.life)
+    return Raft(core_config, data.stored, data.log_store, platform.rng, now_ms, observe, applied, has_state=has_state)
 
 
 @dataclass(slots=True)
@@ -121,7 +124,7 @@ class Node:
         """When each peer last sent a message (monotonic, ms)."""
 
         members, rng = config.membership.voters, platform.rng
-        self.raft = _recovered(config, data, rng, self._now_ms(), self._observe)
+        self.raft = _recovered(config, data, platform, self._now_ms(), self._observe)
         self._writer = platform.log_writer(store, self._flushed_on_thread, self._failed_on_thread)
         self.persister = Persister(self._writer)
         self._workers = (platform.worker("states", self.fail), platform.worker("snapshots", self.fail))

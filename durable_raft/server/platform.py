@@ -8,6 +8,7 @@ opened it.
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -50,6 +51,10 @@ class Platform(Protocol):
         """Every random choice of this life."""
 
     @property
+    def life(self) -> bytes:
+        """8 bytes that no other life of any node has (raft/lives.py); empty: lives are not counted."""
+
+    @property
     def crash_points(self) -> CrashPoints:
         """Named places at which tests kill the node."""
 
@@ -77,6 +82,7 @@ class SystemPlatform:
         self.loop = loop
         self.clock = clock
         self.rng = random.Random(seed)  # noqa: S311 - timeouts and cursors, not secrets
+        self.life = secrets.token_bytes(8)
         self.crash_points = crash_points
         self.recorder = recorder
 

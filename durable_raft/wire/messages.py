@@ -29,6 +29,8 @@ class FrameKind(enum.IntEnum):
     BULK = 15
     """Announces a message that follows in pieces."""
     PIECE = 16
+    RESUME = 17
+    RESUME_RESPONSE = 18
 
 
 class Hello(NamedTuple):

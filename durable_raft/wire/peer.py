@@ -49,8 +49,10 @@ from durable_raft.raft.messages import (
     IntroduceResponse,
     RequestVote,
     RequestVoteResponse,
+    Resume,
+    ResumeResponse,
 )
-from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, Term, chain_crc, entry_crc
+from durable_raft.raft.types import Entry, EntryKind, Index, Life, LogPoint, Term, chain_crc, entry_crc
 from durable_raft.wire.messages import (
     FetchSnapshot,
     FrameKind,
@@ -84,6 +86,8 @@ FLAGS: Final = 0
 HEADER_BYTES: Final = 36
 NUMBER_MAX: Final = 2**63 - 1
 UUID_BYTES: Final = 16
+NONCE_BYTES: Final = 8
+LIVES_MAX: Final = 64
 
 _VERSION_AT: Final = len(MAGIC)
 _HEADER: Final = struct.Struct(">4sBBBB16sII")
@@ -340,7 +344,12 @@ _NUMBERS: Final = _Check(
 _SUMS: Final = _Check(
     "an array of integers in [0, 2^32)", lambda value: type(value) is list and all(map(_SUM.holds, value))
 )
-_DISK: Final = _Check("16 bytes or none", lambda value: type(value) is bytes and len(value) in (0, UUID_BYTES))
+_DISK: Final = _Check(
+    "16 or 24 bytes or none",
+    lambda value: type(value) is bytes and len(value) in (0, UUID_BYTES, UUID_BYTES + NONCE_BYTES),
+)
+_NONCE: Final = _Check("8 bytes", lambda value: type(value) is bytes and len(value) == NONCE_BYTES)
+_LIFE: Final = _Check("8 bytes or none", lambda value: type(value) is bytes and len(value) in (0, NONCE_BYTES))
 _ENTRY_KIND: Final = _Check("an entry kind", lambda value: type(value) is int and value in _ENTRY_KINDS)
 
 _SHAPES: Final[dict[int, _Shape]] = {
@@ -359,8 +368,10 @@ _SHAPES: Final[dict[int, _Shape]] = {
         (_NUMBER, _NUMBER, _SUM, _NUMBER, _NUMBER, _NUMBER, _HASH, _FLAG, _KEY, _KEYS, _KEYS, _NUMBERS, _SUMS, _FLAG),
     ),
     FrameKind.STATE_HASH: _Shape(StateHash, (_NUMBER, _SUM, _NUMBER, _HASH)),
-    FrameKind.INTRODUCE: _Shape(Introduce, (_UUID,)),
-    FrameKind.INTRODUCE_RESPONSE: _Shape(IntroduceResponse, (_UUID, _FLAG, _UUID)),
+    FrameKind.INTRODUCE: _Shape(Introduce, (_UUID, _NUMBER, _LIFE)),
+    FrameKind.INTRODUCE_RESPONSE: _Shape(IntroduceResponse, (_UUID, _FLAG, _UUID, _LIFE, _NUMBER)),
+    FrameKind.RESUME: _Shape(Resume, (_UUID, _ARRAY, _FLAG, _FLAG)),
+    FrameKind.RESUME_RESPONSE: _Shape(ResumeResponse, (_NONCE, _FLAG, _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER)),
     FrameKind.FETCH_ENTRIES: _Shape(FetchEntries, (_ARRAY,)),
     FrameKind.FETCH_ENTRIES_RESPONSE: _Shape(FetchEntriesResponse, (_NUMBER, _ARRAY, _ARRAY, _ARRAY, _ARRAY)),
 }
@@ -394,6 +405,8 @@ def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMess
     _check_fields(message.__name__, message._fields, checks, fields)
     if message is AppendEntries:
         fields[_ENTRIES_AT] = _decode_entries(*fields[: _ENTRIES_AT + 1])
+    elif message is Resume:
+        fields[1] = _decode_lives(fields[1])
     elif message is FetchEntries:
         fields = [tuple(_decode_point(row) for row in fields[0])]
     elif message is FetchEntriesResponse:
@@ -447,6 +460,14 @@ def _decode_entries(term: int, prev_index: int, prev_term: int, chain: int, rows
         prev_term = entry_term
         entries.append(Entry(Index(index), entry_term, _ENTRY_KINDS[kind], timestamp_ms, payload, crc=crc, chain=chain))
     return tuple(entries)
+
+
+def _decode_lives(rows: list[Any]) -> tuple[Life, ...]:
+    if not 1 <= len(rows) <= LIVES_MAX:
+        raise DamagedFrame(f"Resume: {len(rows)} lives, expected 1 to {LIVES_MAX}")
+    for row in rows:
+        _check_fields("life", Life._fields, (_NUMBER, _NONCE), row)
+    return tuple(Life(*row) for row in rows)
 
 
 def _decode_point(row: object) -> LogPoint:

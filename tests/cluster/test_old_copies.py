@@ -106,3 +106,75 @@ def test_two_old_copies_outvote_the_third_which_cuts_nothing(cluster_of: Cluster
         cluster.kill9(third)
     assert "event=contradicts_committed" in cluster.log(third)
     assert "truncated_suffix" not in cluster.log(third)
+
+
+def behind_a_copy(cluster: Cluster) -> tuple[str, str, str]:
+    """Have 49 writes acknowledged by two nodes of three, one of which has a copy of before; stop that one.
+
+    Returns:
+        The leader, the node with the copy ``copy``, and the node that was away.
+    """
+    write(cluster, 20)
+    leader = cluster.leader()
+    forgetful, away = cluster.followers()
+    cluster.wait_converged()
+    shutil.copytree(cluster.nodes[forgetful].directory, cluster.directory / "copy")
+    cluster.kill9(away)
+    client = cluster.client(leader)
+    for number in range(49):
+        client.set(f"acknowledged:{number}", number)
+    cluster.stop(forgetful)
+    return leader, forgetful, away
+
+
+def test_an_old_copy_and_a_node_that_was_away_elect_nobody(cluster_of: ClusterFactory) -> None:
+    """They are a majority, and both lack 49 acknowledged writes; with the third node back, nothing is lost."""
+    cluster = cluster_of(3)
+    leader, forgetful, away = behind_a_copy(cluster)
+    cluster.stop(leader)
+    directory = cluster.nodes[forgetful].directory
+    shutil.rmtree(directory)
+    shutil.copytree(cluster.directory / "copy", directory)
+    cluster.start(forgetful)
+    cluster.start(away)
+    cluster.wait(lambda: alarms(cluster, forgetful) == "old_copy", "the copy to say so")
+    cluster.wait(
+        lambda: "event=not_a_voter_yet" in cluster.log(forgetful).rpartition("event=started")[2], "its warning"
+    )
+    assert all(info["raft_leader_id"] == "" for info in cluster.infos().values())
+    cluster.start(leader)
+    client = cluster.client(cluster.wait_ready())
+    assert client.mget([f"acknowledged:{number}" for number in range(49)]) == [str(n).encode() for n in range(49)]
+    cluster.wait(lambda: alarms(cluster, forgetful) == "", "the alarm to end")
+    assert "event=went_back" in cluster.log(forgetful)
+
+
+def test_a_volume_that_was_rolled_back_is_known_by_who_was_its_leader(cluster_of: ClusterFactory) -> None:
+    """Nothing in the directory and its place tells: what the leader remembers does."""
+    cluster = cluster_of(3)
+    _, forgetful, away = behind_a_copy(cluster)
+    put_back(cluster.directory / "copy", cluster.nodes[forgetful].directory)
+    cluster.start(forgetful)
+    cluster.wait(lambda: "event=went_back" in cluster.log(forgetful), "the copy to learn what it is")
+    assert "it acknowledged" in cluster.log(forgetful)
+    assert alarms(cluster, forgetful) == "old_copy"
+    cluster.start(away)
+    client = cluster.client(cluster.wait_ready())
+    assert client.get("acknowledged:48") == b"48"
+    cluster.wait(lambda: alarms(cluster, forgetful) == "", "its admission")
+
+
+def test_a_cluster_whose_directories_were_all_moved_works(cluster_of: ClusterFactory) -> None:
+    """Copied to other files, as to other machines: once all have answered, all vote again."""
+    cluster = cluster_of(3)
+    write(cluster, 20)
+    stop_all(cluster)
+    for node_id in cluster.node_ids:
+        directory = cluster.nodes[node_id].directory
+        shutil.copytree(directory, directory.with_name("moved"))
+        shutil.rmtree(directory)
+        directory.with_name("moved").rename(directory)
+    for node_id in cluster.node_ids:
+        cluster.start(node_id)
+    write(cluster, 20)
+    assert all(info["raft_alarms"] == "" for info in cluster.infos().values())

@@ -202,6 +202,7 @@ def test_every_setting_is_a_line_of_the_file(tmp_path: Path) -> None:
         "log_level": "'error'",
         "allow_network_fs": "true",
         "accept_new_addresses": "false",
+        "accept_old_copy": "false",
     }
     for setting in SETTINGS:
         values.setdefault(setting.name, str(setting.default))

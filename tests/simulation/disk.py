@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -103,6 +104,24 @@ class Promised:
         return index <= self.last_index and self.chains[index - self.base.index - 1] == chain
 
 
+class Image(NamedTuple):
+    """All that a disk held at one moment."""
+
+    durable: Tables
+    record_counts: tuple[int, int]
+    promised: Promised
+    kv: StateDisk
+    node_uuid: bytes
+
+    @property
+    def standing(self) -> Standing:
+        """What the directory says of itself and of others; nothing when that is damaged."""
+        try:
+            return choose_meta(self.durable[META].get(META_KEY), self.durable[META_COPY].get(META_KEY))[0].standing
+        except WoundedLog:
+            return Standing()
+
+
 class Disk:
     """One node's disk; it outlives the node's lives."""
 
@@ -125,6 +144,8 @@ class Disk:
     def _format(self, identity: Identity, membership: Membership) -> None:
         """Begin with nothing on the disk."""
         self.node_uuid = identity.node_uuid
+        self.place = self.rng.randbytes(8)
+        """Which file the log is in; a copy has another."""
         self.promised = Promised()
         self.kv = StateDisk.empty(identity, membership)
         self.durable: Tables = {META: {}, META_COPY: {}, IDENT: {}, LOG: {}}
@@ -142,6 +163,20 @@ class Disk:
         self.former.append(self.promised)
         self.fails = self.pending_lie = self.lie = None
         self._format(replace(identity, node_uuid=self.rng.randbytes(16)), membership)
+
+    def image(self) -> Image:
+        """Return a copy of all that is durable."""
+        held = (self.durable, self.record_counts, self.promised, self.kv, self.node_uuid)
+        return Image(*deepcopy(held))
+
+    def put_back(self, image: Image, *, is_copied: bool) -> None:
+        """Hold again what ``image`` does: ``is_copied`` to other files, else underneath the same ones."""
+        self.former.append(self.promised)
+        self.fails = self.pending_lie = self.lie = None
+        self.durable, self.record_counts, self.promised, self.kv, _ = deepcopy(image)
+        if is_copied:
+            self.place = self.rng.randbytes(8)
+        self.power_cut()
 
     def write(self, changes: Sequence[Change]) -> None:
         """Change the page cache."""

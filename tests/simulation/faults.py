@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from durable_raft.raft.quorum import majority
 from durable_raft.server.crash_points import CRASH_POINTS
 from durable_raft.storage.log.records import LOG
-from tests.simulation.disk import LIES
+from tests.simulation.disk import LIES, Image
 from tests.simulation.swarm import MS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.simulation.process import Process
     from tests.simulation.world import Site, World
 
@@ -190,16 +192,26 @@ class Faults:
 
     def _next_liar(self) -> Site | None:
         """Return a sound site that may be damaged while all others but a minority are sound."""
-        self._forget_healed()
-        if self._rotten:
-            return None
-        damaged = [site for site, _ in self._liars]
-        candidates = [site for site in self._world.sites.values() if site.is_sound and site not in damaged]
-        if len(damaged) >= len(self._world.names) - majority(len(self._world.names)) or not candidates:
+        candidates = [site for site in self._world.sites.values() if self._may_be_damaged(site)]
+        if not candidates:
             return None
         site = self._rng.choice(candidates)
         self._liars.append((site, site.lives))
         return site
+
+    def _may_be_damaged(self, site: Site) -> bool:
+        """Return whether ``site`` is sound, and all others but a minority are."""
+        self._forget_healed()
+        damaged = [site for site, _ in self._liars]
+        is_minority = len(damaged) < len(self._world.names) - majority(len(self._world.names))
+        return not self._rotten and is_minority and site.is_sound and site not in damaged
+
+    def _may_lie(self, site: Site) -> bool:
+        """Note that ``site`` is damaged now, if it may be."""
+        if self._is_over or not self._may_be_damaged(site):
+            return False
+        self._liars.append((site, site.lives))
+        return True
 
     def _forget_healed(self) -> None:
         """Forget the damage that is healed: a life that began after it found nothing, or what it found is mended."""
@@ -236,6 +248,39 @@ class Faults:
             self._struck("disk_wiped", site.name)
             site.crashed("loses its disk")
             site.wipe()
+
+    def _old_copy(self) -> None:
+        """Copy a sound node's directory; later put the copy in its place."""
+        self._take_image(self._put_copy_back)
+
+    def _volume_back(self) -> None:
+        """Roll a node's volume back, once all others know a later life of its directory."""
+        self._take_image(self._roll_back)
+
+    def _take_image(self, put_back: Callable[[Site, Image], None]) -> None:
+        site = self._victim()
+        if site is not None and site.is_sound and site.disk.lie is None and len(self._world.names) > 1:
+            self._world.at(self._later(0.5, 12), None, put_back, site, site.disk.image())
+
+    def _put_copy_back(self, site: Site, image: Image) -> None:
+        if site.disk.node_uuid == image.node_uuid and self._may_lie(site):
+            self._struck("old_copy", site.name)
+            site.crashed("comes back as an old copy")
+            site.went_back(image, is_copied=True)
+
+    def _roll_back(self, site: Site, image: Image) -> None:
+        """Roll back if everybody will know it; else after its next life."""
+        if self._is_over or site.disk.node_uuid != image.node_uuid:
+            return
+        others = [other for other in self._world.sites.values() if other is not site]
+        known = [other.disk.image().standing.peer(site.name) for other in others]
+        lives = image.standing.lives
+        if not lives or not all(peer and peer.life and peer.life.number > lives[-1].number for peer in known):
+            self._world.at(self._later(0.5, 3), None, self._roll_back, site, image)
+        elif self._may_lie(site):
+            self._struck("volume_back", site.name)
+            site.crashed("its volume is rolled back")
+            site.went_back(image, is_copied=False)
 
     def _state_lost(self) -> None:
         """Take a node's state from its disk; the log stays. Nobody can give one in a cluster of one."""

@@ -7,6 +7,7 @@ keeps the rule. A mutant that no seed catches is a hole in the simulation.
 from __future__ import annotations
 
 from tests.simulation import (
+    mutants_copies,
     mutants_disk,
     mutants_links,
     mutants_raft,
@@ -19,6 +20,7 @@ from tests.simulation.planting import MUTANTS, planted
 
 __all__ = [
     "MUTANTS",
+    "mutants_copies",
     "mutants_disk",
     "mutants_links",
     "mutants_raft",

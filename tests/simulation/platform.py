@@ -92,6 +92,7 @@ class SimPlatform:
         self.clock: Clock = process.site.clock
         self.loop = SimLoop(process)
         self.rng = random.Random(process.rng.getrandbits(32))
+        self.life = self.rng.randbytes(8)
         self.crash_points = SimCrashPoints()
         self.recorder = SimRecorder()
         self.writer: SimLogWriter

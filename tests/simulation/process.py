@@ -150,9 +150,9 @@ class Process:
             disk.kv.meta, disk.kv.state = first_meta(self.store.identity, self.store.membership), {}
         states = SimStateDirectory(disk)
         if disk.kv.meta is None:
-            return NodeData(store, stored, states, None)
+            return NodeData(store, stored, states, None, disk.place)
         kv = SimKv(disk)
-        return NodeData(store, recovery.fit(NOWHERE, store, stored, kv), states, kv)
+        return NodeData(store, recovery.fit(NOWHERE, store, stored, kv), states, kv, disk.place)
 
     def _check_start(self) -> None:
         """What a node starts with is what its disk had flushed: no less, and nothing that is damaged unseen."""

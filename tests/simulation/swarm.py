@@ -34,6 +34,8 @@ FAULTS: Final[dict[str, float]] = {
     "misdirected_write": 0.3,
     "state_lost": 0.5,
     "disk_wiped": 1.2,
+    "old_copy": 1.2,
+    "volume_back": 1.2,
 }
 """Faults that strike at moments of their own, and how often relative to each other."""
 

@@ -21,7 +21,7 @@ from durable_raft.raft.types import Entry, EntryKind, Identity, Member, Membersh
 from durable_raft.server.settings.config import NodeConfig
 from tests.simulation.campaigns import check_calm
 from tests.simulation.clients import Client, FinalReader, Operation
-from tests.simulation.disk import Disk
+from tests.simulation.disk import Disk, Image
 from tests.simulation.faults import Faults
 from tests.simulation.judgement import Judged, judge
 from tests.simulation.log_events import told_to
@@ -151,6 +151,11 @@ class Site:
     def wipe(self) -> None:
         """Put an empty disk in the place of this node's."""
         self.disk.replace(self.identity, self.config.membership)
+        self.world.rules.disk_replaced(self.name)
+
+    def went_back(self, image: Image, *, is_copied: bool) -> None:
+        """Have the disk hold again what it held once."""
+        self.disk.put_back(image, is_copied=is_copied)
         self.world.rules.disk_replaced(self.name)
 
     @property

@@ -254,6 +254,7 @@ class Desk:
         self.clock = self
         self.loop = _Loop(self)
         self.rng = random.Random(7)
+        self.life = b""
         self.crash_points = CrashPoints()
         self.recorder = _Recorder()
         self.unreachable: set[NodeId] = set()

@@ -370,6 +370,10 @@ class Cluster:
             if self.keeps_trace:
                 self.say(f"    {node.name} {event_words(event, fields)}")
 
+        if node.disk.place:
+            node.disk.starts += 1
+            life = f"{node.disk.place[:4].decode()}{node.disk.starts:4}".encode()
+            node.config = replace(node.config, life=life, place=node.disk.place)
         stored = node.disk.load()
         rng = random.Random(f"{self.seed} {node.name} {self.now}")
         node.raft = Raft(node.config, stored, node.disk, rng, self.now, observe)

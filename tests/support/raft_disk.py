@@ -54,9 +54,13 @@ class Disk:
         vote: str | None = None,
         node_uuid: bytes = bytes(16),
         is_voter: bool = True,
+        place: bytes = b"",
     ) -> None:
         self.node_uuid = node_uuid
         """Tells this disk from another under the same node id."""
+        self.place = place
+        """Which file it is in; empty: its lives are not counted."""
+        self.starts = 0
         self._entries: list[Entry] = list(entries_of(terms))
         self.base: LogPoint = ORIGIN
         last_term = self._entries[-1].term if self._entries else 0

@@ -18,6 +18,8 @@ from durable_raft.raft.messages import (
     Message,
     RequestVote,
     RequestVoteResponse,
+    Resume,
+    ResumeResponse,
 )
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Entry, LogPoint, Standing
@@ -81,6 +83,11 @@ def message_words(message: Message) -> str:
     if isinstance(message, IntroduceResponse):
         before = "another disk" if message.knew_another else "no other disk"
         return f"I know {disk_words(message.introduced_uuid)} now, and knew {before} of yours before"
+    if isinstance(message, Resume):
+        return f"I begin life {message.lives[-1].number}{'' if message.is_in_place else ', not in my place'}"
+    if isinstance(message, ResumeResponse):
+        known = "I know a later life of yours" if message.went_back else "I know that life of yours now"
+        return f"{known}, you acknowledged {message.owed_index}/t{message.owed_term}, term {message.term}"
     if isinstance(message, FetchEntries):
         return f"please give me {points_words(message.wanted)}"
     return _fetch_response_words(message)

@@ -15,8 +15,10 @@ from durable_raft.raft.messages import (
     IntroduceResponse,
     RequestVote,
     RequestVoteResponse,
+    Resume,
+    ResumeResponse,
 )
-from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Term, make_entry
+from durable_raft.raft.types import Entry, EntryKind, Index, Life, LogPoint, NodeId, Term, make_entry
 from durable_raft.wire.peer import FetchSnapshot, Hello, HelloReply, PeerMessage, SnapshotChunk, StateHash
 
 CLUSTER = bytes(range(16))
@@ -67,8 +69,10 @@ EXAMPLES: dict[str, PeerMessage] = {
     "fetch_snapshot": FetchSnapshot(Index(300), True, b"key\x00", Index(7)),
     "snapshot_chunk": chunk_of([make_record(b"", b"v"), make_record(b"k", b"\x00", 1_700_000_000_000)], [b"", b"k"]),
     "state_hash": StateHash(Index(4096), 0x01020304, 5, 2**64 - 1),
-    "introduce": Introduce(b"u" * 16),
-    "introduce_response": IntroduceResponse(b"u" * 16, True, b"v" * 16),
+    "introduce": Introduce(b"u" * 16, 3, b"nonce 3!"),
+    "introduce_response": IntroduceResponse(b"u" * 16, True, b"v" * 16, b"nonce 3!", 4),
+    "resume": Resume(b"u" * 16, (Life(2, b"nonce 2!"), Life(3, b"nonce 3!")), True, False),
+    "resume_response": ResumeResponse(b"nonce 3!", True, False, Term(7), Term(6), Index(300), Term(7)),
     "fetch_entries": FetchEntries((PREVIOUS, LogPoint(Index(300), Term(6), 2**32 - 1))),
     "fetch_entries_response": FetchEntriesResponse(
         Term(7),
@@ -83,6 +87,8 @@ NUMBERS = st.integers(0, NUMBER_MAX) | st.integers(0, 300)
 SUMS = st.integers(0, 2**32 - 1)
 NAMES = st.text(min_size=1, max_size=12).map(NodeId)
 UUIDS = st.binary(min_size=16, max_size=16)
+NONCES = st.binary(min_size=8, max_size=8)
+LIVES = st.lists(st.builds(Life, NUMBERS, NONCES), min_size=1, max_size=20).map(tuple)
 
 
 @st.composite
@@ -139,8 +145,10 @@ MESSAGES: st.SearchStrategy[PeerMessage] = st.one_of(
     st.builds(FetchSnapshot, NUMBERS, st.booleans(), st.binary(max_size=9), NUMBERS),
     any_chunk(),
     st.builds(StateHash, NUMBERS, SUMS, NUMBERS, HASHES),
-    st.builds(Introduce, UUIDS),
-    st.builds(IntroduceResponse, UUIDS, st.booleans(), UUIDS),
+    st.builds(Introduce, UUIDS, NUMBERS, NONCES | st.just(b"")),
+    st.builds(IntroduceResponse, UUIDS, st.booleans(), UUIDS, NONCES | st.just(b""), NUMBERS),
+    st.builds(Resume, UUIDS, LIVES, st.booleans(), st.booleans()),
+    st.builds(ResumeResponse, NONCES, st.booleans(), st.booleans(), NUMBERS, NUMBERS, NUMBERS, NUMBERS),
     st.builds(FetchEntries, st.lists(POINTS, max_size=4).map(tuple)),
     st.builds(
         FetchEntriesResponse,

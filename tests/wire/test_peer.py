@@ -71,11 +71,19 @@ GOLDEN = {
         "4452706604010a00000102030405060708090a0b0c0d0e0f000000137e7c0de31a6b992d94cd1000ce0102030405cfffffffffffffffff"
     ),
     "introduce": (
-        "4452706604010b00000102030405060708090a0b0c0d0e0f00000013f62f65288944e19a91c41075757575757575757575757575757575"
+        "4452706604010b00000102030405060708090a0b0c0d0e0f0000001e358d0589fae3e90f93c4107575757575757575757575757575"
+        "757503c4086e6f6e6365203321"
     ),
     "introduce_response": (
-        "4452706604010c00000102030405060708090a0b0c0d0e0f000000268ea0244b3fd5f29293c4107575757575757575757575757575"
-        "7575c3c41076767676767676767676767676767676"
+        "4452706604010c00000102030405060708090a0b0c0d0e0f000000314c0ee4affd1d6f2195c4107575757575757575757575757575"
+        "7575c3c41076767676767676767676767676767676c4086e6f6e636520332104"
+    ),
+    "resume": (
+        "4452706604011100000102030405060708090a0b0c0d0e0f0000002e6037d6ec5e07c41194c4107575757575757575757575757575"
+        "7575929202c4086e6f6e63652032219203c4086e6f6e6365203321c3c2"
+    ),
+    "resume_response": (
+        "4452706604011200000102030405060708090a0b0c0d0e0f0000001376d68fae6a0f7ab797c4086e6f6e6365203321c3c20706cd012c07"
     ),
     "fetch_entries": (
         "4452706604010d00000102030405060708090a0b0c0d0e0f000000141fc34c470c963d2b9192930603ce0102030493cd012c06ceff"
@@ -126,9 +134,9 @@ def test_numbers_of_kinds_never_change() -> None:
     """The numbers are what is sent."""
     names = "HELLO HELLO_REPLY REQUEST_VOTE REQUEST_VOTE_RESPONSE APPEND_ENTRIES APPEND_ENTRIES_RESPONSE"
     names += " INSTALL_SNAPSHOT FETCH_SNAPSHOT SNAPSHOT_CHUNK STATE_HASH"
-    names += " INTRODUCE INTRODUCE_RESPONSE FETCH_ENTRIES FETCH_ENTRIES_RESPONSE BULK PIECE"
+    names += " INTRODUCE INTRODUCE_RESPONSE FETCH_ENTRIES FETCH_ENTRIES_RESPONSE BULK PIECE RESUME RESUME_RESPONSE"
     assert [kind.name for kind in sorted(FrameKind)] == names.split()
-    assert sorted(FrameKind) == list(range(1, 17))
+    assert sorted(FrameKind) == list(range(1, 19))
 
 
 @pytest.mark.parametrize("field", ["keys", "values", "deadlines_ms", "checksums"])
@@ -249,8 +257,8 @@ def test_error_is_final() -> None:
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (frame(0, b"\x90"), "frame kind 0, known 1..16"),
-        (frame(17, b"\x90"), "frame kind 17, known 1..16"),
+        (frame(0, b"\x90"), "frame kind 0, known 1..18"),
+        (frame(19, b"\x90"), "frame kind 19, known 1..18"),
         (frame(4, b"\x93\x07\xc3\xc2", flags=1), "flags 0x01, known 0x00"),
         (frame(4, b""), "RequestVoteResponse: the body is no msgpack"),
         (frame(4, b"\x93\x07\xc3"), "RequestVoteResponse: the body is no msgpack"),

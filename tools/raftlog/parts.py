@@ -176,6 +176,9 @@ def _check_raft(directory: Path, part: Part) -> Part:
     part.facts |= {"node_id": meta.identity.node_id, "cluster_id": meta.identity.cluster_id.hex()}
     part.facts |= {"current_term": meta.hard_state.current_term, "voted_for": meta.hard_state.voted_for}
     part.facts |= {"base_index": base.index, "base_term": base.term, "is_voter": meta.standing.is_voter}
+    standing = meta.standing
+    part.facts |= {"is_copy": standing.is_copy, "committed_index": standing.committed.index}
+    part.facts |= {"life": standing.lives[-1].number if standing.lives else 0}
     if not entries and base.index:
         part.line += f" behind {base.index}"
     return part

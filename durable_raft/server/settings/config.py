@@ -182,6 +182,12 @@ class NodeConfig:
         "",
         "Let the addresses in --cluster replace those the directory knows; the ids stay",
     )
+    accept_old_copy: bool = _tunable(
+        False,
+        parse_switch,
+        "",
+        "Let a directory vote that is an old copy: what it has forgotten may be lost, though it was acknowledged",
+    )
 
     def __post_init__(self) -> None:
         _check(self)

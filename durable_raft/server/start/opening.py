@@ -21,6 +21,7 @@ from durable_raft.server.settings.config import NodeConfig, derive_cluster_id
 from durable_raft.server.start.recovery import NodeData, open_state, set_state_aside
 from durable_raft.storage.directory import KV, DirectoryLock, holds_environment, set_directory_aside
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.place import place_of
 from durable_raft.storage.soundness import (
     StateCheck,
     is_quickly_read,
@@ -57,6 +58,7 @@ def open_node(config: NodeConfig) -> NodeData:
             check.close()
         raise
     data.check = check
+    data.place = place_of(data.log_store.path)
     return data
 
 

@@ -43,6 +43,8 @@ class NodeData:
     """Where the state is, and where a snapshot comes in."""
     kv: StateStore | None
     """None: the state is lost, and a snapshot is needed."""
+    place: bytes = b""
+    """Names the file that the log is in, so that a copy of the directory is told from it; empty: not known."""
     check: StateCheck | None = None
     """Reads the state wholly while the node works with it; None when that was done before."""
 

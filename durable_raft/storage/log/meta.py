@@ -7,9 +7,10 @@
     | has_vote u8 | voted_for text | node_id text
     | voters u16 | per voter: node_id text, client_address text, peer_address text
     | is_voter u8 | peers u16 | per peer: node_id text, node_uuid 16 bytes, former u16, as many times 16 bytes
-    | is_copy u8 | committed index u64 | committed term u64 | committed chain u32 | place text
+    | is_copy u8 | committed index u64 | committed term u64 | committed chain u32 | cut_in u64 | place text
     | lives u16 | per life: number u64, nonce 8 bytes
-    | per peer, in the same order: life number u64, life nonce 8 bytes, owed term u64, owed index u64
+    | per peer, in the same order: life number u64, life nonce 8 bytes, owed term u64, owed index u64,
+      owed in term u64
     | proof u32
 
 Version 1 ends after the voters: a node that is a voter and has not been told of any disk. Version 2 ends after the
@@ -52,7 +53,8 @@ _U8: Final = struct.Struct(">B")
 _U16: Final = struct.Struct(">H")
 _POINT: Final = struct.Struct(">QQI")
 _LIFE: Final = struct.Struct(">Q8s")
-_PEER: Final = struct.Struct(">Q8sQQ")
+_PEER: Final = struct.Struct(">Q8sQQQ")
+_U64: Final = struct.Struct(">Q")
 _NO_NONCE: Final = bytes(8)
 
 
@@ -122,12 +124,13 @@ def _pack_standing(standing: Standing) -> bytes:
     parts += (
         _U8.pack(standing.is_copy),
         _POINT.pack(point.index, point.term, point.chain),
+        _U64.pack(standing.cut_in),
         pack_text(standing.place.hex()),
     )
     parts += (_U16.pack(len(standing.lives)), *(_LIFE.pack(*life) for life in standing.lives))
     for peer in standing.peers:
         number, nonce = peer.life or (0, _NO_NONCE)
-        parts.append(_PEER.pack(number, nonce, peer.owed_term, peer.owed_index))
+        parts.append(_PEER.pack(number, nonce, peer.owed_term, peer.owed_index, peer.owed_in))
     return b"".join(parts)
 
 
@@ -148,16 +151,16 @@ def _with_memory(reader: ProvenReader, standing: Standing) -> Standing:
     is_copy = reader.number(_U8)
     if is_copy > 1:
         raise ValueError(f"is_copy {is_copy}")
-    index, term, chain = reader.numbers(_POINT)
+    point = LogPoint(*reader.numbers(_POINT))
+    cut_in = Term(reader.number(_U64))
     place = bytes.fromhex(reader.text())
     lives = tuple(Life(*reader.numbers(_LIFE)) for _ in range(reader.number(_U16)))
     peers = []
     for peer in standing.peers:
-        number, nonce, owed_term, owed_index = reader.numbers(_PEER)
+        number, nonce, term, index, owed_in = reader.numbers(_PEER)
         life = Life(number, nonce) if number else None
-        peers.append(replace(peer, life=life, owed_term=Term(owed_term), owed_index=Index(owed_index)))
-    committed = LogPoint(Index(index), Term(term), chain)
-    return Standing(standing.is_voter, tuple(peers), committed, bool(is_copy), lives, place)
+        peers.append(replace(peer, life=life, owed_term=term, owed_index=index, owed_in=owed_in))
+    return Standing(standing.is_voter, tuple(peers), point, bool(is_copy), lives, cut_in, place)
 
 
 def _unpack_body(body: bytes) -> Meta:

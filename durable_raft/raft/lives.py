@@ -1,0 +1,171 @@
+"""Lives of a directory: an old copy of a whole directory is known before it can promise anything.
+
+A directory that is restored from an image is a sound disk that went back in time: it has forgotten votes and entries
+that its node promised since, with every checksum right. Counted as if nothing had happened, it elects a leader that
+lacks what was acknowledged (VSR and "Protocol-Aware Recovery for Consensus-Based Storage", FAST '18, have the same
+problem with a disk that lost its end). Nothing inside the directory can tell, so three witnesses outside do:
+
+*Its place.* A voter's standing names the file that its log was in (the inode and when it was made). A copy, by whatever
+tool, is another file. This witness is exact, needs nobody else, and sees a copy of the present life too. It is blind to
+a volume that was rolled back underneath, and to bytes put back into the same file.
+
+*Its lives.* Each start draws a nonce, stores it behind those before it, and tells it to every peer, who flush it before
+they answer. A peer that knows a later life than the directory can prove knows for certain that it went back. Lives that
+no peer was told of, and a copy of the present life, are not seen.
+
+*What is owed.* A leader remembers up to where each voter acknowledged its log (term and index of that entry, and its
+own term; stored with the next standing). What was acknowledged is cut only for a later leader's log, and the write that
+cuts notes that leader's term. So a log that ends before what is owed (compared as in Raft §5.4.1), and was not cut in a
+later term than it is owed in, went back. What is known lags, and then accuses nobody: it was true once.
+
+No copy is counted before it was looked at. In each life a voter first *resumes*: it grants no vote, does not campaign,
+and no leader counts it, until enough peers have answered and none objects.
+
+- In its place, and a majority (itself included) answered: it resumes. No cluster without a majority could work, so this
+  costs a round trip at a start, never availability.
+- Not in its place: it may owe anything, so it hears *all* peers. When a majority of the voters besides it are in their
+  places, they can elect a leader without it. Then it is a *copy*: a disk that forgot, which that leader admits
+  as it admits a new disk (admission.py; the argument there is of promises, not of what else is on the disk). When no
+  such majority is left, all or most directories were moved, as when a cluster changes machines. Then the other two
+  witnesses decide, once all have answered.
+- A peer knows of a later life, or it owes more than it holds: it is a copy, whenever that is said.
+
+Admission needs that nothing rests any more on what the later self promised. A disk that was replaced is not heard any
+more; a copy speaks from the same disk. So whoever answers it voids what the later self said: votes of terms up to its
+own current term, and acknowledgements of what it sent as a leader before (``admission.void``). From then on a vote can
+only have been asked for in a newer term, and so of the copy. A copy that was admitted counts its lives on from behind
+the latest that any peer knew. So a peer that goes back itself, to before that, does not accuse it.
+
+A node that resumes without having been in its place may have forgotten a vote. Whoever got it has its term, and a
+candidate flushes its term before it asks; so the highest term of all answers is adopted, its vote spent.
+
+What remains: a volume that was rolled back is known if one who answers knows a later life, or was its leader since.
+When two of three go back at once, each may be the other's only witness; the third then cuts nothing (contradiction.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from durable_raft.raft import admission
+from durable_raft.raft.messages import Resume, ResumeResponse
+from durable_raft.raft.types import Index, Life, NodeId, Role, Term
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from durable_raft.raft.state import RaftState
+
+LIVES_KEPT: Final = 16
+"""Lives that a directory can prove. A peer that was away for longer knows only that it has not heard of a later one."""
+
+
+def begin(state: RaftState) -> None:
+    """Begin a life: have it stored, and promise nothing before peers have answered to it."""
+    if not state.config.life or not state.peers:
+        return
+    standing, config = state.standing, state.config
+    number = standing.lives[-1].number + 1 if standing.lives else 1
+    lives = (*standing.lives, Life(number, config.life))[-LIVES_KEPT:]
+    if config.accept_old_copy and (standing.is_copy or not is_in_place(state)):
+        state.observe("old_copy_accepted", life=number)
+        state.standing = replace(standing, is_voter=True, is_copy=False, lives=lives, place=config.place)
+        return
+    state.standing = replace(standing, lives=lives)
+    state.doubts.is_resumed = not standing.is_voter
+
+
+def is_in_place(state: RaftState) -> bool:
+    """Return whether this directory is where it last promised something, as far as that is known."""
+    return not state.standing.place or state.standing.place == state.config.place
+
+
+def resume(state: RaftState, now: int) -> None:
+    """Tell this life to every peer that has not answered yet, once it is flushed."""
+    if not state.has_life_to_tell:
+        return
+    standing = state.standing
+    message = Resume(state.config.node_uuid, standing.lives, is_in_place(state), state.config.accept_old_copy)
+    for peer in state.peers:
+        if peer not in state.doubts.answers:
+            state.send_after_write(peer, message)
+    consider(state, now)
+
+
+def handle_resume(state: RaftState, now: int, source: NodeId, message: Resume) -> None:
+    """Know the life of ``source``, unless a later one is known; say so when that is flushed, and what is owed."""
+    if not message.lives or not admission.know(state, now, source, message.node_uuid):
+        return
+    known = state.standing.peer(source)
+    if known is None:
+        return
+    newest = message.lives[-1]
+    went_back = not message.is_accepted and _went_back(known.life, message.lives)
+    if went_back:
+        state.observe("peer_went_back", peer=source, life=newest.number, known=known.life.number if known.life else 0)
+    elif known.life is None or newest.number > known.life.number or message.is_accepted:
+        state.standing = state.standing.with_peer(replace(known, life=newest))
+    if went_back or not message.is_in_place:
+        admission.void(state, now, source, newest.nonce)
+    led_in, term, index = state.owed_by(source)
+    answer = ResumeResponse(
+        newest.nonce, went_back, state.standing.is_voter and is_in_place(state), state.current_term, term, index, led_in
+    )
+    state.send_after_write(source, answer)
+
+
+def _went_back(known: Life | None, lives: Sequence[Life]) -> bool:
+    """Return whether a directory with ``lives`` certainly never lived the life that is known of it."""
+    if known is None or known.number < lives[0].number:
+        return False
+    return all(life.nonce != known.nonce for life in lives)
+
+
+def handle_resume_response(state: RaftState, now: int, source: NodeId, message: ResumeResponse) -> None:
+    """Note what ``source`` knows of this directory."""
+    if message.nonce != state.config.life or not state.standing.is_voter:
+        return
+    state.doubts.answers[source] = message
+    owed, held = (message.owed_term, message.owed_index), _held(state)
+    if state.config.accept_old_copy:
+        pass
+    elif message.went_back:
+        _become_copy(state, now, f"{source} knows a later life")
+    elif owed > held and message.owed_in >= state.standing.cut_in:
+        _become_copy(state, now, f"it acknowledged {owed[1]}/t{owed[0]} to {source}, and ends at {held[1]}/t{held[0]}")
+    consider(state, now)
+
+
+def consider(state: RaftState, now: int) -> None:
+    """Resume if enough peers have answered and none objects."""
+    answers, in_place = state.doubts.answers, is_in_place(state)
+    if state.doubts.is_resumed or not state.standing.is_voter:
+        return
+    if len(answers) < (state.majority() - 1 if in_place else len(state.peers)):
+        return
+    if not in_place and sum(answer.is_in_place for answer in answers.values()) >= state.majority():
+        _become_copy(state, now, "it is not in its place")
+        return
+    if not in_place:
+        state.spend_vote(now, max(answer.term for answer in answers.values()))
+    state.doubts.is_resumed = True
+    if state.standing.place != state.config.place:
+        state.standing = replace(state.standing, place=state.config.place)
+    state.reset_election_deadline(now)
+    state.observe("resumed", life=state.standing.lives[-1].number, term=state.current_term)
+
+
+def _held(state: RaftState) -> tuple[Term, Index]:
+    log = state.log
+    return log.term_at(log.flushed), log.flushed
+
+
+def _become_copy(state: RaftState, now: int, reason: str) -> None:
+    """Be a disk that forgot what it promised: its peers void that, and a leader that needs it not admits it."""
+    if state.role is not Role.FOLLOWER:
+        state.become_follower(now, state.current_term, None)
+    state.standing = replace(state.standing, is_voter=False, is_copy=True)
+    state.retry_due = now
+    state.introduced.clear()
+    state.observe("went_back", reason=reason, life=state.standing.lives[-1].number, last_log_index=state.log.last.index)

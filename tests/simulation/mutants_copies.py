@@ -1,0 +1,57 @@
+"""Planted bugs of lives (raft/lives.py): old copies of whole directories that are not known for what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from durable_raft.raft import admission, lives
+from durable_raft.raft.state import RaftState
+from tests.simulation.planting import Patch, mutant
+
+
+@mutant
+def place_not_checked() -> Sequence[Patch]:
+    """A directory that was copied to other files is taken for the one that made the promises."""
+    return [(lives, "is_in_place", lambda _state: True)]
+
+
+@mutant
+def lives_not_compared() -> Sequence[Patch]:
+    """A peer that knows a later life of a directory says nothing."""
+    return [(lives, "_went_back", lambda _known, _lives: False)]
+
+
+@mutant
+def life_not_awaited() -> Sequence[Patch]:
+    """A voter votes and counts before its peers have looked at its life."""
+    begin = lives.begin
+
+    def at_once(state: RaftState) -> None:
+        begin(state)
+        state.doubts.is_resumed = True
+
+    return [(lives, "begin", at_once)]
+
+
+@mutant
+def copy_admitted_by_peers() -> Sequence[Patch]:
+    """An old copy is a voter again as soon as all have answered, as the first disk of a node is."""
+
+    def admit(state: RaftState, now: int) -> None:
+        if admission.asks(state) and (state.standing.is_copy or not any(state.introduced.values())):
+            admission._become_voter(state, now, "nobody knew another disk")
+
+    return [(admission, "_admit_newcomer", admit)]
+
+
+@mutant
+def copy_forgets_what_it_is() -> Sequence[Patch]:
+    """That a directory went back is not stored: after the next start it is a disk that nobody promised anything on."""
+    become = lives._become_copy
+
+    def forget(state: RaftState, now: int, reason: str) -> None:
+        become(state, now, reason)
+        state.standing = replace(state.standing, is_copy=False)
+
+    return [(lives, "_become_copy", forget)]
