@@ -20,3 +20,8 @@ INVALID_CURSOR: Final = ErrorReply("ERR invalid cursor")
 def invalid_expire_time(command: bytes) -> ErrorReply:
     """Return the error for a time to live that is not positive or overflows."""
     return ErrorReply(f"ERR invalid expire time in '{command.decode()}' command")
+
+
+def reply_too_large(bytes_max: int) -> ErrorReply:
+    """Return the error for a command whose reply would be longer than any may be."""
+    return ErrorReply(f"ERR the reply would be longer than {bytes_max} bytes (reply_bytes_max): ask for less at once")

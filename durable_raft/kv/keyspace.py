@@ -14,13 +14,19 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from durable_raft.kv.layer import CHANGE_BYTES, Due, Layer
 from durable_raft.kv.records import EMPTY_STATE, NO_DEADLINE, Record, StateSummary, StateView, make_record, order_key
+from durable_raft.kv.steps import BYTES_A_STEP
 
 DROP_MAX: Final = 1000
 """Expired keys dropped with one entry, some milliseconds of work. Replicas must agree on it."""
+
+PAGE_MIN: Final = 8
+PAGE_MAX: Final = 256
+"""Keys in a page of a long scan: it begins with few, because their values may be large."""
 
 DUE_CHUNK: Final = 256
 """Deadlines read from the base at once."""
@@ -90,9 +96,31 @@ class Keyspace:
             key: need not be there.
             chunk: about how many will be taken: read from the base at a time.
         """
-        for found, record in self._kept_after(key, chunk):
-            if not NO_DEADLINE < record.deadline_ms <= self.time_ms:
+        for found, record in self._changed_after(key, chunk):
+            if record is not None and self._is_seen(record):
                 yield found, record
+
+    def pages(self, key: bytes | None, size: int = PAGE_MIN) -> Iterator[list[tuple[bytes, Record]]]:
+        """Yield what ``after`` yields, in pages of what a step can do, some of them empty.
+
+        Between two pages a checkpoint may end; nothing else may happen to the state.
+
+        Args:
+            key: as of ``after``.
+            size: of the first page, in keys.
+        """
+        for layer in self._layers():
+            while layer.order_more():
+                yield []
+        while True:
+            found = list(islice(self._changed_after(key, size), size))
+            page = [(each, record) for each, record in found if record is not None and self._is_seen(record)]
+            yield page
+            if len(found) < size:
+                return
+            key = found[-1][0]
+            read_bytes = sum(len(each) + len(record.value) for each, record in page)
+            size = min(2 * size, PAGE_MAX) if read_bytes < BYTES_A_STEP else max(size // 4, 1)
 
     def _kept(self, key: bytes) -> Record | None:
         """Return what is kept of ``key``, expired or not."""
@@ -114,8 +142,8 @@ class Keyspace:
         record = self._written.changes.get(key, _ABSENT)
         return self._base.get(key) if record is _ABSENT else record
 
-    def _kept_after(self, after: bytes | None, chunk: int) -> Iterator[tuple[bytes, Record]]:
-        """Merge the layers and the base; of several that know a key the uppermost counts."""
+    def _changed_after(self, after: bytes | None, chunk: int) -> Iterator[tuple[bytes, Record | None]]:
+        """Merge the layers and the base; of several that know a key the uppermost counts, None where it is gone."""
         sources: list[Iterator[tuple[bytes, int, bytes, Record | None]]] = []
         for rank, layer in enumerate(self._layers()):
             sources.append(_in_layer(layer, rank, after))
@@ -123,9 +151,12 @@ class Keyspace:
             sources.append(_in_base(self._base, len(sources), after, chunk))
         previous: bytes | None = None
         for order, _, key, record in heapq.merge(*sources):
-            if order != previous and record is not None:
+            if order != previous:
                 yield key, record
             previous = order
+
+    def _is_seen(self, record: Record) -> bool:
+        return not NO_DEADLINE < record.deadline_ms <= self.time_ms
 
     def _layers(self) -> list[Layer]:
         """Return the layers that can be seen, the uppermost first."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 from durable_raft.kv.errors import (
@@ -15,14 +14,14 @@ from durable_raft.kv.errors import (
     SYNTAX_ERROR,
     TOO_MANY_KEYS,
     invalid_expire_time,
+    reply_too_large,
 )
 from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
 from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
-from durable_raft.kv.replies import OK, ErrorReply, Reply, Simple
+from durable_raft.kv.replies import OK, CommandSteps, ErrorReply, Reply, Simple
 from durable_raft.kv.scan import ScanCursors
-
-Args = Sequence[bytes]
+from durable_raft.kv.steps import KEYS_A_STEP, REPLY_BYTES_MAX, REPLY_ITEM_BYTES, Args
 
 TTL_NO_KEY: Final = -2
 TTL_NO_DEADLINE: Final = -1
@@ -31,40 +30,52 @@ SCAN_COUNT_MAX: Final = 10_000
 """COUNT is a hint; a longer page would keep everyone else waiting."""
 
 KEYS_MAX: Final = 250_000
-"""KEYS looks at every key while nothing else runs: about a microsecond each."""
+"""KEYS looks at every key while no other command runs: some microseconds each."""
+
+SCAN_PAGE_MAX: Final = 16
+"""Keys that a scan reads first: their values are read with them, and may be large."""
+
+SCAN_BYTES_MAX: Final = 1 << 20
+"""Bytes of keys after which a page ends early."""
 
 _CURSOR: Final = re.compile(rb"[0-9]{1,20}")
 _STRING: Final = Simple(b"string")
 _NONE: Final = Simple(b"none")
 
 
-def handlers(keyspace: Keyspace, cursors: ScanCursors) -> dict[bytes, Callable[[Args], Reply]]:
-    """Return the commands of this module, by name."""
-    commands = _KeyspaceCommands(keyspace, cursors)
-    return {
-        b"dbsize": commands.dbsize,
+def handlers(
+    keyspace: Keyspace, cursors: ScanCursors, reply_bytes_max: int = REPLY_BYTES_MAX
+) -> tuple[dict[bytes, Callable[[Args], Reply]], dict[bytes, Callable[[Args], CommandSteps]]]:
+    """Return the commands of this module, by name: those that are always short, and those that take steps."""
+    commands = _KeyspaceCommands(keyspace, cursors, reply_bytes_max)
+    in_steps: dict[bytes, Callable[[Args], CommandSteps]] = {
         b"del": commands.delete,
         b"exists": commands.exists,
+        b"keys": commands.keys,
+        b"scan": commands.scan,
+        b"unlink": commands.delete,
+    }
+    short: dict[bytes, Callable[[Args], Reply]] = {
+        b"dbsize": commands.dbsize,
         b"expire": commands.expire,
         b"expireat": commands.expireat,
         b"flushall": commands.flush,
         b"flushdb": commands.flush,
-        b"keys": commands.keys,
         b"persist": commands.persist,
         b"pexpire": commands.pexpire,
         b"pexpireat": commands.pexpireat,
         b"pttl": commands.pttl,
-        b"scan": commands.scan,
         b"ttl": commands.ttl,
         b"type": commands.type,
-        b"unlink": commands.delete,
     }
+    return short, in_steps
 
 
 class _KeyspaceCommands:
-    def __init__(self, keyspace: Keyspace, cursors: ScanCursors) -> None:
+    def __init__(self, keyspace: Keyspace, cursors: ScanCursors, reply_bytes_max: int) -> None:
         self._keyspace = keyspace
         self._cursors = cursors
+        self._reply_bytes_max = reply_bytes_max
 
     # -- keys -------------------------------------------------------------------------------------------------------
 
@@ -72,11 +83,21 @@ class _KeyspaceCommands:
         del args
         return self._keyspace.summary.key_count
 
-    def delete(self, args: Args) -> Reply:
-        return sum(map(self._keyspace.remove, args[1:]))
+    def delete(self, args: Args) -> CommandSteps:
+        removed = 0
+        for at in range(1, len(args), KEYS_A_STEP):
+            if at > 1:
+                yield
+            removed += sum(map(self._keyspace.remove, args[at : at + KEYS_A_STEP]))
+        return removed
 
-    def exists(self, args: Args) -> Reply:
-        return sum(self._keyspace.find(key) is not None for key in args[1:])
+    def exists(self, args: Args) -> CommandSteps:
+        found = 0
+        for at in range(1, len(args), KEYS_A_STEP):
+            if at > 1:
+                yield
+            found += sum(self._keyspace.find(key) is not None for key in args[at : at + KEYS_A_STEP])
+        return found
 
     def type(self, args: Args) -> Reply:
         return _NONE if self._keyspace.find(args[1]) is None else _STRING
@@ -87,17 +108,26 @@ class _KeyspaceCommands:
         self._keyspace.clear()
         return OK
 
-    def keys(self, args: Args) -> Reply:
+    def keys(self, args: Args) -> CommandSteps:
         if len(args[1]) > PATTERN_BYTES_MAX:
             return PATTERN_TOO_LONG
         if self._keyspace.summary.key_count > KEYS_MAX:
             return TOO_MANY_KEYS
         matches = compile_glob(args[1]).fullmatch
-        return [key for key, _ in self._keyspace.after(None) if matches(key)]
+        found: list[Reply] = []
+        size = 0
+        for page in self._keyspace.pages(None):
+            yield
+            matching = [key for key, _ in page if matches(key)]
+            size += sum(map(len, matching)) + REPLY_ITEM_BYTES * len(matching)
+            if size > self._reply_bytes_max:
+                return reply_too_large(self._reply_bytes_max)
+            found += matching
+        return found
 
     # -- scanning ---------------------------------------------------------------------------------------------------
 
-    def scan(self, args: Args) -> Reply:
+    def scan(self, args: Args) -> CommandSteps:
         if _CURSOR.fullmatch(args[1]) is None or int(args[1]) >= 1 << 64:
             return INVALID_CURSOR
         options = _parse_scan_options(args[2:])
@@ -105,13 +135,19 @@ class _KeyspaceCommands:
             return options
         cursor = int(args[1])
         after = self._cursors.look_up(cursor) if cursor else None
-        page = [key for key, _ in islice(self._keyspace.after(after, options.count + 1), options.count + 1)]
-        following = 0
-        if len(page) > options.count:
-            page.pop()
-            following = self._cursors.give_out(page[-1])
-        found: list[Reply] = [key for key in page if options.wants(key)]
-        return [b"%d" % following, found]
+        looked_at, size = 0, 0
+        last = b""
+        found: list[Reply] = []
+        for page in self._keyspace.pages(after, min(options.count + 1, SCAN_PAGE_MAX)):
+            for key, _ in page:
+                if looked_at >= options.count or size > SCAN_BYTES_MAX:
+                    # There is another key behind the page's last.
+                    return [b"%d" % self._cursors.give_out(last), found]
+                looked_at, size, last = looked_at + 1, size + len(key), key
+                if options.wants(key):
+                    found.append(key)
+            yield
+        return [b"0", found]
 
     # -- expiry -----------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,9 @@ CHANGE_BYTES: Final = 300
 SORT_PIECE: Final = 2048
 """Keys sorted at once, about half a millisecond: nothing else runs in the process meanwhile."""
 
+ORDER_PIECE: Final = 256
+"""Keys put in order at once for a scan, under a millisecond."""
+
 FREE_PIECE: Final = 512
 """Changes freed at once, some tens of microseconds."""
 
@@ -50,7 +53,7 @@ def _place(change: Change) -> bytes:
 class Layer:
     """Changes by key: a record, or None for a key that is gone."""
 
-    __slots__ = ("_heap", "_order", "changes", "is_cleared", "size_bytes")
+    __slots__ = ("_heap", "_order", "_unordered", "changes", "is_cleared", "size_bytes")
 
     def __init__(self) -> None:
         self.changes: dict[bytes, Record | None] = {}
@@ -62,6 +65,8 @@ class Layer:
         """Deadlines of records in ``changes``, smallest first; an item counts only while the record says the same."""
         self._order: SortedKeyList[bytes] = SortedKeyList(key=order_key)
         """The first so many keys of ``changes``, to which they are added and never taken away: only scans need it."""
+        self._unordered: list[bytes] = []
+        """Keys that follow those and are to be put in order next, the last one first."""
 
     def put(self, key: bytes, record: Record | None) -> None:
         """Note what became of ``key``."""
@@ -85,11 +90,24 @@ class Layer:
         self.size_bytes = 0
         self._heap = []
         self._order = SortedKeyList(key=order_key)
+        self._unordered = []
+
+    def order_more(self) -> bool:
+        """Put some more keys in order, so that ``ordered`` need not; return whether there were any left."""
+        if not self._unordered:
+            missing = len(self.changes) - len(self._order)
+            if not missing:
+                return False
+            self._unordered = list(islice(reversed(self.changes), missing))
+        self._order.update(self._unordered[-ORDER_PIECE:])
+        del self._unordered[-ORDER_PIECE:]
+        return True
 
     def ordered(self, after: bytes | None) -> Iterator[bytes]:
         """Yield the changed keys behind ``after`` in the order of keys; for the event loop."""
         if unordered := len(self.changes) - len(self._order):
             self._order.update(islice(reversed(self.changes), unordered))
+            self._unordered = []
         if after is None:
             return iter(self._order)
         found: Iterator[bytes] = self._order.irange_key(min_key=order_key(after), inclusive=(False, True))
@@ -108,7 +126,7 @@ class Layer:
 
     def dissolve(self, pause: Callable[[], None]) -> None:
         """Let go of everything, little by little: freeing a million changes at once takes as long as a disk write."""
-        self._order = SortedKeyList(key=order_key)
+        self._order, self._unordered = SortedKeyList(key=order_key), []
         while self._heap:
             del self._heap[-SORT_PIECE:]
         changes = self.changes

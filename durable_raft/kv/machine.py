@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Final
 
 from durable_raft.kv import keyspace_commands, string_commands
+from durable_raft.kv.errors import TOO_MANY_KEYS
 from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.keyspace_commands import KEYS_MAX
 from durable_raft.kv.layer import Layer
 from durable_raft.kv.records import EMPTY_STATE, StateSummary, StateView
-from durable_raft.kv.replies import Reply
+from durable_raft.kv.replies import CommandSteps, Reply
 from durable_raft.kv.scan import ScanCursors
 from durable_raft.kv.slots import key_slot
-
-Args = Sequence[bytes]
+from durable_raft.kv.steps import BYTES_A_STEP, REPLY_BYTES_MAX, Args, at_once
 
 VALUE_BYTES_MAX: Final = 512 << 20
+
+COMMANDS_A_STEP: Final = 32
+"""Short commands executed in one step: about a tenth of a millisecond."""
 
 
 class Machine:
@@ -36,6 +39,7 @@ class Machine:
         value_bytes_max: int = VALUE_BYTES_MAX,
         base: StateView = EMPTY_STATE,
         time_ms: int = 0,
+        reply_bytes_max: int = REPLY_BYTES_MAX,
     ) -> None:
         """Begin with the state of a checkpoint; by default empty, at time 0.
 
@@ -44,11 +48,17 @@ class Machine:
             value_bytes_max: longest value a command may make; replicas must agree on it, or their states part.
             base: the state to begin with.
             time_ms: its cluster time.
+            reply_bytes_max: bytes that a reply of several values, or keys, may have; replicas need not agree.
         """
         self._keyspace = Keyspace(base, time_ms)
+        strings, long_strings = string_commands.handlers(self._keyspace, value_bytes_max, reply_bytes_max)
+        keys, long_keys = keyspace_commands.handlers(self._keyspace, ScanCursors(rng), reply_bytes_max)
+        self.in_steps: Mapping[bytes, Callable[[Args], CommandSteps]] = {**long_strings, **long_keys}
+        """The commands that may take long, by name; kv/steps.py says what may happen between two steps."""
         self._execute: dict[bytes, Callable[[Args], Reply]] = {
-            **string_commands.handlers(self._keyspace, value_bytes_max),
-            **keyspace_commands.handlers(self._keyspace, ScanCursors(rng)),
+            **strings,
+            **keys,
+            **{name: at_once(steps) for name, steps in self.in_steps.items()},
         }
 
     def execute(self, args: Args) -> Reply:
@@ -63,6 +73,21 @@ class Machine:
         """Execute commands in order, as ``execute`` does each; return their replies."""
         handlers = self._execute
         return [handlers[args[0]](args) for args in commands]
+
+    def execute_in_steps(self, commands: Sequence[Args]) -> Generator[None, None, None]:
+        """Execute commands in order whose replies nobody waits for; raises as ``execute``."""
+        handlers, in_steps = self._execute, self.in_steps
+        step_bytes = 0
+        for number, args in enumerate(commands, start=1):
+            name = args[0]
+            if name in in_steps:
+                yield from in_steps[name](args)
+            else:
+                handlers[name](args)
+            step_bytes += len(args[-1])
+            if not number % COMMANDS_A_STEP or step_bytes > BYTES_A_STEP:
+                step_bytes = 0
+                yield
 
     def advance_time(self, time_ms: int) -> None:
         """Move the cluster time forward (never back) and drop every key whose time is up."""
@@ -86,11 +111,15 @@ class Machine:
         """The state in numbers."""
         return self._keyspace.summary
 
-    def count_keys_in_slot(self, slot: int) -> int | None:
-        """Return how many keys hash to ``slot``; looks at every key, so None when there are too many for that."""
+    def count_keys_in_slot(self, slot: int) -> CommandSteps:
+        """Return how many keys hash to ``slot``; looks at every key, so an error when there are too many for that."""
         if self._keyspace.summary.key_count > KEYS_MAX:
-            return None
-        return sum(key_slot(key) == slot for key, _ in self._keyspace.after(None))
+            return TOO_MANY_KEYS
+        count = 0
+        for page in self._keyspace.pages(None):
+            yield
+            count += sum(key_slot(key) == slot for key, _ in page)
+        return count
 
     def digest(self) -> bytes:
         """Return a SHA-256 over all that can be seen: time, keys, values, deadlines; for tests."""

@@ -64,6 +64,12 @@ def make_record(key: bytes, value: bytes, deadline_ms: int = NO_DEADLINE) -> Rec
     return _new_tuple(Record, (value, deadline_ms, crc))
 
 
+class Place(bytes):
+    """An order key in the place of the key that has it: where a scan goes on, without the key, which may be long."""
+
+    __slots__ = ()
+
+
 def order_key(key: bytes) -> bytes:
     """Return what ``key`` is ordered by: itself, or for a long one its beginning and 16 bytes of its SHA-256.
 
@@ -71,6 +77,8 @@ def order_key(key: bytes) -> bytes:
     """
     if len(key) <= SHORT_KEY_BYTES_MAX:
         return key
+    if type(key) is Place:
+        return bytes(key)
     return key[:SHORT_KEY_BYTES_MAX] + hashlib.sha256(key).digest()[:_HASH_BYTES]
 
 

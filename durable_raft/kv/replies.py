@@ -13,10 +13,13 @@ Python value        RESP2                         RESP3
 ``SetReply``        array                         ``~`` set
 ``Verbatim``        bulk string                   ``=`` verbatim, ``txt``
 ==================  ============================  =======================
+
+``Later`` is none of these: it stands for the reply until that is there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Final, NamedTuple, TypeAlias
 
 
@@ -50,7 +53,16 @@ class Verbatim(NamedTuple):
     text: bytes
 
 
-Reply: TypeAlias = "Simple | bytes | int | list[Reply] | ErrorReply | MapReply | SetReply | Verbatim | None"
+class Later(NamedTuple):
+    """A reply that is yet to be found, in steps (kv/steps.py)."""
+
+    steps: CommandSteps
+
+
+CommandSteps: TypeAlias = "Generator[None, None, Reply]"
+"""A command under way; its value is the reply."""
+
+Reply: TypeAlias = "Simple | bytes | int | list[Reply] | ErrorReply | MapReply | SetReply | Verbatim | Later | None"
 
 OK: Final = Simple(b"OK")
 PONG: Final = Simple(b"PONG")

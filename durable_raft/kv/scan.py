@@ -12,6 +12,8 @@ import random
 from collections import OrderedDict
 from typing import Final
 
+from durable_raft.kv.records import SHORT_KEY_BYTES_MAX, Place, order_key
+
 CURSORS_MAX: Final = 10_000
 """Scans that may be under way at one time before the oldest has to begin again."""
 
@@ -28,17 +30,17 @@ class ScanCursors:
         self._after: OrderedDict[int, bytes] = OrderedDict()
 
     def give_out(self, last_key: bytes) -> int:
-        """Return a cursor that stands for "after ``last_key``"."""
+        """Return a cursor that stands for "after ``last_key``"; of a long key only its place is kept."""
         cursor = 0
         while cursor == 0 or cursor in self._after:
             cursor = self._rng.getrandbits(CURSOR_BITS)
-        self._after[cursor] = last_key
+        self._after[cursor] = last_key if len(last_key) <= SHORT_KEY_BYTES_MAX else Place(order_key(last_key))
         if len(self._after) > self._cursors_max:
             self._after.popitem(last=False)
         return cursor
 
     def look_up(self, cursor: int) -> bytes | None:
-        """Return the key after which to go on; None: begin at the first.
+        """Return the key, or its place, after which to go on; None: begin at the first.
 
         The cursor stays good, for a client that asks for the same page again.
         """

@@ -13,18 +13,27 @@ from durable_raft.kv.errors import (
     VALUE_TOO_LONG,
     WOULD_OVERFLOW,
     invalid_expire_time,
+    reply_too_large,
 )
 from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
-from durable_raft.kv.replies import OK, ErrorReply, Reply
+from durable_raft.kv.replies import OK, CommandSteps, ErrorReply, Reply
+from durable_raft.kv.steps import (
+    BYTES_A_STEP,
+    KEYS_A_STEP,
+    REPLY_BYTES_MAX,
+    REPLY_ITEM_BYTES,
+    Args,
+)
 
-Args = Sequence[bytes]
 
-
-def handlers(keyspace: Keyspace, value_bytes_max: int) -> dict[bytes, Callable[[Args], Reply]]:
-    """Return the commands of this module, by name."""
-    commands = _StringCommands(keyspace, value_bytes_max)
-    return {
+def handlers(
+    keyspace: Keyspace, value_bytes_max: int, reply_bytes_max: int = REPLY_BYTES_MAX
+) -> tuple[dict[bytes, Callable[[Args], Reply]], dict[bytes, Callable[[Args], CommandSteps]]]:
+    """Return the commands of this module, by name: those that are always short, and those that take steps."""
+    commands = _StringCommands(keyspace, value_bytes_max, reply_bytes_max)
+    in_steps: dict[bytes, Callable[[Args], CommandSteps]] = {b"mget": commands.mget, b"mset": commands.mset}
+    short: dict[bytes, Callable[[Args], Reply]] = {
         b"append": commands.append,
         b"decr": commands.decr,
         b"decrby": commands.decrby,
@@ -33,14 +42,13 @@ def handlers(keyspace: Keyspace, value_bytes_max: int) -> dict[bytes, Callable[[
         b"getset": commands.getset,
         b"incr": commands.incr,
         b"incrby": commands.incrby,
-        b"mget": commands.mget,
-        b"mset": commands.mset,
         b"psetex": commands.psetex,
         b"set": commands.set,
         b"setex": commands.setex,
         b"setnx": commands.setnx,
         b"strlen": commands.strlen,
     }
+    return short, in_steps
 
 
 @dataclass(slots=True)
@@ -84,8 +92,9 @@ def _parse_set_options(words: Sequence[bytes]) -> _SetOptions | None:
 
 
 class _StringCommands:
-    def __init__(self, keyspace: Keyspace, value_bytes_max: int) -> None:
+    def __init__(self, keyspace: Keyspace, value_bytes_max: int, reply_bytes_max: int) -> None:
         self._keyspace = keyspace
+        self._reply_bytes_max = reply_bytes_max
         self._value_bytes_max = value_bytes_max
         self._get: Callable[[bytes], bytes | None] = keyspace.get
         self._put: Callable[[bytes, bytes], None] = keyspace.put_for_ever
@@ -95,8 +104,21 @@ class _StringCommands:
     def get(self, args: Args) -> Reply:
         return self._get(args[1])
 
-    def mget(self, args: Args) -> Reply:
-        return [self._get(key) for key in args[1:]]
+    def mget(self, args: Args) -> CommandSteps:
+        found: list[Reply] = []
+        size = step_bytes = 0
+        for key in args[1:]:
+            if step_bytes > BYTES_A_STEP or not len(found) % KEYS_A_STEP:
+                if found:
+                    yield
+                step_bytes = 0
+            value = self._get(key)
+            length = REPLY_ITEM_BYTES if value is None else REPLY_ITEM_BYTES + len(value)
+            size, step_bytes = size + length, step_bytes + length
+            if found and size > self._reply_bytes_max:
+                return reply_too_large(self._reply_bytes_max)
+            found.append(value)
+        return found
 
     def strlen(self, args: Args) -> Reply:
         return len(self._get(args[1]) or b"")
@@ -169,11 +191,16 @@ class _StringCommands:
         self._keyspace.remove(args[1])
         return old
 
-    def mset(self, args: Args) -> Reply:
+    def mset(self, args: Args) -> CommandSteps:
         if len(args) % 2 == 0:
             return wrong_arity(args[0])
+        step_keys = step_bytes = 0
         for position in range(1, len(args), 2):
-            self._keyspace.put(args[position], args[position + 1], None)
+            if step_keys >= KEYS_A_STEP or step_bytes > BYTES_A_STEP:
+                yield
+                step_keys = step_bytes = 0
+            self._put(args[position], args[position + 1])
+            step_keys, step_bytes = step_keys + 1, step_bytes + len(args[position + 1])
         return OK
 
     def append(self, args: Args) -> Reply:

@@ -387,10 +387,6 @@ class RaftLog:
         self.commit_index = index
         return True
 
-    def next_committed(self) -> Entry | None:
-        """Return the committed entry that is handed out next; None when there is none, or it is not in memory."""
-        return self._cache.get(Index(self.last_applied + 1)) if self.last_applied < self.commit_index else None
-
     def take_committed(self, bytes_max: int) -> list[Entry]:
         """Hand out committed entries that were not handed out before, about ``bytes_max`` bytes at most."""
         if self.last_applied >= self.commit_index:

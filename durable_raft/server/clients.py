@@ -12,7 +12,7 @@ from typing import cast
 
 from durable_raft.addresses import Address
 from durable_raft.kv.commands import CommandSpec
-from durable_raft.kv.replies import ErrorReply, Reply
+from durable_raft.kv.replies import ErrorReply, Later, Reply
 from durable_raft.server.commands.actions import NodeActions
 from durable_raft.server.commands.classify import Request, Verdict, runs
 from durable_raft.server.commands.connection import execute_connection_command
@@ -22,13 +22,18 @@ from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.logs import event
 from durable_raft.server.pending import NO_REPLY, Slot
 from durable_raft.server.settings.config import NodeConfig
-from durable_raft.wire.resp import ParserLimits, RequestParser, encode_reply
+from durable_raft.server.slices import Turns
+from durable_raft.wire.resp import LARGE_BYTES, ParserLimits, RequestParser, encode_reply
 
 _logger = logging.getLogger(__name__)
 
 OWED_MAX = 16384
 """Replies owed to one connection before no more is read from it; read again at half of that. A client may pipeline
 without limit: what it sends beyond this waits in its socket, where it costs the node nothing."""
+
+PIECE_BYTES = 16_384
+"""What is parsed and dispatched at once: some hundreds of short commands, a millisecond. A loop hands in up to 16 such
+pieces with one call."""
 
 
 def _address(name: tuple[str, int] | None) -> str:
@@ -50,7 +55,14 @@ class Connection(asyncio.Protocol):
         """WAITs of this connection, to be answered once its writes before them are."""
         self._answered_bytes = 0
         """Bytes of replies that are there and wait for their turn."""
+        self._input: deque[bytes] = deque()
+        """What has come in and waits for a turn; nothing is read meanwhile."""
+        self._input_at = 0
+        """How much of the first of it is taken already."""
+        self._is_turn_due = False
         self._is_paused = False
+        self._is_ended = False
+        """Whether the client sends no more."""
         self._is_closing = False
         self._is_flush_due = False
         self.session: Session = clients.new_session()
@@ -87,24 +99,68 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Answer what is owed, then close: a client may close its half and still wait for replies."""
-        self.session.closing = True
-        self.flush()
+        self._is_ended = True
+        if not self._input:
+            self.session.closing = True
+            self.flush()
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Execute the commands that are complete, in order."""
+        """Execute the commands that are complete, in order: at once if this turn of the loop has time for them."""
         if self._is_closing or self.session.closing:
             return
+        if not self._input and len(data) <= PIECE_BYTES and self._clients.turns.may_go_on():
+            self._take_piece(data)
+            self._pause_if_owed()
+            self.flush()
+            return
+        self._input.append(data)
+        if len(self._input) == 1 and self._take_turn():
+            self._clients.turns.wait(self._take_turn)
+
+    def _take_turn(self) -> bool:
+        """Execute what has come in, piece by piece while there is time; return whether more of it waits for a turn.
+
+        What is left for want of room for replies waits for ``flush``.
+        """
+        turns, pieces = self._clients.turns, self._input
+        self._is_turn_due = True
+        while pieces and not self._is_closing and not self.session.closing and self._owed <= OWED_MAX:
+            if not turns.may_go_on():
+                break
+            self._take_piece(self._next_piece())
+        if self._is_closing or self.session.closing:
+            pieces.clear()
+        elif not pieces and self._is_ended:
+            self.session.closing = True
+        self._pause_if_owed()
+        self.flush()
+        self._is_turn_due = bool(pieces) and self._owed <= OWED_MAX
+        return self._is_turn_due
+
+    def _next_piece(self) -> bytes:
+        data, at = self._input[0], self._input_at
+        if len(data) - at <= PIECE_BYTES:
+            self._input.popleft()
+            self._input_at = 0
+            return data[at:]
+        self._input_at = at + PIECE_BYTES
+        return data[at : at + PIECE_BYTES]
+
+    def _take_piece(self, data: bytes) -> None:
         self._take(self._parser.feed(data))
         if self._parser.error is not None and not self.session.closing:
             self.session.closing = True
             if not self._parser.error.close_silently:
                 self._owe().fill(ErrorReply(str(self._parser.error)))
+
+    def _pause_if_owed(self) -> None:
+        """Read no more from a client that is owed much, or whose last bytes still wait."""
         transport = self._transport
-        if self._owed > OWED_MAX and not self._is_paused and transport is not None and not transport.is_closing():
+        is_much = self._owed > OWED_MAX or bool(self._input)
+        if is_much and not self._is_paused and transport is not None and not transport.is_closing():
             self._is_paused = True
             transport.pause_reading()
-        self.flush()
 
     # -- commands -------------------------------------------------------------------------------------------------
 
@@ -144,6 +200,9 @@ class Connection(asyncio.Protocol):
             self._waits.append((slot, request))
             return
         reply = self._clients.execute(self.session, request)
+        if isinstance(reply, Later):
+            self._clients.dispatcher.answer_later(slot, reply.steps)
+            return
         # HELLO's own reply already speaks the protocol it switched to; CLIENT REPLY OFF has none.
         slot.protocol = NO_REPLY if self.session.drops_reply else self.session.protocol
         slot.fill(reply)
@@ -177,26 +236,58 @@ class Connection(asyncio.Protocol):
         while self._waits and not self.writes_outstanding:
             slot, args = self._waits.popleft()
             slot.fill(self._clients.execute(self.session, args))
-        slots = self._slots
-        out: list[bytes] = []
-        while slots and slots[0].reply is not None:
-            slot = slots.popleft()
-            self._owed -= slot.owed
-            out.append(slot.reply or b"")
+        out = self._take_replies()
         transport = self._transport
         if transport is None or transport.is_closing():
             # uvloop refuses writes from the moment the other end is gone, before it says so to ``connection_lost``.
             return
         if out:
-            replies = b"".join(out)
-            self._answered_bytes -= len(replies)
-            transport.write(replies)
-        if self.session.closing and not slots:
+            self._write(transport, out)
+        if self.session.closing and not self._slots:
             self._is_closing = True
             transport.close()
         elif self._is_paused and self._owed < OWED_MAX // 2:
+            self._go_on_reading(transport)
+
+    def _take_replies(self) -> list[bytes]:
+        """Return the replies at the head of the queue that are there."""
+        slots = self._slots
+        out: list[bytes] = []
+        while slots and (reply := slots[0].reply) is not None:
+            self._owed -= slots.popleft().owed
+            if isinstance(reply, bytes):
+                out.append(reply)
+            else:
+                out += reply
+        return out
+
+    def _write(self, transport: asyncio.Transport, out: list[bytes]) -> None:
+        """Write replies: small ones together, a large one by itself, which copies nothing."""
+        size = sum(map(len, out))
+        self._answered_bytes -= size
+        if size < LARGE_BYTES:
+            transport.write(b"".join(out))
+            return
+        small: list[bytes] = []
+        for piece in out:
+            if len(piece) >= LARGE_BYTES:
+                if small:
+                    transport.write(b"".join(small))
+                    small = []
+                transport.write(piece)
+            else:
+                small.append(piece)
+        if small:
+            transport.write(b"".join(small))
+
+    def _go_on_reading(self, transport: asyncio.Transport) -> None:
+        """Take what has come in already, then read more."""
+        if not self._input:
             self._is_paused = False
             transport.resume_reading()
+        elif not self._is_turn_due:
+            self._is_turn_due = True
+            self._clients.turns.wait(self._take_turn)
 
     def close(self) -> None:
         """Send what is answered and close; what is owed stays unanswered."""
@@ -209,6 +300,7 @@ class Connection(asyncio.Protocol):
         """Drop the connection with nothing more said."""
         self._is_closing = self.session.closing = True
         self._slots.clear()
+        self._input.clear()
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -256,10 +348,13 @@ class Clients:
         self.connections_received = 0
         self.commands_processed = 0
         self._server: asyncio.Server | None = None
+        self.turns: Turns
+        """Whose turn it is; there once it listens."""
 
     async def start(self, host: str, port: int) -> None:
         """Listen for clients; raises OSError when the address cannot be listened on."""
         loop = asyncio.get_running_loop()
+        self.turns = Turns(loop.call_soon, time.monotonic)
         self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024)
 
     def stop_listening(self) -> None:

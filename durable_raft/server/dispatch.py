@@ -8,26 +8,34 @@ the outcome if it becomes known within the hold time, and ``-UNKNOWN`` if not. N
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from durable_raft.addresses import parse_address
 from durable_raft.kv.batch import decode_batch
 from durable_raft.kv.commands import CommandSpec, first_key
-from durable_raft.kv.large_batch import LARGE_BYTES, BatchDecoder
+from durable_raft.kv.large_batch import LARGE_BYTES as LARGE_BATCH_BYTES
+from durable_raft.kv.large_batch import BatchDecoder
 from durable_raft.kv.machine import Machine
-from durable_raft.kv.replies import ErrorReply
+from durable_raft.kv.replies import CommandSteps, ErrorReply, Reply
 from durable_raft.kv.slots import key_slot
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import Entry, EntryKind, Index, Member, NodeId, Role
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.pending import Batch, Forming, Slot, Waiting
+from durable_raft.server.slices import Jobs, Steps
+from durable_raft.wire.resp import LARGE_BYTES
 
 INFLIGHT_BATCHES_MAX = 2
 """Own batches in flight before the next one waits and grows: one on its way to the disks, one behind it."""
 
 QUICK_COMMIT_S = 0.003
 """A batch in flight for longer is joined by the next: at the first event after that, a heartbeat at the latest."""
+
+_STATE_REPLACED = ErrorReply("TRYAGAIN the state was replaced; nothing was done")
+
+_RETURNS_VALUES = frozenset({b"get", b"getdel", b"getset"})
+"""Commands whose replies may be large."""
 
 _SHOWS_TIME_LEFT = frozenset({b"ttl", b"pttl"})
 """Reads whose reply moves with the time of day; what they decide does not."""
@@ -75,6 +83,7 @@ class Dispatcher:
         clocks: tuple[Callable[[], float], Callable[[], int]],
         wake: Callable[[], None],
         is_reachable: Callable[[NodeId], bool],
+        jobs: Jobs,
     ) -> None:
         """Bind the parts.
 
@@ -83,6 +92,7 @@ class Dispatcher:
             clocks: monotonic seconds, and the time of day in ms since the Unix epoch.
             wake: has ``propose_due`` called soon.
             is_reachable: whether the link to a node is up; a client is not sent to a leader that has just died.
+            jobs: of the machine; takes the reads that this replica answers by itself.
         """
         self._raft = raft
         self._machine = machine
@@ -93,6 +103,7 @@ class Dispatcher:
         self._monotonic, self._time_of_day_ms = clocks
         self._wake = wake
         self._is_reachable = is_reachable
+        self._jobs = jobs
         self._forming = Forming(limits.batch_bytes_max)
         self._free_reads: list[Waiting] = []
         """Reads to be registered with ReadIndex at the next ``propose_due``."""
@@ -102,8 +113,6 @@ class Dispatcher:
         """Proposed in the present term of leadership, not yet applied."""
         self._orphans: dict[Index, Batch] = {}
         """Proposed in a leadership that was lost since; their fate is open."""
-        self._decoding: tuple[Entry, BatchDecoder] | None = None
-        """A large entry that is about to be applied, and how far it is decoded."""
         self._held: deque[Waiting] = deque()
         self._held_bytes = 0
         self._last_proposed = Index(0)
@@ -134,8 +143,7 @@ class Dispatcher:
         if self._raft.role is Role.LEADER:
             self._accept(waiting)
         elif not waiting.spec.is_write and waiting.slot.owner.is_readonly and self.is_caught_up:
-            self.counters.reads += len(waiting.commands)
-            self._answer(waiting)
+            self._answer_stale(waiting)
         elif (leader_id := self._raft.leader_id) is not None and self._is_reachable(leader_id):
             self._move(waiting, self._addresses[leader_id])
         else:
@@ -268,42 +276,32 @@ class Dispatcher:
 
     # -- outcomes -------------------------------------------------------------------------------------------------
 
-    def apply(self, entry: Entry) -> None:
+    def apply(self, entry: Entry) -> Steps:
         """Apply a committed entry to the machine and answer who waits for it."""
         self._machine.advance_time(entry.timestamp_ms)
         batch = self._take_batch(entry)
         if batch is not None:
             self.commit_latency.add_sample(self._monotonic() - batch.proposed_at)
             self.counters.commands += len(batch.writes)
-            for waiting in batch.items:
-                self._answer(waiting)
+            yield from self._answer_all(batch.items)
         elif entry.kind is EntryKind.COMMANDS:
-            commands = self._decoded(entry)
+            commands = yield from self._decoded(entry)
             self.counters.commands += len(commands)
-            self._machine.execute_all(commands)
+            yield from self._machine.execute_in_steps(commands)
 
-    def prepare(self, entry: Entry) -> bool:
-        """Decode a slice of a large entry that is about to be applied; return whether ``apply`` takes no long time now.
+    def _decoded(self, entry: Entry) -> Generator[None, None, list[list[bytes]]]:
+        """Return the commands of an entry, a large one's in steps.
 
         Raises:
             UnknownFormatVersion: another version than this build knows.
             CorruptRecord: the payload is no batch.
         """
-        if len(entry.payload) < LARGE_BYTES or entry.kind is not EntryKind.COMMANDS:
-            return True
-        for proposed in (self._orphans, self._inflight):
-            batch = proposed.get(entry.index)
-            if batch is not None and batch.term == entry.term:
-                return True
-        if self._decoding is None or self._decoding[0] is not entry:
-            self._decoding = (entry, BatchDecoder(entry.payload))
-        return self._decoding[1].step()
-
-    def _decoded(self, entry: Entry) -> list[list[bytes]]:
-        decoding, self._decoding = self._decoding, None
-        if decoding is not None and decoding[0] is entry:
-            return decoding[1].commands()
-        return decode_batch(entry.payload)
+        if len(entry.payload) < LARGE_BATCH_BYTES:
+            return decode_batch(entry.payload)
+        decoder = BatchDecoder(entry.payload)
+        while not decoder.step():
+            yield
+        return decoder.commands()
 
     def _take_batch(self, entry: Entry) -> Batch | None:
         """Return this node's batch behind ``entry``, if it is the one; route those whose place another entry took."""
@@ -329,12 +327,11 @@ class Dispatcher:
             else:
                 self._route_again(waiting)
 
-    def answer_reads(self, read_id: int) -> None:
+    def answer_reads(self, read_id: int) -> Steps:
         """Answer the reads of one confirmed ReadIndex round from the machine as it is now."""
         reads = self._registered_reads.pop(read_id)
-        for waiting in reads:
-            self.counters.reads += len(waiting.commands)
-            self._answer(waiting)
+        self.counters.reads += sum(len(waiting.commands) for waiting in reads)
+        yield from self._answer_all(reads)
 
     def give_back_reads(self, read_ids: Sequence[int]) -> None:
         """Route reads again that could not be confirmed."""
@@ -349,10 +346,72 @@ class Dispatcher:
         else:
             self._route(waiting)
 
-    def _answer(self, waiting: Waiting) -> None:
+    def _answer_stale(self, waiting: Waiting) -> None:
+        """Answer a read from this replica's own state, once the machine is done with what it is at."""
+        self.counters.reads += len(waiting.commands)
+        name = waiting.spec.name
+        if self._jobs.are_under_way or name in self._machine.in_steps or name in _RETURNS_VALUES:
+            self._jobs.add(lambda: self._answer_all([waiting]), lambda: self._route(waiting))
+            self._wake()
+        else:
+            self._answer_now(waiting)
+
+    def _answer_all(self, items: Sequence[Waiting]) -> Steps:
+        """Answer runs in order; those that are left when the state is another's are given up or routed again."""
+        answered = 0
+        try:
+            for waiting in items:
+                if waiting.spec.name in self._machine.in_steps:
+                    yield from self._answer_in_steps(waiting)
+                elif waiting.spec.name in _RETURNS_VALUES:
+                    yield from self._answer_with_values(waiting)
+                else:
+                    self._answer_now(waiting)
+                answered += 1
+                yield
+        except GeneratorExit:
+            for waiting in items[answered:]:
+                self._give_up_run(waiting)
+
+    def _answer_now(self, waiting: Waiting) -> None:
         if waiting.spec.name in _SHOWS_TIME_LEFT:
             self._machine.show_time(self._time_of_day_ms())
         waiting.slot.fill_all(self._machine.execute_all(waiting.commands))
+
+    def _answer_in_steps(self, waiting: Waiting) -> Steps:
+        execute = self._machine.in_steps[waiting.spec.name]
+        replies = []
+        for args in waiting.commands:
+            replies.append((yield from execute(args)))
+            yield
+        yield from waiting.slot.fill_in_steps(replies)
+
+    def _answer_with_values(self, waiting: Waiting) -> Steps:
+        """Answer a run whose replies may be large."""
+        execute = self._machine.execute
+        replies: list[Reply] = []
+        are_large = False
+        for args in waiting.commands:
+            reply = execute(args)
+            replies.append(reply)
+            if type(reply) is bytes and len(reply) >= LARGE_BYTES:
+                are_large = True
+                yield
+        if are_large:
+            yield from waiting.slot.fill_in_steps(replies)
+        else:
+            waiting.slot.fill_all(replies)
+
+    def answer_later(self, slot: Slot, steps: CommandSteps) -> None:
+        """Answer a command of the connection's that looks at the machine, when the machine is done with the rest."""
+        self._jobs.add(lambda: self._finish_later(slot, steps), lambda: slot.fill(_STATE_REPLACED))
+        self._wake()
+
+    def _finish_later(self, slot: Slot, steps: CommandSteps) -> Steps:
+        try:
+            slot.fill((yield from steps))
+        except GeneratorExit:
+            slot.fill(_STATE_REPLACED)
 
     def use_machine(self, machine: Machine, last_applied: Index) -> None:
         """Go on with another machine, whose state was taken elsewhere at ``last_applied``.
@@ -405,11 +464,14 @@ class Dispatcher:
     def _give_up(self, batch: Batch) -> None:
         """Tell that a batch's fate is unknown; its reads had no effect and are routed again."""
         for waiting in batch.items:
-            if waiting.spec.is_write:
-                self.counters.unknown += len(waiting.commands)
-                waiting.slot.fill(ErrorReply("UNKNOWN leadership was lost before the write's fate was known"))
-            else:
-                self._route_again(waiting)
+            self._give_up_run(waiting)
+
+    def _give_up_run(self, waiting: Waiting) -> None:
+        if waiting.spec.is_write:
+            self.counters.unknown += len(waiting.commands)
+            waiting.slot.fill(ErrorReply("UNKNOWN leadership was lost before the write's fate was known"))
+        else:
+            self._route_again(waiting)
 
     def has_deadlines(self) -> bool:
         """Return whether ``expire`` may have something to do later."""
@@ -418,4 +480,4 @@ class Dispatcher:
     def is_idle(self) -> bool:
         """Return whether no client waits for anything."""
         waiting = self._forming or self._free_reads or self._registered_reads or self._inflight
-        return not (waiting or self._orphans or self._held)
+        return not (waiting or self._orphans or self._held or self._jobs.are_under_way)

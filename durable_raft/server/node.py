@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from durable_raft.errors import DirectoryLost, DurableRaftError
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import Record
+from durable_raft.kv.replies import Later, Reply
 from durable_raft.raft.core import Raft
-from durable_raft.raft.ready import ReadReady
-from durable_raft.raft.types import Entry, Index, NodeId, RaftConfig, Role, Term
+from durable_raft.raft.types import Index, NodeId, RaftConfig, Role, Term
 from durable_raft.server.alarms import Alarm, alarms_of
+from durable_raft.server.applying import Applier
 from durable_raft.server.clock import Timer
 from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
@@ -29,6 +30,7 @@ from durable_raft.server.peers import LinkEvents
 from durable_raft.server.persister import Persister
 from durable_raft.server.platform import Platform
 from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.slices import Jobs
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.server.state.keeper import StateEvents, StateKeeper
 from durable_raft.storage.state.meta import KvMeta
@@ -127,6 +129,8 @@ class Node:
         self.raft = _recovered(config, data, platform, self._now_ms(), self._observe)
         self._writer = platform.log_writer(store, self._flushed_on_thread, self._failed_on_thread)
         self.persister = Persister(self._writer)
+        self._jobs = Jobs(self._clock.monotonic, platform.slice_steps)
+        """What was handed out to be applied or read and is not done yet."""
         self._workers = (platform.worker("states", self.fail), platform.worker("snapshots", self.fail))
         self.keeper = self._keeper_of(data, platform)
         self.dispatcher = Dispatcher(
@@ -137,7 +141,9 @@ class Node:
             (self._clock.monotonic, self._time_of_day_ms),
             self.wake,
             self._is_reachable,
+            self._jobs,
         )
+        self._applier = Applier(self._jobs, self.dispatcher, self.keeper.applied)
         link_events = LinkEvents(
             receive=self._receive,
             changed=self._link_changed,
@@ -160,6 +166,7 @@ class Node:
             checkpoint_written=self._checkpoint_written,
             wounds_found=self.wake,
             failed=self.fail,
+            is_applying=lambda: self._jobs.are_under_way,
         )
         return StateKeeper(
             self._config, data, self.raft, platform.rng, self._workers, platform.clock, platform.crash_points, events
@@ -244,9 +251,9 @@ class Node:
         if not self._is_stopped:
             self.peers.tell(target, message)
 
-    def count_keys_in_slot(self, slot: int) -> int | None:
-        """Count the keys of one hash slot by looking at every key."""
-        return self.keeper.machine.count_keys_in_slot(slot)
+    def count_keys_in_slot(self, slot: int) -> Reply:
+        """Have the keys of one hash slot counted by looking at every key."""
+        return Later(self.keeper.machine.count_keys_in_slot(slot))
 
     def read_state(self, index: Index, after: bytes | None) -> tuple[KvMeta, list[tuple[bytes, Record]]] | None:
         """Return records of a checkpoint."""
@@ -262,6 +269,7 @@ class Node:
         if not self.raft.is_whole:
             self.dispatcher.is_caught_up = False
         self.dispatcher.use_machine(machine, self.raft.log.last_applied)
+        self._jobs.drop()
         self.wake()
 
     def _flushed_on_thread(self, flushed: Flushed) -> None:
@@ -298,12 +306,20 @@ class Node:
     def _is_due(self) -> bool:
         """Return whether ``_process`` has something to do; most events of a busy node leave nothing."""
         return (
-            self.raft.has_ready(self._now_ms(), may_apply=self.keeper.checkpointer.may_apply)
+            self.raft.has_ready(self._now_ms(), may_apply=self.may_apply)
             or self.dispatcher.has_due()
             or self._leadership() != self._known
             or not self.dispatcher.is_caught_up
             or self.keeper.checkpointer.is_pending
         )
+
+    @property
+    def may_apply(self) -> bool:
+        """Whether the machine takes entries: it has room for their changes, and is done with those it took before.
+
+        What was handed out counts as applied for the core, so whatever looks at the machine waits for the second.
+        """
+        return not self._jobs.are_under_way and self.keeper.checkpointer.may_apply
 
     # -- the order ------------------------------------------------------------------------------------------------
 
@@ -318,8 +334,8 @@ class Node:
         reach = self._crash_points.reach
         self._note_leadership()
         self.dispatcher.propose_due()
-        may_apply = self.keeper.checkpointer.may_apply and self._is_prepared()
-        ready = self.raft.ready(self._now_ms(), may_apply=may_apply)
+        was_busy = self._jobs.are_under_way
+        ready = self.raft.ready(self._now_ms(), may_apply=self.may_apply)
         if ready.write is not None:
             reach("before_submit")
             self.persister.submit(ready.write)
@@ -338,29 +354,30 @@ class Node:
             self.dispatcher.give_back_reads(ready.lost_reads)
         if ready.committed or ready.reads:
             reach("before_apply")
-            self._apply(ready.committed, ready.reads)
+            self._applier.queue(ready.committed, ready.reads)
+        applies = self._jobs.are_under_way
+        if applies:
+            self._jobs.run()
             reach("after_apply")
-        if not self.dispatcher.is_caught_up:
+        is_at_rest = not self._jobs.are_under_way
+        if not self.dispatcher.is_caught_up and is_at_rest:
             self.dispatcher.is_caught_up = self.raft.is_caught_up
         reach("before_reply")
         self._reply()
         reach("after_reply")
-        if ready.committed or self.keeper.checkpointer.is_pending:
+        if applies or self.keeper.checkpointer.is_pending:
             self.keeper.consider()
-        self._look_ahead(is_more=may_apply and self.raft.has_more())
+        self._look_ahead(was_busy=was_busy)
         self._persist_lone()
 
-    def _is_prepared(self) -> bool:
-        """Return whether the next entry can be applied at once; a large one is decoded in slices before that."""
-        entry = self.raft.log.next_committed()
-        if entry is None or self.dispatcher.prepare(entry):
-            return True
-        self.wake()
-        return False
+    def _look_ahead(self, *, was_busy: bool) -> None:
+        """See to it that ``_process`` runs again when there is more to do, now or later.
 
-    def _look_ahead(self, *, is_more: bool) -> None:
-        """See to it that ``_process`` runs again when there is more to do, now or later."""
+        Args:
+            was_busy: whether the machine could not take what the core had for it.
+        """
         self._recorder.progress(self.raft)
+        is_more = self._jobs.are_under_way or was_busy or (self.may_apply and self.raft.has_more())
         if is_more or self.dispatcher.has_due():
             # Replaying is cut in bounded pieces; an applied batch makes room for the next; lost reads are routed anew.
             self.wake()
@@ -378,18 +395,6 @@ class Node:
             if self._is_due():
                 # Others' turn first: the next write may be alone, too.
                 self.wake()
-
-    def _apply(self, committed: list[Entry], reads: list[ReadReady]) -> None:
-        """Apply entries in order, each read in its place: after the entry it names and before the next one."""
-        position = 0
-        for entry in committed:
-            while position < len(reads) and reads[position].read_index < entry.index:
-                self.dispatcher.answer_reads(reads[position].read_id)
-                position += 1
-            self.dispatcher.apply(entry)
-            self.keeper.applied(entry)
-        for ready in reads[position:]:
-            self.dispatcher.answer_reads(ready.read_id)
 
     def _is_reachable(self, node_id: NodeId) -> bool:
         """Return whether ``node_id`` is this node or its link is up."""

@@ -8,7 +8,7 @@ registered before any write that its connection sends later is proposed (raft/re
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,7 +17,10 @@ from durable_raft.kv.commands import CommandSpec
 from durable_raft.kv.large_batch import LARGE_BYTES, BatchEncoder
 from durable_raft.kv.replies import Reply
 from durable_raft.raft.types import Term
-from durable_raft.wire.resp import encode_replies, encode_reply
+from durable_raft.wire.resp import encode_in_pieces, encode_replies, encode_reply
+
+BATCH_COMMANDS_MAX = 2000
+"""Writes in one entry, about: every node decodes them in one go, a millisecond."""
 
 NO_REPLY = 0
 """In place of a RESP version: the client asked for no reply (CLIENT REPLY OFF)."""
@@ -50,8 +53,8 @@ class Slot:
         """RESP version that was spoken when the commands came, or ``NO_REPLY``."""
         self.owed = owed
         """How many replies."""
-        self.reply: bytes | None = None
-        """All of them encoded, one after the other; None while they are owed."""
+        self.reply: bytes | list[bytes] | None = None
+        """All of them encoded, one after the other, in pieces when they are large; None while they are owed."""
         self._is_write = self._is_batched = False
 
     def expect_write(self) -> None:
@@ -79,13 +82,23 @@ class Slot:
         """Give each command of a run its reply."""
         self._fill(encode_replies(replies, self.protocol) if self.protocol != NO_REPLY else b"")
 
-    def _fill(self, encoded: bytes) -> None:
+    def fill_in_steps(self, replies: Sequence[Reply]) -> Generator[None, None, None]:
+        """Do the same, yielding between pieces of the encoding: for replies that may be long."""
+        pieces: list[bytes] = []
+        if self.protocol != NO_REPLY:
+            for reply in replies:
+                for piece in encode_in_pieces(reply, self.protocol):
+                    pieces.append(piece)
+                    yield
+        self._fill(pieces)
+
+    def _fill(self, encoded: bytes | list[bytes]) -> None:
         self.reply = encoded
         if self._is_write:
             self._is_write = False
             self.owner.writes_outstanding -= 1
         self.leave_batch()
-        self.owner.became_answered(len(encoded))
+        self.owner.became_answered(len(encoded) if isinstance(encoded, bytes) else sum(map(len, encoded)))
 
 
 class Waiting:
@@ -155,7 +168,7 @@ class Forming:
 
     def append_run(self, waiting: Waiting) -> None:
         """Append a run to the newest batch, or to a new one when that is full."""
-        if not self._batches or self._batches[-1].size_bytes >= self._batch_bytes_max:
+        if not self._batches or self._is_full(self._batches[-1]):
             self._batches.append(Batch())
         self._batches[-1].append_run(waiting)
         self.size_bytes += waiting.size_bytes
@@ -164,6 +177,9 @@ class Forming:
         """Bring the oldest batch nearer to being proposed; return whether it may be."""
         # Nothing is appended to a batch of this size any more.
         return self._batches[0].encode_slice()
+
+    def _is_full(self, batch: Batch) -> bool:
+        return batch.size_bytes >= self._batch_bytes_max or len(batch.writes) >= BATCH_COMMANDS_MAX
 
     def take_oldest(self) -> Batch:
         """Return the oldest batch."""

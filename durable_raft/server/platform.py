@@ -18,6 +18,7 @@ from durable_raft.server.clock import Clock, Loop
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.peers import LinkEvents, Links, Peers
+from durable_raft.server.slices import STEPS_MAX
 from durable_raft.server.state.worker import ThreadWorker, Worker
 from durable_raft.storage.log.log_store import LogStore
 
@@ -55,6 +56,10 @@ class Platform(Protocol):
         """8 bytes that no other life of any node has (raft/lives.py); empty: lives are not counted."""
 
     @property
+    def slice_steps(self) -> int:
+        """How many steps a slice of the machine's work has at most (slices.py)."""
+
+    @property
     def crash_points(self) -> CrashPoints:
         """Named places at which tests kill the node."""
 
@@ -83,6 +88,7 @@ class SystemPlatform:
         self.clock = clock
         self.rng = random.Random(seed)  # noqa: S311 - timeouts and cursors, not secrets
         self.life = secrets.token_bytes(8)
+        self.slice_steps = STEPS_MAX
         self.crash_points = crash_points
         self.recorder = recorder
 

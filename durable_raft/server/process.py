@@ -32,6 +32,7 @@ from durable_raft.server.report import Reporter
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.opening import open_node, watch_signals
 from durable_raft.server.start.recovery import NodeData, set_state_aside
+from durable_raft.server.watchdog import Watchdog, watched
 from durable_raft.storage.wounds import WoundedState
 
 _logger = logging.getLogger(__name__)
@@ -121,8 +122,9 @@ def _live(config: NodeConfig, crash_points: CrashPoints) -> BaseException | None
     process: _Process | None = None
     try:
         process = _Process(config, data, crash_points)
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            return runner.run(process.main())
+        watchdog = Watchdog()
+        with asyncio.Runner(loop_factory=lambda: _new_loop(watchdog)) as runner:
+            return runner.run(process.main(watchdog))
     finally:
         if process is None or process.is_store_free:
             data.log_store.close()
@@ -150,13 +152,12 @@ def _keep_collector_away() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def _new_loop(watchdog: Watchdog) -> asyncio.AbstractEventLoop:
     try:
-        import uvloop
+        from uvloop import Loop
     except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
+        return watched(asyncio.SelectorEventLoop)(watchdog)
+    return watched(Loop)(watchdog)
 
 
 class _Process:
@@ -173,7 +174,7 @@ class _Process:
         self._fail: Callable[[BaseException], None] = self._note_fatal
         self._clients: Clients | None = None
 
-    async def main(self) -> BaseException | None:
+    async def main(self, watchdog: Watchdog) -> BaseException | None:
         """Start everything, wait for the end, stop everything; return what ended it, None for a signal."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._note_exception)
@@ -184,13 +185,14 @@ class _Process:
         outbox = Outbox()
         node = Node(self._config, self._data, platform, outbox.flush, self._note_fatal)
         self._fail = node.fail
-        reporter = Reporter(self._config, self._data.log_store, node)
+        reporter = Reporter(self._config, self._data.log_store, node, watchdog)
         self._clients = clients = Clients(self._config, node.dispatcher, reporter.status, node, outbox)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
         try:
             await self._listen(node, clients)
             _keep_collector_away()
+            watchdog.begin()
             event(
                 _logger,
                 logging.INFO,

@@ -13,14 +13,16 @@ from durable_raft.raft.types import Index, NodeId, Role
 from durable_raft.server.commands.status import ClientCounts, NodeStatus, PeerStatus
 from durable_raft.server.node import Node
 from durable_raft.server.settings.config import SETTINGS, NodeConfig
+from durable_raft.server.watchdog import Watchdog
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 
 
 class Reporter:
     """Makes the status of one node."""
 
-    def __init__(self, config: NodeConfig, store: LmdbLogStore, node: Node) -> None:
+    def __init__(self, config: NodeConfig, store: LmdbLogStore, node: Node, watchdog: Watchdog) -> None:
         self._store = store
+        self._watchdog = watchdog
         self._node = node
         self._settings = {
             setting.name.replace("_", "-"): str(getattr(config, setting.name))
@@ -32,7 +34,7 @@ class Reporter:
     def status(self, clients: ClientCounts) -> NodeStatus:
         """Return the node's status now, with what the owner of the connections counts."""
         node, raft, log = self._node, self._node.raft, self._node.raft.log
-        summary = node.keeper.machine.summary
+        summary = node.keeper.applied_summary
         memory_bytes, resident_bytes = _memory()
         now = node.now_s()
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -49,7 +51,7 @@ class Reporter:
             last_log_index=log.last.index,
             flushed_index=log.flushed,
             commit_index=log.commit_index,
-            last_applied=log.last_applied,
+            last_applied=node.keeper.applied_index,
             snapshot_index=raft.snapshot.index,
             state_hash=summary.state_hash,
             keys=summary.key_count,
@@ -122,6 +124,8 @@ class Reporter:
             "peer_refused": node.peers.refused,
             "connections": clients.received,
             "commands_processed": clients.commands,
+            "slow_turns": self._watchdog.slow_turns,
+            "slowest_turn_us": int(self._watchdog.slowest_s * 1e6),
         }
 
 

@@ -7,7 +7,7 @@ what is not a reply (a bool, a float, an IntEnum) instead of guessing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from durable_raft.errors import InvariantViolation
@@ -15,6 +15,12 @@ from durable_raft.kv.replies import OK, ErrorReply, MapReply, Reply, SetReply, S
 
 RESP2: Final = 2
 RESP3: Final = 3
+
+LARGE_BYTES: Final = 1 << 16
+"""From here on a value is a piece by itself: copying it costs more than another piece does."""
+
+ELEMENTS_A_PIECE: Final = 256
+"""Elements of a list that are encoded together, in less than a tenth of a millisecond unless they are long."""
 
 _OK_LINE: Final = b"+OK\r\n"
 
@@ -44,6 +50,37 @@ def encode_replies(replies: Iterable[Reply], protocol: int) -> bytes:
         return b"".join([_OK_LINE if reply is OK else encoders[type(reply)](reply) for reply in replies])
     except KeyError:
         return b"".join([encode_reply(reply, protocol) for reply in replies])
+
+
+def encode_in_pieces(reply: Reply, protocol: int) -> Iterator[bytes]:
+    """Yield the bytes of ``reply`` in pieces, none of which took long to make: a large value is not copied.
+
+    Raises as ``encode_reply``.
+    """
+    if type(reply) is bytes and len(reply) >= LARGE_BYTES:
+        yield b"$%d\r\n" % len(reply)
+        yield reply
+        yield b"\r\n"
+    elif type(reply) is list:
+        yield b"*%d\r\n" % len(reply)
+        for at in range(0, len(reply), ELEMENTS_A_PIECE):
+            yield from _elements(reply[at : at + ELEMENTS_A_PIECE], protocol)
+    else:
+        yield encode_reply(reply, protocol)
+
+
+def _elements(elements: list[Reply], protocol: int) -> Iterator[bytes]:
+    """Yield elements of a list: small ones together."""
+    small: list[Reply] = []
+    for element in elements:
+        if type(element) is list or (type(element) is bytes and len(element) >= LARGE_BYTES):
+            yield encode_replies(small, protocol)
+            small = []
+            yield from encode_in_pieces(element, protocol)
+        else:
+            small.append(element)
+    if small:
+        yield encode_replies(small, protocol)
 
 
 def _simple(reply: Simple) -> bytes:

@@ -12,6 +12,7 @@ from durable_raft.kv.keyspace_commands import handlers
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.replies import ErrorReply
 from durable_raft.kv.scan import CURSOR_BITS, ScanCursors
+from durable_raft.kv.steps import at_once
 from tests.kv.machines import error_of, new_machine, run
 
 PAGES_MAX = 10_000
@@ -134,7 +135,8 @@ def small_scan(keys: list[bytes], cursors: ScanCursors) -> Callable[[bytes], tup
     keyspace = Keyspace()
     for key in keys:
         keyspace.put(key, b"v", None)
-    execute = handlers(keyspace, cursors)[b"scan"]
+    _, in_steps = handlers(keyspace, cursors)
+    execute = at_once(in_steps[b"scan"])
 
     def next_page(cursor: bytes) -> tuple[bytes, list[bytes]]:
         reply = execute([b"scan", cursor])

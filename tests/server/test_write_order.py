@@ -9,7 +9,8 @@ import pytest
 from durable_raft.errors import StoragePoisoned
 from durable_raft.server.persister import QUICK_FLUSHES
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
-from tests.support.desk import N3, Client, Desk, desk_at
+from tests.support.desk import N3, Desk, desk_at
+from tests.support.desk_client import Client
 from tests.support.node_script import run_script
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))

@@ -15,6 +15,7 @@ from durable_raft.raft.state import PendingRead, RaftState
 from durable_raft.raft.types import Entry, EntryKind, Index, Role
 from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.pending import Batch, Slot, Waiting
+from durable_raft.server.slices import Steps
 from tests.simulation.planting import Patch, mutant
 
 # -- reads and clients ------------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def follower_answers_reads() -> Sequence[Patch]:
 
     def stale(self: Dispatcher, waiting: Waiting) -> None:
         if not waiting.spec.is_write and not waiting.slot.owner.writes_outstanding:
-            self._answer(waiting)
+            self._answer_stale(waiting)
         else:
             route(self, waiting)
 
@@ -166,8 +167,8 @@ def applied_twice() -> Sequence[Patch]:
     """Entries of others are applied twice at times: the applied index is not kept with the state (etcd #13766)."""
     apply = Dispatcher.apply
 
-    def again(self: Dispatcher, entry: Entry) -> None:
-        apply(self, entry)
+    def again(self: Dispatcher, entry: Entry) -> Steps:
+        yield from apply(self, entry)
         if entry.kind is EntryKind.COMMANDS and entry.index % 7 == 0 and self._raft.role is not Role.LEADER:
             for args in decode_batch(entry.payload):
                 self._machine.execute(args)
@@ -180,9 +181,9 @@ def expiry_by_own_clock() -> Sequence[Patch]:
     """A node expires keys by its own time of day instead of the entries'."""
     apply = Dispatcher.apply
 
-    def local(self: Dispatcher, entry: Entry) -> None:
+    def local(self: Dispatcher, entry: Entry) -> Steps:
         self._machine.advance_time(max(entry.timestamp_ms, self._time_of_day_ms()))
-        apply(self, entry)
+        return apply(self, entry)
 
     return [(Dispatcher, "apply", local)]
 

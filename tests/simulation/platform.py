@@ -93,6 +93,7 @@ class SimPlatform:
         self.loop = SimLoop(process)
         self.rng = random.Random(process.rng.getrandbits(32))
         self.life = self.rng.randbytes(8)
+        self.slice_steps = process.world.swarm.slice_steps
         self.crash_points = SimCrashPoints()
         self.recorder = SimRecorder()
         self.writer: SimLogWriter

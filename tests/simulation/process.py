@@ -22,6 +22,7 @@ from durable_raft.raft.types import Entry, NodeId
 from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.node import Node
 from durable_raft.server.pending import Slot
+from durable_raft.server.slices import Steps
 from durable_raft.server.start import recovery
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
@@ -83,8 +84,13 @@ class Connection:
         self._is_dirty = False
         while self._slots and self._slots[0].reply is not None:
             slot = self._slots.popleft()
-            for reply in split_replies(slot.reply or b"", slot.owed):
+            for reply in split_replies(joined(slot.reply), slot.owed):
                 self._on_reply(reply)
+
+
+def joined(reply: bytes | list[bytes] | None) -> bytes:
+    """Return a slot's replies in one piece."""
+    return reply if isinstance(reply, bytes) else b"".join(reply or ())
 
 
 def split_replies(data: bytes, count: int) -> list[bytes]:
@@ -179,11 +185,11 @@ class Process:
         dispatcher, rules, site = self.node.dispatcher, self.world.rules, self.site
         apply = dispatcher.apply
 
-        def judged(entry: Entry) -> None:
+        def judged(entry: Entry) -> Steps:
             self._check_commit()
             rules.entry_applied(site.name, entry)
             self.world.entry_applied(self, entry)
-            apply(entry)
+            return apply(entry)
 
         dispatcher.apply = judged  # type: ignore[method-assign]
 
@@ -229,7 +235,7 @@ class Process:
         """A node that rests with no turn to come has done all that its core had for it."""
         if self.node._is_wake_scheduled:
             return
-        now, may_apply = self.node._now_ms(), self.node.keeper.checkpointer.may_apply
+        now, may_apply = self.node._now_ms(), self.node.may_apply
         if self.node.raft.has_ready(now, may_apply=may_apply):
             raise InvariantViolation(f"{self.site.name} rests, but its core has {self.node.raft.ready(now)}")
         self._check_deadline_is_kept(self.node.raft.deadline(), self.node._timer)

@@ -66,6 +66,8 @@ class Swarm:
     disk_delay: tuple[int, int]
     loop_lag: int
     """A turn of the loop may run this much after the event that asked for it: several events meet one turn."""
+    slice_steps: int
+    """Steps that a slice of the machine's work has; few: the loop turns in the middle of entries."""
     loss: float
     duplicate: float
     reorder: float
@@ -151,6 +153,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         checkpoints=_draw_checkpoints(rng),
         # Drawn last: the seeds of tests stay what they were in all else.
         bulk_delay=rng.choice((0, 0, heartbeat * 5, heartbeat * 30)),
+        slice_steps=rng.choice((1, 2, 3, 10_000)),
     )
 
 

@@ -15,23 +15,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from durable_raft.kv.commands import COMMANDS
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import AppendEntries, Envelope, IntroduceResponse, Message
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Entry, EntryKind, Identity, Index, Member, Membership, NodeId, Role, Term
 from durable_raft.server.crash_points import CrashPoints
-from durable_raft.server.dispatch import QUICK_COMMIT_S, Dispatcher
+from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.node import Node
 from durable_raft.server.peers import LinkEvents
-from durable_raft.server.pending import Slot
 from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.slices import STEPS_MAX, Steps
 from durable_raft.server.start.opening import open_node
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.storage.log.log_store import LogStore
 from durable_raft.wire.peer import NodeMessage
+from tests.support.desk_client import Client
 from tests.support.raft_solo import accepted, vote
 from tests.support.raft_trace import message_words, write_words
 
@@ -43,52 +43,6 @@ LOOK_S = 0.3
 
 Callback = Callable[..., object]
 T = TypeVar("T")
-
-
-class Client:
-    """A connection: sends commands, collects replies."""
-
-    def __init__(self, desk: Desk, *, is_readonly: bool = False) -> None:
-        self._desk = desk
-        self.writes_outstanding = 0
-        self.batched = 0
-        self.is_readonly = is_readonly
-        self.slots: list[Slot] = []
-        self._replied = 0
-
-    def became_answered(self, reply_bytes: int) -> None:
-        """Replies are read from the slots."""
-
-    def send(self, *commands: str) -> None:
-        """Send commands, all in one turn of the loop; a batch that is in flight by then has been so for a while."""
-        self._desk.now += QUICK_COMMIT_S
-        for command in commands:
-            args = [word.encode() for word in command.split()]
-            slot = Slot(self, 2)
-            self.slots.append(slot)
-            self._desk.dispatcher.route_run(slot, COMMANDS[args[0]], [args])
-        self._desk.turn()
-
-    def send_run(self, *commands: str) -> None:
-        """Send commands of one name as one run."""
-        run = [[word.encode() for word in command.split()] for command in commands]
-        slot = Slot(self, 2, len(run))
-        self.slots.append(slot)
-        self._desk.dispatcher.route_run(slot, COMMANDS[run[0][0]], run)
-        self._desk.turn()
-
-    @property
-    def replies(self) -> list[bytes | None]:
-        """The replies so far, None for those still owed."""
-        return [slot.reply for slot in self.slots]
-
-    def flush(self) -> list[bytes]:
-        """Return the replies that may be sent now, in order, each once."""
-        free: list[bytes] = []
-        while self._replied < len(self.slots) and (reply := self.slots[self._replied].reply) is not None:
-            free.append(reply)
-            self._replied += 1
-        return free
 
 
 class _Timer:
@@ -248,13 +202,14 @@ class _Recorder:
 class Desk:
     """Node n1 among played peers; a ``server.platform.Platform`` and the clock of it."""
 
-    def __init__(self, data: NodeData, config: NodeConfig) -> None:
+    def __init__(self, data: NodeData, config: NodeConfig, slice_steps: int = STEPS_MAX) -> None:
         self.now = 10.0
         self.time_of_day_ms = 1_000_000
         self.clock = self
         self.loop = _Loop(self)
         self.rng = random.Random(7)
         self.life = b""
+        self.slice_steps = slice_steps
         self.crash_points = CrashPoints()
         self.recorder = _Recorder()
         self.unreachable: set[NodeId] = set()
@@ -313,9 +268,9 @@ class Desk:
         """Keep what is applied, too; the dispatcher's own ``apply`` does the rest."""
         apply = self.dispatcher.apply
 
-        def noted(entry: Entry) -> None:
+        def noted(entry: Entry) -> Steps:
             self.note(f"applies {entry.index}/t{entry.term}")
-            apply(entry)
+            return apply(entry)
 
         self.dispatcher.apply = noted  # type: ignore[method-assign]
 
@@ -368,6 +323,16 @@ class Desk:
                 callback(*args)
             if not self._writer.work():
                 return
+
+    def arrive(self, source: NodeId, message: Message) -> None:
+        """Have n1 hear a peer, and the loop not turn yet."""
+        self._events.receive(source, message)
+
+    def half_turn(self) -> None:
+        """Run what the loop has to do now, and nothing that this asks for."""
+        for _ in range(len(self.loop.soon)):
+            callback, args = self.loop.soon.popleft()
+            callback(*args)
 
     def hear(self, source: NodeId, message: Message) -> None:
         """Have n1 hear a peer."""
@@ -460,7 +425,9 @@ class Desk:
 
 
 @contextmanager
-def desk_at(place: Path, *, pending_bytes_max: int = 1 << 20) -> Iterator[Desk]:
+def desk_at(
+    place: Path, *, pending_bytes_max: int = 1 << 20, slice_steps: int = STEPS_MAX, **settings: Any
+) -> Iterator[Desk]:
     """Give node n1 on a new directory at ``place``, a voter that knows no leader; it is stopped afterwards."""
     config = NodeConfig(
         node_id=N1,
@@ -473,10 +440,11 @@ def desk_at(place: Path, *, pending_bytes_max: int = 1 << 20) -> Iterator[Desk]:
         client_hold_ms=int(HOLD_S * 1000),
         request_bytes_max=pending_bytes_max,
         pending_bytes_max=pending_bytes_max,
+        **settings,
     )
     data = open_node(config)
     try:
-        desk = Desk(data, config)
+        desk = Desk(data, config, slice_steps)
         desk.become_voter()
         yield desk
         assert desk.node.stop()

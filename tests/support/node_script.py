@@ -17,7 +17,8 @@ from pathlib import Path
 from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.types import EntryKind, NodeId, make_entry
 from durable_raft.server.persister import QUICK_FLUSHES
-from tests.support.desk import Client, Desk, desk_at
+from tests.support.desk import Desk, desk_at
+from tests.support.desk_client import Client
 from tests.support.raft_script import played
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from durable_raft.kv.records import Record
+from durable_raft.kv.replies import Reply
 from durable_raft.raft.types import Index
 from durable_raft.storage.state.meta import KvMeta
 
@@ -12,8 +13,8 @@ from durable_raft.storage.state.meta import KvMeta
 class NodeActions(Protocol):
     """A node, as far as the commands that ask it for something know it."""
 
-    def count_keys_in_slot(self, slot: int) -> int | None:
-        """Return how many keys a hash slot has, by looking at every key; None when they are too many to look at."""
+    def count_keys_in_slot(self, slot: int) -> Reply:
+        """Count the keys of a hash slot by looking at every key: later, as a rule."""
 
     def request_checkpoint(self) -> None:
         """Have a checkpoint written soon of all that is applied."""

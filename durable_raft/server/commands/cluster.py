@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from durable_raft.addresses import Address, parse_address
-from durable_raft.kv.errors import NOT_AN_INTEGER, TOO_MANY_KEYS
+from durable_raft.kv.errors import NOT_AN_INTEGER
 from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import ErrorReply, MapReply, Reply, Verbatim
 from durable_raft.kv.slots import SLOTS, key_slot
@@ -193,8 +193,7 @@ def _count_keys_in_slot(call: _Call, args: Args) -> Reply:
         return NOT_AN_INTEGER
     if not 0 <= slot < SLOTS:
         return ErrorReply("ERR Invalid slot")
-    count = call.node.count_keys_in_slot(slot)
-    return TOO_MANY_KEYS if count is None else count
+    return call.node.count_keys_in_slot(slot)
 
 
 def _told(

@@ -25,6 +25,8 @@ Field = tuple[str, object]
 _REDIS_COUNTERS: Final = {
     "connections": "total_connections_received",
     "commands_processed": "total_commands_processed",
+    "slow_turns": "eventloop_slow_turns",
+    "slowest_turn_us": "eventloop_slowest_turn_usec",
 }
 """Counters shown under Redis's own names, in the section ``stats``; all others are shown under ``raft``."""
 

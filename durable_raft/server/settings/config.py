@@ -117,6 +117,13 @@ class NodeConfig:
     output_bytes_max: int = _tunable(
         64 << 20, parse_bytes, "BYTES", "Replies that may wait for one connection whose client does not read them"
     )
+    reply_bytes_max: int = _tunable(
+        64 << 20,
+        parse_bytes,
+        "BYTES",
+        "Longest reply of several values or keys (MGET, KEYS); the command is refused before it copies anything. "
+        "A single value may be longer",
+    )
     append_bytes_max: int = _tunable(
         1 << 20, parse_bytes, "BYTES", "Entries in one AppendEntries; a single larger entry travels alone"
     )

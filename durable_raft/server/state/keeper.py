@@ -51,6 +51,8 @@ class StateEvents:
     """The core was told of wounds in the log: it has work."""
     failed: Callable[[BaseException], None]
     """The state cannot be believed: this life of the node ends."""
+    is_applying: Callable[[], bool]
+    """Whether the machine is behind what the core calls applied: no checkpoint can begin then."""
 
 
 class StateKeeper:
@@ -105,19 +107,24 @@ class StateKeeper:
         self._asked = 0
         self.differs = 0
         """How often this node's state was found to differ from the majority's."""
+        self.applied_index: Index
+        """Of the last entry that the machine has executed wholly; the core's ``last_applied`` may be ahead of it."""
+        self.applied_summary: StateSummary
+        """The state in numbers at ``applied_index``."""
         self.machine = self._begin(self._kv)
 
     def _begin(self, kv: StateStore | None) -> Machine:
         """Make the machine that goes on from ``kv``, and have everything use the two."""
         self._kv = kv
         rng = random.Random(self._rng.getrandbits(64))  # noqa: S311 - SCAN's cursors, not secrets
-        values = self._config.value_bytes_max
+        values, replies = self._config.value_bytes_max, self._config.reply_bytes_max
         if kv is None:
-            view, machine = None, Machine(rng, value_bytes_max=values)
+            view, machine = None, Machine(rng, value_bytes_max=values, reply_bytes_max=replies)
         else:
             view = kv.view()
-            machine = Machine(rng, values, view, kv.checkpoint.applied.timestamp_ms)
+            machine = Machine(rng, values, view, kv.checkpoint.applied.timestamp_ms, replies)
         self.machine = machine
+        self.applied_index, self.applied_summary = self._raft.log.last_applied, machine.summary
         self.checkpointer.use_machine(machine, kv, view)
         self.source.read_from(kv)
         self.backups.read_from(kv)
@@ -129,15 +136,16 @@ class StateKeeper:
 
     def applied(self, entry: Entry) -> None:
         """Note that ``entry`` was applied to the machine."""
+        self.applied_index, self.applied_summary = entry.index, self.machine.summary
         self.checkpointer.applied(len(entry.payload))
-        said = self.hashes.applied(entry, self.machine.summary)
+        said = self.hashes.applied(entry, self.applied_summary)
         if said is not None:
             self._broadcast(said)
             self._judge(said.applied_index)
 
     def consider(self) -> None:
         """Begin or write a checkpoint when it is time."""
-        if not self.fetcher.is_finishing:
+        if not self.fetcher.is_finishing and not self._events.is_applying():
             self.checkpointer.consider()
 
     def tick(self) -> None:

@@ -1,0 +1,41 @@
+"""Commands in steps: what may take long yields between pieces of well under a millisecond, and returns its reply.
+
+Whoever executes one may do anything else between two steps but execute another command or begin a checkpoint: a command
+sees one state, and leaves another, as if it took no time. A checkpoint that is under way may end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+from durable_raft.kv.replies import CommandSteps, Reply
+
+Args: TypeAlias = Sequence[bytes]
+
+REPLY_BYTES_MAX: Final = 64 << 20
+"""Bytes of all values, or keys, in one reply, unless given; a single value may be longer."""
+
+REPLY_ITEM_BYTES: Final = 16
+"""What a value takes in a reply beside its bytes, about."""
+
+KEYS_A_STEP: Final = 64
+"""Keys that a command names which are looked up or changed in one step."""
+
+BYTES_A_STEP: Final = 1 << 18
+"""Bytes of values after which a step ends early: some tenths of a millisecond to copy and verify."""
+
+
+def finish(steps: CommandSteps) -> Reply:
+    """Take all steps at once; return the reply."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            reply: Reply = end.value
+            return reply
+
+
+def at_once(in_steps: Callable[[Args], CommandSteps]) -> Callable[[Args], Reply]:
+    """Return a command that takes all of its steps at once."""
+    return lambda args: finish(in_steps(args))

@@ -1,0 +1,234 @@
+"""An entry that takes long is applied in slices, and nothing takes it for applied, or looks at it, before it is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from durable_raft.kv.batch import decode_batch, encode_batch
+from durable_raft.kv.machine import Machine
+from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, Role, Term, make_entry
+from durable_raft.server.commands.classify import RUN_MAX
+from durable_raft.server.pending import BATCH_COMMANDS_MAX
+from tests.support.desk import N2, Desk, desk_at
+from tests.support.raft_solo import accepted
+
+KEYS = 1000
+"""More than one step changes."""
+
+MSET = ["mset", *(word for number in range(KEYS) for word in (f"k{number}", "v"))]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """Node n1, a follower that knows no leader, whose slices have a single step."""
+    with desk_at(tmp_path / "n1", slice_steps=1) as made:
+        yield made
+
+
+@pytest.fixture
+def leading(desk: Desk) -> Desk:
+    """The same, leading."""
+    desk.lead()
+    return desk
+
+
+@contextmanager
+def single_turns(desk: Desk) -> Iterator[None]:
+    """Whoever has the loop turn until it is at rest has it turn once."""
+    turn, desk.turn = desk.turn, desk.half_turn  # type: ignore[method-assign]
+    yield
+    desk.turn = turn  # type: ignore[method-assign]
+
+
+def acknowledged(desk: Desk) -> None:
+    """n2 has flushed all that n1 has; the loop has turned once since."""
+    desk.arrive(N2, accepted(desk.raft.current_term, desk.raft.log.last.index, desk.raft.state.read_round))
+    desk.half_turn()
+
+
+def is_in_the_middle(desk: Desk) -> bool:
+    """Whether some of the keys are there, but not all."""
+    return 0 < desk.machine.summary.key_count < KEYS
+
+
+def turned_into_the_middle(desk: Desk) -> None:
+    """Let the loop turn until an entry is applied by half."""
+    turned_until(desk, lambda: is_in_the_middle(desk))
+
+
+def turned_until(desk: Desk, holds: Callable[[], bool]) -> None:
+    """Let the loop turn, and the log writer work, until ``holds``."""
+    for _ in range(40):
+        if holds():
+            return
+        desk.half_turn()
+        desk._writer.work()
+    raise AssertionError("it does not come about")
+
+
+def test_the_loop_turns_in_the_middle_of_a_command(leading: Desk) -> None:
+    """Meanwhile it is answered nobody, and INFO tells of the state before it."""
+    before = leading.node.keeper.applied_index, leading.node.keeper.applied_summary
+    client = leading.client()
+    client.send(" ".join(MSET))
+    acknowledged(leading)
+    turned_into_the_middle(leading)
+    assert client.replies == [None]
+    assert leading.raft.log.last_applied > before[0]
+    assert (leading.node.keeper.applied_index, leading.node.keeper.applied_summary) == before
+    assert not leading.node.may_apply
+    assert not leading.dispatcher.is_idle()
+    leading.turn()
+    assert client.replies == [b"+OK\r\n"]
+    assert leading.node.keeper.applied_index == leading.raft.log.last_applied
+    assert leading.node.keeper.applied_summary.key_count == KEYS
+    assert leading.dispatcher.is_idle()
+
+
+def test_a_read_waits_for_the_command_that_is_under_way(leading: Desk) -> None:
+    """And sees the whole of it, though it was confirmed before."""
+    writer, reader = leading.client(), leading.client()
+    writer.send(" ".join(MSET))
+    acknowledged(leading)
+    turned_into_the_middle(leading)
+    with single_turns(leading):
+        reader.send(f"mget k0 k{KEYS - 1}")
+    acknowledged(leading)
+    assert is_in_the_middle(leading)
+    leading.turn()
+    assert reader.replies == [b"*2\r\n$1\r\nv\r\n$1\r\nv\r\n"]
+
+
+def test_no_checkpoint_begins_in_the_middle_of_an_entry(leading: Desk) -> None:
+    """It would claim the whole of it; the one that was asked for is written when the entry is applied."""
+    leading.client().send(" ".join(MSET))
+    acknowledged(leading)
+    turned_into_the_middle(leading)
+    leading.node.request_checkpoint()
+    leading.node.keeper.consider()
+    leading.half_turn()
+    assert is_in_the_middle(leading)
+    assert leading.node.keeper.checkpointer.count == 0
+    assert leading.machine.overlay_changes > 0, "nothing is frozen"
+    leading.turn()
+    assert leading.node.keeper.checkpointer.count == 1
+    assert leading.raft.snapshot.index == leading.raft.log.last_applied
+
+
+def test_a_leader_that_is_replaced_in_the_middle_answers_what_it_has_committed(leading: Desk) -> None:
+    """The entry is committed; who leads does not matter any more."""
+    client = leading.client()
+    client.send(" ".join(MSET))
+    acknowledged(leading)
+    turned_into_the_middle(leading)
+    leading.follow(N2, term=leading.raft.current_term + 1, after=0)
+    assert leading.raft.role is Role.FOLLOWER
+    assert client.replies == [b"+OK\r\n"]
+    assert leading.machine.summary.key_count == KEYS
+
+
+def entry_of(desk: Desk, *commands: list[str]) -> Entry:
+    """Return the entry that another leader has behind the last one."""
+    last, log = desk.raft.log.last.index, desk.raft.log
+    payload = encode_batch([[word.encode() for word in command] for command in commands])
+    point = LogPoint(last, log.term_at(last), log.chain_at(last))
+    term = Term(desk.raft.current_term + 1)
+    return make_entry(previous=point, term=term, kind=EntryKind.COMMANDS, timestamp_ms=2_000_000, payload=payload)
+
+
+def followed_into_the_middle(desk: Desk) -> None:
+    """A follower, caught up before, applies half of a long entry."""
+    with single_turns(desk):
+        desk.follow(N2, entry_of(desk, MSET))
+    desk._writer.work()
+    turned_into_the_middle(desk)
+
+
+def test_a_stale_read_sees_the_whole_of_a_command_or_nothing_of_it(desk: Desk) -> None:
+    """Also a stale read waits for the machine to be at rest."""
+    desk.follow(N2, entry_of(desk, ["set", "other", "1"]))
+    reader = desk.client(is_readonly=True)
+    reader.send("get other")
+    assert reader.replies == [b"$1\r\n1\r\n"]
+    followed_into_the_middle(desk)
+    with single_turns(desk):
+        reader.send(f"mget k0 k{KEYS - 1}", "exists k0", "get k0")
+    assert reader.replies[1:] == [None, None, None]
+    desk.turn()
+    assert reader.replies[1:] == [b"*2\r\n$1\r\nv\r\n$1\r\nv\r\n", b":1\r\n", b"$1\r\nv\r\n"]
+
+
+def test_a_node_is_not_caught_up_before_the_last_entry_is_applied(desk: Desk) -> None:
+    """It was handed out, and a stale read would see half of it."""
+    followed_into_the_middle(desk)
+    assert not desk.dispatcher.is_caught_up
+    desk.turn()
+    assert desk.dispatcher.is_caught_up
+
+
+def test_what_another_state_covers_is_applied_no_further(leading: Desk) -> None:
+    """Nobody can say what became of it here; reads, begun or waiting, are routed again, and see the new state."""
+    first, writer, reader = leading.client(), leading.client(), leading.client()
+    first.send(" ".join(MSET))
+    acknowledged(leading)
+    turned_into_the_middle(leading)
+    with single_turns(leading):
+        writer.send(" ".join(MSET).replace("k", "j"), "get k1")
+        leading._writer.work()
+        acknowledged(leading)
+        reader.send("exists k1 k2")
+        acknowledged(leading)
+    assert is_in_the_middle(leading)
+    turned_until(leading, lambda: leading.machine.summary.key_count > KEYS)
+    other = Machine(random.Random(1))
+    other.execute([b"set", b"k1", b"other"])
+    leading.node.keeper.machine = other
+    leading.node._machine_replaced(other)
+    unknown, read = writer.replies
+    assert (unknown or b"").startswith(b"-UNKNOWN")
+    assert (read, reader.replies) == (None, [None])
+    leading.turn()
+    leading.acknowledge()
+    assert (writer.replies[1], reader.replies) == (b"$5\r\nother\r\n", [b":1\r\n"])
+    assert other.summary.key_count == 1, "nothing of the old entry went into the new state"
+    assert writer.writes_outstanding == writer.batched == reader.batched == 0
+
+
+def test_an_entry_has_no_more_commands_than_can_be_decoded_at_once(tmp_path: Path) -> None:
+    """About: a run is not cut."""
+    with desk_at(tmp_path / "n1") as desk:
+        desk.lead()
+        client = desk.client()
+        before = len(desk.proposed)
+        for _ in range(3 * BATCH_COMMANDS_MAX // RUN_MAX):
+            client.send_run(*["incr a"] * RUN_MAX)
+        for _ in range(5):
+            desk.acknowledge()
+        counts = [len(decode_batch(entry.payload)) for entry in desk.proposed[before:]]
+        assert max(counts) < BATCH_COMMANDS_MAX + RUN_MAX
+        assert sum(counts) == 3 * BATCH_COMMANDS_MAX // RUN_MAX * RUN_MAX
+        assert None not in client.replies
+
+
+def test_keys_of_a_slot_are_counted_between_entries(leading: Desk) -> None:
+    """A command of the connection's waits for the machine as others do, and tells when its state was replaced."""
+    client = leading.client()
+    client.send(" ".join(MSET))
+    acknowledged(leading)
+    turned_into_the_middle(leading)
+    counted, dropped = leading.client(), leading.client()
+    for each in (counted, dropped):
+        each.send_later(leading.node.count_keys_in_slot(0))
+    assert counted.replies == [None]
+    leading.turn()
+    assert counted.replies == dropped.replies
+    assert (counted.replies[0] or b"").startswith(b":")
+    dropped.send_later(leading.node.count_keys_in_slot(0))
+    leading.dispatcher.use_machine(leading.machine, Index(0))
+    leading.node._jobs.drop()
+    assert (dropped.replies[1] or b"").startswith(b"-TRYAGAIN")
