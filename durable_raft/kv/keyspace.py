@@ -13,16 +13,29 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import Final
 
 from durable_raft.kv.layer import CHANGE_BYTES, Due, Layer
-from durable_raft.kv.records import EMPTY_STATE, NO_DEADLINE, Record, StateSummary, StateView, make_record, order_key
+from durable_raft.kv.long_values import Value
+from durable_raft.kv.records import (
+    EMPTY_STATE,
+    NO_DEADLINE,
+    Record,
+    StateSummary,
+    StateView,
+    extended,
+    make_record,
+    order_key,
+)
 from durable_raft.kv.steps import BYTES_A_STEP
 
 DROP_MAX: Final = 1000
 """Expired keys dropped with one entry, some milliseconds of work. Replicas must agree on it."""
+
+DROPS_A_STEP: Final = 200
+"""Of them in one step."""
 
 PAGE_MIN: Final = 8
 PAGE_MAX: Final = 256
@@ -77,7 +90,7 @@ class Keyspace:
         """Number of keys changed since the last checkpoint began."""
         return len(self._active.changes)
 
-    def get(self, key: bytes) -> bytes | None:
+    def get(self, key: bytes) -> Value | None:
         """Return the value of a key, or None."""
         record = self.find(key)
         return None if record is None else record.value
@@ -166,7 +179,7 @@ class Keyspace:
 
     # -- changing ---------------------------------------------------------------------------------------------------
 
-    def put(self, key: bytes, value: bytes, deadline_ms: int | None) -> None:
+    def put(self, key: bytes, value: Value, deadline_ms: int | None) -> None:
         """Set a key to a value; a deadline that is None or not in the future means: none, or gone at once."""
         if deadline_ms is None:
             self.put_for_ever(key, value)
@@ -175,7 +188,7 @@ class Keyspace:
         else:
             self._keep(key, make_record(key, value, deadline_ms))
 
-    def put_for_ever(self, key: bytes, value: bytes) -> None:
+    def put_for_ever(self, key: bytes, value: Value) -> None:
         """Set a key to a value, without a deadline: what most writes do."""
         # What ``_keep`` does, without looking again for what was just looked for.
         record = make_record(key, value)
@@ -198,6 +211,13 @@ class Keyspace:
         """Set a key to a value and leave its deadline as it is."""
         record = self.find(key)
         self._keep(key, make_record(key, value, NO_DEADLINE if record is None else record.deadline_ms))
+
+    def extend(self, key: bytes, record: Record, suffix: bytes) -> None:
+        """Put ``suffix`` behind the value of a key, whose record this is; takes the same time however long that is."""
+        is_shared = key not in self._active.changes and self._frozen is not None and key in self._frozen.changes
+        self._keep(key, extended(record, suffix))
+        if is_shared:
+            self._active.share(len(record.value))
 
     def remove(self, key: bytes) -> bool:
         """Remove a key; return whether it was there."""
@@ -244,14 +264,27 @@ class Keyspace:
 
     def advance_time(self, time_ms: int) -> None:
         """Move the time forward, never back, and drop keys whose deadline it has reached, at most ``DROP_MAX``."""
+        for _ in self.advance_time_in_steps(time_ms):
+            pass
+
+    def advance_time_in_steps(self, time_ms: int) -> Generator[None, None, None]:
+        """Do the same, the dropping in steps; what is expired is hidden from the first of them on."""
         self.time_ms = max(self.time_ms, time_ms)
         if not self._expires_count:
             return
-        for _ in range(DROP_MAX):
+        for _ in range(0, DROP_MAX, DROPS_A_STEP):
+            if self._drop(DROPS_A_STEP) < DROPS_A_STEP:
+                return
+            yield
+
+    def _drop(self, most: int) -> int:
+        """Drop the first of what is expired; return how many they were."""
+        for dropped in range(most):
             due = self._earliest()
             if due is None or due[0] > self.time_ms:
-                break
+                return dropped
             self._keep(due[2], None)
+        return most
 
     def next_deadline_ms(self) -> int | None:
         """Return when the next key that can be seen expires, or None.
@@ -317,6 +350,7 @@ class Keyspace:
         if self._frozen is None:
             raise RuntimeError("no checkpoint is under way")
         needless, self._written, self._frozen = self._written, self._frozen, None
+        self._active.share_no_more()
         self._base = base
         self._forget_base_due(is_read=self._active.is_cleared)
         return needless

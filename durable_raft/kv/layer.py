@@ -53,7 +53,7 @@ def _place(change: Change) -> bytes:
 class Layer:
     """Changes by key: a record, or None for a key that is gone."""
 
-    __slots__ = ("_heap", "_order", "_unordered", "changes", "is_cleared", "size_bytes")
+    __slots__ = ("_heap", "_order", "_shared_bytes", "_unordered", "changes", "is_cleared", "size_bytes")
 
     def __init__(self) -> None:
         self.changes: dict[bytes, Record | None] = {}
@@ -61,6 +61,8 @@ class Layer:
         """Whether all that lies below is gone."""
         self.size_bytes = 0
         """Memory it takes, about."""
+        self._shared_bytes = 0
+        """Bytes of values that a layer below holds, too, and counts."""
         self._heap: list[Due] = []
         """Deadlines of records in ``changes``, smallest first; an item counts only while the record says the same."""
         self._order: SortedKeyList[bytes] = SortedKeyList(key=order_key)
@@ -83,11 +85,21 @@ class Layer:
             if record.deadline_ms:
                 self._push((record.deadline_ms, order_key(key), key))
 
+    def share(self, value_bytes: int) -> None:
+        """Do not count so many bytes of the newest record: the layer below holds the same ones."""
+        self.size_bytes -= value_bytes
+        self._shared_bytes += value_bytes
+
+    def share_no_more(self) -> None:
+        """Count what was shared: the layer below is let go."""
+        self.size_bytes += self._shared_bytes
+        self._shared_bytes = 0
+
     def clear(self) -> None:
         """Note that every key is gone."""
         self.changes = {}
         self.is_cleared = True
-        self.size_bytes = 0
+        self.size_bytes = self._shared_bytes = 0
         self._heap = []
         self._order = SortedKeyList(key=order_key)
         self._unordered = []

@@ -93,6 +93,10 @@ class Machine:
         """Move the cluster time forward (never back) and drop every key whose time is up."""
         self._keyspace.advance_time(time_ms)
 
+    def advance_time_in_steps(self, time_ms: int) -> Generator[None, None, None]:
+        """Do the same, in steps; nothing else may be executed before the last of them."""
+        return self._keyspace.advance_time_in_steps(time_ms)
+
     def show_time(self, time_ms: int) -> None:
         """Let TTL and PTTL, which are never in the log, count from ``time_ms`` when that is past the cluster time."""
         self._keyspace.shown_ms = time_ms
@@ -127,7 +131,7 @@ class Machine:
         for key, record in self._keyspace.after(None):
             digest.update(b"%d:%d:%d:" % (len(key), len(record.value), record.deadline_ms))
             digest.update(key)
-            digest.update(record.value)
+            digest.update(bytes(record.value))
         return digest.digest()
 
     # -- checkpoints ------------------------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
+from functools import reduce
 from typing import Final, NamedTuple, Protocol
 
 from durable_raft.checksum import extend
+from durable_raft.kv.long_values import LongValue, Value
 
 SHORT_KEY_BYTES_MAX: Final = 480
 """Longer keys are ordered by their first so many bytes and a hash: LMDB's keys end at 511 bytes."""
@@ -30,7 +32,7 @@ _new_tuple: Final = tuple.__new__
 class Record(NamedTuple):
     """What is kept of a key."""
 
-    value: bytes
+    value: Value
     deadline_ms: int
     """When it expires, ms since the Unix epoch; ``NO_DEADLINE``: never."""
     crc: int
@@ -47,17 +49,19 @@ class StateSummary(NamedTuple):
     """Sum of the checksums of all records, under 2**64."""
 
 
-def record_crc(key: bytes, deadline_ms: int, value: bytes) -> int:
+def record_crc(key: bytes, deadline_ms: int, value: Value) -> int:
     """Return CRC-32C over ``key length u32 | deadline_ms u64 | key | value`` (big-endian)."""
     head = _CRC_HEADER.pack(len(key), deadline_ms) + key
+    if isinstance(value, LongValue):
+        return reduce(extend, value.pieces(), extend(0, head))
     if len(value) <= _JOINED_BYTES_MAX:
         return extend(0, head + value)
     return extend(extend(0, head), value)
 
 
-def make_record(key: bytes, value: bytes, deadline_ms: int = NO_DEADLINE) -> Record:
+def make_record(key: bytes, value: Value, deadline_ms: int = NO_DEADLINE) -> Record:
     """Return the record of ``key``, its checksum computed."""
-    if len(value) > _JOINED_BYTES_MAX:
+    if isinstance(value, LongValue) or len(value) > _JOINED_BYTES_MAX:
         return Record(value, deadline_ms, record_crc(key, deadline_ms, value))
     # What ``record_crc`` and ``Record`` say, without two calls: this is done for each write on each node.
     crc = extend(0, _CRC_HEADER.pack(len(key), deadline_ms) + key + value)
@@ -68,6 +72,12 @@ class Place(bytes):
     """An order key in the place of the key that has it: where a scan goes on, without the key, which may be long."""
 
     __slots__ = ()
+
+
+def extended(record: Record, suffix: bytes) -> Record:
+    """Return a record with ``suffix`` behind its value, without a look at the value: the checksum goes on, too."""
+    value = record.value if isinstance(record.value, LongValue) else LongValue.of(record.value)
+    return Record(value.append(suffix), record.deadline_ms, extend(record.crc, suffix))
 
 
 def order_key(key: bytes) -> bytes:

@@ -5,6 +5,7 @@ Python value        RESP2                         RESP3
 ==================  ============================  =======================
 ``Simple(b"OK")``   ``+OK``                       the same
 ``bytes``           bulk string                   the same
+``LongValue``       bulk string                   the same
 ``int``             ``:n``                        the same
 ``None``            ``$-1``                       ``_``
 ``list``            array                         the same
@@ -21,6 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from typing import Final, NamedTuple, TypeAlias
+
+from durable_raft.kv.long_values import Value
 
 
 class Simple(NamedTuple):
@@ -62,7 +65,7 @@ class Later(NamedTuple):
 CommandSteps: TypeAlias = "Generator[None, None, Reply]"
 """A command under way; its value is the reply."""
 
-Reply: TypeAlias = "Simple | bytes | int | list[Reply] | ErrorReply | MapReply | SetReply | Verbatim | Later | None"
+Reply: TypeAlias = "Simple | Value | int | list[Reply] | ErrorReply | MapReply | SetReply | Verbatim | Later | None"
 
 OK: Final = Simple(b"OK")
 PONG: Final = Simple(b"PONG")

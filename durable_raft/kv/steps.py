@@ -19,6 +19,9 @@ REPLY_BYTES_MAX: Final = 64 << 20
 REPLY_ITEM_BYTES: Final = 16
 """What a value takes in a reply beside its bytes, about."""
 
+LARGE_BYTES: Final = 1 << 16
+"""From here on a value that grows is kept in pieces: copying it costs more than they do."""
+
 KEYS_A_STEP: Final = 64
 """Keys that a command names which are looked up or changed in one step."""
 

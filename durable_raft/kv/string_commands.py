@@ -16,11 +16,13 @@ from durable_raft.kv.errors import (
     reply_too_large,
 )
 from durable_raft.kv.keyspace import Keyspace
+from durable_raft.kv.long_values import Value
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
 from durable_raft.kv.replies import OK, CommandSteps, ErrorReply, Reply
 from durable_raft.kv.steps import (
     BYTES_A_STEP,
     KEYS_A_STEP,
+    LARGE_BYTES,
     REPLY_BYTES_MAX,
     REPLY_ITEM_BYTES,
     Args,
@@ -96,7 +98,7 @@ class _StringCommands:
         self._keyspace = keyspace
         self._reply_bytes_max = reply_bytes_max
         self._value_bytes_max = value_bytes_max
-        self._get: Callable[[bytes], bytes | None] = keyspace.get
+        self._get: Callable[[bytes], Value | None] = keyspace.get
         self._put: Callable[[bytes, bytes], None] = keyspace.put_for_ever
 
     # -- reading ----------------------------------------------------------------------------------------------------
@@ -204,15 +206,18 @@ class _StringCommands:
         return OK
 
     def append(self, args: Args) -> Reply:
-        old = self._get(args[1])
-        if old is None:
+        record = self._keyspace.find(args[1])
+        if record is None:
             self._keyspace.put(args[1], args[2], None)
             return len(args[2])
-        if len(old) + len(args[2]) > self._value_bytes_max:
+        length = len(record.value) + len(args[2])
+        if length > self._value_bytes_max:
             return VALUE_TOO_LONG
-        value = old + args[2]
-        self._keyspace.replace(args[1], value)
-        return len(value)
+        if length > LARGE_BYTES:
+            self._keyspace.extend(args[1], record, args[2])
+        else:
+            self._keyspace.replace(args[1], bytes(record.value) + args[2])
+        return length
 
     # -- counting ---------------------------------------------------------------------------------------------------
 
@@ -234,7 +239,7 @@ class _StringCommands:
 
     def _add(self, key: bytes, amount: int) -> Reply:
         old = self._get(key)
-        number = 0 if old is None else parse_int64(old)
+        number = 0 if old is None else parse_int64(old) if isinstance(old, bytes) else None
         if number is None:
             return NOT_AN_INTEGER
         number += amount

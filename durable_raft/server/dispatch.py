@@ -24,7 +24,7 @@ from durable_raft.raft.types import Entry, EntryKind, Index, Member, NodeId, Rol
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.pending import Batch, Forming, Slot, Waiting
 from durable_raft.server.slices import Jobs, Steps
-from durable_raft.wire.resp import LARGE_BYTES
+from durable_raft.wire.resp import is_large
 
 INFLIGHT_BATCHES_MAX = 2
 """Own batches in flight before the next one waits and grows: one on its way to the disks, one behind it."""
@@ -278,7 +278,7 @@ class Dispatcher:
 
     def apply(self, entry: Entry) -> Steps:
         """Apply a committed entry to the machine and answer who waits for it."""
-        self._machine.advance_time(entry.timestamp_ms)
+        yield from self._machine.advance_time_in_steps(entry.timestamp_ms)
         batch = self._take_batch(entry)
         if batch is not None:
             self.commit_latency.add_sample(self._monotonic() - batch.proposed_at)
@@ -394,7 +394,7 @@ class Dispatcher:
         for args in waiting.commands:
             reply = execute(args)
             replies.append(reply)
-            if type(reply) is bytes and len(reply) >= LARGE_BYTES:
+            if is_large(reply):
                 are_large = True
                 yield
         if are_large:

@@ -8,9 +8,10 @@ what is not a reply (a bool, a float, an IntEnum) instead of guessing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from durable_raft.errors import InvariantViolation
+from durable_raft.kv.long_values import LongValue
 from durable_raft.kv.replies import OK, ErrorReply, MapReply, Reply, SetReply, Simple, Verbatim
 
 RESP2: Final = 2
@@ -52,14 +53,19 @@ def encode_replies(replies: Iterable[Reply], protocol: int) -> bytes:
         return b"".join([encode_reply(reply, protocol) for reply in replies])
 
 
+def is_large(reply: Reply) -> TypeGuard[bytes | LongValue]:
+    """Return whether a reply is one value that is better not copied."""
+    return (type(reply) is bytes and len(reply) >= LARGE_BYTES) or type(reply) is LongValue
+
+
 def encode_in_pieces(reply: Reply, protocol: int) -> Iterator[bytes]:
     """Yield the bytes of ``reply`` in pieces, none of which took long to make: a large value is not copied.
 
     Raises as ``encode_reply``.
     """
-    if type(reply) is bytes and len(reply) >= LARGE_BYTES:
+    if is_large(reply):
         yield b"$%d\r\n" % len(reply)
-        yield reply
+        yield from (reply,) if isinstance(reply, bytes) else reply.pieces()
         yield b"\r\n"
     elif type(reply) is list:
         yield b"*%d\r\n" % len(reply)
@@ -73,7 +79,7 @@ def _elements(elements: list[Reply], protocol: int) -> Iterator[bytes]:
     """Yield elements of a list: small ones together."""
     small: list[Reply] = []
     for element in elements:
-        if type(element) is list or (type(element) is bytes and len(element) >= LARGE_BYTES):
+        if type(element) is list or is_large(element):
             yield encode_replies(small, protocol)
             small = []
             yield from encode_in_pieces(element, protocol)
@@ -95,6 +101,10 @@ def _error(reply: ErrorReply) -> bytes:
 
 def _bulk(reply: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(reply), reply)
+
+
+def _long(reply: LongValue) -> bytes:
+    return _bulk(bytes(reply))
 
 
 def _integer(reply: int) -> bytes:
@@ -149,7 +159,7 @@ def _set_3(reply: SetReply) -> bytes:
     return _aggregate(b"~", reply.members, RESP3)
 
 
-_BOTH: Final[dict[type, _Encode]] = {Simple: _simple, ErrorReply: _error, bytes: _bulk, int: _integer}
+_BOTH: Final[dict[type, _Encode]] = {Simple: _simple, ErrorReply: _error, bytes: _bulk, LongValue: _long, int: _integer}
 
 _ENCODERS: Final[dict[int, dict[type, _Encode]]] = {
     RESP2: {

@@ -100,3 +100,25 @@ def test_a_reply_is_bounded_before_it_is_made(patient: Cluster) -> None:
     with pytest.raises(redis.ResponseError, match="reply_bytes_max"):
         client.mget(["large"] * 60)
     assert client.ping()
+
+
+def test_a_byte_behind_a_long_value_is_not_a_copy_of_it(patient: Cluster) -> None:
+    """On no node, and not when it is read: what is long is kept and sent in pieces."""
+    client = patient.client(patient.leader(), socket_timeout=PATIENCE_S)
+    part = bytes(4_000_000)
+    for number in range(1, 9):
+        assert client.append("log", part) == number * len(part)
+    for number in range(1, 21):
+        assert client.append("log", "x") == 8 * len(part) + number
+    assert client.get("log") == part * 8 + b"x" * 20
+    patient.wait_converged()
+
+
+def test_many_keys_that_expire_at_once_delay_nobody(patient: Cluster) -> None:
+    """They are dropped a few with each entry, in steps."""
+    client = patient.client(patient.leader(), socket_timeout=PATIENCE_S)
+    pipeline = client.pipeline(transaction=False)
+    for number in range(30_000):
+        pipeline.set(f"key:{number}", "v", px=20_000)
+    assert all(pipeline.execute())
+    patient.wait(lambda: client.set("other", "v") and client.dbsize() == 1, "the keys to be dropped", PATIENCE_S)

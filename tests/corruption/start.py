@@ -121,7 +121,7 @@ def _values(kv: StateStore) -> dict[bytes, bytes]:
     with closing(kv.view()) as view:
         key = None
         while items := view.piece(key, 1 << 16):
-            found.update((each, record.value) for each, record in items)
+            found.update((each, bytes(record.value)) for each, record in items)
             key = items[-1][0]
         for each, value in found.items():
             record = view.get(each)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from durable_raft.kv.batch import decode_batch, encode_batch
+from durable_raft.kv.keyspace import DROP_MAX
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, Role, Term, make_entry
 from durable_raft.server.commands.classify import RUN_MAX
@@ -197,6 +198,26 @@ def test_what_another_state_covers_is_applied_no_further(leading: Desk) -> None:
     assert (writer.replies[1], reader.replies) == (b"$5\r\nother\r\n", [b":1\r\n"])
     assert other.summary.key_count == 1, "nothing of the old entry went into the new state"
     assert writer.writes_outstanding == writer.batched == reader.batched == 0
+
+
+def test_the_loop_turns_while_expired_keys_are_dropped(leading: Desk) -> None:
+    """All of an entry's, before its first command is executed; what is left of them is hidden already."""
+    client = leading.client()
+    for first in range(0, 2 * KEYS, RUN_MAX):
+        client.send_run(*(f"set k{number} v px 500" for number in range(first, first + RUN_MAX)))
+    leading.acknowledge()
+    leading.acknowledge()
+    count = leading.machine.summary.key_count
+    leading.now += 0.5
+    leading.time_of_day_ms += 500
+    client.send("dbsize")
+    acknowledged(leading)
+    turned_until(leading, lambda: count - DROP_MAX < leading.machine.summary.key_count < count)
+    assert client.replies[-1] is None
+    assert leading.machine.execute([b"get", b"k5"]) is None
+    while client.replies[-1] is None:
+        leading.acknowledge()
+    assert count - DROP_MAX >= int((client.replies[-1] or b"")[1:])
 
 
 def test_an_entry_has_no_more_commands_than_can_be_decoded_at_once(tmp_path: Path) -> None:

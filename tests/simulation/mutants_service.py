@@ -192,7 +192,7 @@ def expiry_by_own_clock() -> Sequence[Patch]:
 def expired_keys_kept() -> Sequence[Patch]:
     """Keys are dropped when somebody looks: one replica has them still when another has not."""
     machines = itertools.count()
-    init, advance = Keyspace.__init__, Keyspace.advance_time
+    init, advance = Keyspace.__init__, Keyspace.advance_time_in_steps
     lazy: set[int] = set()
 
     def begin(self: Keyspace, *args: object) -> None:
@@ -200,13 +200,13 @@ def expired_keys_kept() -> Sequence[Patch]:
         if next(machines) % 2:
             lazy.add(id(self))
 
-    def look(self: Keyspace, time_ms: int) -> None:
+    def look(self: Keyspace, time_ms: int) -> Steps:
         if id(self) in lazy:
             self.time_ms = max(self.time_ms, time_ms)
         else:
-            advance(self, time_ms)
+            yield from advance(self, time_ms)
 
-    return [(Keyspace, "__init__", begin), (Keyspace, "advance_time", look)]
+    return [(Keyspace, "__init__", begin), (Keyspace, "advance_time_in_steps", look)]
 
 
 @mutant

@@ -151,7 +151,7 @@ def _piece_of(view: CheckpointView, question: FetchSnapshot) -> SnapshotChunk:
         has_key=question.has_key,
         after_key=question.after_key,
         keys=[key for key, _ in items],
-        values=[record.value for _, record in items],
+        values=[bytes(record.value) for _, record in items],
         deadlines_ms=[record.deadline_ms for _, record in items],
         checksums=[record.crc for _, record in items],
         # An empty piece is the last: whether a full one is, only the next question tells.

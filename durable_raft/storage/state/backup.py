@@ -98,7 +98,11 @@ class BackupWriter:
         for key, record in items:
             _check_item(f"{self._path}: received", key, record, self._last)
             self._last = key
-            parts += (_RECORD.pack(len(key), len(record.value), record.deadline_ms, record.crc), key, record.value)
+            parts += (
+                _RECORD.pack(len(key), len(record.value), record.deadline_ms, record.crc),
+                key,
+                bytes(record.value),
+            )
             count, expires, state_hash = count + 1, expires + bool(record.deadline_ms), state_hash + record.crc
         self._summary = StateSummary(count, expires, state_hash)
         body = b"".join(parts)

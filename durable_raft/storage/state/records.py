@@ -75,9 +75,11 @@ def stored_key(key: bytes) -> bytes:
 
 def pack_record(key: bytes, record: Record) -> bytes:
     """Return the value of table ``keys``."""
-    if len(key) <= SHORT_KEY_BYTES_MAX:
-        return HEADER.pack(record.crc, record.deadline_ms) + record.value
-    return b"".join((HEADER.pack(record.crc, record.deadline_ms), _LONG.pack(len(key)), key, record.value))
+    head = HEADER.pack(record.crc, record.deadline_ms)
+    if len(key) > SHORT_KEY_BYTES_MAX:
+        head += _LONG.pack(len(key)) + key
+    value = record.value
+    return head + value if isinstance(value, bytes) else b"".join((head, *value.pieces()))
 
 
 def record_of(key: bytes, value: Bytes) -> Record:
