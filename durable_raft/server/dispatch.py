@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from durable_raft.addresses import parse_address
 from durable_raft.kv.batch import decode_batch
 from durable_raft.kv.commands import CommandSpec, first_key
-from durable_raft.kv.large_batch import LARGE_BYTES as LARGE_BATCH_BYTES
-from durable_raft.kv.large_batch import BatchDecoder
+from durable_raft.kv.large_batch import LARGE_BYTES, BatchDecoder
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.replies import CommandSteps, ErrorReply, Reply
 from durable_raft.kv.slots import key_slot
@@ -296,7 +295,7 @@ class Dispatcher:
             UnknownFormatVersion: another version than this build knows.
             CorruptRecord: the payload is no batch.
         """
-        if len(entry.payload) < LARGE_BATCH_BYTES:
+        if len(entry.payload) < LARGE_BYTES:
             return decode_batch(entry.payload)
         decoder = BatchDecoder(entry.payload)
         while not decoder.step():

@@ -121,4 +121,6 @@ def test_many_keys_that_expire_at_once_delay_nobody(patient: Cluster) -> None:
     for number in range(30_000):
         pipeline.set(f"key:{number}", "v", px=20_000)
     assert all(pipeline.execute())
-    patient.wait(lambda: client.set("other", "v") and client.dbsize() == 1, "the keys to be dropped", PATIENCE_S)
+    patient.wait(
+        lambda: client.set("other", "v") is True and client.dbsize() == 1, "the keys to be dropped", PATIENCE_S
+    )

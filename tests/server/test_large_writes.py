@@ -13,7 +13,8 @@ from durable_raft.kv.commands import COMMANDS
 from durable_raft.raft.types import EntryKind, Term, make_entry
 from durable_raft.server import dispatch, pending
 from durable_raft.server.pending import Slot
-from tests.support.desk import N2, N3, Client, Desk, desk_at
+from tests.support.desk import N2, N3, Desk, desk_at
+from tests.support.desk_client import Client
 from tests.support.raft_solo import accepted
 
 VALUE = "v" * 1000
