@@ -5,6 +5,7 @@ Every function takes an open transaction and leaves it open; every record is ver
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 
 import lmdb
@@ -15,6 +16,7 @@ from durable_raft.raft.types import Base, Entry, Index, LogPoint, LostEntry, Ter
 from durable_raft.storage.environment import tree_wound
 from durable_raft.storage.log.meta import Meta, choose_meta
 from durable_raft.storage.log.records import (
+    HEAD_PROOF_END,
     IDENT,
     IDENT_KEY,
     LOG,
@@ -24,7 +26,7 @@ from durable_raft.storage.log.records import (
     entry_of,
     piece_count,
     unpack_ident,
-    unpack_log,
+    unpack_log_parts,
 )
 from durable_raft.storage.log.tables import Tables
 from durable_raft.storage.proven import META_KEY
@@ -102,7 +104,7 @@ def _read_entries(idents: Cursor[bytes], pieces: Cursor[bytes], lo: Index, hi: I
         if found and size > bytes_max:
             break
         try:
-            log = unpack_log(index, _joined(pieces, index, ident.length))
+            log = unpack_log_parts(index, *_joined(pieces, index, ident.length))
             if (wound := disagreement(index, ident, log)) is not None:
                 raise_wounds([wound])
         except WoundedLog as error:
@@ -118,21 +120,32 @@ def _read_entries(idents: Cursor[bytes], pieces: Cursor[bytes], lo: Index, hi: I
     return found
 
 
-def _joined(pieces: Cursor[bytes], index: int, length: int) -> bytes:
+def _joined(pieces: Cursor[bytes], index: int, length: int) -> tuple[bytes, bytes]:
     """Return the joined pieces of ``index``, whose payload has ``length`` bytes; leave the cursor on what follows.
+
+    Returns:
+        What stands before the payload, and the payload: a large one is copied no more than it must be.
 
     Raises:
         WoundedLog: a piece is missing.
     """
-    parts: list[bytes] = []
-    for number in range(piece_count(length)):
-        key = LOG_KEY.pack(index, number)
-        # Normally the cursor stands there already: the next entry's pieces follow the last one's.
-        if pieces.key() != key and not pieces.set_key(key):
-            raise_wounds([Wound(LOG, index, None, f"piece {number}", "none", WoundKind.MISSING)])
-        parts.append(pieces.value())
-        pieces.next()
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    count = piece_count(length)
+    # Normally the cursor stands there already: the next entry's pieces follow the last one's.
+    if pieces.key() != LOG_KEY.pack(index, 0) and not pieces.set_key(LOG_KEY.pack(index, 0)):
+        _raise_missing(index, 0)
+    found = list(islice(pieces, count))
+    pieces.next()
+    # Keys ascend: when so many of them end with the last one's, each of them is there.
+    if len(found) < count or found[-1][0] != LOG_KEY.pack(index, count - 1):
+        keys = {key for key, _ in found}
+        _raise_missing(index, next(n for n in range(count) if LOG_KEY.pack(index, n) not in keys))
+    first = found[0][1]
+    parts = [first[HEAD_PROOF_END:], *[value for _, value in found[1:]]]
+    return first[:HEAD_PROOF_END], parts[0] if count == 1 else b"".join(parts)
+
+
+def _raise_missing(index: int, number: int) -> NoReturn:
+    raise_wounds([Wound(LOG, index, None, f"piece {number}", "none", WoundKind.MISSING)])
 
 
 def _raise_absent(transaction: Transaction[bytes], tables: Tables, index: Index) -> NoReturn:

@@ -57,7 +57,7 @@ _HEAD: Final = struct.Struct(">BBBBQQII")
 _U32: Final = struct.Struct(">I")
 _IDENT_VALUE: Final = struct.Struct(">BBBBQQIIII")
 _HEAD_BYTES: Final = _HEAD.size
-_HEAD_PROOF_END: Final = _HEAD_BYTES + _U32.size
+HEAD_PROOF_END: Final = _HEAD_BYTES + _U32.size
 _KNOWN_START: Final = bytes((FORMAT_VERSION, ALGORITHM_CRC32C))
 _KINDS: Final = {int(kind): kind for kind in EntryKind}
 
@@ -118,7 +118,7 @@ def _append_pieces(items: Items, index: int, start: bytes, payload: bytes) -> No
 
 def piece_count(payload_bytes: int) -> int:
     """Return in how many pieces a payload of that length is stored, at least one."""
-    return -(-(_HEAD_PROOF_END + payload_bytes) // PIECE_BYTES_MAX)
+    return -(-(HEAD_PROOF_END + payload_bytes) // PIECE_BYTES_MAX)
 
 
 def unpack_ident(key: bytes, value: bytes) -> IdentRecord:
@@ -145,25 +145,29 @@ def unpack_ident(key: bytes, value: bytes) -> IdentRecord:
 
 
 def unpack_log(index: int, record: bytes) -> LogRecord:
-    """Verify a log record, its pieces joined.
+    """Verify a log record, its pieces joined; raises as ``unpack_log_parts``."""
+    return unpack_log_parts(index, record[:HEAD_PROOF_END], record[HEAD_PROOF_END:])
+
+
+def unpack_log_parts(index: int, start: bytes, payload: bytes) -> LogRecord:
+    """Verify a log record of which the first ``HEAD_PROOF_END`` bytes and the rest are given apart.
 
     Raises:
         WoundedLog: it is damaged.
         NewerFormat: the proof of its head is right and its version, algorithm or kind unknown.
     """
-    head = record[:_HEAD_BYTES]
-    if len(record) < _HEAD_PROOF_END:
-        _raise(LOG, index, WoundKind.SHAPE, f"at least {_HEAD_PROOF_END} bytes", f"{len(record)} bytes")
+    head = start[:_HEAD_BYTES]
+    if len(start) < HEAD_PROOF_END:
+        _raise(LOG, index, WoundKind.SHAPE, f"at least {HEAD_PROOF_END} bytes", f"{len(start)} bytes")
     proof = extend(0, IDENT_KEY.pack(index) + head)
-    if proof != int.from_bytes(record[_HEAD_BYTES:_HEAD_PROOF_END], "big"):
-        found = record[_HEAD_BYTES:_HEAD_PROOF_END].hex()
+    if proof != int.from_bytes(start[_HEAD_BYTES:], "big"):
+        found = start[_HEAD_BYTES:].hex()
         _raise(LOG, index, WoundKind.CHECKSUM, f"head proof {proof:#010x}", f"0x{found}")
-    if record[:2] != _KNOWN_START:
-        _raise_newer(LOG, index, record)
+    if start[:2] != _KNOWN_START:
+        _raise_newer(LOG, index, start)
     _, _, kind, pad, term, timestamp_ms, length, crc = _HEAD.unpack(head)
     if kind not in _KINDS or pad:
         _raise_kind(LOG, index, kind, pad)
-    payload = record[_HEAD_PROOF_END:]
     if len(payload) != length:
         _raise(LOG, index, WoundKind.SHAPE, f"{length} bytes of payload", f"{len(payload)} bytes", term)
     found_crc = entry_crc(index, term, kind, timestamp_ms, payload)

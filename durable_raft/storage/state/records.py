@@ -73,13 +73,22 @@ def stored_key(key: bytes) -> bytes:
     return _PREFIX + order_key(key)
 
 
+_JOINED_BYTES_MIN: Final = 1 << 20
+"""From here on CPython joins byte strings without holding the interpreter."""
+
+
 def pack_record(key: bytes, record: Record) -> bytes:
     """Return the value of table ``keys``."""
     head = HEADER.pack(record.crc, record.deadline_ms)
     if len(key) > SHORT_KEY_BYTES_MAX:
         head += _LONG.pack(len(key)) + key
     value = record.value
-    return head + value if isinstance(value, bytes) else b"".join((head, *value.pieces()))
+    if not isinstance(value, bytes):
+        return b"".join((head, *value.pieces()))
+    if len(value) < _JOINED_BYTES_MIN:
+        return head + value
+    # The event loop runs meanwhile: ``join`` lets go of the interpreter, ``+`` does not.
+    return b"".join((head, value))
 
 
 def record_of(key: bytes, value: Bytes) -> Record:
