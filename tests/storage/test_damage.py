@@ -199,9 +199,14 @@ def test_missing_and_swapped_pieces_are_found(lmdb_shelf: LmdbShelf) -> None:
     lmdb_shelf.close()
     change(directory, "log", LOG_KEY.pack(2, 1), None)
     assert summary(wounds_of(lmdb_shelf)) == [("log", 2, WoundKind.MISSING)]
-    with pytest.raises(CorruptRecord):
+    with pytest.raises(CorruptRecord, match="piece 1"):
         read_all(lmdb_shelf.open(), 2, 3)
     lmdb_shelf.close()
+    change(directory, "log", LOG_KEY.pack(3, 4), None)
+    with pytest.raises(CorruptRecord, match="piece 4"):
+        read_all(lmdb_shelf.open(), 3, 4)
+    lmdb_shelf.close()
+    change(directory, "log", LOG_KEY.pack(3, 4), value_of(directory, "log", LOG_KEY.pack(1, 4)))
     change(directory, "log", LOG_KEY.pack(2, 1), second)
     lmdb_shelf.open().load()
 
