@@ -17,6 +17,7 @@ import pytest
 
 from durable_raft.server.exit_codes import ExitCode
 from durable_raft.server.persister import LONE_BYTES_MAX, QUICK_FLUSH_S
+from durable_raft.wire.peer import FRAME_VERSION, FrameKind
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import EAGER, PATIENT, Cluster
 from tests.cluster.raw import Conversation
@@ -38,7 +39,7 @@ META_WRITTEN: Final = re.compile(r"pwrite64\((\d+), .*, 120, (?:32|4128)(?:\)| <
 """LMDB commits by writing the 120 bytes of a meta page on a descriptor that syncs by itself (``SYNCED``)."""
 SYNCED: Final = re.compile(r"data\.mdb\", [^)]*O_DSYNC.* = (\d+)$", re.MULTILINE)
 
-APPEND_SENT: Final = r'"DRpf\3\1\5'
+APPEND_SENT: Final = rf'"DRpf\{FRAME_VERSION}\1\{FrameKind.APPEND_ENTRIES}'
 """How strace shows the beginning of an AppendEntries frame (wire/peer.py)."""
 
 LONE_FLUSHES: Final = 20
