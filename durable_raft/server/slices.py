@@ -18,6 +18,9 @@ SLICE_S: Final = 0.003
 """How long a slice lasts. One of the machine and one of the connections fit into a turn of the loop beside its other
 business, so that a turn stays under 10 ms."""
 
+PAUSE_S: Final = 0.001
+"""After a pause of this length between two connections' steps the loop has turned, or done something else for long."""
+
 STEPS_MAX: Final = 10_000
 """Steps of a slice on a machine whose clock goes on."""
 
@@ -112,42 +115,56 @@ class Jobs:
 
 
 class Turns:
-    """Connections take turns at a slice of each turn of the loop."""
+    """Connections take turns at a slice of each turn of the loop.
+
+    Nobody says when the loop turns, and asking it each time costs as much as a command. So a slice lasts by the clock,
+    over as many turns as it will. Who comes when it has just ended may be in the same turn still, and waits for the
+    next; who comes later is in another, and begins the next slice.
+    """
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object], monotonic: Callable[[], float]) -> None:
         """``call_soon`` has something called in the loop's next turn."""
         self._call_soon = call_soon
-        self._slice = Slice(monotonic)
-        self._is_begun = False
-        """Whether this turn's slice has begun; the next turn's begins with ``_go_on``."""
+        self._monotonic = monotonic
+        self._until = self._last_at = float("-inf")
+        """When the slice ends, and when it was last asked for."""
         self._is_used_up = False
+        """Whether the next slice begins with ``_go_on``."""
         self._waiting: deque[Callable[[], bool]] = deque()
 
     def may_go_on(self) -> bool:
-        """Count a step; return whether there is time for it in this turn of the loop."""
-        if not self._is_begun:
-            self._is_begun = True
-            self._is_used_up = False
-            self._slice.begin()
-            self._call_soon(self._go_on)
-        elif not self._is_used_up:
-            self._is_used_up = not self._slice.take_step()
-        return not self._is_used_up
+        """Return whether there is time for a step in this turn of the loop."""
+        if self._is_used_up:
+            return False
+        now = self._monotonic()
+        if now >= self._until:
+            if now - self._last_at < PAUSE_S:
+                self._be_used_up()
+                return False
+            self._until = now + SLICE_S
+        self._last_at = now
+        return True
 
     def wait(self, take_turn: Callable[[], bool]) -> None:
         """Have ``take_turn`` called when it is its turn; it returns whether it waits for another."""
         self._waiting.append(take_turn)
-        if not self._is_begun:
-            self.may_go_on()
+        if not self._is_used_up:
+            self._be_used_up()
+
+    def _be_used_up(self) -> None:
+        self._is_used_up = True
+        self._call_soon(self._go_on)
 
     def _go_on(self) -> None:
         """Give turns to those who waited before this turn of the loop, as long as there is time."""
-        self._is_begun = False
+        self._is_used_up = False
+        self._last_at = self._monotonic()
+        self._until = self._last_at + SLICE_S
         for _ in range(len(self._waiting)):
             if not self.may_go_on():
                 return
             take_turn = self._waiting.popleft()
             if take_turn():
                 self._waiting.append(take_turn)
-        if self._waiting and not self._is_begun:
-            self.may_go_on()
+        if self._waiting and not self._is_used_up:
+            self._be_used_up()

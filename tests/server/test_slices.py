@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from durable_raft.server.slices import SLICE_S, Jobs, Slice, Steps, Turns
+from durable_raft.server.slices import PAUSE_S, SLICE_S, Jobs, Slice, Steps, Turns
 
 
 class Time:
@@ -167,14 +167,26 @@ def test_connections_take_turns() -> None:
 
 
 def test_a_turn_of_the_loop_has_one_slice_for_all_connections() -> None:
-    """Who comes when it is used up waits for the next."""
+    """Who comes when it has just been used up waits for the next."""
     time, loop = Time(), TurningLoop()
     turns = Turns(loop.soon.append, time)
-    assert turns.may_go_on()
-    time.now += SLICE_S
-    assert not turns.may_go_on()
-    assert not turns.may_go_on()
+    steps = 0
+    while turns.may_go_on():
+        time.now += SLICE_S / 4
+        steps += 1
+    assert 4 <= steps <= 5
+    time.now += 10 * PAUSE_S
+    assert not turns.may_go_on(), "only the loop's next turn begins the next slice"
     loop.turn()
     assert turns.may_go_on()
-    loop.turn()
     assert not loop.soon, "a loop with nothing to do rests"
+
+
+def test_who_comes_after_a_pause_begins_the_next_slice() -> None:
+    """The loop need not be asked: it has turned."""
+    time, loop = Time(), TurningLoop()
+    turns = Turns(loop.soon.append, time)
+    for _ in range(10):
+        assert turns.may_go_on()
+        time.now += SLICE_S + PAUSE_S
+    assert not loop.soon
