@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +11,9 @@ from typing import Protocol
 import pytest
 
 from tests.cluster.harness import Cluster
+
+Strace = Callable[..., list[str]]
+"""Makes the beginning of a command line: (trace file, system calls, what to inject)."""
 
 _CLUSTERS = pytest.StashKey[list[Cluster]]()
 
@@ -18,6 +23,23 @@ class ClusterFactory(Protocol):
 
     def __call__(self, nodes: int = 3, **settings: object) -> Cluster:
         """Start a cluster of that many nodes."""
+
+
+@pytest.fixture(scope="session")
+def strace() -> Strace:
+    """Return a maker of strace command lines; skip where there is no strace, or no permission to trace."""
+    program = shutil.which("strace")
+    if program is None:
+        pytest.skip("strace is not installed")
+    trial = subprocess.run([program, "-f", "true"], capture_output=True, text=True, check=False)
+    if trial.returncode != 0:
+        pytest.skip(f"strace may not trace here: {trial.stderr.strip()[-200:]}")
+
+    def command(trace: Path, calls: str, inject: str | None = None) -> list[str]:
+        injection = [] if inject is None else ["-e", f"inject={inject}"]
+        return [program, "-f", "-s", "16", "-o", str(trace), "-e", f"trace={calls}", *injection]
+
+    return command
 
 
 @pytest.fixture

@@ -6,9 +6,6 @@ System calls are traced and made to fail by strace; every test asserts that its 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -18,7 +15,7 @@ import pytest
 from durable_raft.server.exit_codes import ExitCode
 from durable_raft.server.persister import LONE_BYTES_MAX, QUICK_FLUSH_S
 from durable_raft.wire.peer import FRAME_VERSION, FrameKind
-from tests.cluster.conftest import ClusterFactory
+from tests.cluster.conftest import ClusterFactory, Strace
 from tests.cluster.harness import EAGER, PATIENT, Cluster
 from tests.cluster.raw import Conversation
 from tests.cluster.workload import Workload, assert_on_all_nodes
@@ -45,25 +42,6 @@ APPEND_SENT: Final = rf'"DRpf\{FRAME_VERSION}\1\{FrameKind.APPEND_ENTRIES}'
 LONE_FLUSHES: Final = 20
 LONE_WRITES_MAX: Final = 1000
 """In so many writes a leader flushes that many on the thread that sends, where flushes are quick."""
-
-Strace = Callable[..., list[str]]
-
-
-@pytest.fixture(scope="module")
-def strace() -> Strace:
-    """Return a maker of strace command lines; skip where there is no strace, or no permission to trace."""
-    program = shutil.which("strace")
-    if program is None:
-        pytest.skip("strace is not installed")
-    trial = subprocess.run([program, "-f", "true"], capture_output=True, text=True, check=False)
-    if trial.returncode != 0:
-        pytest.skip(f"strace may not trace here: {trial.stderr.strip()[-200:]}")
-
-    def command(trace: Path, calls: str, inject: str | None = None) -> list[str]:
-        injection = [] if inject is None else ["-e", f"inject={inject}"]
-        return [program, "-f", "-s", "16", "-o", str(trace), "-e", f"trace={calls}", *injection]
-
-    return command
 
 
 def _trace(cluster: Cluster, node_id: str) -> Path:
