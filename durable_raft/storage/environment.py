@@ -9,6 +9,7 @@ its beginning: single records of a large file would each pull in their surroundi
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import lmdb
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused, StoragePoisoned
-from durable_raft.storage.directory import RAFT, require_environment
+from durable_raft.storage.directory import DATA_FILE, RAFT, require_environment
 from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.wounds import Wound, WoundKind
 
@@ -109,7 +110,15 @@ def open_read_only(directory: Path, name: str = RAFT) -> Environment:
     """
     path = require_environment(directory, name)
     check_data_file(path, is_live=True)
-    return open_environment(path, map_bytes=MAP_BYTES, readonly=True)
+    return open_environment(path, map_bytes=readable_map_bytes(path), readonly=True)
+
+
+def readable_map_bytes(path: Path) -> int:
+    """Return how large a map to read a file with: room for what a node adds meanwhile, if the address space has it."""
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space == resource.RLIM_INFINITY:
+        return MAP_BYTES
+    return (path / DATA_FILE).stat().st_size
 
 
 def open_handles(environment: Environment, names: Sequence[str], *, create: bool = False) -> list[_Database]:

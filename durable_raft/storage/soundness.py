@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from durable_raft.errors import StorageError, UnknownFormatVersion
+from durable_raft.errors import DirectoryRefused, StorageError, UnknownFormatVersion
 from durable_raft.storage.directory import DATA_FILE, KV, RAFT, environment_path, holds_environment
 from durable_raft.storage.isolation import Background, KilledBySignal, told_by_child
 from durable_raft.storage.log.reader import LogReader
@@ -26,6 +26,10 @@ from durable_raft.storage.wounds import WoundedState
 
 QUICK_BYTES: Final = 64 << 20
 """Size of a state's file up to which a start waits until all of it was read: about half a second."""
+
+_BY_DAMAGE: Final = frozenset({signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
+"""Signals that a damaged page can raise. SIGKILL is the system's, when memory is short, or an operator's: it says
+nothing about the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,12 @@ class StateCheck:
         """
         if self._child is None:
             return None
-        trouble = _told_now(self._child.poll)
+        try:
+            trouble = _told_now(self._child.poll)
+        except DirectoryRefused:
+            # Killed from outside: nothing is known, and the node goes on. The scrubber reads the state, too.
+            self._child = None
+            return None
         if trouble is None:
             return None
         self._child = None
@@ -106,6 +115,8 @@ def _told_now(ask: Callable[[], str | None]) -> str | None:
         return ask()
     except KilledBySignal as killed:
         name = signal.Signals(killed.signal_number).name
+        if killed.signal_number not in _BY_DAMAGE:
+            raise DirectoryRefused(f"{name} ended the process that examined the directory: out of memory?") from killed
         return f"reading it ended the process by {name}: a page is damaged or cut off"
 
 
@@ -117,7 +128,7 @@ def _examine_log(directory: Path) -> str:
         with LogReader.open(directory) as reader:
             reader.overview()
             reader.touch()
-    except UnknownFormatVersion:
+    except (DirectoryRefused, UnknownFormatVersion):
         return ""  # Not damage: whoever opens it says so.
     except StorageError as error:
         return str(error)
@@ -132,7 +143,7 @@ def _examine_state(directory: Path) -> str:
         found = verify_state(directory)
         if not found.is_sound:
             return str(WoundedState(found.wounds))
-    except UnknownFormatVersion:
+    except (DirectoryRefused, UnknownFormatVersion):
         return ""
     except StorageError as error:
         return str(error)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from durable_raft.errors import DirectoryRefused
+from durable_raft.storage import soundness
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.log.records import LOG_KEY
 from durable_raft.storage.soundness import (
     QUICK_BYTES,
@@ -23,8 +30,9 @@ from durable_raft.storage.soundness import (
 from durable_raft.storage.state.records import stored_key
 from durable_raft.storage.state.swap import set_aside
 from tests.storage.raw import change, flip_bit
-from tests.support.log_building import read_all
+from tests.support.log_building import IDENTITY, MEMBERSHIP, read_all
 from tests.support.state_building import lose_root, read_kv
+from tests.support.waiting import wait_until
 from tests.tools.directories import CLUSTER_ID, flip_bit_of_state, make_state, whole, zeroed_copies
 
 
@@ -164,4 +172,68 @@ def test_damage_of_a_state_that_was_replaced_is_not_told(directory: Path, *, is_
     if is_rebuilt:
         make_state(directory, None)
     assert check.poll() is None
+    assert check.poll() is None
+
+
+# -- short of memory --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def address_space_left(size: int) -> Iterator[None]:
+    """Run with so much address space beyond what this process has."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_a_sound_log_is_not_in_trouble_for_want_of_memory(tmp_path: Path) -> None:
+    """No memory for a map says nothing about the data: whoever opens the directory refuses it, and nothing is lost.
+
+    The node set the directory aside as wounded and began on a new disk.
+    """
+    LmdbLogStore.create(tmp_path, IDENTITY, MEMBERSHIP, map_bytes=4 << 20)
+    data = tmp_path / "raft" / "data.mdb"
+    # A sparse file that is larger than what can be mapped.
+    os.truncate(data, 1 << 30)
+    with address_space_left(256 << 20):
+        assert log_trouble(tmp_path) == ""
+        with pytest.raises(DirectoryRefused, match="Cannot allocate memory"):
+            LmdbLogStore.open(tmp_path, map_bytes=4 << 30)
+    assert log_trouble(tmp_path) == ""
+
+
+def test_a_sound_log_is_read_with_little_address_space(tmp_path: Path) -> None:
+    """The map that reads a file is as large as the file, where address space is bounded."""
+    LmdbLogStore.create(tmp_path, IDENTITY, MEMBERSHIP, map_bytes=4 << 20)
+    with address_space_left(256 << 20), LogReader.open(tmp_path) as reader:
+        assert reader.overview().meta is not None
+
+
+@pytest.mark.parametrize(
+    ("number", "is_damage"), [(signal.SIGKILL, False), (signal.SIGTERM, False), (signal.SIGBUS, True)]
+)
+def test_only_signals_that_a_page_can_raise_are_damage(number: signal.Signals, *, is_damage: bool) -> None:
+    """When memory is short the system kills a process: a directory must not be set aside for that."""
+
+    def die() -> str:
+        os.kill(os.getpid(), number)
+        return ""
+
+    if is_damage:
+        assert "SIGBUS" in soundness._told(die)
+    else:
+        with pytest.raises(DirectoryRefused, match=number.name):
+            soundness._told(die)
+
+
+def test_a_check_that_is_killed_from_outside_says_nothing(directory: Path) -> None:
+    """The node goes on with its state: it was neither found sound nor damaged."""
+    check = StateCheck(directory)
+    assert check._child is not None
+    os.kill(check._child._pid, signal.SIGKILL)
+    wait_until(lambda: check.poll() is not None or check._child is None, "the child to be gone")
     assert check.poll() is None

@@ -20,7 +20,7 @@ from typing import Final
 from durable_raft.errors import DirectoryRefused, InvariantViolation
 from durable_raft.raft.types import Index
 from durable_raft.storage.directory import DATA_FILE, KV, environment_path, holds_environment, sync_path
-from durable_raft.storage.environment import MAP_BYTES, open_environment
+from durable_raft.storage.environment import open_environment, readable_map_bytes
 from durable_raft.storage.preflight import check_data_file
 from durable_raft.storage.state.meta import KvMeta, read_kv_meta
 from durable_raft.storage.state.records import open_kv_tables
@@ -102,7 +102,7 @@ def read_waiting(directory: Path, name: str) -> KvMeta:
     """Return the meta of a state that is not open in this process; raises as ``LmdbKvStore.open``."""
     path = environment_path(directory, name)
     check_data_file(path)
-    with open_environment(path, map_bytes=MAP_BYTES, readahead=False) as environment:
+    with open_environment(path, map_bytes=readable_map_bytes(path), readahead=False) as environment:
         tables = open_kv_tables(environment)
         with environment.begin() as transaction:
             return read_kv_meta(transaction, tables)[0]
