@@ -118,6 +118,11 @@ class RaftLog:
         if known.index > applied.index and self.holds(known):
             self.commit_index = known.index
 
+    @property
+    def cache_bytes(self) -> int:
+        """Payload bytes of the entries in memory."""
+        return self._cache_bytes
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     @property

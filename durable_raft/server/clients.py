@@ -20,6 +20,7 @@ from durable_raft.server.commands.session import Session
 from durable_raft.server.commands.status import ClientCounts, NodeStatus
 from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.logs import event
+from durable_raft.server.memory import NodeMemory
 from durable_raft.server.pending import NO_REPLY, Slot
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.slices import Turns
@@ -55,6 +56,8 @@ class Connection(asyncio.Protocol):
         """WAITs of this connection, to be answered once its writes before them are."""
         self._answered_bytes = 0
         """Bytes of replies that are there and wait for their turn."""
+        self._made_bytes = 0
+        """Bytes of the reply that is being made."""
         self._input: deque[bytes] = deque()
         """What has come in and waits for a turn; nothing is read meanwhile."""
         self._input_at = 0
@@ -73,6 +76,40 @@ class Connection(asyncio.Protocol):
     def is_readonly(self) -> bool:
         """Whether READONLY was given."""
         return self.session.readonly
+
+    # -- memory (server/memory.py) --------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
+        return f"client {self.session.address}"
+
+    @property
+    def is_kept_waiting(self) -> bool:
+        """Whether nothing is read from it at the moment."""
+        return self._is_paused
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of replies that wait for it."""
+        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return self._made_bytes + self._answered_bytes + unsent
+
+    def _note_memory(self, *, is_new: bool) -> None:
+        """Count what has come in and is no command yet; this connection may be closed by that."""
+        waiting = sum(map(len, self._input)) - self._input_at if self._input else 0
+        self._clients.memory.requests.note(self, self._parser.held_bytes + waiting, is_new=is_new)
+
+    def evict(self, reason: str) -> None:
+        """Close; say why if the client has read everything before it."""
+        transport = self._transport
+        is_heard = transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
+        if transport is not None and is_heard:
+            self._transport = None
+            transport.write(encode_reply(ErrorReply(f"ERR {reason}"), self.session.protocol))
+            transport.close()
+        self.abort()
+        self._parser = RequestParser(self._clients.parser_limits)  # Lets go of what it holds.
 
     # -- the transport's events -----------------------------------------------------------------------------------
 
@@ -115,6 +152,7 @@ class Connection(asyncio.Protocol):
             self.flush()
             return
         self._input.append(data)
+        self._note_memory(is_new=False)
         if len(self._input) == 1 and self._take_turn():
             self._clients.turns.wait(self._take_turn)
 
@@ -148,7 +186,11 @@ class Connection(asyncio.Protocol):
         return data[at : at + PIECE_BYTES]
 
     def _take_piece(self, data: bytes) -> None:
-        self._take(self._parser.feed(data))
+        requests = self._parser.feed(data)
+        self._note_memory(is_new=bool(requests))
+        if self._is_closing:
+            return
+        self._take(requests)
         if self._parser.error is not None and not self.session.closing:
             self.session.closing = True
             if not self._parser.error.close_silently:
@@ -216,6 +258,13 @@ class Connection(asyncio.Protocol):
 
     # -- replies --------------------------------------------------------------------------------------------------
 
+    def expect_reply(self, reply_bytes: int) -> bool:
+        """Count a reply that is being made; return whether this connection is still there to read it."""
+        self._made_bytes = reply_bytes
+        if self._transport is not None:
+            self._clients.memory.replies.hold(self, self.unread_bytes)
+        return self._transport is not None
+
     def became_answered(self, reply_bytes: int) -> None:
         """Have ``flush`` called when the node sends the replies of this turn; cut off a client that does not read."""
         if not self._is_flush_due:
@@ -224,8 +273,10 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         # Only what already waits counts: a single reply may be larger than the limit.
-        waiting = self._answered_bytes + self._transport.get_write_buffer_size()
+        self._made_bytes = 0
+        waiting = self.unread_bytes
         self._answered_bytes += reply_bytes
+        self._clients.memory.replies.hold(self, waiting + reply_bytes)
         if waiting > self._clients.config.output_bytes_max:
             event(_logger, logging.WARNING, "client_too_slow", client=self.session.address, waiting_bytes=waiting)
             self.abort()
@@ -265,6 +316,11 @@ class Connection(asyncio.Protocol):
         """Write replies: small ones together, a large one by itself, which copies nothing."""
         size = sum(map(len, out))
         self._answered_bytes -= size
+        self._write_pieces(transport, out, size)
+        self._clients.memory.replies.share.hold(self, self.unread_bytes)
+
+    @staticmethod
+    def _write_pieces(transport: asyncio.Transport, out: list[bytes], size: int) -> None:
         if size < LARGE_BYTES:
             transport.write(b"".join(out))
             return
@@ -333,8 +389,10 @@ class Clients:
         status: Callable[[ClientCounts], NodeStatus],
         node: NodeActions,
         outbox: Outbox,
+        memory: NodeMemory,
     ) -> None:
         """Bind the parts; connections whose replies are ready go to ``outbox``, which the node flushes."""
+        self.memory = memory
         self.config = config
         self.outbox = outbox
         self.dispatcher = dispatcher
@@ -391,6 +449,8 @@ class Clients:
         """Count a connection out."""
         self.connections.pop(connection.session.id, None)
         self.sessions.pop(connection.session.id, None)
+        self.memory.requests.forget(connection)
+        self.memory.replies.share.forget(connection)
 
     def close(self) -> None:
         """Send what is answered and close every connection."""

@@ -21,7 +21,7 @@ from durable_raft.kv.slots import key_slot
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import Entry, EntryKind, Index, Member, NodeId, Role
 from durable_raft.server.latency import LatencyRing
-from durable_raft.server.pending import Batch, Forming, Slot, Waiting
+from durable_raft.server.pending import Batch, Forming, Queued, Slot, Waiting
 from durable_raft.server.slices import Jobs, Steps
 from durable_raft.wire.resp import is_large
 
@@ -30,6 +30,9 @@ INFLIGHT_BATCHES_MAX = 2
 
 QUICK_COMMIT_S = 0.003
 """A batch in flight for longer is joined by the next: at the first event after that, a heartbeat at the latest."""
+
+ARG_MEMORY_BYTES = 64
+"""What an argument takes in memory beside its bytes: an object's head, its places in a list and in its run."""
 
 _STATE_REPLACED = ErrorReply("TRYAGAIN the state was replaced; nothing was done")
 
@@ -52,7 +55,7 @@ class DispatchLimits:
     hold_s: float
     """How long a command is held while no leader is known, and an open fate is waited for."""
     pending_bytes_max: int
-    """Bytes of commands that may wait to be proposed before more are refused."""
+    """Memory of commands that may be taken in and not answered before more are refused."""
     batch_bytes_max: int
     """Size after which a batch is closed and the next one begun; a single larger command travels alone."""
 
@@ -113,7 +116,8 @@ class Dispatcher:
         self._orphans: dict[Index, Batch] = {}
         """Proposed in a leadership that was lost since; their fate is open."""
         self._held: deque[Waiting] = deque()
-        self._held_bytes = 0
+        self.queued = Queued()
+        """What was taken in and is not answered, wherever it waits."""
         self._last_proposed = Index(0)
         self._last_proposed_ms = 0
         self.out_of_space: str | None = None
@@ -130,9 +134,12 @@ class Dispatcher:
 
     def route_run(self, slot: Slot, spec: CommandSpec, commands: Sequence[Sequence[bytes]]) -> None:
         """Take in a run: commands of ``spec`` whose arity is right; the slot is filled now or later, exactly once."""
-        size = 0
+        size = count = 0
         for args in commands:
-            size += sum(map(len, args)) + 16 * len(args)
+            count += len(args)
+            size += sum(map(len, args))
+        slot.enter_queue(self.queued, size + ARG_MEMORY_BYTES * count)
+        size += 16 * count
         if spec.is_write:
             slot.expect_write()
         self._route(Waiting(slot, spec, commands, size))
@@ -152,7 +159,7 @@ class Dispatcher:
         """Queue a command on the leader, refusing what there is no room for."""
         if waiting.spec.needs_memory and (refusal := self._space_refusal(waiting)) is not None:
             waiting.slot.fill(ErrorReply(f"NOSPACE {refusal}"))
-        elif self._forming.size_bytes + waiting.size_bytes > self._limits.pending_bytes_max:
+        elif self.queued.size_bytes > self._limits.pending_bytes_max:
             self._refuse_overload(waiting)
         else:
             if waiting.spec.is_write or waiting.slot.owner.batched:
@@ -183,14 +190,13 @@ class Dispatcher:
         return self.out_of_space
 
     def _hold(self, waiting: Waiting) -> None:
-        if self._held_bytes + waiting.size_bytes > self._limits.pending_bytes_max:
+        if self.queued.size_bytes > self._limits.pending_bytes_max:
             self._refuse_overload(waiting)
             return
         if not waiting.deadline:
             waiting.deadline = self._monotonic() + self._limits.hold_s
             self.counters.held += len(waiting.commands)
         self._held.append(waiting)
-        self._held_bytes += waiting.size_bytes
 
     def _refuse_overload(self, waiting: Waiting) -> None:
         self.counters.overloaded += len(waiting.commands)
@@ -379,27 +385,34 @@ class Dispatcher:
 
     def _answer_in_steps(self, waiting: Waiting) -> Steps:
         execute = self._machine.in_steps[waiting.spec.name]
-        replies = []
+        is_wanted = True
         for args in waiting.commands:
-            replies.append((yield from execute(args)))
-            yield
-        yield from waiting.slot.fill_in_steps(replies)
+            if is_wanted or waiting.spec.is_write:
+                reply = yield from execute(args)
+                is_wanted = yield from waiting.slot.add_in_steps(reply)
+        waiting.slot.fill_added()
 
     def _answer_with_values(self, waiting: Waiting) -> Steps:
         """Answer a run whose replies may be large."""
         execute = self._machine.execute
-        replies: list[Reply] = []
-        are_large = False
+        slot, small = waiting.slot, list[Reply]()
+        are_large, is_wanted = False, True
         for args in waiting.commands:
+            if not is_wanted and not waiting.spec.is_write:
+                continue
             reply = execute(args)
-            replies.append(reply)
-            if is_large(reply):
-                are_large = True
-                yield
+            are_large |= is_large(reply)
+            if not are_large:
+                small.append(reply)
+                continue
+            for earlier in small:
+                yield from slot.add_in_steps(earlier)
+            small.clear()
+            is_wanted = yield from slot.add_in_steps(reply)
         if are_large:
-            yield from waiting.slot.fill_in_steps(replies)
+            slot.fill_added()
         else:
-            waiting.slot.fill_all(replies)
+            slot.fill_all(small)
 
     def answer_later(self, slot: Slot, steps: CommandSteps) -> None:
         """Answer a command of the connection's that looks at the machine, when the machine is done with the rest."""
@@ -433,7 +446,7 @@ class Dispatcher:
             for waiting in unproposed:
                 self._route(waiting)
         if self._raft.leader_id is not None:
-            held, self._held, self._held_bytes = self._held, deque(), 0
+            held, self._held = self._held, deque()
             for waiting in held:
                 self._route(waiting)
 
@@ -455,7 +468,6 @@ class Dispatcher:
         now = self._monotonic()
         while self._held and self._held[0].deadline <= now:
             waiting = self._held.popleft()
-            self._held_bytes -= waiting.size_bytes
             waiting.slot.fill(ErrorReply("CLUSTERDOWN no leader; the command had no effect"))
         for index in [i for i, batch in self._orphans.items() if (batch.give_up_at or 0.0) <= now]:
             self._give_up(self._orphans.pop(index))

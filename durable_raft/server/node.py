@@ -26,6 +26,7 @@ from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
 from durable_raft.server.log_writer import Flushed
 from durable_raft.server.logs import CORE_EVENT_LEVELS, event
+from durable_raft.server.memory import NodeMemory
 from durable_raft.server.peers import LinkEvents
 from durable_raft.server.persister import Persister
 from durable_raft.server.platform import Platform
@@ -125,6 +126,7 @@ class Node:
         self.heard_at: dict[NodeId, int] = {}
         """When each peer last sent a message (monotonic, ms)."""
 
+        self.memory = NodeMemory(config, platform.clock.monotonic)
         members, rng = config.membership.voters, platform.rng
         self.raft = _recovered(config, data, platform, self._now_ms(), self._observe)
         self._writer = platform.log_writer(store, self._flushed_on_thread, self._failed_on_thread)
@@ -149,6 +151,7 @@ class Node:
             changed=self._link_changed,
             was_replaced=self.raft.was_replaced,
             failed=self.fail,
+            half_sent=self.memory.messages,
         )
         dials = random.Random(rng.getrandbits(64))  # noqa: S311 - pauses, not secrets
         self.peers = platform.links(store.identity, members, dials, link_events)
@@ -451,6 +454,7 @@ class Node:
             return
         if self.dispatcher.has_deadlines():
             self.dispatcher.expire()
+        self.memory.expire()
         self._reply()
         self.keeper.tick()
         if self.raft.has_more():

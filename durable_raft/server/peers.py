@@ -20,6 +20,7 @@ from durable_raft.addresses import parse_address
 from durable_raft.errors import DiskReplaced, DurableRaftError, PeerError
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import Identity, Member, NodeId
+from durable_raft.server.half_sent import HalfSent
 from durable_raft.server.link_queue import LinkQueue
 from durable_raft.server.logs import event
 from durable_raft.wire.peer import FrameEncoder, FrameParser, Hello, HelloReply, NodeMessage, PeerMessage, encode_frame
@@ -226,6 +227,23 @@ class _Accepted(asyncio.Protocol):
         """There from ``connection_made`` on, and so is the next."""
         self._patience: asyncio.TimerHandle
 
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
+        address = self._transport.get_extra_info("peername")
+        return f"link of {self._source or 'nobody known'} from {address[0] if address else 'unknown'}"
+
+    @property
+    def is_kept_waiting(self) -> bool:
+        """Whether nothing is read from it at the moment."""
+        return False
+
+    def evict(self, reason: str) -> None:
+        """Drop the link; its other end is told nothing."""
+        del reason
+        self._parser = FrameParser(self._peers.identity.cluster_id, 0)  # Lets go of what it holds.
+        self._transport.abort()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the handshake, and not for ever."""
         self._transport = transport = cast("asyncio.Transport", transport)
@@ -237,13 +255,18 @@ class _Accepted(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the link."""
         del exc
+        self._peers.half_sent.forget(self)
         self._patience.cancel()
         self._peers.accepted.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         """Hand messages of an accepted peer on; refuse the link at the first bytes that cannot be believed."""
         try:
-            for message in self._parser.feed(data):
+            messages = self._parser.feed(data)
+            self._peers.half_sent.note(self, self._parser.held_bytes, is_new=bool(messages))
+            if self._transport.is_closing():
+                return
+            for message in messages:
                 if isinstance(message, (Hello, HelloReply)) or self._source is None:
                     self._handshake(message)
                 elif self._peers.was_replaced(self._source, self._node_uuid):
@@ -337,6 +360,8 @@ class LinkEvents:
     """A link has come up or gone down."""
     was_replaced: Callable[[NodeId, bytes], bool]
     """Asked whether a peer's disk is not to be heard any more (raft/admission.py)."""
+    half_sent: HalfSent
+    """Is told what links have sent that is not complete."""
     failed: Callable[[BaseException], None]
     """A link ended that should have gone on: a bug."""
 
@@ -355,6 +380,7 @@ class Peers:
         self.identity = identity
         self.receive = events.receive
         self.was_replaced = events.was_replaced
+        self.half_sent = events.half_sent
         self._failed = events.failed
         others = [member for member in members if member.node_id != identity.node_id]
         self.ids = frozenset(member.node_id for member in others)

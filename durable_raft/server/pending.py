@@ -38,14 +38,37 @@ class Owner(Protocol):
     def is_readonly(self) -> bool:
         """Whether READONLY was given: reads may be answered from this replica's own, possibly stale, state."""
 
+    def expect_reply(self, reply_bytes: int) -> bool:
+        """Note that a reply which is being made has so many bytes already; return whether it still waits for it."""
+
     def became_answered(self, reply_bytes: int) -> None:
         """Note that a slot is filled, and how many bytes it took."""
+
+
+class Queued:
+    """How much of the node's memory the commands take that were taken in and have no reply yet."""
+
+    __slots__ = ("size_bytes",)
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
 
 
 class Slot:
     """The reply to one command, or the replies to a run, that a connection is owed; they leave in the slots' order."""
 
-    __slots__ = ("_is_batched", "_is_write", "owed", "owner", "protocol", "reply")
+    __slots__ = (
+        "_added",
+        "_added_bytes",
+        "_is_batched",
+        "_is_write",
+        "_queued",
+        "_queued_bytes",
+        "owed",
+        "owner",
+        "protocol",
+        "reply",
+    )
 
     def __init__(self, owner: Owner, protocol: int, owed: int = 1) -> None:
         self.owner = owner
@@ -56,6 +79,16 @@ class Slot:
         self.reply: bytes | list[bytes] | None = None
         """All of them encoded, one after the other, in pieces when they are large; None while they are owed."""
         self._is_write = self._is_batched = False
+        self._queued: Queued | None = None
+        self._queued_bytes = 0
+        self._added: list[bytes] = []
+        """Encoded replies of the run that come before others of it."""
+        self._added_bytes = 0
+
+    def enter_queue(self, queued: Queued, size_bytes: int) -> None:
+        """Count the run's memory until it is answered."""
+        self._queued, self._queued_bytes = queued, size_bytes
+        queued.size_bytes += size_bytes
 
     def expect_write(self) -> None:
         """Count the run as a write of its owner's until it is answered."""
@@ -82,22 +115,36 @@ class Slot:
         """Give each command of a run its reply."""
         self._fill(encode_replies(replies, self.protocol) if self.protocol != NO_REPLY else b"")
 
-    def fill_in_steps(self, replies: Sequence[Reply]) -> Generator[None, None, None]:
-        """Do the same, yielding between pieces of the encoding: for replies that may be long."""
-        pieces: list[bytes] = []
-        if self.protocol != NO_REPLY:
-            for reply in replies:
-                for piece in encode_in_pieces(reply, self.protocol):
-                    pieces.append(piece)
-                    yield
-        self._fill(pieces)
+    def add_in_steps(self, reply: Reply) -> Generator[None, None, bool]:
+        """Encode one reply of a run, yielding between pieces of it: for replies that may be long.
+
+        Returns whether anybody waits for more: the owner may be closed for what it has been given. ``fill_added``
+        follows, also then.
+        """
+        if self.protocol == NO_REPLY:
+            return True
+        for piece in encode_in_pieces(reply, self.protocol):
+            self._added.append(piece)
+            self._added_bytes += len(piece)
+            yield
+        is_wanted = self.owner.expect_reply(self._added_bytes)
+        if not is_wanted:
+            self._added.clear()
+        return is_wanted
+
+    def fill_added(self) -> None:
+        """Give the replies that were added."""
+        self._fill(self._added)
 
     def _fill(self, encoded: bytes | list[bytes]) -> None:
-        self.reply = encoded
+        self.reply, self._added = encoded, []
         if self._is_write:
             self._is_write = False
             self.owner.writes_outstanding -= 1
         self.leave_batch()
+        if self._queued is not None:
+            self._queued.size_bytes -= self._queued_bytes
+            self._queued = None
         self.owner.became_answered(len(encoded) if isinstance(encoded, bytes) else sum(map(len, encoded)))
 
 

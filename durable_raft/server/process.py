@@ -57,11 +57,16 @@ for it, though next to none of them is ever part of a cycle."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 HEAP_BYTES: Final = {_M_MMAP_THRESHOLD: 4 << 20, _M_TRIM_THRESHOLD: 64 << 20}
 """From which size on glibc takes memory from the kernel for one object alone, and how much free memory it keeps. By
 default it gives every large buffer back at once and has the kernel clear new pages for the next: with values of 1 MB
 300 page faults a write on each node. A buffer that grows beyond the first is copied once and moved by the kernel from
 then on: at 32 MiB that copy held the loop for 20 ms."""
+
+HEAP_PARTS: Final = {_M_MMAP_THRESHOLD: 1024, _M_TRIM_THRESHOLD: 64}
+"""Each is at most one part in so many of ``memory_max``: what is kept there, and the holes between what grows, are
+counted nowhere."""
 
 FILES_BESIDE_CLIENTS: Final = 256
 """Open files that are no client's: environments, links, tools that look."""
@@ -81,7 +86,7 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
         StorageError: the directory is refused or damaged.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    _keep_freed_memory()
+    _keep_freed_memory(config.memory_max)
     _allow_connections(config.clients_max)
     crash_points = CrashPoints.from_environment(environment)
     for life in range(1, LIVES_MAX + 1):
@@ -94,12 +99,17 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     raise AssertionError("unreachable")
 
 
-def _keep_freed_memory() -> None:
-    """Have the C library keep buffers that are freed for those that come next, where it is one that can be told."""
+def _keep_freed_memory(memory_max: int = 0) -> None:
+    """Have the C library keep buffers that are freed for those that come next, where it is one that can be told.
+
+    All threads share one heap: Python's lock lets them take turns anyway, and what one thread has freed, another can
+    use. A heap for each would also take 128 MiB of address space, which ``ulimit -v`` counts.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
         for parameter, size in HEAP_BYTES.items():
-            mallopt(parameter, size)
+            mallopt(parameter, min(size, memory_max // HEAP_PARTS[parameter]) if memory_max else size)
 
 
 def _allow_connections(clients_max: int) -> None:
@@ -186,7 +196,7 @@ class _Process:
         node = Node(self._config, self._data, platform, outbox.flush, self._note_fatal)
         self._fail = node.fail
         reporter = Reporter(self._config, self._data.log_store, node, watchdog)
-        self._clients = clients = Clients(self._config, node.dispatcher, reporter.status, node, outbox)
+        self._clients = clients = Clients(self._config, node.dispatcher, reporter.status, node, outbox, node.memory)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
         try:

@@ -10,7 +10,8 @@ from pathlib import Path
 from durable_raft import __version__
 from durable_raft.checksum import implementation
 from durable_raft.raft.types import Index, NodeId, Role
-from durable_raft.server.commands.status import ClientCounts, NodeStatus, PeerStatus
+from durable_raft.server.commands.status import ClientCounts, MemoryShare, NodeStatus, PeerStatus
+from durable_raft.server.memory import UNBOUNDED
 from durable_raft.server.node import Node
 from durable_raft.server.settings.config import SETTINGS, NodeConfig
 from durable_raft.server.watchdog import Watchdog
@@ -75,11 +76,24 @@ class Reporter:
             settings=self._settings,
             alarms={alarm.name: alarm.text for alarm in node.alarms()},
             write_refusal=node.dispatcher.out_of_space,
+            memory_shares=self._memory_shares(),
             memory_bytes=memory_bytes,
             resident_bytes=resident_bytes,
             cpu_user_s=usage.ru_utime,
             cpu_system_s=usage.ru_stime,
         )
+
+    def _memory_shares(self) -> dict[str, MemoryShare]:
+        """Return what each share holds: those that close their greediest, then those that let others wait."""
+        node, config, memory = self._node, self._config, self._node.memory
+        kept = (memory.requests.share, memory.replies.share, memory.messages.share)
+        shares = {share.name: MemoryShare(share.held, share.bytes_max % UNBOUNDED, 0, share.closed) for share in kept}
+        dispatcher = node.dispatcher
+        refused = dispatcher.counters.overloaded
+        shares["queues"] = MemoryShare(dispatcher.queued.size_bytes, config.pending_bytes_max, refused, 0)
+        shares["log"] = MemoryShare(node.raft.log.cache_bytes, config.log_cache_bytes_max, 0, 0)
+        shares["overlay"] = MemoryShare(node.keeper.machine.overlay_bytes, config.overlay_bytes_max, 0, 0)
+        return shares
 
     def _peers(self) -> dict[NodeId, PeerStatus]:
         node = self._node
@@ -120,6 +134,8 @@ class Reporter:
             "moved": dispatched.moved,
             "unknown": dispatched.unknown,
             "overloaded": dispatched.overloaded,
+            "requests_timed_out": node.memory.requests.timed_out,
+            "peer_messages_timed_out": node.memory.messages.timed_out,
             "peer_messages_dropped": sum(link.dropped for link in node.peers.links.values()),
             "peer_refused": node.peers.refused,
             "connections": clients.received,

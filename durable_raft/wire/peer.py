@@ -192,6 +192,11 @@ def _point_row(point: LogPoint) -> tuple[int, int, int]:
 # -- frames ---------------------------------------------------------------------------------------------------------
 
 
+def _like(error: PeerError) -> PeerError:
+    """Return the same error without its traceback."""
+    return type(error)(*error.args)
+
+
 class FrameParser:
     """The frames of one direction of one link, fed by hand."""
 
@@ -212,6 +217,11 @@ class FrameParser:
         """Length of the buffer at which there is something new to look at."""
         self._error: PeerError | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory of what has come in and is not complete."""
+        return len(self._buffer) + self._assembly.held_bytes
+
     def widen(self, body_bytes_max: int, bulk_bytes_max: int) -> None:
         """Take larger messages from now on: whoever sends them has said who it is."""
         self._body_bytes_max = body_bytes_max
@@ -230,7 +240,7 @@ class FrameParser:
             ForeignCluster: a frame of another cluster.
         """
         if self._error is not None:
-            raise self._error
+            raise _like(self._error)
         chunk: bytes | bytearray = data
         if self._buffer:
             self._buffer += data
@@ -240,7 +250,9 @@ class FrameParser:
         try:
             return self._take_frames(chunk)
         except PeerError as error:
-            self._error = error
+            # Its traceback would keep this parser and what it was fed until the garbage collector comes.
+            self._error = _like(error)
+            self._buffer, self._assembly = bytearray(), Assembly(0)
             raise
 
     def _take_frames(self, chunk: bytes | bytearray) -> list[PeerMessage]:

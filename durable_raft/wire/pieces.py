@@ -91,6 +91,11 @@ class Assembly:
         self._missing = 0
         """Bytes that the part is short of."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the pieces that are here."""
+        return sum(map(len, self._parts)) + self._part.tell()
+
     def begin(self, body: bytes) -> None:
         """Take the announcement of a bulk.
 

@@ -38,6 +38,9 @@ ARGS_MAX: Final = 1024 * 1024
 BULK_BYTES_MAX: Final = 512 << 20
 """Longest argument; proto-max-bulk-len of Redis."""
 
+ARG_MEMORY_BYTES: Final = 48
+"""What an argument takes in memory beside its bytes: an object's head and its place in the list."""
+
 _ARG_OVERHEAD_BYTES: Final = len(b"$0\r\n\r\n")
 _LENGTH: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 """What string2ll of Redis takes, up to numbers that overflow 64 bits: those are over every limit anyway."""
@@ -74,6 +77,11 @@ class RequestParser:
         self.error: ProtocolError | None = None
         """Set by the first malformed input; nothing is parsed after it."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory that a request which has begun and is not complete takes, about; 0 between requests."""
+        return self._strict.held_bytes
+
     def feed(self, data: bytes) -> list[list[bytes]]:
         """Take the next bytes and return the commands that are now complete, in order.
 
@@ -88,7 +96,8 @@ class RequestParser:
             self._parse(data, commands)
             self._strict.trim()
         except ProtocolError as error:
-            self.error = error
+            # Its traceback would keep this parser and what it was fed until the garbage collector comes.
+            self.error = error.with_traceback(None)
             self._strict = StrictParser(self._limits)  # Lets go of what it holds.
         return commands
 
@@ -190,11 +199,18 @@ class StrictParser:
         """Length of the argument being read; -1 while its header is still to come."""
         self._request_bytes = 0
         """Bytes of the array being read, up to the end of the last argument announced."""
+        self._args_bytes = 0
+        """Memory of the arguments that are there."""
 
     @property
     def is_waiting(self) -> bool:
         """Whether a request has begun and is not complete."""
         return self._args_missing > 0 or self._at < len(self._buffer)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of a request that has begun and is not complete, about."""
+        return len(self._buffer) - self._at + self._args_bytes
 
     def append(self, data: bytes) -> None:
         """Take the next bytes."""
@@ -278,10 +294,11 @@ class StrictParser:
                 return None
             with memoryview(self._buffer) as view:
                 self._args.append(bytes(view[self._at : end]))
+            self._args_bytes += self._bulk_missing + ARG_MEMORY_BYTES
             self._at = end + 2
             self._bulk_missing = -1
             self._args_missing -= 1
-        args, self._args = self._args, []
+        args, self._args, self._args_bytes = self._args, [], 0
         return args
 
     def _read_bulk_header(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest
 
 from durable_raft.cli.local_cluster import free_ports
 from durable_raft.server.clients import Clients, Outbox
+from durable_raft.server.memory import NodeMemory
 from durable_raft.server.settings.config import load_config
 from tests.support.desk import Desk, desk_at
 from tests.support.node_status import LEADER, Actions
@@ -54,7 +56,9 @@ async def talking(host: str = "127.0.0.1") -> AsyncIterator[Talk]:
     with tempfile.TemporaryDirectory() as place, desk_at(Path(place) / "n1") as desk:
         desk.lead()
         outbox = Outbox()
-        clients = Clients(load_config({"dir": "unused"}, {}), desk.dispatcher, lambda _: LEADER, Actions(), outbox)
+        config = load_config({"dir": "unused"}, {})
+        memory = NodeMemory(config, time.monotonic)
+        clients = Clients(config, desk.dispatcher, lambda _: LEADER, Actions(), outbox, memory)
         (port,) = free_ports(1)
         await clients.start(host, port)
         try:

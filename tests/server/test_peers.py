@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,8 @@ from durable_raft.cli.local_cluster import free_ports
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse
 from durable_raft.raft.types import ORIGIN, EntryKind, Identity, Index, Member, NodeId, Term, make_entry
 from durable_raft.server import peers as peers_module
+from durable_raft.server.budget import Share
+from durable_raft.server.half_sent import HalfSent
 from durable_raft.server.peers import LinkEvents, PeerLink, Peers
 from durable_raft.wire.peer import (
     FrameEncoder,
@@ -29,6 +32,8 @@ from durable_raft.wire.peer import (
 from tests.support.waiting import WAIT_S
 
 CLUSTER_ID = b"c" * 16
+SHARE_BYTES = 64 << 20
+TIMEOUT_S = 0.3
 MESSAGE = AppendEntriesResponse(Term(1), True, Index(1), Index(0), Term(0), Index(0), 0)
 
 
@@ -136,6 +141,7 @@ class House:
             changed=self.changed.set,
             was_replaced=lambda _, node_uuid: node_uuid in self.replaced,
             failed=self.failures.append,
+            half_sent=HalfSent(Share("peers", SHARE_BYTES), TIMEOUT_S, time.monotonic),
         )
         self.peers = Peers(IDENTITY, self.members, random.Random(1), events)
         self.port = ports[0]

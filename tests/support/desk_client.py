@@ -28,6 +28,11 @@ class Client:
         self.slots: list[Slot] = []
         self._replied = 0
 
+    def expect_reply(self, reply_bytes: int) -> bool:
+        """Wait for every reply."""
+        del reply_bytes
+        return True
+
     def became_answered(self, reply_bytes: int) -> None:
         """Replies are read from the slots."""
 

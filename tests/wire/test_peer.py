@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 from typing import Any
 
 import msgpack
@@ -438,3 +440,25 @@ def test_large_frame_in_small_chunks_is_linear() -> None:
         assert len(parser._buffer) == 0
 
     require_linear(work, 8 << 20)
+
+
+def _is_refused(parser: FrameParser, data: bytes) -> bool:
+    """Feed a parser; return whether it refuses, and keep nothing of the error."""
+    try:
+        parser.feed(data)
+    except DamagedFrame:
+        return True
+    return False
+
+
+def test_a_refused_parser_is_let_go_of_at_once() -> None:
+    """The error it keeps holds nothing of it: a flood of bad frames would wait for the garbage collector."""
+    parser = FrameParser(CLUSTER, BODY_BYTES_MAX)
+    assert [_is_refused(parser, b"x" * 100_000) for _ in range(2)] == [True, True]
+    seen = weakref.ref(parser)
+    gc.disable()
+    try:
+        del parser
+        assert seen() is None
+    finally:
+        gc.enable()

@@ -6,7 +6,9 @@ Redis.
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 
 import pytest
 from hypothesis import example, given, settings
@@ -218,3 +220,17 @@ def test_longest_line_byte_by_byte() -> None:
         assert parse([b"a"] * size + [b"\n"]).commands == [[b"a" * size]]
 
     require_linear(work, 65536)
+
+
+def test_a_refused_parser_is_let_go_of_at_once() -> None:
+    """The error it keeps holds nothing of it: a flood of bad requests would wait for the garbage collector."""
+    parser = RequestParser()
+    parser.feed(b"*1\r\nfoo\r\n")
+    assert parser.error is not None
+    seen = weakref.ref(parser)
+    gc.disable()
+    try:
+        del parser
+        assert seen() is None
+    finally:
+        gc.enable()

@@ -116,9 +116,15 @@ def _memory(status: NodeStatus) -> Iterable[Field]:
     yield "used_memory_human", _human(status.memory_bytes)
     yield "used_memory_rss", status.resident_bytes
     yield "used_memory_rss_human", _human(status.resident_bytes)
-    yield "maxmemory", 0
-    yield "maxmemory_human", _human(0)
+    most = int(status.settings.get("memory-max", 0))
+    yield "maxmemory", most
+    yield "maxmemory_human", _human(most)
     yield "maxmemory_policy", "noeviction"
+    shares = status.memory_shares
+    yield "mem_clients_normal", sum(shares[name].held for name in ("requests", "replies") if name in shares)
+    for name, share in shares.items():
+        facts = {"held": share.held, "max": share.most, "refused": share.refused, "closed": share.closed}
+        yield f"raft_memory_{name}", ",".join(f"{fact}={number}" for fact, number in facts.items())
 
 
 def _human(size_bytes: int) -> str:
@@ -145,6 +151,7 @@ def _persistence(status: NodeStatus) -> Iterable[Field]:
 def _stats(status: NodeStatus) -> Iterable[Field]:
     for counter, name in _REDIS_COUNTERS.items():
         yield name, status.counters.get(counter, 0)
+    yield "evicted_clients", sum(share.closed for name, share in status.memory_shares.items() if name != "peers")
 
 
 def _replication(status: NodeStatus) -> Iterable[Field]:

@@ -28,6 +28,18 @@ class ClientCounts(NamedTuple):
     """Commands executed since the start."""
 
 
+class MemoryShare(NamedTuple):
+    """One share of the node's memory; bytes."""
+
+    held: int
+    most: int
+    """What may be held; 0: it is not bounded."""
+    refused: int
+    """What was turned away for want of room, since the start."""
+    closed: int
+    """Connections that were closed to make room, since the start."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerStatus:
     """What a node knows of another one."""
@@ -101,6 +113,8 @@ class NodeStatus:
     """What is wrong with this node so that somebody has to act: name -> what it is, and the way out."""
     write_refusal: str | None = None
     """Why writes are refused, such as a full disk; None while they are taken."""
+    memory_shares: Mapping[str, MemoryShare] = field(default_factory=dict)
+    """What each part of the node holds in memory, by its name."""
     memory_bytes: int = 0
     """Memory of the process's own; 0 when not measured."""
     resident_bytes: int = 0

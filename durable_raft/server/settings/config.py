@@ -24,6 +24,8 @@ from durable_raft.addresses import (
 )
 from durable_raft.errors import ConfigError
 from durable_raft.raft.types import Member, Membership, NodeId
+from durable_raft.server.settings.memory import memory_of_system
+from durable_raft.server.settings.memory_plan import FITS, check_fits, plan_memory, setting_max
 from durable_raft.server.settings.sources import (
     Parse,
     Setting,
@@ -98,6 +100,13 @@ class NodeConfig:
         "How long a command is held while there is no leader, before it is refused; "
         "keep it under the socket timeout of your clients (5 s in redis-py and node-redis)",
     )
+    memory_max: int = _tunable(
+        0,
+        parse_bytes_or_none,
+        "BYTES",
+        "Memory that the node keeps within; larger defaults of other settings are cut down to fit. "
+        "0: half of what the machine, its control group or ulimit -v allows",
+    )
     value_bytes_max: int = _tunable(
         512 << 20, parse_bytes, "BYTES", "Longest value, however it came about (APPEND); Redis's own limit"
     )
@@ -107,12 +116,18 @@ class NodeConfig:
         "BYTES",
         "Longest request, all arguments together; a longer one is refused before memory is spent",
     )
+    request_timeout_ms: int = _tunable(
+        30_000,
+        parse_count,
+        "MS",
+        "How long a request that has begun may bring less than 16 KiB and not its end, before its connection is closed",
+    )
     clients_max: int = _tunable(10_000, parse_count, "N", "Connections from clients at one time")
     pending_bytes_max: int = _tunable(
         256 << 20,
         parse_bytes,
         "BYTES",
-        "Commands that may wait to be proposed; more are refused (OVERLOADED)",
+        "Memory of commands that were taken in and are not answered; more are refused (OVERLOADED)",
     )
     output_bytes_max: int = _tunable(
         64 << 20, parse_bytes, "BYTES", "Replies that may wait for one connection whose client does not read them"
@@ -276,7 +291,7 @@ def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> 
     if "dir" not in texts:
         raise ConfigError("dir is not set: expected --dir DIR, a line dir = '...' or DURABLE_RAFT_DIR")
     membership, listen, peer_listen = _places(texts)
-    tunables = {setting.name: given[setting.name] for setting in _tunables() if setting.name in given}
+    tunables = _planned({setting.name: given.get(setting.name) for setting in _tunables()})
     return NodeConfig(
         node_id=_node_id(texts),
         directory=Path(texts["dir"]),
@@ -288,6 +303,16 @@ def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> 
         cluster_id=_parse_cluster_id(texts["cluster_id"]) if "cluster_id" in texts else None,
         **cast("dict[str, Any]", tunables),
     )
+
+
+def _planned(given: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings that are given, and those whose defaults the node's memory does not have room for."""
+    defaults = {setting.name: setting.default for setting in _tunables()}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    map_bytes = cast("int", chosen.get("map_bytes", defaults["map_bytes"]))
+    memory_max = plan_memory(cast("int", chosen.get("memory_max", 0)), memory_of_system(map_bytes))
+    fitting = {name: min(cast("int", defaults[name]), setting_max(name, memory_max)) for name in FITS}
+    return fitting | chosen | {"memory_max": memory_max}
 
 
 def _node_id(texts: Mapping[str, str]) -> NodeId:
@@ -415,3 +440,5 @@ def _check_limits(config: NodeConfig) -> None:
             config.map_bytes,
             f"more than disk_reserve_bytes={config.disk_reserve_bytes}, or nothing could ever be written",
         )
+    if config.memory_max:
+        check_fits(config.memory_max, {name: getattr(config, name) for name in FITS})

@@ -63,7 +63,7 @@ class Setting:
             return str(size).lower()
         if self.metavar == "BYTES" and isinstance(size, int):
             gib, rest = divmod(size, 1 << 30)
-            return f"{size >> 20}MiB" if rest else f"{gib}GiB"
+            return "0" if not size else f"{size >> 20}MiB" if rest else f"{gib}GiB"
         return "" if size is None else str(size)
 
 

@@ -1,0 +1,216 @@
+"""One bound for a node's memory: those who fill it are closed, and everybody else is served."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from durable_raft.raft.messages import AppendEntries
+from durable_raft.raft.types import ORIGIN, EntryKind, Index, NodeId, Term, make_entry
+from durable_raft.wire.peer import FrameParser, Hello, HelloReply, encode_frame
+from tests.cluster.conftest import ClusterFactory
+from tests.cluster.harness import Cluster
+from tests.cluster.proxy import HOST
+from tests.cluster.raw import Conversation
+from tests.support.waiting import WAIT_S
+
+pytestmark = pytest.mark.cluster
+
+ADDRESS_SPACE = 512 << 20
+SETTINGS = {
+    "memory_max": "256MiB",
+    "map_bytes": "64MiB",
+    "disk_reserve_bytes": "4MiB",
+    "checkpoint_log_bytes": "4MiB",
+    "log_tail_bytes": "1MiB",
+    "heartbeat_ms": 200,
+    "election_timeout_min_ms": 9000,
+    "election_timeout_max_ms": 12000,
+}
+LEADS = {"election_timeout_min_ms": 4000, "election_timeout_max_ms": 5000}
+VALUE_BYTES = 10_000_000
+PAUSE_S = 1.0
+"""How long an attacker waits before it connects again: it is the memory that is attacked, not the processor."""
+
+CLOSED = 50
+"""Attackers of each kind that are closed at least."""
+
+WELL_BEHAVED = 40
+"""Commands that the well-behaved client is answered at least, while all others attack."""
+
+
+class Attack:
+    """Connections that are made, misused and held until the node closes them; then they are made again."""
+
+    def __init__(self, count: int, connect: Callable[[], socket.socket]) -> None:
+        """Keep ``count`` connections, each as ``connect`` leaves it."""
+        self._connect = connect
+        self._is_over = threading.Event()
+        self.closed = 0
+        """Connections that the node has closed."""
+        self._threads = [threading.Thread(target=self._hold, daemon=True) for _ in range(count)]
+
+    def __enter__(self) -> Attack:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join(WAIT_S)
+
+    def _hold(self) -> None:
+        while not self._is_over.is_set():
+            with contextlib.suppress(OSError), self._connect() as connection:
+                while not self._is_over.is_set() and not _is_ended(connection):
+                    time.sleep(0.05)
+            self.closed += 1
+            self._is_over.wait(PAUSE_S)
+
+
+def _is_ended(connection: socket.socket) -> bool:
+    """Return whether the other end is gone, without reading what it sent."""
+    connection.setblocking(False)
+    try:
+        connection.send(b"")
+        error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except OSError:
+        return True
+    established = 1
+    return error != 0 or state != established
+
+
+def _connected(port: int) -> socket.socket:
+    return socket.create_connection((HOST, port), WAIT_S)
+
+
+def _sent(port: int, data: bytes) -> socket.socket:
+    connection = _connected(port)
+    try:
+        connection.sendall(data)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _uuid_of(port: int, cluster_id: bytes, target: str, caller: str) -> bytes:
+    """Return the disk of the node that listens for peers at ``port``."""
+    parser = FrameParser(cluster_id, 1 << 16)
+    with _sent(port, encode_frame(cluster_id, Hello(NodeId(caller), b"?" * 16, NodeId(target), ""))) as link:
+        while True:
+            for message in parser.feed(link.recv(1 << 16)):
+                assert isinstance(message, HelloReply)
+                return message.node_uuid
+
+
+def _half_a_message_sent(port: int, cluster_id: bytes, hello: bytes, half_message: bytes) -> socket.socket:
+    """Return a link that was accepted, and on which a message has begun."""
+    link = _sent(port, hello)
+    parser = FrameParser(cluster_id, 1 << 16)
+    while not parser.feed(link.recv(1 << 16)):
+        pass
+    link.sendall(half_message)
+    return link
+
+
+def _half_a_message(cluster_id: bytes) -> bytes:
+    """Return the beginning of a message of 9 MB."""
+    entry = make_entry(previous=ORIGIN, term=Term(1), kind=EntryKind.COMMANDS, timestamp_ms=1, payload=b"x" * 9_000_000)
+    message = AppendEntries(Term(1), Index(0), Term(0), 0, (entry,), Index(0), 0, b"")
+    return encode_frame(cluster_id, message)[:-500_000]
+
+
+@pytest.fixture
+def cluster(cluster_of: ClusterFactory) -> Cluster:
+    """Three nodes, of which n1 leads and has an address space of 512 MB."""
+    cluster = cluster_of(3, settings_of={"n1": LEADS}, **SETTINGS)
+    cluster.wait_ready()
+    cluster.kill9()
+    cluster.run_under("n1", ["prlimit", f"--as={ADDRESS_SPACE}"], **LEADS)
+    for node_id in ("n2", "n3"):
+        cluster.start(node_id)
+    cluster.wait_ready()
+    assert cluster.leader() == "n1"
+    return cluster
+
+
+def test_a_well_behaved_client_is_served_while_all_others_fill_the_memory(cluster: Cluster) -> None:
+    """Unread replies, half-sent requests and half-sent messages of peers at once, all with 512 MB of address space."""
+    node = cluster.nodes["n1"]
+    info = cluster.info("n1")
+    assert info is not None
+    cluster_id = bytes.fromhex(info["raft_cluster_id"])
+    uuid = _uuid_of(cluster.nodes["n2"].peer_port, cluster_id, "n2", "n1")
+    hello = encode_frame(cluster_id, Hello(NodeId("n2"), uuid, NodeId("n1"), ""))
+    half_message = _half_a_message(cluster_id)
+    half_request = b"*3\r\n$3\r\nSET\r\n$1\r\nh\r\n$12000000\r\n" + b"x" * 8_000_000
+    too_long = b"*3\r\n$3\r\nSET\r\n$1\r\nh\r\n$60000000\r\n" + b"x" * 40_000_000
+    with Conversation(cluster, "n1") as client:
+        assert client.ask("SET", "large", "x" * VALUE_BYTES) == "OK"
+        pid = cluster.pid("n1")
+        with (
+            Attack(60, lambda: _sent(node.client_port, b"GET large\r\n" * 5)),
+            Attack(40, lambda: _sent(node.client_port, half_request)),
+            Attack(10, lambda: _sent(node.client_port, too_long)),
+            Attack(20, lambda: _half_a_message_sent(node.peer_port, cluster_id, hello, half_message)),
+        ):
+            served = 0
+            while served < WELL_BEHAVED or not _all_have_closed(cluster):
+                assert client.ask("SET", "small", str(served)) == "OK", cluster.explain("a write was not answered")
+                assert client.ask("GET", "small") == str(served), cluster.explain("a read was not answered")
+                served += 1
+        assert cluster.pid("n1") == pid
+        assert "n1" in cluster.running(), cluster.explain("n1 has ended")
+    for share in ("requests", "replies", "peers"):
+        assert f"event=memory_share_full share={share}" in cluster.log("n1")
+
+
+def _all_have_closed(cluster: Cluster) -> bool:
+    """Return whether attackers of each kind have been closed for their memory."""
+    shares = cluster.info("n1", "memory")
+    if shares is None:
+        return False
+    closed = [
+        int(shares[f"raft_memory_{share}"].rpartition("closed=")[2]) for share in ("requests", "replies", "peers")
+    ]
+    return all(each >= CLOSED for each in closed)
+
+
+def test_a_request_that_stops_half_way_is_ended_and_an_idle_connection_is_not(cluster_of: ClusterFactory) -> None:
+    """With the reason; whoever asks nothing may stay for ever."""
+    cluster = cluster_of(1, request_timeout_ms=300)
+    cluster.wait_ready()
+    with Conversation(cluster, "n1") as idle, Conversation(cluster, "n1") as half:
+        assert idle.ask("PING") == "PONG"
+        half.send_bytes(b"*3\r\n$3\r\nSET\r\n$1\r\nh\r\n$1000\r\nxx")
+        assert half.read_until(b"never") == (b"-ERR unfinished: less than 16384 bytes more came within 0.3 s\r\n")
+        assert half.is_closed
+        assert idle.ask("PING") == "PONG"
+    stats = cluster.info("n1")
+    assert stats is not None
+    assert stats["raft_requests_timed_out"] == "1"
+    assert "event=half_sent_timeout" in cluster.log("n1")
+
+
+def test_a_node_that_has_no_memory_for_its_maps_refuses_and_keeps_its_directory(cluster_of: ClusterFactory) -> None:
+    """It says what does not fit; with enough memory it goes on with what it had."""
+    cluster = cluster_of(1, map_bytes="256MiB")
+    cluster.wait_ready()
+    with Conversation(cluster, "n1") as client:
+        assert client.ask("SET", "a", "1") == "OK"
+    cluster.kill9("n1")
+    cluster.run_under("n1", ["prlimit", f"--as={ADDRESS_SPACE}"])
+    assert cluster.wait_exit("n1") == 2
+    assert "memory_max=0: expected at least" in cluster.log("n1")
+    cluster.start("n1")
+    cluster.wait_ready()
+    with Conversation(cluster, "n1") as client:
+        assert client.ask("GET", "a") == "1"
