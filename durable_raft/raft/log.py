@@ -449,9 +449,16 @@ class RaftLog:
         return self._inflight[0].submitted_at if self._inflight else None
 
     def _trim_cache(self) -> None:
-        """Forget the oldest cached entries that are flushed and applied, down to the cache's bound."""
-        releasable = min(self.flushed, self.last_applied)
-        while self._cache_bytes > self._cache_bytes_max and self._cache_first <= releasable:
+        """Forget the oldest cached entries that are flushed: applied ones at the bound, others at twice the bound.
+
+        A node whose checkpoints are slow applies late, and takes entries all the same. They must not fill its memory;
+        the disk gives them back when their turn comes.
+        """
+        self._forget_down_to(self._cache_bytes_max, Index(min(self.flushed, self.last_applied)))
+        self._forget_down_to(2 * self._cache_bytes_max, self.flushed)
+
+    def _forget_down_to(self, bytes_max: int, upto: Index) -> None:
+        while self._cache_bytes > bytes_max and self._cache_first <= upto:
             self._cache_bytes -= len(self._cache.pop(self._cache_first).payload)
             self._cache_first = Index(self._cache_first + 1)
 

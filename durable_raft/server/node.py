@@ -18,7 +18,7 @@ from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import Record
 from durable_raft.kv.replies import Later, Reply
 from durable_raft.raft.core import Raft
-from durable_raft.raft.types import Index, NodeId, RaftConfig, Role, Term
+from durable_raft.raft.types import Index, NodeId, Role, Term
 from durable_raft.server.alarms import Alarm, alarms_of
 from durable_raft.server.applying import Applier
 from durable_raft.server.clock import Timer
@@ -32,6 +32,7 @@ from durable_raft.server.persister import Persister
 from durable_raft.server.platform import Platform
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.slices import Jobs
+from durable_raft.server.start.raft_config import raft_config
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.server.state.keeper import StateEvents, StateKeeper
 from durable_raft.storage.state.meta import KvMeta
@@ -52,32 +53,13 @@ HOUSEKEEPING_S = 0.25
 """How often held commands, open fates and the room on the disk are looked at."""
 
 
-def _raft_config(config: NodeConfig, data: NodeData, life: bytes) -> RaftConfig:
-    return RaftConfig(
-        node_id=config.node_id,
-        node_uuid=data.log_store.identity.node_uuid,
-        life=life,
-        place=data.place,
-        accept_old_copy=config.accept_old_copy,
-        voters=config.membership.ids(),
-        election_timeout_min_ms=config.election_timeout_min_ms,
-        election_timeout_max_ms=config.election_timeout_max_ms,
-        election_timeout_bound_ms=config.election_timeout_bound_ms,
-        heartbeat_ms=config.heartbeat_ms,
-        append_bytes_max=config.append_bytes_max,
-        append_inflight_max=config.append_inflight_max,
-        append_inflight_bytes_max=config.append_inflight_bytes_max,
-        log_cache_bytes_max=config.log_cache_bytes_max,
-    )
-
-
 def _recovered(
     config: NodeConfig, data: NodeData, platform: Platform, now_ms: int, observe: Callable[..., None]
 ) -> Raft:
     """Return the core that goes on from what the disk holds."""
     applied = None if data.kv is None else data.kv.checkpoint.applied.point
     has_state = data.kv is not None
-    core_config = _raft_config(config, data, platform.life)
+    core_config = raft_config(config, data, platform.life)
     return Raft(core_config, data.stored, data.log_store, platform.rng, now_ms, observe, applied, has_state=has_state)
 
 

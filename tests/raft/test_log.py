@@ -244,7 +244,7 @@ def test_cut_of_entries_never_submitted_needs_no_write() -> None:
 # -- the cache ---------------------------------------------------------------------------------------------------------
 
 
-def test_cache_forgets_only_what_is_flushed_and_applied() -> None:
+def test_cache_forgets_only_what_is_flushed() -> None:
     """However small the cache, what is not flushed is kept: the disk cannot give it back."""
     log, disk = log_of("", cache=NO_CACHE)
     append_terms(log, "1 1 1", after=0)
@@ -253,13 +253,30 @@ def test_cache_forgets_only_what_is_flushed_and_applied() -> None:
     assert len(log._cache) == 3, "nothing is flushed"
 
     flush(log, disk, 1)
-    assert len(log._cache) == 1, "the third is not applied"
-    log.commit_to(Index(3))
-    log.take_committed(1000)
 
     assert len(log._cache) == 0
     assert log._cache_bytes == 0
     assert log.entries(Index(1), Index(4), 1000) == list(entries_of("1 1 1")), "the disk has them"
+
+
+def test_entries_that_wait_to_be_applied_do_not_fill_the_memory() -> None:
+    """A node whose checkpoints are slow takes entries and applies none: it keeps twice the cache, and reads the rest.
+
+    It kept all of them in memory, without a bound.
+    """
+    entries = entries_of(" ".join(["1"] * 40))
+    size = len(entries[0].payload)
+    log, disk = log_of("", cache=5 * size)
+    for number, entry in enumerate(entries, start=1):
+        log.append(entry)
+        flush(log, disk, number)
+        assert log.cache_bytes <= 10 * len(entry.payload)
+    log.commit_to(Index(40))
+    applied = []
+    while taken := log.take_committed(3 * size):
+        applied += taken
+    assert applied == list(entries)
+    assert log.cache_bytes <= 5 * len(entries[-1].payload)
 
 
 def test_cut_keeps_the_books_of_the_cache() -> None:
