@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -26,6 +27,23 @@ class SystemClock:
     monotonic = staticmethod(time.monotonic)
     time_of_day_ns = staticmethod(time.time_ns)
     sleep = staticmethod(time.sleep)
+
+
+class SkewedClock(SystemClock):
+    """For tests: a time of day that is wrong by as many seconds as a file says, which may change at any time."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def time_of_day_ns(self) -> int:  # type: ignore[override]
+        """Return the time of day, and what the file adds to it."""
+        return time.time_ns() + round(float(self._file.read_text() or 0) * 1e9)
+
+
+def clock_from_environment(environment: Mapping[str, str]) -> Clock:
+    """Return this machine's clocks; ``DURABLE_RAFT_CLOCK_SKEW`` names the file of a ``SkewedClock``."""
+    file = environment.get("DURABLE_RAFT_CLOCK_SKEW")
+    return SkewedClock(Path(file)) if file else SystemClock()
 
 
 class Timer(Protocol):

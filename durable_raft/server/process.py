@@ -21,7 +21,7 @@ from durable_raft import __version__
 from durable_raft.checksum import implementation
 from durable_raft.errors import ConfigError, CorruptRecord, DirectoryLost, DirectoryRefused, StoragePoisoned
 from durable_raft.server.clients import Clients, Outbox
-from durable_raft.server.clock import SystemClock
+from durable_raft.server.clock import Clock, clock_from_environment
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.exit_codes import ExitCode, exit_code_of
 from durable_raft.server.flight_recorder import FlightRecorder
@@ -88,9 +88,9 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _keep_freed_memory(config.memory_max)
     _allow_connections(config.clients_max)
-    crash_points = CrashPoints.from_environment(environment)
+    crash_points, clock = CrashPoints.from_environment(environment), clock_from_environment(environment)
     for life in range(1, LIVES_MAX + 1):
-        ending = _live(config, crash_points)
+        ending = _live(config, crash_points, clock)
         if not isinstance(ending, CorruptRecord) or life == LIVES_MAX or len(config.membership.voters) == 1:
             return ExitCode.OK if ending is None else exit_code_of(ending)
         event(_logger, logging.ERROR, "reopening", attempt=life, reason=ending)
@@ -123,7 +123,7 @@ def _allow_connections(clients_max: int) -> None:
         event(_logger, logging.WARNING, "few_files", allowed=allowed, wanted=wanted, reason="see ulimit -n")
 
 
-def _live(config: NodeConfig, crash_points: CrashPoints) -> BaseException | None:
+def _live(config: NodeConfig, crash_points: CrashPoints, clock: Clock) -> BaseException | None:
     """Run one life of the node; return what ended it, None for a signal."""
     with _named(config.directory):
         watch_signals(config.directory)
@@ -131,7 +131,7 @@ def _live(config: NodeConfig, crash_points: CrashPoints) -> BaseException | None
         watch_signals(config.directory)
     process: _Process | None = None
     try:
-        process = _Process(config, data, crash_points)
+        process = _Process(config, data, crash_points, clock)
         watchdog = Watchdog()
         with asyncio.Runner(loop_factory=lambda: _new_loop(watchdog)) as runner:
             return runner.run(process.main(watchdog))
@@ -173,8 +173,9 @@ def _new_loop(watchdog: Watchdog) -> asyncio.AbstractEventLoop:
 class _Process:
     """One run of the loop."""
 
-    def __init__(self, config: NodeConfig, data: NodeData, crash_points: CrashPoints) -> None:
+    def __init__(self, config: NodeConfig, data: NodeData, crash_points: CrashPoints, clock: Clock) -> None:
         self._config = config
+        self._clock = clock
         self._data = data
         self._crash_points = crash_points
         self._ended: asyncio.Event = asyncio.Event()
@@ -188,7 +189,7 @@ class _Process:
         """Start everything, wait for the end, stop everything; return what ended it, None for a signal."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._note_exception)
-        seed, clock = secrets.randbits(64), SystemClock()
+        seed, clock = secrets.randbits(64), self._clock
         recorder = FlightRecorder(self._config.directory, clock)
         recorder.note("started", node=self._config.node_id, pid=os.getpid(), last=self._data.stored.last.index)
         platform = SystemPlatform(loop, clock, seed, self._crash_points, recorder)

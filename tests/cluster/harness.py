@@ -99,6 +99,7 @@ class Cluster:
         if proxied:
             self._add_proxies()
         for node_id in self.node_ids:
+            self.skew(node_id, 0)
             self.start(node_id, crash_at=(crash_at or {}).get(node_id), settings=(settings_of or {}).get(node_id))
 
     # -- the nodes --------------------------------------------------------------------------------------------------
@@ -138,9 +139,9 @@ class Cluster:
         """Start a node that does not run; ``crash_at`` is ``POINT:COUNT``, ``settings`` go over the cluster's."""
         process = self._processes.get(node_id)
         assert process is None or process.poll() is not None, f"{node_id} runs already"
-        environment = (
-            checkout_environment() if crash_at is None else checkout_environment() | {"DURABLE_RAFT_CRASH_AT": crash_at}
-        )
+        environment = checkout_environment() | {"DURABLE_RAFT_CLOCK_SKEW": str(self._skew_path(node_id))}
+        if crash_at is not None:
+            environment["DURABLE_RAFT_CRASH_AT"] = crash_at
         command = self.command(node_id, **(settings or {}))
         if BINARY is None and node_forks.can_fork():
             words = command[command.index("serve") :]
@@ -148,6 +149,15 @@ class Cluster:
             return
         with self.log_path(node_id).open("ab") as log:
             self._processes[node_id] = start_node(command, log, environment)
+
+    def skew(self, node_id: str, seconds: float) -> None:
+        """Set a node's time of day wrong by so much, at once and for its later lives."""
+        path = self._skew_path(node_id)
+        path.with_suffix(".new").write_text(str(seconds))
+        path.with_suffix(".new").rename(path)
+
+    def _skew_path(self, node_id: str) -> Path:
+        return self.directory / f"{node_id}.skew"
 
     def command(self, node_id: str, **settings: object) -> list[str]:
         """Return the command line of a node (to be run under strace, say)."""
