@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from durable_raft.raft.types import ORIGIN, Index, LogPoint, Term
+from durable_raft.raft.types import ORIGIN, Index, Life, LogPoint, Standing, Term
 from durable_raft.storage.directory import running_node
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY, pack_entries
@@ -328,3 +329,13 @@ def test_only_what_is_verified_is_read(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "a" / path.relative_to(tmp_path / "b")).read_bytes()
     names = {path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*")}
     assert names == {path.relative_to(tmp_path / "b") for path in (tmp_path / "b").rglob("*")}
+
+
+def test_json_says_what_the_directory_remembers(tmp_path: Path) -> None:
+    """Its lives, what it knows to be committed, and whether it went back in time."""
+    standing = Standing(is_copy=True, lives=(Life(6, b"nonce 6."), Life(7, b"nonce 7.")))
+    entries = whole(tmp_path / "made")
+    point = LogPoint(entries[3].index, entries[3].term, entries[3].chain)
+    make_log(tmp_path / "a", entries, standing=replace(standing, committed=point))
+    found = json.loads(raftlog("verify", "--json", tmp_path / "a").stdout)["raft"]
+    assert (found["is_copy"], found["life"], found["committed_index"]) == (True, 7, 4)
