@@ -150,11 +150,12 @@ class Connection(asyncio.Protocol):
             self._take_piece(data)
             self._pause_if_owed()
             self.flush()
-            return
-        self._input.append(data)
-        self._note_memory(is_new=False)
-        if len(self._input) == 1 and self._take_turn():
-            self._clients.turns.wait(self._take_turn)
+        else:
+            self._input.append(data)
+            self._note_memory(is_new=False)
+            if len(self._input) == 1 and self._take_turn():
+                self._clients.turns.wait(self._take_turn)
+        self._clients.turns.rest()
 
     def _take_turn(self) -> bool:
         """Execute what has come in, piece by piece while there is time; return whether more of it waits for a turn.

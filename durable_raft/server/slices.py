@@ -118,8 +118,8 @@ class Turns:
     """Connections take turns at a slice of each turn of the loop.
 
     Nobody says when the loop turns, and asking it each time costs as much as a command. So a slice lasts by the clock,
-    over as many turns as it will. Who comes when it has just ended may be in the same turn still, and waits for the
-    next; who comes later is in another, and begins the next slice.
+    over as many turns as it will. Who comes at its end, just after another one's step, may be in the same turn still,
+    and waits for the next; who comes after a pause is in another, and begins the next slice.
     """
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object], monotonic: Callable[[], float]) -> None:
@@ -127,7 +127,9 @@ class Turns:
         self._call_soon = call_soon
         self._monotonic = monotonic
         self._until = self._last_at = float("-inf")
-        """When the slice ends, and when it was last asked for."""
+        """When the slice ends, and when the last step did."""
+        self._is_stepping = False
+        """Whether somebody is at it."""
         self._is_used_up = False
         """Whether the next slice begins with ``_go_on``."""
         self._waiting: deque[Callable[[], bool]] = deque()
@@ -138,12 +140,17 @@ class Turns:
             return False
         now = self._monotonic()
         if now >= self._until:
-            if now - self._last_at < PAUSE_S:
+            if self._is_stepping or now - self._last_at < PAUSE_S:
                 self._be_used_up()
                 return False
             self._until = now + SLICE_S
-        self._last_at = now
+        self._is_stepping = True
         return True
+
+    def rest(self) -> None:
+        """Note that whoever went on does so no longer: other business of the loop follows."""
+        self._is_stepping = False
+        self._last_at = self._monotonic()
 
     def wait(self, take_turn: Callable[[], bool]) -> None:
         """Have ``take_turn`` called when it is its turn; it returns whether it waits for another."""
@@ -166,5 +173,6 @@ class Turns:
             take_turn = self._waiting.popleft()
             if take_turn():
                 self._waiting.append(take_turn)
+        self.rest()
         if self._waiting and not self._is_used_up:
             self._be_used_up()
