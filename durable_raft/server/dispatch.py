@@ -159,7 +159,7 @@ class Dispatcher:
         """Queue a command on the leader, refusing what there is no room for."""
         if waiting.spec.needs_memory and (refusal := self._space_refusal(waiting)) is not None:
             waiting.slot.fill(ErrorReply(f"NOSPACE {refusal}"))
-        elif self.queued.size_bytes > self._limits.pending_bytes_max:
+        elif self._is_full_for(waiting):
             self._refuse_overload(waiting)
         else:
             if waiting.spec.is_write or waiting.slot.owner.batched:
@@ -190,13 +190,17 @@ class Dispatcher:
         return self.out_of_space
 
     def _hold(self, waiting: Waiting) -> None:
-        if self.queued.size_bytes > self._limits.pending_bytes_max:
+        if self._is_full_for(waiting):
             self._refuse_overload(waiting)
             return
         if not waiting.deadline:
             waiting.deadline = self._monotonic() + self._limits.hold_s
             self.counters.held += len(waiting.commands)
         self._held.append(waiting)
+
+    def _is_full_for(self, waiting: Waiting) -> bool:
+        """Return whether more waits than may; what would be alone is always taken, or it never could be."""
+        return self.queued.size_bytes > max(self._limits.pending_bytes_max, waiting.slot.queued_bytes)
 
     def _refuse_overload(self, waiting: Waiting) -> None:
         self.counters.overloaded += len(waiting.commands)

@@ -63,10 +63,10 @@ class Slot:
         "_is_batched",
         "_is_write",
         "_queued",
-        "_queued_bytes",
         "owed",
         "owner",
         "protocol",
+        "queued_bytes",
         "reply",
     )
 
@@ -80,14 +80,14 @@ class Slot:
         """All of them encoded, one after the other, in pieces when they are large; None while they are owed."""
         self._is_write = self._is_batched = False
         self._queued: Queued | None = None
-        self._queued_bytes = 0
+        self.queued_bytes = 0
         self._added: list[bytes] = []
         """Encoded replies of the run that come before others of it."""
         self._added_bytes = 0
 
     def enter_queue(self, queued: Queued, size_bytes: int) -> None:
         """Count the run's memory until it is answered."""
-        self._queued, self._queued_bytes = queued, size_bytes
+        self._queued, self.queued_bytes = queued, size_bytes
         queued.size_bytes += size_bytes
 
     def expect_write(self) -> None:
@@ -143,7 +143,7 @@ class Slot:
             self.owner.writes_outstanding -= 1
         self.leave_batch()
         if self._queued is not None:
-            self._queued.size_bytes -= self._queued_bytes
+            self._queued.size_bytes -= self.queued_bytes
             self._queued = None
         self.owner.became_answered(len(encoded) if isinstance(encoded, bytes) else sum(map(len, encoded)))
 

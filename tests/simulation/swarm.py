@@ -87,6 +87,8 @@ class Swarm:
     """Share of reads among the commands."""
     checkpoints: dict[str, Any]
     """Settings of ``NodeConfig``: when checkpoints are due, and how much of the log stays."""
+    queue_bytes_max: int
+    """Memory of commands that are not answered, before more are refused."""
     keys: int
     groups: int
     """Number of groups of keys over which one command may go."""
@@ -154,6 +156,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         # Drawn last: the seeds of tests stay what they were in all else.
         bulk_delay=rng.choice((0, 0, heartbeat * 5, heartbeat * 30)),
         slice_steps=rng.choice((1, 2, 3, 10_000)),
+        queue_bytes_max=rng.choice((600, 3_000, 256 << 20, 256 << 20)),
     )
 
 

@@ -115,6 +115,8 @@ class Site:
             append_inflight_bytes_max=swarm.append_inflight_bytes_max,
             batch_bytes_max=swarm.batch_bytes_max,
             log_cache_bytes_max=swarm.cache_bytes_max,
+            pending_bytes_max=swarm.queue_bytes_max,
+            request_bytes_max=min(swarm.queue_bytes_max, 64 << 20),
             **swarm.checkpoints,
         )
 
