@@ -30,6 +30,7 @@
     │   │   └── NewerFormat       (storage/wounds.py) with every record that is
     │   ├── EntryUnavailable      an index that is compacted away or not yet stored
     │   │   └── NotReplayable     (tools/raftlog/replaying.py) a state that cannot be made again from the log
+    │   ├── DiskFull              there is no room for a write, which was not begun: it may be tried again
     │   └── StoragePoisoned       a write or sync failed: nothing may be promised any more
     └── InvariantViolation        our own bug: never caught, the node stops
 """
@@ -112,6 +113,10 @@ class UnknownFormatVersion(StorageError):
 
 class EntryUnavailable(StorageError):
     """An index outside what the log holds: compacted away, or not yet stored."""
+
+
+class DiskFull(StorageError):
+    """There may be no room for a transaction. Nothing was begun, nothing is lost: it may be tried again later."""
 
 
 class StoragePoisoned(StorageError):

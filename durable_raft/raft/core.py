@@ -19,6 +19,7 @@ from durable_raft.raft import (
     lives,
     reads,
     replication,
+    room,
     snapshots,
     work_list,
 )
@@ -288,6 +289,26 @@ class Raft:
         """Return whether this disk of ``peer`` is not to be heard any more, because another took its place."""
         known = self._state.standing.peer(peer)
         return known is not None and node_uuid in known.former
+
+    # -- room on the disk (room.py) -----------------------------------------------------------------------------------
+
+    def note_room(self, free_bytes: int, *, is_low: bool) -> None:
+        """Note how much room the disk has.
+
+        Args:
+            free_bytes: for entries; what terms and votes need is taken off already.
+            is_low: whether it is less than the reserve.
+        """
+        room.note(self._state, free_bytes, is_low=is_low)
+
+    def has_room_for(self, payload_bytes: int) -> bool:
+        """Return whether the disk can take an entry of that size."""
+        return self._state.room.free_bytes >= room.stored_bytes(payload_bytes)
+
+    @property
+    def is_room_ample(self) -> bool:
+        """Whether a majority has room for what needs memory, as far as this leader knows."""
+        return room.is_ample_on_majority(self._state)
 
     # -- snapshots (Raft §7) --------------------------------------------------------------------------------------
 

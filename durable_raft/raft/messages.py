@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from durable_raft.raft.types import Entry, Index, Life, LogPoint, NodeId, Term
+from durable_raft.raft.types import DiskRoom, Entry, Index, Life, LogPoint, NodeId, Term
 
 
 class RequestVote(NamedTuple):
@@ -64,6 +64,8 @@ class AppendEntriesResponse(NamedTuple):
     is_voter: bool = True
     """Whether the answer may be counted: False from a disk that is not admitted yet (admission.py)."""
     asks_admission: bool = False
+    room: DiskRoom = DiskRoom.AMPLE
+    """What this node's disk can still take (room.py)."""
 
 
 class InstallSnapshot(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 
-from durable_raft.raft.types import Index
+from durable_raft.raft.types import DiskRoom, Index
 
 
 class Pace(enum.Enum):
@@ -37,6 +37,7 @@ class Progress:
         "next_index",
         "pace",
         "probe_sent",
+        "room",
         "sent_round",
     )
 
@@ -61,6 +62,8 @@ class Progress:
         """Newest ReadIndex round that the follower repeated."""
         self.is_voter = True
         """Whether its answers count: False once it says that its disk is not admitted yet (admission.py)."""
+        self.room = DiskRoom.AMPLE
+        """What it says that its disk can still take; without room it is sent no entries (room.py)."""
         self.admission_round = 0
         """ReadIndex round that proves this leadership to a disk that asks for admission; 0 when none does."""
         self.heed_from = 0

@@ -17,13 +17,13 @@ from __future__ import annotations
 from typing import Final
 
 from durable_raft.errors import InvariantViolation
-from durable_raft.raft import admission, contradiction, healing
+from durable_raft.raft import admission, contradiction, healing, room
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.progress import Pace, Progress
 from durable_raft.raft.quorum import majority_value
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Index, LogPoint, NodeId, Term, make_entry
+from durable_raft.raft.types import ORIGIN, DiskRoom, Entry, EntryKind, Index, LogPoint, NodeId, Term, make_entry
 
 _NEVER: Final = -(1 << 62)
 """A time before any."""
@@ -53,6 +53,7 @@ def append_as_leader(state: RaftState, kind: EntryKind, payload: bytes, timestam
         payload=payload,
     )
     state.log.append(entry)
+    room.took(state, entry)
     return entry
 
 
@@ -118,6 +119,7 @@ def handle_append_response(state: RaftState, now: int, source: NodeId, message: 
         state.timeouts.majority_answered(now, _majority_heard_at(state, now))
     progress.heard_at = now
     progress.acked_round = max(progress.acked_round, message.read_round)
+    progress.room = message.room
     if admission.note_standing(state, progress, message):
         advance_commit_index(state)
     if not message.success:
@@ -158,6 +160,8 @@ def _handle_rejection(state: RaftState, progress: Progress, message: AppendEntri
 
 def _may_send_entries(state: RaftState, progress: Progress) -> bool:
     if progress.next_index > state.log.last.index or progress.next_index < state.log.first_index:
+        return False
+    if progress.room is DiskRoom.NONE:
         return False
     if progress.pace is Pace.PROBE:
         return not progress.probe_sent
@@ -267,6 +271,7 @@ def handle_append_entries(state: RaftState, now: int, source: NodeId, message: A
             return None
     if log.lost:
         healing.mend_from(state, source, entries[:known])
+    entries = entries[: known + room.takeable(state, entries[known:])]
     _append_new(state, entries[known:])
     verified = Index(previous.index + len(entries))
     return _accept(state, now, source, message, verified=verified, is_new=known < len(entries))
@@ -289,6 +294,7 @@ def _append_new(state: RaftState, entries: tuple[Entry, ...]) -> None:
         state.note_cut()
     for entry in entries:
         log.append(entry)
+        room.took(state, entry)
 
 
 def _accept(
@@ -312,7 +318,7 @@ def matching(state: RaftState, match_index: Index, read_round: int) -> AppendEnt
     """Return a success that says up to where this log matches the leader's and is flushed."""
     is_voter, asks = state.is_voter, admission.asks(state)
     return AppendEntriesResponse(
-        state.current_term, True, match_index, Index(0), Term(0), Index(0), read_round, is_voter, asks
+        state.current_term, True, match_index, Index(0), Term(0), Index(0), read_round, is_voter, asks, room.own(state)
     )
 
 
@@ -329,6 +335,7 @@ def _reject(
         read_round=message.read_round,
         is_voter=state.is_voter,
         asks_admission=admission.asks(state),
+        room=room.own(state),
     )
     state.send(source, answer)
 

@@ -21,6 +21,19 @@ from durable_raft.raft.timeouts import Timeouts
 from durable_raft.raft.types import HardState, Index, LogPoint, NodeId, RaftConfig, Role, Standing, StoredLog, Term
 
 
+class RoomLeft:
+    """What this node's disk can still take of entries (room.py)."""
+
+    __slots__ = ("free_bytes", "is_low", "is_refusing")
+
+    def __init__(self) -> None:
+        self.free_bytes = 1 << 62
+        """Unbounded before the disk was looked at for the first time."""
+        self.is_low = False
+        self.is_refusing = False
+        """Whether an entry found no room since there last was some."""
+
+
 class Observer(Protocol):
     """Is told of every change worth a line in a log or a trace; must not call back into the core."""
 
@@ -136,6 +149,7 @@ class RaftState:
         """When the leader of this term last spoke (ms); None when it never did."""
         self.election_deadline = now
         """Followers and candidates: when to campaign unless something is heard first (ms); at once without peers."""
+        self.room = RoomLeft()
         self.votes: dict[NodeId, bool] = {}
         """Candidates and pre-candidates: answers of this campaign, own vote included once it may count."""
 
@@ -153,7 +167,6 @@ class RaftState:
         self.pending_reads: deque[PendingRead] = deque()
         self.confirmed_reads: list[ReadReady] = []
         self.lost_reads: list[int] = []
-
         self.messages: list[Envelope] = []
         self.messages_after_write: list[Envelope] = []
         if self.peers:

@@ -251,6 +251,16 @@ class Patience(NamedTuple):
     """Elections this node stood for in vain since it last heard a leader or led."""
 
 
+class DiskRoom(enum.IntEnum):
+    """What a node's disk can still take (room.py); the number is what is sent."""
+
+    AMPLE = 0
+    LOW = 1
+    """Less than the reserve: nothing should be written that needs memory."""
+    NONE = 2
+    """No more entries: what is left is for terms and votes."""
+
+
 @dataclass(frozen=True, slots=True)
 class RaftConfig:
     """What one node of one cluster runs with; checked for sense by server/settings/config.py."""

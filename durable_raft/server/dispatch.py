@@ -157,7 +157,7 @@ class Dispatcher:
 
     def _accept(self, waiting: Waiting) -> None:
         """Queue a command on the leader, refusing what there is no room for."""
-        if waiting.spec.needs_memory and (refusal := self._space_refusal(waiting)) is not None:
+        if waiting.spec.is_write and (refusal := self._space_refusal(waiting)) is not None:
             waiting.slot.fill(ErrorReply(f"NOSPACE {refusal}"))
         elif self._is_full_for(waiting):
             self._refuse_overload(waiting)
@@ -183,6 +183,11 @@ class Dispatcher:
 
     def _space_refusal(self, waiting: Waiting) -> str | None:
         """Return why there is no room for a command; a fast client fills a disk between two looks at it."""
+        if not waiting.spec.needs_memory:
+            is_full = not self._raft.has_room_for(waiting.size_bytes)
+            return "the disk is full: what is left is for votes" if is_full else None
+        if not self._raft.is_room_ample:
+            return self.out_of_space or "a majority of the nodes has less room than is held in reserve"
         if self.out_of_space is None and self._room_bytes is not None:
             needed = _stored_bytes(waiting.size_bytes)
             if needed > self._room_bytes:

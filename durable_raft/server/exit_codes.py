@@ -8,6 +8,7 @@ from durable_raft.errors import (
     ConfigError,
     DirectoryLost,
     DirectoryRefused,
+    DiskFull,
     InvariantViolation,
     NodeUnreachable,
     StorageError,
@@ -49,7 +50,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
             return ExitCode.REFUSED
         case DirectoryLost():
             return ExitCode.DIRECTORY_LOST
-        case StoragePoisoned():
+        case StoragePoisoned() | DiskFull():
             return ExitCode.DISK_FAILED
         case StorageError():
             return ExitCode.DAMAGED

@@ -3,22 +3,28 @@
 An LMDB write transaction runs on one thread from begin to commit, and one lock keeps the two threads from running one
 at the same time. Writes are handed over whole and acknowledged in order. All that wait when a transaction ends go into
 the next one together (group commit). The first failure is final: the thread says so once and takes no more
-(durability contract 6).
+(durability contract 6). A full disk is no failure: nothing was begun. The write waits for room, and to the core that is
+a disk that hangs.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from durable_raft.errors import DurableRaftError
+from durable_raft.errors import DiskFull, DurableRaftError
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Index
 from durable_raft.server.clock import Clock
 from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.logs import event
 from durable_raft.storage.log.log_store import LogStore
+
+_logger = logging.getLogger(__name__)
 
 GROUP_BYTES_MAX = 8 << 20
 """Payload bytes after which a group is closed, so that one transaction does not hold up the next write for long."""
@@ -26,6 +32,9 @@ GROUP_BYTES_MAX = 8 << 20
 
 IDLE_S = 0.02
 """After so long without a write the prefix is dropped in transactions of its own."""
+
+FULL_S = 0.1
+"""How long a write that found no room waits before it is tried again."""
 
 DROP_ENTRIES = 1024
 """Entries dropped by one of them at most; the store bounds the records."""
@@ -69,6 +78,9 @@ class LogWriter:
         """Up to where the log is to be dropped; None when it is."""
         self._at_work = threading.Lock()
         """Held while the store is written to."""
+        self._is_ending = threading.Event()
+        self.is_waiting_for_room = False
+        """Whether a write waits because the disk is full."""
         self.failure: BaseException | None = None
         """What ended the thread; whoever stops it must look, because then nobody is told any more."""
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -88,7 +100,7 @@ class LogWriter:
         be one that has been quick.
 
         Returns:
-            None when the thread is at work: the write was not taken.
+            None when the thread is at work, or the disk is full: the write was not taken.
 
         Raises:
             StoragePoisoned: as the store does; final.
@@ -97,6 +109,8 @@ class LogWriter:
             return None
         try:
             return self._persisted([write])
+        except DiskFull:
+            return None
         finally:
             self._at_work.release()
 
@@ -105,7 +119,8 @@ class LogWriter:
         self._queue.put(_Compaction(upto))
 
     def stop(self, timeout_s: float) -> bool:
-        """Flush what was submitted and end the thread; return whether it ended in time."""
+        """Flush what was submitted, if there is room, and end the thread; return whether it ended in time."""
+        self._is_ending.set()
         self._queue.put(None)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -146,15 +161,35 @@ class LogWriter:
         return item is not None
 
     def _persist(self, group: list[Write]) -> None:
-        with self._at_work:
-            flushed = self._persisted(group)
-        self._on_flushed(flushed)
+        flushed = self._tried(group)
+        while flushed is None and self._wait_for_room():
+            flushed = self._tried(group)
+        if flushed is not None:
+            self._on_flushed(flushed)
+
+    def _tried(self, group: list[Write]) -> Flushed | None:
+        """Make a group durable; None: the disk has no room, and nothing was done."""
+        try:
+            with self._at_work:
+                return self._persisted(group)
+        except DiskFull as error:
+            if not self.is_waiting_for_room:
+                event(_logger, logging.ERROR, "disk_full", reason=error)
+            self.is_waiting_for_room = True
+            return None
+
+    def _wait_for_room(self) -> bool:
+        """Wait a moment for somebody to make room; return whether to try again, rather than to end."""
+        return not self._is_ending.wait(FULL_S)
 
     def _persisted(self, group: list[Write]) -> Flushed:
         self._crash_points.reach("before_persist")
         started = self._clock.monotonic()
         self._store.persist(group, self._compact_to)
         seconds = self._clock.monotonic() - started
+        if self.is_waiting_for_room:
+            self.is_waiting_for_room = False
+            event(_logger, logging.INFO, "disk_has_room")
         self._crash_points.reach("after_persist")
         return Flushed(tuple(write.number for write in group), seconds)
 
@@ -162,7 +197,7 @@ class LogWriter:
         """Drop a piece of the prefix while nobody waits for a write."""
         if self._compact_to is None:
             return
-        with self._at_work:
+        with self._at_work, contextlib.suppress(DiskFull):
             self._crash_points.reach("before_prefix_dropped")
             if self._store.compact(self._compact_to, DROP_ENTRIES) >= self._compact_to:
                 self._compact_to = None

@@ -35,6 +35,7 @@ CORE_EVENT_LEVELS: Final = {
     "needs_snapshot": logging.DEBUG,
     "lost_state": logging.ERROR,
     "heartbeat_withheld": logging.WARNING,
+    "entries_refused": logging.WARNING,
     "contradicts_committed": logging.ERROR,
     "went_back": logging.ERROR,
     "peer_went_back": logging.WARNING,

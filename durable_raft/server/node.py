@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from durable_raft.errors import DirectoryLost, DurableRaftError
+from durable_raft.errors import DurableRaftError
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import Record
 from durable_raft.kv.replies import Later, Reply
@@ -23,6 +23,7 @@ from durable_raft.server.alarms import Alarm, alarms_of
 from durable_raft.server.applying import Applier
 from durable_raft.server.clock import Timer
 from durable_raft.server.core_timer import CoreTimer
+from durable_raft.server.disk_watch import DiskWatch
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
 from durable_raft.server.log_writer import Flushed
 from durable_raft.server.logs import CORE_EVENT_LEVELS, event
@@ -128,6 +129,8 @@ class Node:
             self._jobs,
         )
         self._applier = Applier(self._jobs, self.dispatcher, self.keeper.applied)
+        reserve = config.disk_reserve_bytes
+        self._disk = DiskWatch(store, self.keeper, self.raft, self.dispatcher, platform.clock, reserve)
         link_events = LinkEvents(
             receive=self._receive,
             changed=self._link_changed,
@@ -162,6 +165,7 @@ class Node:
     async def start(self) -> None:
         """Listen to peers and take part; raises OSError when the peer address cannot be listened on."""
         self._recorder.recovered(self.raft)
+        self._disk.begin()
         self._writer.start()
         for worker in self._workers:
             worker.start()
@@ -196,16 +200,7 @@ class Node:
         """Stop for good: from here on nothing is promised or answered."""
         if not self._is_stopped:
             self._is_stopped = True
-            self._on_fatal(self._lost_directory() or error)
-
-    def _lost_directory(self) -> DirectoryLost | None:
-        """Return that the directory is lost, if it is: then whatever else fails is only what follows from it."""
-        try:
-            self._store.require_present()
-            self.keeper.require_present()
-        except DirectoryLost as error:
-            return error
-        return None
+            self._on_fatal(self._disk.lost_directory() or error)
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -431,7 +426,7 @@ class Node:
     def _housekeeping(self) -> None:
         if self._is_stopped:
             return
-        if (lost := self._lost_directory()) is not None:
+        if (lost := self._disk.lost_directory()) is not None:
             self.fail(lost)
             return
         if self.dispatcher.has_deadlines():
@@ -441,11 +436,9 @@ class Node:
         self.keeper.tick()
         if self.raft.has_more():
             self.wake()
-        # The node must still be able to vote, delete and read (durability contract 11).
-        rooms = (self._store.space().writable_bytes, self.keeper.writable_bytes())
-        self.dispatcher.note_space(min(room for room in rooms if room is not None), self._config.disk_reserve_bytes)
         if self.raft.remember():
             self.wake()
+        self._disk.look()
         self._say_not_a_voter()
         self._say_alarms()
         self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)

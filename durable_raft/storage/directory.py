@@ -34,6 +34,9 @@ from durable_raft.errors import DirectoryRefused, StorageError, StoragePoisoned
 DATA_FILE: Final = "data.mdb"
 """LMDB's file in the directory of an environment."""
 
+LOCK_FILE: Final = "lock.mdb"
+"""LMDB's table of readers beside it."""
+
 RAFT: Final = "raft"
 KV: Final = "kv"
 LOCK: Final = "LOCK"
@@ -243,10 +246,7 @@ def refuse_network_file_system(directory: Path, mountinfo: str | None = None) ->
     Raises:
         DirectoryRefused: with the type and the mount point.
     """
-    if mountinfo is None:
-        with contextlib.suppress(FileNotFoundError):
-            mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    found = _mount_of(directory.resolve(), mountinfo or "")
+    found = _mount_of(directory.resolve(), _mounts() if mountinfo is None else mountinfo)
     if found is None:
         return
     mount_point, kind = found
@@ -255,6 +255,18 @@ def refuse_network_file_system(directory: Path, mountinfo: str | None = None) ->
             f"{directory} lies on {kind} (mounted at {mount_point}): LMDB needs a local file system, because locks and"
             " memory maps are not kept coherent over a network"
         )
+
+
+def file_system_of(path: Path) -> str | None:
+    """Return the type of the file system that holds ``path``, which must exist; None where the system does not tell."""
+    found = _mount_of(path.resolve(), _mounts())
+    return None if found is None else found[1]
+
+
+def _mounts() -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    return ""
 
 
 def _mount_of(path: Path, mountinfo: str) -> tuple[Path, str] | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -28,11 +28,17 @@ if TYPE_CHECKING:
 MAP_BYTES: Final = 64 << 30
 """Default size of the map: address space and a sparse bound of the file, not memory. Never changed while open."""
 
+PINNED_BYTES_MAX: Final = 256 << 20
+"""How much a file may grow under one reader in any case."""
+
 READERS_MAX: Final = 512
 """Reader slots: the node's own, and one for each tool that looks at a running node."""
 
 _TABLES_MAX: Final = 8
 """Named tables that one environment may have; the log and the KV state have four each."""
+
+_READER_WORDS: Final = 3
+"""Of a line in LMDB's list of readers: process id, thread, transaction, or "-" for one that reads nothing."""
 
 _FREE_PER_PAGE: Final = 500
 """Page numbers that one page of LMDB's own list of free pages holds, a little under 4096 / 8."""
@@ -56,11 +62,22 @@ class Room:
     map_bytes: int
     disk_free_bytes: int
     """Free on the file system for this user."""
+    owned_bytes: int = field(default=0, kw_only=True)
+    """Allocated behind the end of the file, so that nobody else can take it (headroom.py)."""
+
+    def has_grown(self, since_bytes: int) -> bool:
+        """Return whether the file has grown so much since a reader began that it must not read on.
+
+        The pages that it sees cannot be used again. It may cost as much again as what is in use, and a quarter of a
+        gigabyte where that is little.
+        """
+        return self.file_bytes - since_bytes > max(PINNED_BYTES_MAX, self.used_bytes)
 
     @property
     def writable_bytes(self) -> int:
-        """Bytes that can still be written: bounded by the map, and by the disk plus what the file can reuse."""
-        return min(self.map_bytes - self.used_bytes, self.disk_free_bytes + self.file_bytes - self.used_bytes)
+        """Bytes that can still be written: bounded by the map, and by the disk plus what the file owns or can reuse."""
+        on_disk = self.disk_free_bytes + self.owned_bytes
+        return min(self.map_bytes - self.used_bytes, on_disk + self.file_bytes - self.used_bytes)
 
 
 def open_environment(
@@ -154,6 +171,19 @@ def measure(environment: Environment, transaction: Transaction[bytes], tables: N
     pages += (ever_used - pages) // _FREE_PER_PAGE + 1
     page_bytes = main["psize"]
     return pages * page_bytes, ever_used * page_bytes, info["map_size"]
+
+
+def readers_of(environment: Environment) -> dict[int, int]:
+    """Free the places of readers whose process has died; return how many transactions each other process is behind."""
+    environment.reader_check()
+    newest = int(environment.info()["last_txnid"])
+    found: dict[int, int] = {}
+    for line in environment.readers().splitlines()[1:]:
+        words = line.split()
+        if len(words) == _READER_WORDS and words[2].isdigit():
+            pid, behind = int(words[0]), newest - int(words[2])
+            found[pid] = max(behind, found.get(pid, 0))
+    return found
 
 
 def disk_free_bytes(path: Path) -> int:

@@ -71,6 +71,11 @@ class StateCheck:
         self._file = self._path.stat()
         self._child: Background | None = Background(lambda: _examine_state(directory))
 
+    @property
+    def file_bytes(self) -> int:
+        """Size of the state's file when it began."""
+        return self._file.st_size
+
     def poll(self) -> str | None:
         """Return what is wrong, or an empty text when nothing is, once; None before and after.
 

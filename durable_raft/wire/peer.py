@@ -52,7 +52,7 @@ from durable_raft.raft.messages import (
     Resume,
     ResumeResponse,
 )
-from durable_raft.raft.types import Entry, EntryKind, Index, Life, LogPoint, Term, chain_crc, entry_crc
+from durable_raft.raft.types import DiskRoom, Entry, EntryKind, Index, Life, LogPoint, Term, chain_crc, entry_crc
 from durable_raft.wire.messages import (
     FetchSnapshot,
     FrameKind,
@@ -362,6 +362,7 @@ _DISK: Final = _Check(
 )
 _NONCE: Final = _Check("8 bytes", lambda value: type(value) is bytes and len(value) == NONCE_BYTES)
 _LIFE: Final = _Check("8 bytes or none", lambda value: type(value) is bytes and len(value) in (0, NONCE_BYTES))
+_ROOM: Final = _Check("a room", lambda value: type(value) is int and 0 <= value <= DiskRoom.NONE)
 _ENTRY_KIND: Final = _Check("an entry kind", lambda value: type(value) is int and value in _ENTRY_KINDS)
 
 _SHAPES: Final[dict[int, _Shape]] = {
@@ -371,7 +372,7 @@ _SHAPES: Final[dict[int, _Shape]] = {
     FrameKind.REQUEST_VOTE_RESPONSE: _Shape(RequestVoteResponse, (_NUMBER, _FLAG, _FLAG)),
     FrameKind.APPEND_ENTRIES: _Shape(AppendEntries, (_NUMBER, _NUMBER, _NUMBER, _SUM, _ARRAY, _NUMBER, _NUMBER, _DISK)),
     FrameKind.APPEND_ENTRIES_RESPONSE: _Shape(
-        AppendEntriesResponse, (_NUMBER, _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _FLAG, _FLAG)
+        AppendEntriesResponse, (_NUMBER, _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _FLAG, _FLAG, _ROOM)
     ),
     FrameKind.INSTALL_SNAPSHOT: _Shape(InstallSnapshot, (_NUMBER, _NUMBER, _NUMBER, _SUM, _NUMBER)),
     FrameKind.FETCH_SNAPSHOT: _Shape(FetchSnapshot, (_NUMBER, _FLAG, _KEY, _NUMBER)),
@@ -419,6 +420,8 @@ def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMess
         fields[_ENTRIES_AT] = _decode_entries(*fields[: _ENTRIES_AT + 1])
     elif message is Resume:
         fields[1] = _decode_lives(fields[1])
+    elif message is AppendEntriesResponse:
+        fields[-1] = DiskRoom(fields[-1])
     elif message is FetchEntries:
         fields = [tuple(_decode_point(row) for row in fields[0])]
     elif message is FetchEntriesResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from durable_raft.raft.types import ORIGIN
 from durable_raft.server.clock import SystemClock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.log_writer import Flushed, LogWriter
-from tests.support.log_building import LmdbShelf, entries_after, write
+from durable_raft.storage import headroom
+from tests.support.log_building import LmdbShelf, entries_after, point_of, write
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -48,3 +51,30 @@ def test_a_writer_that_worked_has_no_failure(lmdb_shelf: LmdbShelf) -> None:
     assert writer.stop(10.0)
     assert writer.failure is None
     assert [each.numbers for each in flushed] == [(1,)]
+
+
+def test_a_write_without_room_waits_and_is_no_failure(lmdb_shelf: LmdbShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again until there is room; a lone write is not taken on the loop meanwhile; a stop waits for none."""
+    store = lmdb_shelf.open()
+    store.load()
+    flushed: list[Flushed] = []
+    writer = LogWriter(store, SystemClock(), CrashPoints.from_environment({}), flushed.append, lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(headroom, "_fallocate", lambda *_: errno.ENOSPC)
+        patch.setattr(store._headroom, "_allocated", 0)
+        entries = entries_after(ORIGIN, 2)
+        assert writer.persist_now(write(1, entries)) is None
+        writer.start()
+        writer.submit(write(1, entries))
+        wait_until(lambda: writer.is_waiting_for_room, "the write to wait")
+        assert flushed == []
+    wait_until(lambda: len(flushed) == 1, "the write to be flushed")
+    assert flushed[0].numbers == (1,)
+    assert not writer.is_waiting_for_room
+    monkeypatch.setattr(headroom, "_fallocate", lambda *_: errno.ENOSPC)
+    monkeypatch.setattr(store._headroom, "_allocated", 0)
+    writer.submit(write(2, entries_after(point_of(entries[-1]), 1)))
+    wait_until(lambda: writer.is_waiting_for_room, "the second write to wait")
+    assert writer.stop(10.0)
+    assert writer.failure is None
+    assert len(flushed) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from durable_raft.server.state.backup_source import BackupSource
 from durable_raft.server.state.snapshot_fetch import PATIENCE_S, SnapshotFetcher
 from durable_raft.server.state.snapshot_source import KEPT_S, VIEWS_MAX, SnapshotSource
 from durable_raft.server.state.worker import ThreadWorker
+from durable_raft.storage.environment import PINNED_BYTES_MAX
 from durable_raft.storage.state.install import KvInstaller
 from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.store import LmdbKvStore
@@ -164,6 +166,33 @@ def test_views_are_kept_while_they_are_asked_for(hands: Hands, store: LmdbKvStor
     hands.turn()
     sender.source.expire()
     assert sender.source.held() is None
+
+
+def test_a_follower_that_is_too_slow_is_cut_off(hands: Hands, store: LmdbKvStore) -> None:
+    """However often it asks: the file grows under its view, and at some size it begins again with a newer snapshot."""
+    sender = Sender(hands, store)
+    backups = BackupSource(hands)
+    backups.read_from(store)
+    sender.ask(question())
+    assert backups.piece(Index(0), None) is not None
+    checkpoint(store, large(20), 6)
+    room = store.room()
+    sender.source.expire(room)
+    backups.expire(room)
+    assert sender.source.held() == 5
+    grown = replace(room, file_bytes=room.file_bytes + PINNED_BYTES_MAX + room.used_bytes)
+    sender.source.answer(question(5), sender.chunks.append)
+    sender.source.expire(grown)
+    assert sender.source.held() == 5, "a piece is being read"
+    hands.turn()
+    sender.source.expire(grown)
+    backups.expire(grown)
+    assert sender.source.held() is None
+    assert sender.ask(question(5, b"key:0003")).last_included_index == 6
+    found = backups.piece(Index(5), b"key:0003")
+    assert found is not None
+    assert found[0].applied.point.index == 6
+    backups.close()
 
 
 def test_views_are_few(hands: Hands, store: LmdbKvStore) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from durable_raft.errors import EntryUnavailable, InvariantViolation, StoragePoisoned
+from durable_raft.errors import DiskFull, EntryUnavailable, InvariantViolation, StoragePoisoned
 from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
@@ -36,6 +36,7 @@ from durable_raft.raft.types import (
     StoredLog,
     Term,
 )
+from durable_raft.storage.headroom import VOTE_BYTES
 from durable_raft.storage.log.meta import Meta, choose_meta, pack_meta
 from durable_raft.storage.log.plan import Plan, Stand, plan_writes
 from durable_raft.storage.log.records import (
@@ -48,6 +49,7 @@ from durable_raft.storage.log.records import (
     entry_of,
     pack_entries,
     piece_count,
+    stored_bytes,
     unpack_ident,
     unpack_log,
 )
@@ -72,10 +74,16 @@ class Change(NamedTuple):
     value: bytes | None
 
 
+OWNED_BYTES: Final = 16_384
+"""What a disk keeps for its node's entries when others have taken the rest; what votes need comes on top."""
+
+
 class Room(NamedTuple):
     """What the node asks of ``space``."""
 
     writable_bytes: int
+    disk_free_bytes: int
+    owned_bytes: int
 
 
 @dataclass(slots=True)
@@ -132,6 +140,10 @@ class Disk:
         self.fails: str | None = None
         """The error that the next transaction meets."""
         self.free_bytes = 1 << 40
+        self.kept_bytes = OWNED_BYTES
+        """What it keeps for entries."""
+        self.owned_bytes = OWNED_BYTES
+        """Left of that; compactions give it back."""
         self.pending_lie: str | None = None
         self.lie: str | None = None
         """The lie this disk told; None while it is honest."""
@@ -177,6 +189,19 @@ class Disk:
         if is_copied:
             self.place = self.rng.randbytes(8)
         self.power_cut()
+
+    def require_room(self, entry_bytes: int) -> None:
+        """Take room for entries, or for a checkpoint, which gives it back.
+
+        Raises:
+            DiskFull: there is none.
+        """
+        if self.free_bytes > entry_bytes:
+            self.owned_bytes = self.kept_bytes = OWNED_BYTES
+        elif entry_bytes > self.owned_bytes:
+            raise DiskFull(f"simulated: {entry_bytes} bytes are needed and {self.owned_bytes} are there")
+        else:
+            self.owned_bytes -= entry_bytes
 
     def write(self, changes: Sequence[Change]) -> None:
         """Change the page cache."""
@@ -318,6 +343,9 @@ class SimStore:
         if meta != self._meta or self.tolerated:
             meta = replace(meta, sequence=meta.sequence + 1)
         disk = self.disk
+        disk.require_room(stored_bytes(plan.entries))
+        if meta.base != self._meta.base:
+            disk.owned_bytes = disk.kept_bytes
         if disk.fails is not None:
             self._fail(plan, meta)
         disk.write(self.changes(plan, meta))
@@ -415,6 +443,7 @@ class SimStore:
             self.disk.write(self.changes(Plan(), meta))
             self.disk.flush()
             self._keep(Plan(), meta)
+            self.disk.owned_bytes = self.disk.kept_bytes
         return self._meta.base.point.index
 
     def is_meta_wounded(self) -> bool:
@@ -425,7 +454,15 @@ class SimStore:
 
     def space(self) -> Room:
         """Return the room left."""
-        return Room(self.disk.free_bytes)
+        disk = self.disk
+        owned_bytes = VOTE_BYTES + disk.owned_bytes
+        return Room(disk.free_bytes + owned_bytes, disk.free_bytes, owned_bytes)
+
+    is_reserve_kept = True
+
+    def readers(self) -> dict[int, int]:
+        """Nobody reads from another process."""
+        return {}
 
     def require_present(self) -> None:
         """The directory is always there."""

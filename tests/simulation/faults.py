@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from durable_raft.raft.quorum import majority
 from durable_raft.server.crash_points import CRASH_POINTS
 from durable_raft.storage.log.records import LOG
-from tests.simulation.disk import LIES, Image
+from tests.simulation.disk import LIES, OWNED_BYTES, Image
 from tests.simulation.swarm import MS
 
 if TYPE_CHECKING:
@@ -189,6 +189,19 @@ class Faults:
             self._struck("full_disk", f"{site.name} has no room but the reserve")
             site.disk.free_bytes = 1 << 20
             self._world.at(self._later(1, 10), None, setattr, site.disk, "free_bytes", 1 << 40)
+
+    def _no_room(self) -> None:
+        """Take the last byte from every disk, or from one; what a node owns stays its own."""
+        up = self._world.up()
+        if not up:
+            return
+        struck = up if self._rng.random() < 0.4 else [self._rng.choice(up)]
+        self._struck("no_room", " ".join(site.name for site in struck))
+        until = self._later(2, 12)
+        for site in struck:
+            site.disk.free_bytes = 0
+            site.disk.kept_bytes = site.disk.owned_bytes = self._rng.choice((0, 1024, OWNED_BYTES))
+            self._world.at(until, None, setattr, site.disk, "free_bytes", 1 << 40)
 
     def _next_liar(self) -> Site | None:
         """Return a sound site that may be damaged while all others but a minority are sound."""

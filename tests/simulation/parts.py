@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from durable_raft.errors import DurableRaftError, InvariantViolation
 from durable_raft.raft.messages import Envelope
@@ -88,6 +88,14 @@ class SimLinks:
         """Nothing to close."""
 
 
+ROOM_MS: Final = 20
+"""How long a write that found no room waits."""
+
+
+class _NoRoom(Exception):
+    """The disk is full: the transaction is tried again later."""
+
+
 class SimLogWriter(LogWriter):
     """The real log writer's grouping, run by disk events instead of a thread."""
 
@@ -150,6 +158,11 @@ class SimLogWriter(LogWriter):
             self._flush_next_group()
         except InvariantViolation:
             raise
+        except _NoRoom:
+            self._waiting, self._begun = self._begun + self._waiting, []
+            self._is_busy = True
+            process.world.at(process.world.now + ROOM_MS * 1000, process, self._begin)
+            return
         except DurableRaftError as error:
             self._on_failed(error)
             return
@@ -157,6 +170,9 @@ class SimLogWriter(LogWriter):
             process.world.say(f"    {process.site.name} flushed up to {process.site.disk.promised.last_index}")
         if self._waiting and not self._is_busy:
             self._begin()
+
+    def _wait_for_room(self) -> bool:
+        raise _NoRoom
 
     def drain(self) -> list[Write]:
         """Return the writes that are not known to be flushed, in order."""

@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from durable_raft.errors import CorruptRecord, DurableRaftError, InvariantViolation, StorageError
+from durable_raft.errors import CorruptRecord, DiskFull, DurableRaftError, InvariantViolation, StorageError
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.raft import invariants
 from durable_raft.raft.timeouts import Timeouts
@@ -296,6 +296,8 @@ class Process:
             connection.flush()
 
     def _fatal(self, error: BaseException) -> None:
+        if isinstance(error, DiskFull):
+            raise InvariantViolation(f"A full disk ends no node: {self.site.name}: {error}") from error
         if isinstance(error, DurableRaftError) and not isinstance(error, InvariantViolation):
             self.site.crashed(f"stops: {error}")
         else:

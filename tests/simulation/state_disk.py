@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
+from durable_raft.errors import CorruptRecord, DiskFull, InvariantViolation, StoragePoisoned
 from durable_raft.kv.records import Record, StateSummary
 from durable_raft.raft.types import Base, Identity, Membership
 from durable_raft.server.state.checkpoints import PAGE_BYTES
 from durable_raft.storage.environment import Room
+from durable_raft.storage.state.change import ChangeSize
 from durable_raft.storage.state.meta import KvMeta, first_meta
 from tests.kv.state_views import PlainView
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from tests.simulation.disk import Disk
 
 State = dict[bytes, Record]
+
+CHECKPOINT_BYTES: Final = 2000
+"""What the state's file keeps for a checkpoint when others have taken the rest of the disk."""
 
 PIECE_RECORDS: Final = 3
 """Records in one piece of a snapshot: few, so that a transfer has many places to break."""
@@ -93,6 +97,14 @@ class SimKv:
         """Return a view of the last checkpoint."""
         return SimView(self.checkpoint, self._disk.kv.state)
 
+    def readers(self) -> dict[int, int]:
+        """Nobody reads from another process."""
+        return {}
+
+    def needed_bytes(self, size: ChangeSize) -> int:
+        """Return what is needed at worst."""
+        return size.value_bytes
+
     def write_checkpoint(
         self,
         changes: Iterable[tuple[bytes, Record | None]],
@@ -102,9 +114,12 @@ class SimKv:
         summary: StateSummary,
         membership: Membership,
         pause: Callable[[], None],
+        size: ChangeSize,
     ) -> None:
         """Move the changes into the state."""
         del pause
+        if self._disk.free_bytes < size.value_bytes > CHECKPOINT_BYTES:
+            raise DiskFull("simulated: no room for the checkpoint")
         if self._poison is not None:
             raise self._poison
         if self._disk.fails is not None:

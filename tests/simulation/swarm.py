@@ -26,6 +26,7 @@ FAULTS: Final[dict[str, float]] = {
     "hung_disk": 1.0,
     "disk_error": 1.5,
     "full_disk": 0.7,
+    "no_room": 0.7,
     "clock_jump": 1.5,
     "wall_jump": 1.5,
     "bit_rot": 0.6,

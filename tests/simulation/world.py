@@ -21,7 +21,7 @@ from durable_raft.raft.types import Entry, EntryKind, Identity, Member, Membersh
 from durable_raft.server.settings.config import NodeConfig
 from tests.simulation.campaigns import check_calm
 from tests.simulation.clients import Client, FinalReader, Operation
-from tests.simulation.disk import Disk, Image
+from tests.simulation.disk import OWNED_BYTES, Disk, Image
 from tests.simulation.faults import Faults
 from tests.simulation.judgement import Judged, judge
 from tests.simulation.log_events import told_to
@@ -332,11 +332,31 @@ class World:
         reader = FinalReader(self, lambda: done.append(True))
         reader.begin()
         self._settle("read every key", lambda: bool(done))
+        if "no_room" in self.swarm.faults:
+            self._live_without_room()
         self._settle("heal every disk", lambda: all(site.is_sound for site in self.sites.values()))
         self._settle("agree", self._agrees)
         self._check_states()
         self._check_timeouts()
         self.judged = judge(each for each in self.history if id(each) not in self._forgotten)
+
+    def _live_without_room(self) -> None:
+        """With not a byte left anywhere, require an election, reads, and all nodes alive; then give the room back."""
+        self._settle("heal every disk", lambda: all(site.is_sound for site in self.sites.values()))
+        self.say("-- not a byte left on any disk --")
+        self.faults["no_room"] += 1
+        for site in self.sites.values():
+            site.disk.free_bytes = 0
+            site.disk.kept_bytes = site.disk.owned_bytes = OWNED_BYTES
+        leader = self.leader()
+        if leader is not None:
+            leader.crashed("killed")
+        self._settle("elect with full disks", self._serves)
+        done: list[bool] = []
+        FinalReader(self, lambda: done.append(True)).begin()
+        self._settle("read with full disks", lambda: bool(done))
+        for site in self.sites.values():
+            site.disk.free_bytes = 1 << 40
 
     def _settle(self, what: str, holds: Any) -> None:
         patience = (self.swarm.election_max_ms * 60 + self.swarm.hold_ms * 8) * MS

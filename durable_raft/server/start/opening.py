@@ -37,6 +37,11 @@ FATAL_SIGNAL: Final = "fatal-signal"
 """In the data directory: where the traceback of a signal goes that ends the node, such as a damaged page raises."""
 
 
+OWNED_BYTES_MIN: Final = 8 << 20
+OWNED_BYTES_MAX: Final = 64 << 20
+"""What each of the two files is allocated behind its end, at least and at most."""
+
+
 def open_node(config: NodeConfig) -> NodeData:
     """Open the node's directory, creating it at the first start, and make what is in it fit to start with.
 
@@ -76,7 +81,7 @@ def watch_signals(directory: Path) -> None:
 def _open(config: NodeConfig, cluster_id: bytes | None) -> NodeData:
     store = open_store(config, cluster_id)
     try:
-        return open_state(config.directory, store, map_bytes=config.map_bytes)
+        return open_state(config.directory, store, map_bytes=config.map_bytes, reserve_bytes=_owned(config, 2))
     except BaseException:
         store.close()
         raise
@@ -154,7 +159,12 @@ def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> LmdbLogSt
         newcomer = Standing(is_voter=False)
         LmdbLogStore.create(directory, identity, config.membership, map_bytes=config.map_bytes, standing=newcomer)
         event(_logger, logging.INFO, "directory_created", directory=directory, cluster=cluster_id.hex())
-    store = LmdbLogStore.open(directory, map_bytes=config.map_bytes, allow_network_file_system=config.allow_network_fs)
+    store = LmdbLogStore.open(
+        directory,
+        map_bytes=config.map_bytes,
+        allow_network_file_system=config.allow_network_fs,
+        reserve_bytes=_owned(config, 4),
+    )
     try:
         store.expect(config.cluster_id, config.node_id)
         _expect_membership(config, store.membership)
@@ -162,6 +172,11 @@ def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> LmdbLogSt
         store.close()
         raise
     return store
+
+
+def _owned(config: NodeConfig, share: int) -> int:
+    """Return what of the reserve a file owns: the log takes a quarter, the state, which is written at once, a half."""
+    return min(max(config.disk_reserve_bytes // share, OWNED_BYTES_MIN), OWNED_BYTES_MAX)
 
 
 def _expect_membership(config: NodeConfig, stored: Membership) -> None:

@@ -53,13 +53,14 @@ class StateBehindLog(CorruptRecord):
     """The state ends before the log begins: the entries between are missing."""
 
 
-def open_state(directory: Path, store: LmdbLogStore, *, map_bytes: int) -> NodeData:
+def open_state(directory: Path, store: LmdbLogStore, *, map_bytes: int, reserve_bytes: int = 0) -> NodeData:
     """Load the log of ``store``, open the state beside it, and make the two fit.
 
     Args:
         directory: the data directory, whose lock ``store`` holds.
         store: the open log store; nothing was loaded yet.
         map_bytes: bound of the state's file.
+        reserve_bytes: kept allocated behind its end (storage/headroom.py).
 
     Raises:
         DirectoryRefused: there is a gap between state and log, or one belongs to another node.
@@ -72,7 +73,7 @@ def open_state(directory: Path, store: LmdbLogStore, *, map_bytes: int) -> NodeD
         if not LmdbKvStore.exists(directory):
             break
         try:
-            return _healable(_with_state(directory, store, stored, map_bytes=map_bytes))
+            return _healable(_with_state(directory, store, stored, map_bytes=map_bytes, reserve_bytes=reserve_bytes))
         except (LogWentBack, WoundedLog):
             raise
         except CorruptRecord as error:
@@ -80,17 +81,22 @@ def open_state(directory: Path, store: LmdbLogStore, *, map_bytes: int) -> NodeD
                 raise
             set_state_aside(directory, str(error))
     if stored.base.index:
-        return _without_state(directory, store, stored, map_bytes=map_bytes)
+        return _without_state(directory, store, stored, map_bytes=map_bytes, reserve_bytes=reserve_bytes)
     LmdbKvStore.create(directory, store.identity, store.membership, map_bytes=map_bytes, is_locked=True)
-    return _healable(_with_state(directory, store, stored, map_bytes=map_bytes))
+    return _healable(_with_state(directory, store, stored, map_bytes=map_bytes, reserve_bytes=reserve_bytes))
 
 
-def _with_state(directory: Path, store: LmdbLogStore, stored: StoredLog, *, map_bytes: int) -> NodeData:
-    kv = LmdbKvStore.open(directory, map_bytes=map_bytes)
+def _with_state(
+    directory: Path, store: LmdbLogStore, stored: StoredLog, *, map_bytes: int, reserve_bytes: int = 0
+) -> NodeData:
+    kv = LmdbKvStore.open(directory, map_bytes=map_bytes, reserve_bytes=reserve_bytes)
     try:
         kv.expect(store.identity)
         return NodeData(
-            store, fit(directory, store, stored, kv), LmdbStateDirectory(directory, map_bytes=map_bytes), kv
+            store,
+            fit(directory, store, stored, kv),
+            LmdbStateDirectory(directory, map_bytes=map_bytes, reserve_bytes=reserve_bytes),
+            kv,
         )
     except BaseException:
         kv.close()
@@ -146,13 +152,17 @@ def set_state_aside(directory: Path, trouble: str) -> None:
         event(_logger, logging.ERROR, "snapshot_discarded", reason=trouble)
 
 
-def _without_state(directory: Path, store: LmdbLogStore, stored: StoredLog, *, map_bytes: int) -> NodeData:
+def _without_state(
+    directory: Path, store: LmdbLogStore, stored: StoredLog, *, map_bytes: int, reserve_bytes: int = 0
+) -> NodeData:
     """Go on without a state, if other nodes can give one."""
     where = f"{directory} holds no state, and its log begins behind index {stored.base.index}"
     if len(store.membership.voters) == 1:
         raise DirectoryRefused(f"{where}: restore a backup; there is no other node to fetch the state from")
     event(_logger, logging.ERROR, "state_missing", reason=f"{where}: it is fetched from the leader")
-    return NodeData(store, stored, LmdbStateDirectory(directory, map_bytes=map_bytes), None)
+    return NodeData(
+        store, stored, LmdbStateDirectory(directory, map_bytes=map_bytes, reserve_bytes=reserve_bytes), None
+    )
 
 
 class LogWentBack(CorruptRecord):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from durable_raft.kv.records import Record
 from durable_raft.raft.types import Index
 from durable_raft.server.clock import Clock
+from durable_raft.server.logs import event
+from durable_raft.storage.environment import Room
 from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.state_store import CheckpointView, StateStore
+
+_logger = logging.getLogger(__name__)
 
 PIECE_BYTES: Final = 32 << 10
 """Keys and values in one piece: half a millisecond."""
@@ -26,8 +31,8 @@ class BackupSource:
         """Keep views for as long as ``clock`` says."""
         self._clock = clock
         self._kv: StateStore | None = None
-        self._kept: dict[Index, tuple[CheckpointView, float]] = {}
-        """By index: a view, and when it was last asked for."""
+        self._kept: dict[Index, tuple[CheckpointView, float, int]] = {}
+        """By index: a view, when it was last asked for, and the size of the state's file when it began."""
 
     def read_from(self, kv: StateStore | None) -> None:
         """Answer from ``kv`` from now on; ``close`` was called before."""
@@ -49,20 +54,26 @@ class BackupSource:
         if kept is None and found in self._kept:
             view.close()
             view = self._kept[found][0]
-        self._kept[found] = view, self._clock.monotonic()
+        began = self._kept[found][2] if found in self._kept else self._kv.room().file_bytes
+        self._kept[found] = view, self._clock.monotonic(), began
         self._make_room()
         return view.meta, view.piece(after if found == index else None, PIECE_BYTES)
 
-    def expire(self) -> None:
-        """Let go of views that nobody asks for any more."""
+    def expire(self, room: Room | None = None) -> None:
+        """Let go of views that nobody asks for any more, and of those under which the file has grown too much."""
         oldest = self._clock.monotonic() - KEPT_S
-        for index in [index for index, (_, used_at) in self._kept.items() if used_at < oldest]:
-            self._kept.pop(index)[0].close()
+        for index, (view, used_at, began) in list(self._kept.items()):
+            has_grown = room is not None and room.has_grown(began)
+            if has_grown:
+                event(_logger, logging.WARNING, "slow_reader_cut_off", index=index)
+            if used_at < oldest or has_grown:
+                del self._kept[index]
+                view.close()
 
     def close(self) -> None:
         """Let go of every view, and answer no more."""
         self._kv = None
-        for view, _ in self._kept.values():
+        for view, _, _ in self._kept.values():
             view.close()
         self._kept.clear()
 

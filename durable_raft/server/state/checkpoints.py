@@ -8,12 +8,14 @@ behind a checkpoint that is durable (durability contract 5), and keeps a tail fo
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from durable_raft.kv.layer import Layer
+from durable_raft.errors import DiskFull
+from durable_raft.kv.layer import CHANGE_BYTES, Layer
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.core import Raft
@@ -24,6 +26,7 @@ from durable_raft.server.latency import LatencyRing
 from durable_raft.server.logs import event
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.state.worker import Worker
+from durable_raft.storage.state.change import ChangeSize
 from durable_raft.storage.state.state_store import CheckpointView, StateStore
 
 _logger = logging.getLogger(__name__)
@@ -32,6 +35,9 @@ PAGE_BYTES: Final = 4096
 
 KEYS_PER_NEW_PAGE: Final = 2
 """New keys that count as a page which a checkpoint changes: fewer than fit into one, to bound what is replayed."""
+
+FULL_S: Final = 0.2
+"""How long a checkpoint that found no room waits before it is tried again."""
 
 PAUSE_S: Final = 0.0005
 """How long the worker leaves the interpreter and the disk alone between two chunks."""
@@ -86,6 +92,11 @@ class Checkpointer:
         """What the machine reads from; None while it has no state."""
         self._frozen: _Frozen | None = None
         self.is_writing = False
+        self.waits_for_room = False
+        """Whether a checkpoint waits because the disk is full."""
+        self._retry_at = -math.inf
+        self._owned_bytes: int | None = None
+        """What the state's file owns behind its end while the disk has little room; None while it has enough."""
         self._is_requested = False
         self._applied_bytes = 0
         self._last_bytes = 0
@@ -116,17 +127,33 @@ class Checkpointer:
         """Whether there is memory for more changes."""
         return self._frozen is None or self._machine.overlay_bytes < self._config.overlay_bytes_max
 
+    def note_room(self, owned_bytes: int | None) -> None:
+        """Note what the state's file owns, while the disk has little room: a checkpoint must fit into it.
+
+        Args:
+            owned_bytes: allocated behind its end; None: there is room enough.
+        """
+        self._owned_bytes = owned_bytes
+
+    def _room_share(self) -> float:
+        """Return how much of the room that is owned the next checkpoint may take, when two have to fit into it."""
+        if self._owned_bytes is None or self._kv is None or not self._machine.overlay_changes:
+            return 0
+        size = ChangeSize(self._machine.overlay_changes, self._machine.active_bytes)
+        return self._kv.needed_bytes(size) / max(self._owned_bytes // 2, 1)
+
     @property
     def is_pending(self) -> bool:
         """Whether a checkpoint was asked for, or waits for the log."""
-        return self._is_requested or (self._frozen is not None and not self.is_writing)
+        is_waiting = self._frozen is not None and not self.is_writing and not self.waits_for_room
+        return self._is_requested or is_waiting
 
     def consider(self) -> None:
         """Begin a checkpoint when one is due, and write the one that waited for the log."""
         if self._frozen is None and self._is_due():
             self._freeze()
         frozen = self._frozen
-        if frozen is None or self._kv is None or self.is_writing:
+        if frozen is None or self._kv is None or self.is_writing or self._clock.monotonic() < self._retry_at:
             return
         if self._raft.log.flushed >= frozen.base.point.index:
             self._write(frozen, self._kv)
@@ -139,6 +166,7 @@ class Checkpointer:
         return (
             self._is_requested
             or self._due_share() >= 1
+            or self._room_share() >= 0.5
             or log.last_applied - last >= config.checkpoint_entries
             or (self._clock.monotonic() - self._last_at) * 1000 >= config.checkpoint_interval_ms
         )
@@ -176,23 +204,33 @@ class Checkpointer:
         self._crash_points.reach("before_checkpoint")
         layer = frozen.layer
 
-        def work() -> float:
+        def work() -> float | None:
             started = self._clock.monotonic()
-            kv.write_checkpoint(
-                layer.sorted_changes(),
-                is_cleared=layer.is_cleared,
-                applied=frozen.base,
-                summary=frozen.summary,
-                membership=self._membership,
-                pause=self._pause,
-            )
+            try:
+                kv.write_checkpoint(
+                    layer.sorted_changes(),
+                    is_cleared=layer.is_cleared,
+                    applied=frozen.base,
+                    summary=frozen.summary,
+                    membership=self._membership,
+                    pause=self._pause,
+                    size=_size_of(layer),
+                )
+            except DiskFull:
+                return None
             self._crash_points.reach("after_checkpoint_persist")
             return self._clock.monotonic() - started
 
         self._worker.submit(work, self._written)
 
-    def _written(self, seconds: float) -> None:
-        """Let the machine read from the new checkpoint, and drop what it makes needless."""
+    def _written(self, seconds: float | None) -> None:
+        """Let the machine read from the new checkpoint, and drop what it makes needless; None: there was no room."""
+        if seconds is None:
+            self.is_writing = False
+            self.waits_for_room = True
+            self._retry_at = self._clock.monotonic() + FULL_S
+            return
+        self.waits_for_room = False
         frozen, self._frozen = self._frozen, None
         self.is_writing = False
         if frozen is None or self._kv is None:
@@ -273,3 +311,8 @@ class Checkpointer:
         if self._view is not None:
             self._view.close()
             self._view = None
+
+
+def _size_of(layer: Layer) -> ChangeSize:
+    keys = len(layer.changes)
+    return ChangeSize(keys, max(0, layer.size_bytes - keys * CHANGE_BYTES))

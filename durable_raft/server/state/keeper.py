@@ -27,6 +27,7 @@ from durable_raft.server.state.snapshot_fetch import SnapshotFetcher
 from durable_raft.server.state.snapshot_source import SnapshotSource
 from durable_raft.server.state.state_hashes import StateHashes
 from durable_raft.server.state.worker import Worker
+from durable_raft.storage.environment import Room
 from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.state_store import StateInstaller, StateStore
 from durable_raft.storage.wounds import Wound, WoundedState, WoundKind
@@ -158,8 +159,13 @@ class StateKeeper:
                 WoundedState([Wound("environment", None, None, "a sound state", trouble, WoundKind.TREE)])
             )
             return
-        self.source.expire()
-        self.backups.expire()
+        room = self.room()
+        if self._check is not None and room is not None and room.has_grown(self._check.file_bytes):
+            event(_logger, logging.WARNING, "state_check_given_up", reason="the file grows while it is read")
+            self._check.close()
+            self._check = None
+        self.source.expire(room)
+        self.backups.expire(room)
         self.scrubber.tick()
         self.checkpointer.compact(self.source.held())
         if self._raft.is_whole:
@@ -200,9 +206,17 @@ class StateKeeper:
         self._crash_points.reach("before_snapshot_piece_sent")
         self._events.send(target, chunk)
 
-    def writable_bytes(self) -> int | None:
-        """Return how much the state's file can still take; None while there is none."""
-        return None if self._kv is None else self._kv.room().writable_bytes
+    def room(self) -> Room | None:
+        """Return the room of the state's file; None while there is none."""
+        return None if self._kv is None else self._kv.room()
+
+    def readers(self) -> dict[int, int]:
+        """Return how many checkpoints the readers of each process are behind."""
+        return {} if self._kv is None else self._kv.readers()
+
+    def note_room(self, owned_bytes: int | None) -> None:
+        """Note what the state's file owns while the disk has little room; None: there is enough."""
+        self.checkpointer.note_room(owned_bytes)
 
     def require_present(self) -> None:
         """Go on only if the state is still where it was opened; raises ``DirectoryLost``."""

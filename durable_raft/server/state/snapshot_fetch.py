@@ -8,10 +8,11 @@ the node let go of the state it has.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Final
 
-from durable_raft.errors import CorruptRecord
+from durable_raft.errors import CorruptRecord, DiskFull
 from durable_raft.kv.records import Record, StateSummary
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import Base, Index, LogPoint, NodeId
@@ -23,6 +24,9 @@ from durable_raft.storage.state.state_store import StateInstaller
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk
 
 _logger = logging.getLogger(__name__)
+
+FULL_S: Final = 2.0
+"""How long nothing is fetched after the disk had no room for it."""
 
 PATIENCE_S: Final = 1.0
 """How long a piece is waited for before it is asked for again."""
@@ -67,6 +71,7 @@ class SnapshotFetcher:
         self._is_busy = False
         """Whether the worker has a piece."""
         self._asked_at = 0.0
+        self._rests_until = -math.inf
         self.is_finishing = False
         """Whether the whole snapshot is being checked: nothing else may touch the KV state then."""
         self.pieces = self.installed = 0
@@ -78,6 +83,8 @@ class SnapshotFetcher:
 
     def fetch(self, source: NodeId) -> None:
         """Fetch a snapshot from ``source``; one that is being fetched goes on there."""
+        if self._clock.monotonic() < self._rests_until:
+            return
         was_active, self._source = self.is_active, source
         if not was_active:
             event(_logger, logging.INFO, "snapshot_wanted", source=source)
@@ -123,12 +130,18 @@ class SnapshotFetcher:
         old = self._installation
         self._is_busy = True
 
-        def work() -> StateInstaller:
+        def work() -> StateInstaller | None:
             if old is not None:
                 old.close()
-            return self._begin_installation(base, summary)
+            try:
+                return self._begin_installation(base, summary)
+            except DiskFull:
+                return None
 
-        def begun(installation: StateInstaller) -> None:
+        def begun(installation: StateInstaller | None) -> None:
+            if installation is None:
+                self._rest()
+                return
             self._installation, self._base = installation, base
             is_resumed = installation.last_key is not None
             event(
@@ -157,16 +170,21 @@ class SnapshotFetcher:
         items = [(key, Record(*record)) for key, record in zip(chunk.keys, records, strict=True)]
         self._worker.submit(lambda: _tried(lambda: installation.store_records(items)), self._stored)
 
-    def _stored(self, error: CorruptRecord | None) -> None:
+    def _stored(self, error: CorruptRecord | DiskFull | None) -> None:
         self._crash_points.reach("after_snapshot_piece")
         self._is_busy = False
-        if error is not None:
+        if isinstance(error, DiskFull):
+            self._rest()
+        elif error is not None:
             self._start_over(error)
         elif self.is_active:
             self._ask()
 
-    def _finished(self, base: Base, error: CorruptRecord | None) -> None:
+    def _finished(self, base: Base, error: CorruptRecord | DiskFull | None) -> None:
         self._crash_points.reach("after_snapshot_finish")
+        if isinstance(error, DiskFull):
+            self._rest()
+            return
         if error is not None:
             self._is_busy = self.is_finishing = False
             self._installation = None
@@ -182,6 +200,12 @@ class SnapshotFetcher:
         event(_logger, logging.ERROR, "snapshot_damaged", error=error)
         self._stop()
 
+    def _rest(self) -> None:
+        """Stop for a while, as the disk has no room; what is stored is gone on with."""
+        event(_logger, logging.WARNING, "snapshot_waits_for_room")
+        self._rests_until = self._clock.monotonic() + FULL_S
+        self._stop()
+
     def _stop(self) -> None:
         installation, self._installation = self._installation, None
         self._source = self._base = None
@@ -190,11 +214,11 @@ class SnapshotFetcher:
             self._worker.submit(installation.close, lambda _: None)
 
 
-def _tried(work: Callable[[], None]) -> CorruptRecord | None:
-    """Do ``work``; return what showed the snapshot to be damaged, if anything did."""
+def _tried(work: Callable[[], None]) -> CorruptRecord | DiskFull | None:
+    """Do ``work``; return what showed the snapshot to be damaged, or that there is no room for it, if anything did."""
     try:
         work()
-    except CorruptRecord as error:
+    except (CorruptRecord, DiskFull) as error:
         return error
     return None
 

@@ -9,14 +9,19 @@ view is kept, the log behind it is (``held``): a snapshot that takes longer than
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
 from durable_raft.raft.types import Index
 from durable_raft.server.clock import Clock
+from durable_raft.server.logs import event
 from durable_raft.server.state.worker import Worker
+from durable_raft.storage.environment import Room
 from durable_raft.storage.state.state_store import CheckpointView, StateStore
 from durable_raft.wire.peer import FetchSnapshot, SnapshotChunk
+
+_logger = logging.getLogger(__name__)
 
 PIECE_BYTES: Final = 64 << 10
 """Keys and values in one piece: half a millisecond of work, in which no command is answered."""
@@ -34,10 +39,12 @@ VIEWS_MAX: Final = 4
 class _Kept:
     """A view of one checkpoint."""
 
-    __slots__ = ("used_at", "users", "view")
+    __slots__ = ("file_bytes", "used_at", "users", "view")
 
-    def __init__(self, view: CheckpointView, used_at: float) -> None:
+    def __init__(self, view: CheckpointView, used_at: float, file_bytes: int) -> None:
         self.view = view
+        self.file_bytes = file_bytes
+        """Of the state's file when the view began."""
         self.used_at = used_at
         """Monotonic, seconds."""
         self.users = 0
@@ -92,11 +99,15 @@ class SnapshotSource:
         """Return the lowest index whose following entries somebody will need; None when nobody will."""
         return min(self._kept, default=None)
 
-    def expire(self) -> None:
-        """Let go of views that nobody asks for any more."""
+    def expire(self, room: Room | None = None) -> None:
+        """Let go of views that nobody asks for any more, and of those under which the file has grown too much."""
         oldest = self._clock.monotonic() - KEPT_S
-        for index in [i for i, kept in self._kept.items() if kept.used_at < oldest and not kept.users]:
-            self._kept.pop(index).view.close()
+        for index, kept in list(self._kept.items()):
+            has_grown = room is not None and room.has_grown(kept.file_bytes)
+            if (kept.used_at < oldest or has_grown) and not kept.users:
+                if has_grown:
+                    event(_logger, logging.WARNING, "slow_reader_cut_off", index=index)
+                self._kept.pop(index).view.close()
 
     def close(self) -> None:
         """Let go of every view, and answer no more; waits for the piece that is being read."""
@@ -125,7 +136,7 @@ class SnapshotSource:
         if len(self._kept) >= VIEWS_MAX and idle:
             oldest = min(idle, key=lambda each: self._kept[each].used_at)
             self._kept.pop(oldest).view.close()
-        kept = self._kept[index] = _Kept(view, self._clock.monotonic())
+        kept = self._kept[index] = _Kept(view, self._clock.monotonic(), kv.room().file_bytes)
         return kept
 
     def _read(self, view: CheckpointView, question: FetchSnapshot) -> SnapshotChunk:

@@ -42,11 +42,27 @@ from durable_raft.storage.directory import (
     refuse_network_file_system,
     require_environment,
 )
-from durable_raft.storage.environment import MAP_BYTES, disk_free_bytes, measure, open_environment, tree_wound
+from durable_raft.storage.environment import (
+    MAP_BYTES,
+    disk_free_bytes,
+    measure,
+    open_environment,
+    readers_of,
+    tree_wound,
+)
+from durable_raft.storage.headroom import COMMIT_BYTES, Headroom, free_list_bytes
 from durable_raft.storage.log import access
 from durable_raft.storage.log.meta import VOTER, Meta, pack_meta
 from durable_raft.storage.log.plan import Plan, Stand, plan_writes
-from durable_raft.storage.log.records import IDENT, IDENT_KEY, LOG_KEY, pack_entries, piece_count, unpack_ident
+from durable_raft.storage.log.records import (
+    IDENT,
+    IDENT_KEY,
+    LOG_KEY,
+    pack_entries,
+    piece_count,
+    stored_bytes,
+    unpack_ident,
+)
 from durable_raft.storage.log.stored_log import StoredLogBuilder
 from durable_raft.storage.log.tables import Space, Tables, open_tables
 from durable_raft.storage.log.walk import LogWalk
@@ -76,7 +92,9 @@ _BEGINNING: Final = Base(ORIGIN, 0)
 class LmdbLogStore:
     """A ``LogStore`` in ``DIR/raft``; see log_store.py for what each call promises."""
 
-    def __init__(self, directory: Path, lock: DirectoryLock, environment: Environment, tables: Tables) -> None:
+    def __init__(
+        self, directory: Path, lock: DirectoryLock, environment: Environment, tables: Tables, reserve_bytes: int
+    ) -> None:
         self._directory = directory
         self._lock = lock
         self._environment = environment
@@ -93,6 +111,7 @@ class LmdbLogStore:
         """The last entry; None until ``load`` verified the log."""
         self._number = 0
         self._latch = PoisonLatch(environment_path(directory))
+        self._headroom = Headroom(environment, environment_path(directory), reserve_bytes)
         self._entries = self._entry_bytes = 0
 
     # -- the directory ------------------------------------------------------------------------------------------
@@ -132,7 +151,12 @@ class LmdbLogStore:
 
     @classmethod
     def open(
-        cls, directory: Path, *, map_bytes: int = MAP_BYTES, allow_network_file_system: bool = False
+        cls,
+        directory: Path,
+        *,
+        map_bytes: int = MAP_BYTES,
+        allow_network_file_system: bool = False,
+        reserve_bytes: int = 0,
     ) -> LmdbLogStore:
         """Take the directory's lock, check the data file, and open it; ``load`` then verifies what is in it.
 
@@ -140,6 +164,7 @@ class LmdbLogStore:
             directory: the node's data directory.
             map_bytes: bound of the file; a larger existing file stays readable.
             allow_network_file_system: open even where locks and maps may lie; acknowledged writes may then be lost.
+            reserve_bytes: kept allocated behind the end of the file (headroom.py).
 
         Raises:
             DirectoryRefused: not a data directory, in use, or on a network file system.
@@ -156,7 +181,7 @@ class LmdbLogStore:
             environment = open_environment(path, map_bytes=map_bytes)
             try:
                 environment.reader_check()
-                store = cls(directory, lock, environment, open_tables(environment))
+                store = cls(directory, lock, environment, open_tables(environment), reserve_bytes)
             except BaseException:
                 environment.close()
                 raise
@@ -191,6 +216,7 @@ class LmdbLogStore:
     def close(self) -> None:
         """Release the directory; nothing is written."""
         self._environment.close()
+        self._headroom.close()
         self._lock.release()
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -270,12 +296,40 @@ class LmdbLogStore:
         with self._reading() as transaction:
             used, file, map_bytes = measure(self._environment, transaction, self._tables)
         free = disk_free_bytes(self._directory)
-        return Space(used, file, map_bytes, free, self._latch.commits, self._entries, self._entry_bytes)
+        self._headroom.top_up(free)
+        owned = self._headroom.owned_bytes
+        counts = (self._latch.commits, self._entries, self._entry_bytes)
+        return Space(used, file, map_bytes, free, *counts, owned_bytes=owned)
+
+    def readers(self) -> dict[int, int]:
+        """Return how many transactions the readers of each process are behind; those that died are forgotten."""
+        return readers_of(self._environment)
+
+    @property
+    def is_reserve_kept(self) -> bool:
+        """Whether the file system keeps for this log what is allocated for it."""
+        return self._headroom.is_kept
+
+    def _require_room(self, entries: Sequence[Entry], mended: Sequence[Entry] = ()) -> None:
+        """Go on only if a transaction will find room that appends ``entries`` and writes ``mended`` in their places.
+
+        Raises:
+            DiskFull: it might not; nothing was done.
+        """
+        # All pages may be free ones afterwards: a snapshot that comes in drops the whole log.
+        lists = free_list_bytes(self._headroom.end_bytes)
+        changed = stored_bytes(entries) + 2 * stored_bytes(mended)
+        self._headroom.require(COMMIT_BYTES + lists + changed)
 
     # -- writing (one thread at a time) --------------------------------------------------------------------------
 
     def persist(self, writes: Sequence[Write], compact_to: Index | None = None) -> None:
-        """See the protocol; the commit is the flush."""
+        """See the protocol; the commit is the flush.
+
+        Raises:
+            DiskFull: there may be no room; nothing was done, and the same call may be made again.
+            StoragePoisoned: anything failed, now or before: final.
+        """
         tail = self._writable_tail()
         meta = self._meta
         stand = Stand(meta.hard_state, meta.base.point.index, tail, self._number)
@@ -288,6 +342,7 @@ class LmdbLogStore:
                 meta = replace(meta, standing=plan.standing)
             if plan.new_base is not None:
                 meta = replace(meta, base=plan.new_base)
+            self._require_room(plan.entries, list(plan.mended.values()))
             with self._transaction() as transaction:
                 if compact_to is not None and plan.new_base is None:
                     meta = replace(meta, base=self._drop_prefix(transaction, compact_to, DROP_ENTRIES))
@@ -312,6 +367,7 @@ class LmdbLogStore:
         if upto > tail.point.index:
             raise InvariantViolation(f"compact up to {upto}, but the last entry is {tail.point.index}")
         if upto > self._meta.base.point.index:
+            self._require_room(())
             with self._transaction() as transaction:
                 base = self._drop_prefix(transaction, upto, entries_max)
                 meta = replace(self._meta, sequence=self._meta.sequence + 1, base=base)

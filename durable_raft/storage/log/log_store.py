@@ -48,6 +48,7 @@ class LogStore(Protocol):
         may still find it on the disk (a "false failure").
 
         Raises:
+            DiskFull: there may be no room; nothing was begun, and the same call may be made again.
             StoragePoisoned: the transaction or its sync failed; every later call raises it too, with the first cause.
             InvariantViolation: writes that cannot follow what is stored; nothing is changed.
         """
@@ -79,6 +80,7 @@ class LogStore(Protocol):
             The base index afterwards: below ``upto`` while there is more to drop.
 
         Raises:
+            DiskFull: as ``persist``.
             StoragePoisoned: as ``persist``.
             InvariantViolation: ``upto`` lies beyond the last entry.
         """

@@ -44,6 +44,9 @@ from durable_raft.storage.wounds import Wound, WoundKind, raise_wounds
 FORMAT_VERSION: Final = 1
 """Written into every record; a newer build raises it whenever a byte changes its meaning."""
 
+_ENTRY_BYTES: Final = 512
+"""Both records of an entry without its payload, in pages that are not full."""
+
 PIECE_BYTES_MAX: Final = 2018
 """Value bytes of one ``log`` record; see the module docstring."""
 
@@ -119,6 +122,11 @@ def _append_pieces(items: Items, index: int, start: bytes, payload: bytes) -> No
 def piece_count(payload_bytes: int) -> int:
     """Return in how many pieces a payload of that length is stored, at least one."""
     return -(-(HEAD_PROOF_END + payload_bytes) // PIECE_BYTES_MAX)
+
+
+def stored_bytes(entries: Sequence[Entry]) -> int:
+    """Return a bound of what the pages of new records of ``entries`` take: not all of them are full."""
+    return sum(len(entry.payload) * 5 // 4 + _ENTRY_BYTES for entry in entries)
 
 
 def unpack_ident(key: bytes, value: bytes) -> IdentRecord:

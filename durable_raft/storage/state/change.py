@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.kv.layer import Change
@@ -33,6 +33,25 @@ if TYPE_CHECKING:
 _CHUNK_KEYS: Final = 32
 _CHUNK_BYTES: Final = 256 << 10
 """Values after which a chunk ends."""
+
+
+_PAGE_BYTES: Final = 4096
+
+
+class ChangeSize(NamedTuple):
+    """How much a checkpoint changes."""
+
+    keys: int
+    value_bytes: int
+    """Keys and values that are put."""
+
+    def touched_bytes(self, *, has_deadlines: bool) -> int:
+        """Return what the pages take at worst that are there and change: each key's leaf, and a quarter for branches.
+
+        A key whose deadline changes is taken out of one leaf of the other table and put into another.
+        """
+        leaves = 3 if has_deadlines else 1
+        return self.keys * (leaves * 4 + 1) * _PAGE_BYTES // 4
 
 
 def no_pause() -> None:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Final
 
 import lmdb
 
-from durable_raft.errors import CorruptRecord, UnknownFormatVersion
+from durable_raft.errors import CorruptRecord, DiskFull, UnknownFormatVersion
 from durable_raft.kv.layer import Change
 from durable_raft.kv.records import Record, StateSummary, order_key, record_crc
 from durable_raft.storage.directory import environment_path, sync_path
-from durable_raft.storage.environment import MAP_BYTES, open_environment
+from durable_raft.storage.environment import MAP_BYTES, disk_free_bytes, open_environment
+from durable_raft.storage.headroom import COMMIT_BYTES, Headroom
 from durable_raft.storage.poison import PoisonLatch
 from durable_raft.storage.preflight import check_data_file, cover_last_page
 from durable_raft.storage.state.change import no_pause, write_changes
@@ -62,6 +63,7 @@ class KvInstaller:
         self._tables = tables
         self._target = target
         self._latch = PoisonLatch(self._path)
+        self._headroom = Headroom(environment, self._path)
         self._committed = received
         self._waiting: list[Change] = []
         self._waiting_bytes = 0
@@ -79,6 +81,7 @@ class KvInstaller:
 
         Raises:
             DirectoryRefused: the part cannot be opened.
+            DiskFull: there is no room to begin one.
             StoragePoisoned: the disk failed.
         """
         path = environment_path(directory, PARTIAL)
@@ -86,6 +89,8 @@ class KvInstaller:
             return cls._resume(directory, target, map_bytes)
         except (CorruptRecord, UnknownFormatVersion, FileNotFoundError):
             discard(directory, PARTIAL)
+        if disk_free_bytes(directory) < 2 * COMMIT_BYTES:
+            raise DiskFull(f"{path}: no room for a snapshot")
         path.mkdir()
         environment = open_environment(path, map_bytes=map_bytes, create=True, readahead=False)
         try:
@@ -151,6 +156,7 @@ class KvInstaller:
         Raises:
             CorruptRecord: the checksum of a record is wrong, or the order. That one and those behind it are not taken:
                 they may be asked for again.
+            DiskFull: there may be no room for what waits to be committed; close, and open again later.
             StoragePoisoned: the disk failed.
         """
         for key, record in records:
@@ -171,6 +177,7 @@ class KvInstaller:
 
         Raises:
             CorruptRecord: the records are not those of the target; they were deleted.
+            DiskFull: there may be no room for the last of it; close, and open again later.
             StoragePoisoned: the disk failed.
         """
         self._commit(pause)
@@ -179,6 +186,7 @@ class KvInstaller:
             self.close()
             discard(self._directory, PARTIAL)
             raise CorruptRecord(f"snapshot: received {received}, expected {self._target.summary}")
+        self._headroom.require(COMMIT_BYTES)
         with self._latch.transaction(lambda: self._environment.begin(write=True)) as transaction:
             transaction.delete(_TARGET, db=self._tables.meta)
             transaction.delete(_RECEIVED, db=self._tables.meta)
@@ -195,6 +203,7 @@ class KvInstaller:
     def close(self) -> None:
         """Stop; what is committed is kept for another ``open``."""
         self._environment.close()
+        self._headroom.close()
 
     def _begin(self) -> None:
         with self._latch.transaction(lambda: self._environment.begin(write=True)) as transaction:
@@ -204,6 +213,8 @@ class KvInstaller:
     def _commit(self, pause: Callable[[], None]) -> None:
         if not self._waiting:
             return
+        # New keys come behind all others: pages are filled one after the other.
+        self._headroom.require(COMMIT_BYTES + self._waiting_bytes * 2)
         begin = lambda: self._environment.begin(write=True, buffers=True)  # noqa: E731
         with self._latch.transaction(begin) as transaction:
             received = write_changes(transaction, self._tables, self._committed, self._waiting, pause, is_append=True)

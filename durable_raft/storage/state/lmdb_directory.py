@@ -15,14 +15,15 @@ from durable_raft.storage.state.swap import NEW, discard, set_aside, swap
 class LmdbStateDirectory:
     """A ``StateDirectory``; the caller holds the directory's lock."""
 
-    def __init__(self, directory: Path, *, map_bytes: int = MAP_BYTES) -> None:
-        """Use the states in ``directory``; ``map_bytes`` bounds each file."""
+    def __init__(self, directory: Path, *, map_bytes: int = MAP_BYTES, reserve_bytes: int = 0) -> None:
+        """Use the states in ``directory``; ``map_bytes`` bounds each file, ``reserve_bytes`` is kept behind its end."""
+        self._reserve_bytes = reserve_bytes
         self._directory = directory
         self._map_bytes = map_bytes
 
     def open(self) -> LmdbKvStore:
         """Open the state in use; raises as ``LmdbKvStore.open``."""
-        return LmdbKvStore.open(self._directory, map_bytes=self._map_bytes)
+        return LmdbKvStore.open(self._directory, map_bytes=self._map_bytes, reserve_bytes=self._reserve_bytes)
 
     def install(self, target: KvMeta) -> KvInstaller:
         """Begin or resume the snapshot ``target``; raises as ``KvInstaller.open``."""

@@ -12,6 +12,7 @@ from typing import Protocol
 from durable_raft.kv.records import Record, StateSummary, StateView
 from durable_raft.raft.types import Base, Membership
 from durable_raft.storage.environment import Room
+from durable_raft.storage.state.change import ChangeSize
 from durable_raft.storage.state.meta import KvMeta
 
 
@@ -46,6 +47,12 @@ class StateStore(Protocol):
     def room(self) -> Room:
         """Return the room in the map and on the disk."""
 
+    def needed_bytes(self, size: ChangeSize) -> int:
+        """Return what a checkpoint of so many changes may take at worst."""
+
+    def readers(self) -> dict[int, int]:
+        """Return how many checkpoints the readers of each process are behind."""
+
     def write_checkpoint(
         self,
         changes: Iterable[tuple[bytes, Record | None]],
@@ -55,10 +62,12 @@ class StateStore(Protocol):
         summary: StateSummary,
         membership: Membership,
         pause: Callable[[], None],
+        size: ChangeSize,
     ) -> None:
         """Make the next checkpoint durable; ``LmdbKvStore.write_checkpoint`` says what each argument is.
 
         Raises:
+            DiskFull: there may be no room; nothing was begun, and it may be tried again.
             StoragePoisoned: it failed; every later call raises it too.
             CorruptRecord: a record that is replaced is damaged.
         """

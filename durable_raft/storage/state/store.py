@@ -18,10 +18,11 @@ from durable_raft.kv.layer import Change
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.types import Base, Identity, Membership
 from durable_raft.storage.directory import KV, create_environment, environment_path, require_environment
-from durable_raft.storage.environment import MAP_BYTES, Room, disk_free_bytes, measure, open_environment
+from durable_raft.storage.environment import MAP_BYTES, Room, disk_free_bytes, measure, open_environment, readers_of
+from durable_raft.storage.headroom import COMMIT_BYTES, Headroom, free_list_bytes
 from durable_raft.storage.poison import PoisonLatch, begin_reading
 from durable_raft.storage.preflight import check_data_file, cover_last_page
-from durable_raft.storage.state.change import no_pause, write_changes
+from durable_raft.storage.state.change import ChangeSize, no_pause, write_changes
 from durable_raft.storage.state.meta import KvMeta, first_meta, put_kv_meta, read_kv_meta
 from durable_raft.storage.state.records import KvTables, open_kv_tables
 from durable_raft.storage.state.swap import complete_swap, state_exists
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
 class LmdbKvStore:
     """The state in ``DIR/kv``."""
 
-    def __init__(self, directory: Path, environment: Environment, tables: KvTables) -> None:
+    def __init__(self, directory: Path, environment: Environment, tables: KvTables, reserve_bytes: int) -> None:
         self._directory = directory
         self._path = environment_path(directory, KV)
         self._environment = environment
         self._tables = tables
         self._latch = PoisonLatch(self._path)
+        self._headroom = Headroom(environment, self._path, reserve_bytes)
         with environment.begin() as transaction:
             meta, tolerated = read_kv_meta(transaction, tables)
         self._meta = meta
@@ -89,7 +91,7 @@ class LmdbKvStore:
         create_environment(directory, KV, build, is_locked=is_locked)
 
     @classmethod
-    def open(cls, directory: Path, *, map_bytes: int = MAP_BYTES) -> LmdbKvStore:
+    def open(cls, directory: Path, *, map_bytes: int = MAP_BYTES, reserve_bytes: int = 0) -> LmdbKvStore:
         """Finish or remove what an interrupted installation left, check the data file, and open it.
 
         Takes the same time whatever the size of the state; ``verify`` walks it.
@@ -97,6 +99,7 @@ class LmdbKvStore:
         Args:
             directory: the node's data directory; its lock is held by the caller.
             map_bytes: bound of the file; a larger existing file stays readable.
+            reserve_bytes: kept allocated behind the end of the file (headroom.py).
 
         Raises:
             DirectoryRefused: there is no state.
@@ -109,7 +112,7 @@ class LmdbKvStore:
         environment = open_environment(path, map_bytes=map_bytes, readahead=False)
         try:
             environment.reader_check()
-            return cls(directory, environment, open_kv_tables(environment))
+            return cls(directory, environment, open_kv_tables(environment), reserve_bytes)
         except BaseException:
             environment.close()
             raise
@@ -135,6 +138,7 @@ class LmdbKvStore:
     def close(self) -> None:
         """Release the environment; nothing is written. Views end with it."""
         self._environment.close()
+        self._headroom.close()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -174,7 +178,25 @@ class LmdbKvStore:
         """Return how much room is left; cheap enough to be asked every second."""
         with begin_reading(self._path, self._environment.begin) as transaction:
             used, file, map_bytes = measure(self._environment, transaction, self._tables)
-        return Room(used, file, map_bytes, disk_free_bytes(self._directory))
+        free = disk_free_bytes(self._directory)
+        self._headroom.top_up(free)
+        return Room(used, file, map_bytes, free, owned_bytes=self._headroom.owned_bytes)
+
+    def needed_bytes(self, size: ChangeSize) -> int:
+        """Return what a checkpoint of so many changes may take at worst."""
+        return self._needed_bytes(size, is_cleared=False)
+
+    def _needed_bytes(self, size: ChangeSize, *, is_cleared: bool) -> int:
+        with begin_reading(self._path, self._environment.begin) as transaction:
+            used, file, _ = measure(self._environment, transaction, self._tables)
+        has_deadlines = bool(self._meta.summary.expires_count)
+        touched = 0 if is_cleared else min(used, size.touched_bytes(has_deadlines=has_deadlines))
+        free = file if is_cleared else file - used + touched
+        return COMMIT_BYTES + touched + size.value_bytes * 3 // 2 + free_list_bytes(free)
+
+    def readers(self) -> dict[int, int]:
+        """Return how many checkpoints the readers of each process are behind; those that died are forgotten."""
+        return readers_of(self._environment)
 
     # -- writing (checkpoint thread) ----------------------------------------------------------------------------
 
@@ -187,6 +209,7 @@ class LmdbKvStore:
         summary: StateSummary,
         membership: Membership,
         pause: Callable[[], None] = no_pause,
+        size: ChangeSize | None = None,
     ) -> None:
         """Move the changes since the last checkpoint into the state, as one durable transaction.
 
@@ -199,8 +222,10 @@ class LmdbKvStore:
             summary: what the state is then, as the machine counts it.
             membership: the cluster's voters as of ``applied``.
             pause: called between chunks of about a tenth of a millisecond; the disk and the interpreter are shared.
+            size: of the changes; None: whether there is room for them is not looked at.
 
         Raises:
+            DiskFull: there may be no room; nothing was begun, and the same call may be made again.
             StoragePoisoned: anything failed, now or before: final. Its cause is an ``InvariantViolation`` when what was
                 written does not add up to ``summary``, and a ``WoundedState`` when an old record is damaged.
             InvariantViolation: ``applied`` lies before the last checkpoint.
@@ -210,6 +235,8 @@ class LmdbKvStore:
         if applied.point.index < before.applied.point.index or applied.timestamp_ms < before.applied.timestamp_ms:
             raise InvariantViolation(f"checkpoint at {applied} after one at {before.applied}")
         meta = KvMeta(before.sequence + 1, before.identity, membership, applied, summary)
+        if size is not None:
+            self._headroom.require(self._needed_bytes(size, is_cleared=is_cleared))
         with self._latch.transaction(lambda: self._environment.begin(write=True, buffers=True)) as transaction:
             old = before.summary
             if is_cleared:

@@ -1,0 +1,70 @@
+"""A full disk: a node takes in no entry that it might not be able to store, and lives on.
+
+What is left for terms and votes is not counted here, so that a node without room for entries still votes. A follower
+without room follows: it hears its leader, commits and applies what it holds, confirms reads, and takes the rest when
+there is room again. It says so in each answer, so that the leader does not send in vain. While no majority has ample
+room, the leader takes no command that needs memory; deletes still find room everywhere then.
+
+Nothing here weakens Raft: an entry that is not taken is a message that was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from durable_raft.raft.quorum import majority
+from durable_raft.raft.state import RaftState
+from durable_raft.raft.types import DiskRoom, Entry
+
+ENTRY_BYTES: Final = 512
+"""What the two records of an entry take without its payload, in pages that are not full."""
+
+
+def stored_bytes(payload_bytes: int) -> int:
+    """Return a bound of what an entry takes on the disk: its two records, in pages that are not all full."""
+    return payload_bytes * 5 // 4 + ENTRY_BYTES
+
+
+def note(state: RaftState, free_bytes: int, *, is_low: bool) -> None:
+    """Note how much room the disk has for entries; what was accepted and is not flushed has a claim on it."""
+    log = state.log
+    claimed = log.unflushed_bytes * 5 // 4 + ENTRY_BYTES * (log.last.index - log.flushed)
+    state.room.free_bytes = free_bytes - claimed
+    state.room.is_low = is_low
+    if state.room.free_bytes > 0 and state.room.is_refusing:
+        state.room.is_refusing = False
+        state.observe("entries_accepted_again", last_log_index=state.log.last.index)
+
+
+def own(state: RaftState) -> DiskRoom:
+    """Return what this node's disk can still take."""
+    if state.room.free_bytes <= 0 or state.room.is_refusing:
+        return DiskRoom.NONE
+    return DiskRoom.LOW if state.room.is_low else DiskRoom.AMPLE
+
+
+def takeable(state: RaftState, entries: Sequence[Entry]) -> int:
+    """Return how many of ``entries``, which are new, there is room for, from the first on."""
+    left = state.room.free_bytes
+    for position, entry in enumerate(entries):
+        left -= stored_bytes(len(entry.payload))
+        if left < 0:
+            if not state.room.is_refusing:
+                state.room.is_refusing = True
+                state.observe("entries_refused", index=entry.index, room=max(state.room.free_bytes, 0))
+            return position
+    return len(entries)
+
+
+def took(state: RaftState, entry: Entry) -> None:
+    """Note that ``entry`` was appended."""
+    state.room.free_bytes -= stored_bytes(len(entry.payload))
+
+
+def is_ample_on_majority(state: RaftState) -> bool:
+    """Return whether a majority of the voters, as far as this leader knows, has room for what needs memory."""
+    ample = (own(state) is DiskRoom.AMPLE) + sum(
+        progress.room is DiskRoom.AMPLE and progress.is_voter for progress in state.progress.values()
+    )
+    return ample >= majority(len(state.config.voters))

@@ -1,0 +1,141 @@
+"""Room that a data file owns behind its end: what is allocated stays, and nothing is begun without it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lmdb import Environment
+
+from durable_raft.errors import DiskFull
+from durable_raft.storage import headroom
+from durable_raft.storage.environment import open_environment
+from durable_raft.storage.headroom import Headroom
+from durable_raft.storage.preflight import check_data_file
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[Environment]:
+    """An environment with something in it."""
+    with open_environment(tmp_path, map_bytes=64 * MIB, create=True) as made:
+        with made.begin(write=True) as transaction:
+            transaction.put(b"a", b"1")
+        yield made
+
+
+def _full(_fd: int, _offset: int, _length: int) -> int:
+    return errno.ENOSPC
+
+
+def test_what_is_kept_is_allocated_and_nothing_else_changes(tmp_path: Path, environment: Environment) -> None:
+    """Blocks behind the end; the same size, bytes that LMDB and its check of the file know nothing of."""
+    data = tmp_path / "data.mdb"
+    before = data.read_bytes()
+    room = Headroom(environment, tmp_path, 8 * MIB)
+    assert room.is_kept
+    assert room.owned_bytes == 8 * MIB
+    assert data.stat().st_blocks * 512 >= 8 * MIB
+    assert data.read_bytes() == before
+    room.require(9 * MIB)
+    assert room.owned_bytes >= 9 * MIB
+    environment.close()
+    room.close()
+    room.close()
+    check_data_file(tmp_path)
+
+
+def test_a_full_disk_begins_nothing(tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is owned can be used up; beyond that it is refused, until there is room."""
+    room = Headroom(environment, tmp_path, MIB)
+    with monkeypatch.context() as patch:
+        patch.setattr(headroom, "_fallocate", _full)
+        room.require(MIB)
+        with pytest.raises(DiskFull, match="the disk is full"):
+            room.require(MIB + 1)
+        room.top_up(1 << 40)
+        assert room.owned_bytes == MIB
+    room.require(MIB + 1)
+    environment.close()
+    room.close()
+
+
+def test_room_that_was_used_is_taken_back_when_there_is_plenty(tmp_path: Path, environment: Environment) -> None:
+    """A piece at a time, and never the last of a disk."""
+    room = Headroom(environment, tmp_path, 4 * MIB)
+    with environment.begin(write=True) as transaction:
+        for number in range(500):
+            transaction.put(b"%d" % number, b"x" * 4000)
+    used = 4 * MIB - room.owned_bytes
+    assert used > MIB
+    room.top_up(4 * MIB)
+    assert room.owned_bytes == 4 * MIB - used
+    for _ in range(8):
+        room.top_up(1 << 40)
+    assert room.owned_bytes == 4 * MIB
+    environment.close()
+    room.close()
+
+
+def test_the_map_bounds_what_is_asked_for(tmp_path: Path, environment: Environment) -> None:
+    """LMDB says itself when the map is full."""
+    room = Headroom(environment, tmp_path, 1 << 30)
+    room.require(1 << 40)
+    assert room.owned_bytes < 64 * MIB
+    environment.close()
+    room.close()
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_that_promises_no_room_is_told_of(
+    tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """Nothing is refused there, and nothing counts as owned."""
+    monkeypatch.setattr(headroom, "_fallocate", lambda *_: error)
+    room = Headroom(environment, tmp_path, MIB)
+    room.require(1 << 40)
+    assert (room.is_kept, room.owned_bytes) == (False, 0)
+    environment.close()
+    room.close()
+
+
+def test_a_file_system_that_copies_on_write_keeps_nothing(
+    tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it allocates it uses for the first write only."""
+    monkeypatch.setattr(headroom, "file_system_of", lambda _: "btrfs")
+    room = Headroom(environment, tmp_path, MIB)
+    assert (room.is_kept, room.owned_bytes) == (False, 0)
+    environment.close()
+    room.close()
+
+
+def test_an_error_of_another_kind_is_the_systems(
+    tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failing disk is no full one."""
+    monkeypatch.setattr(headroom, "_fallocate", lambda *_: errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        Headroom(environment, tmp_path, MIB)
+
+
+def test_readers_stay_alive_for_other_processes(tmp_path: Path, environment: Environment) -> None:
+    """Closing any descriptor of LMDB's lock file would give up the locks by which others see this process's readers."""
+    program = (
+        "import lmdb, sys; e = lmdb.open(sys.argv[1], max_dbs=8, max_readers=512); print(e.reader_check(), e.readers())"
+    )
+    with environment.begin() as transaction:
+        assert transaction.get(b"a") == b"1"
+        room = Headroom(environment, tmp_path, MIB)
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ.copy())
+        assert found.stdout.startswith("0")
+        assert f" {os.getpid()} " in found.stdout
+    environment.close()
+    room.close()
