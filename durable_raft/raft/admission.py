@@ -98,9 +98,12 @@ def asks(state: RaftState) -> bool:
 
 
 def admit(state: RaftState, now: int, leader: NodeId, message: AppendEntries) -> None:
-    """Become a voter if the leader says so: its term is ours, and our vote in it counts as given to it."""
+    """Become a voter if the leader says so: its term is ours, and our vote in it counts as given to it.
+
+    A vote in this term that an old copy (lives.py) remembers stays as it is: it cannot be given twice either.
+    """
     if message.admits == state.config.node_uuid + state.config.life and asks(state):
-        state.hard_state = HardState(state.current_term, leader)
+        state.hard_state = HardState(state.current_term, state.voted_for or leader)
         _become_voter(state, now, "leader")
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from durable_raft.raft.messages import Introduce, IntroduceResponse, Resume, ResumeResponse
-from durable_raft.raft.types import Index, KnownDisk, Life, NodeId, Role, Standing, Term
+from durable_raft.raft.types import HardState, Index, KnownDisk, Life, NodeId, Role, Standing, Term
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk
 from tests.support.raft_solo import accepted, append_entries, appends_to, ask, campaign, lead, request_vote, vote
@@ -144,6 +144,20 @@ def test_a_directory_that_was_copied_waits_for_all_and_for_a_leader() -> None:
     assert not cluster["n1"].is_old_copy
     standing = cluster.disk("n1").standing
     assert (standing.is_copy, standing.is_voter, standing.place) == (False, True, THERE)
+
+
+def test_an_admitted_copy_keeps_the_vote_that_it_remembers() -> None:
+    """A copy that voted for another in the very term of the leader who admits it changes no vote (Raft §5.2)."""
+    cluster = living(place=THERE)
+    answer(cluster, "n2")
+    answer(cluster, "n3")
+    introduced(cluster)
+    state = cluster["n1"].state
+    state.hard_state = HardState(Term(2), NodeId("n3"))
+    heartbeat = append_entries("2 2", term=2, after=0)
+    cluster.tell("n1", "n2", heartbeat._replace(admits=MINE + cluster.node("n1").config.life))
+    assert cluster["n1"].is_voter
+    assert (cluster["n1"].current_term, cluster["n1"].voted_for) == (2, "n3")
 
 
 def test_a_copy_stays_one_over_restarts() -> None:
