@@ -164,19 +164,35 @@ def _existing(file: Path) -> Path:
 @click.option("--cluster", required=True, metavar="LIST", help="All nodes of the new cluster: ID=HOST:PORT[@PORT],...")
 @click.option("--cluster-name", default="default", metavar="NAME", help="As for serve; part of the new cluster's id")
 @click.option("--cluster-id", metavar="HEX", help="32 hex digits instead of the id derived from file, name and nodes")
+@click.option("--reset-time", "resets_time", is_flag=True, help="Set the cluster time to the nodes' clocks, even back")
 @click.argument("file", type=click.Path(path_type=Path))
-def restore(file: Path, directory: Path, node_id: str, cluster: str, cluster_name: str, cluster_id: str | None) -> None:
+def restore(
+    file: Path,
+    directory: Path,
+    node_id: str,
+    cluster: str,
+    cluster_name: str,
+    cluster_id: str | None,
+    *,
+    resets_time: bool,
+) -> None:
     """Make the directory of one node of a new cluster that begins with the state in FILE.
 
     Run it once for every node, with the same FILE and --cluster, then start them all with `durable-raft serve` and the
     same --cluster. It is another cluster than the one that was backed up: nodes of the two never talk.
+
+    The backup's time is the new cluster's, or later. With --reset-time, for a backup whose time is in the future, the
+    first leader sets it to the clock that a majority of the nodes agrees on.
     """
     from durable_raft.server.settings.config import load_config
     from durable_raft.server.start.restore import restore_node
+    from durable_raft.storage.time_request import request_time_reset
 
     flags = {"id": node_id, "dir": str(directory), "cluster": cluster, "cluster_name": cluster_name}
     config = load_config(flags | ({"cluster_id": cluster_id} if cluster_id else {}), {})
     with ProgressLine("restored") as line:
         meta = restore_node(_existing(file), config, lambda done, size: line.show(done.bytes_done, size))
+    if resets_time:
+        request_time_reset(directory)
     click.echo(f"{directory}: {_words(meta)}")
     click.echo(f"start it with: durable-raft serve --id {node_id} --dir {directory} --cluster {cluster}", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -39,6 +39,10 @@ class NodeStatus:
     """What is wrong with it, and the way out."""
     timeouts: str | None = None
     """How long it waits for a leader and why, where that is longer than configured or an election failed."""
+    clock_offset_ms: int | None = None
+    """By how much its wall clock is ahead of the one a majority agrees on; None when it does not know."""
+    clock_differs: bool = False
+    """Whether its clock is so far off that it lets others lead."""
     error: str | None = None
 
 
@@ -68,6 +72,8 @@ def ask(address: Address, timeout_s: float = TIMEOUT_S) -> NodeStatus:
         state=state,
         alarms=tuple(info.get(f"raft_alarm_{name}", name) for name in names),
         timeouts=_timeouts(info),
+        clock_offset_ms=_integer(info, "raft_clock_offset_ms"),
+        clock_differs=info.get("raft_clock_differs") == "1",
     )
 
 
@@ -111,6 +117,16 @@ def cluster_status(addresses: Sequence[Address]) -> list[NodeStatus]:
             if status.flushed_index is not None:
                 status.lag = max(0, leader.last_index - status.flushed_index)
     return statuses
+
+
+def complaints(status: NodeStatus) -> Iterator[str]:
+    """Yield what is wrong with a node and not in the table."""
+    named = status.id or status.address
+    for trouble in (*status.alarms, *([status.error] if status.error else [])):
+        yield f"{named}: {trouble}"
+    if status.clock_differs and status.clock_offset_ms is not None:
+        offset_s = status.clock_offset_ms / 1000
+        yield f"{named}: its clock is {offset_s:+.1f} s off what a majority of clocks says: set it right"
 
 
 _COLUMNS: Final = ("NODE", "ADDRESS", "ROLE", "TERM", "LAST", "FLUSHED", "COMMIT", "APPLIED", "LAG", "STATE")
@@ -166,8 +182,8 @@ def status(at: str, *, as_json: bool) -> None:
     else:
         click.echo(table(statuses))
         for each in statuses:
-            for trouble in (*each.alarms, *([each.error] if each.error else [])):
-                click.echo(f"{each.id or each.address}: {trouble}", err=True)
+            for complaint in complaints(each):
+                click.echo(complaint, err=True)
             if each.timeouts:
                 click.echo(f"{each.id} {each.timeouts}")
     if leader is None:

@@ -60,7 +60,7 @@ class Keyspace:
         often written again, and what it replaces has to be known."""
         self.time_ms = time_ms
         self.shown_ms = 0
-        """Time of day as far as TTL and PTTL show it: no part of the state, and nothing is decided by it."""
+        """The present time as far as TTL and PTTL show it: no part of the state, and nothing is decided by it."""
         self._key_count, self._expires_count, self._state_hash = base.summary
         self._base_due: deque[Due] = deque()
         """The base's next deadlines."""
@@ -285,6 +285,11 @@ class Keyspace:
                 return dropped
             self._keep(due[2], None)
         return most
+
+    def reset_time(self, time_ms: int) -> None:
+        """Set the time, back or forward. What was hidden and is not dropped yet may be seen again, on every replica."""
+        self.time_ms = 0
+        self.advance_time(time_ms)
 
     def next_deadline_ms(self) -> int | None:
         """Return when the next key that can be seen expires, or None.

@@ -97,6 +97,10 @@ class Machine:
         """Do the same, in steps; nothing else may be executed before the last of them."""
         return self._keyspace.advance_time_in_steps(time_ms)
 
+    def reset_time(self, time_ms: int) -> None:
+        """Set the cluster time, back or forward, and drop every key whose time is up."""
+        self._keyspace.reset_time(time_ms)
+
     def show_time(self, time_ms: int) -> None:
         """Let TTL and PTTL, which are never in the log, count from ``time_ms`` when that is past the cluster time."""
         self._keyspace.shown_ms = time_ms

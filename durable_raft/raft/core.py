@@ -139,6 +139,20 @@ class Raft:
         """What a leader knows of each follower; empty on others. Not to be changed."""
         return self._state.progress
 
+    @property
+    def last_time_reset(self) -> Index:
+        """Where in the log the newest TIME_RESET is that was appended in this life, or where it may have been."""
+        return self._state.log.last_time_reset
+
+    @property
+    def is_reluctant(self) -> bool:
+        """Whether others are to lead rather than this node (reluctance.py)."""
+        return self._state.reluctance.holds
+
+    def be_reluctant(self, is_reluctant: bool) -> None:
+        """Let others lead rather than this node, from now on, or no longer."""
+        self._state.reluctance.holds = is_reluctant
+
     def deadline(self) -> int | None:
         """Return when ``timeout`` must be called (ms), or None when only events can change anything."""
         state = self._state
@@ -196,7 +210,7 @@ class Raft:
 
         Args:
             payload: the encoded batch.
-            timestamp_ms: the proposer's time of day; the entry's is never below the entry before.
+            timestamp_ms: the cluster time; the entry's is never below the entry before.
 
         Returns:
             The entry, whose (index, term) names its fate; None when this node does not lead.
@@ -204,6 +218,12 @@ class Raft:
         if self._state.role is not Role.LEADER:
             return None
         return replication.append_as_leader(self._state, EntryKind.COMMANDS, payload, timestamp_ms)
+
+    def propose_time_reset(self, timestamp_ms: int) -> Entry | None:
+        """Append an entry that sets the cluster time to ``timestamp_ms``; returns as ``propose``."""
+        if self._state.role is not Role.LEADER:
+            return None
+        return replication.append_as_leader(self._state, EntryKind.TIME_RESET, b"", timestamp_ms)
 
     def read(self, read_id: int, after: Index) -> None:
         """Register a linearizable read; it comes back in ``Ready.reads`` or ``Ready.lost_reads`` (Ongaro §6.4).

@@ -6,7 +6,7 @@ the vote (``RaftState.send``), and a candidate counts its own vote when that wri
 
 from __future__ import annotations
 
-from durable_raft.raft import healing
+from durable_raft.raft import healing, reluctance
 from durable_raft.raft.messages import RequestVote, RequestVoteResponse
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import NodeId, Role, Term
@@ -17,9 +17,11 @@ def election_timeout(state: RaftState, now: int) -> None:
 
     A node whose own disk hangs waits instead: it could not make its vote durable (hashicorp/raft #614). So does one
     that has no state to serve, whose log is wounded, or that is no voter yet, unless only a newer term can heal it.
+    One that had better not lead waits for a while.
     """
     may_campaign = state.may_lead or healing.needs_newer_term(state)
-    if state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state or not may_campaign:
+    is_unfit = state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state or not may_campaign
+    if is_unfit or reluctance.holds_back(state):
         state.reset_election_deadline(now)
         return
     if state.role is Role.CANDIDATE:

@@ -21,6 +21,7 @@ from durable_raft.raft.types import (
     ORIGIN,
     Base,
     Entry,
+    EntryKind,
     HardState,
     Index,
     LogPoint,
@@ -85,6 +86,8 @@ class RaftLog:
         self.last: LogPoint = stored.last
         """The last accepted entry's point."""
         self.last_timestamp_ms: int = stored.last_timestamp_ms
+        self.last_time_reset = Index(0)
+        """Where the newest TIME_RESET is that was appended in this life; once it was cut, the place before the cut."""
         """Timestamp of the last accepted entry: the floor for the next one."""
         self.flushed: Index = stored.last.index
         self.submitted: Index = stored.last.index
@@ -286,6 +289,8 @@ class RaftLog:
         self._cache_bytes += len(entry.payload)
         self.last = LogPoint(entry.index, entry.term, entry.chain)
         self.last_timestamp_ms = entry.timestamp_ms
+        if entry.kind is EntryKind.TIME_RESET:
+            self.last_time_reset = entry.index
 
     def truncate_from(self, index: Index) -> None:
         """Cut the entry at ``index`` and all that follow it (Raft §5.3): they conflict with the leader's.
@@ -300,6 +305,7 @@ class RaftLog:
         previous = Index(index - 1)
         self.last = LogPoint(previous, self.term_at(previous), self.chain_at(previous))
         self.last_timestamp_ms = self._timestamp_at(previous)
+        self.last_time_reset = min(self.last_time_reset, previous)
         for cut in range(max(index, self._cache_first), self._cache_first + len(self._cache)):
             self._cache_bytes -= len(self._cache.pop(Index(cut)).payload)
         self._cache_first = min(self._cache_first, index)

@@ -44,12 +44,13 @@ def begin_term(state: RaftState, now: int) -> None:
 
 
 def append_as_leader(state: RaftState, kind: EntryKind, payload: bytes, timestamp_ms: int) -> Entry:
-    """Append one entry of the current term; its timestamp never goes back (ARCHITECTURE "Time")."""
+    """Append one entry of the current term; only a TIME_RESET's timestamp may go back (ARCHITECTURE "Time")."""
+    floor_ms = 0 if kind is EntryKind.TIME_RESET else state.log.last_timestamp_ms
     entry = make_entry(
         previous=state.log.last,
         term=state.current_term,
         kind=kind,
-        timestamp_ms=max(timestamp_ms, state.log.last_timestamp_ms),
+        timestamp_ms=max(timestamp_ms, floor_ms),
         payload=payload,
     )
     state.log.append(entry)

@@ -99,6 +99,17 @@ class Doubts:
         """The newest leader that contradicts what is known here to be committed; None once one agrees."""
 
 
+class Reluctance:
+    """Whether others are to lead rather than this node (reluctance.py)."""
+
+    __slots__ = ("holds", "let_pass")
+
+    def __init__(self) -> None:
+        self.holds = False
+        self.let_pass = 0
+        """Election timeouts that this node let pass since it heard a leader."""
+
+
 class RaftState:
     """The state of one node."""
 
@@ -150,6 +161,7 @@ class RaftState:
         self.election_deadline = now
         """Followers and candidates: when to campaign unless something is heard first (ms); at once without peers."""
         self.room = RoomLeft()
+        self.reluctance = Reluctance()
         self.votes: dict[NodeId, bool] = {}
         """Candidates and pre-candidates: answers of this campaign, own vote included once it may count."""
 
@@ -333,6 +345,7 @@ class RaftState:
         self.timeouts.failed_campaigns = 0
         self.tell_timeouts(now)
         self.heard_from_leader_at = now
+        self.reluctance.let_pass = 0
         self.reset_election_deadline(now)
 
     def become_pre_candidate(self, now: int) -> None:

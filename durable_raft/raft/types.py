@@ -36,6 +36,9 @@ class EntryKind(enum.IntEnum):
     COMMANDS = 1
     """A batch of commands, as kv/batch.py encodes them; an empty batch only moves the cluster time."""
 
+    TIME_RESET = 2
+    """Sets the cluster time, back or ahead, to the entry's timestamp; empty payload."""
+
 
 _CRC_HEADER: Final = struct.Struct(">QQQB")
 _CRC_BYTES: Final = struct.Struct(">I")
@@ -49,7 +52,8 @@ class Entry:
     term: Term
     kind: EntryKind
     timestamp_ms: int
-    """Cluster time stamped by the leader, ms since the Unix epoch. Invariant: never below the entry before."""
+    """Cluster time stamped by the leader, ms since the Unix epoch. Invariant: never below the entry before, unless the
+    entry is a TIME_RESET. That one is an operator's order, the same on every replica and at one place of the log."""
     payload: bytes
     crc: int
     chain: int

@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.session.address = _address(transport.get_extra_info("peername"))
         self.session.local_address = _address(transport.get_extra_info("sockname"))
-        self.session.created_us = time.time_ns() // 1000
+        self.session.created_us = time.monotonic_ns() // 1000
         if not self._clients.admit(self):
             transport.write(encode_reply(ErrorReply("ERR max number of clients reached"), 2))
             self._is_closing = True

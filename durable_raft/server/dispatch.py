@@ -82,7 +82,7 @@ class Dispatcher:
         machine: Machine,
         members: Sequence[Member],
         limits: DispatchLimits,
-        clocks: tuple[Callable[[], float], Callable[[], int]],
+        clocks: tuple[Callable[[], float], Callable[[], int | None], Callable[[], int]],
         wake: Callable[[], None],
         is_reachable: Callable[[NodeId], bool],
         jobs: Jobs,
@@ -91,7 +91,8 @@ class Dispatcher:
 
         Args:
             members: where a client is sent when another node leads.
-            clocks: monotonic seconds, and the time of day in ms since the Unix epoch.
+            clocks: monotonic seconds; the cluster time, ms since the Unix epoch, to stamp entries with, None while a
+                leader does not know it, when it proposes nothing; and the time to show, known or not.
             wake: has ``propose_due`` called soon.
             is_reachable: whether the link to a node is up; a client is not sent to a leader that has just died.
             jobs: of the machine; takes the reads that this replica answers by itself.
@@ -102,7 +103,7 @@ class Dispatcher:
             member.node_id: parse_address("client_address", member.client_address).in_redis_form() for member in members
         }
         self._limits = limits
-        self._monotonic, self._time_of_day_ms = clocks
+        self._monotonic, self._stamp_ms, self._shown_ms = clocks
         self._wake = wake
         self._is_reachable = is_reachable
         self._jobs = jobs
@@ -223,8 +224,8 @@ class Dispatcher:
         """Register the reads that wait, then propose batches while the window has room (leader only)."""
         if self._raft.role is not Role.LEADER:
             return
-        now_ms = self._time_of_day_ms()
-        if self._is_expiry_due(now_ms):
+        now_ms = self._stamp_ms()
+        if now_ms is not None and self._is_expiry_due(now_ms):
             self._propose_with_reads(now_ms)
         if self._free_reads:
             # A key whose time is up may wait for an entry in flight to expire it; the read must come after that.
@@ -232,7 +233,7 @@ class Dispatcher:
             expiring = deadline_ms is not None and deadline_ms <= self._last_proposed_ms
             self._register(self._free_reads, self._last_proposed if expiring else Index(0))
             self._free_reads = []
-        while self._forming and self._may_propose():
+        while now_ms is not None and self._forming and self._may_propose():
             if not self._forming.encode_slice():
                 self._wake()
                 break
@@ -247,10 +248,12 @@ class Dispatcher:
         return bool(self._free_reads) or (bool(self._forming) and self._may_propose())
 
     def _may_propose(self) -> bool:
-        """Return whether a batch may leave: none is in flight, or one that takes its time.
+        """Return whether a batch may leave: the time is known, and none is in flight, or one that takes its time.
 
         Where commits are quick the next batch had better wait: it grows meanwhile, and costs less.
         """
+        if self._stamp_ms() is None:
+            return False
         if not self._inflight:
             return True
         if len(self._inflight) >= INFLIGHT_BATCHES_MAX:
@@ -283,6 +286,13 @@ class Dispatcher:
         self._last_proposed_ms = entry.timestamp_ms
         self.counters.entries += 1
 
+    def reset_time(self, time_ms: int) -> Entry | None:
+        """Propose that the cluster time be ``time_ms``; return the entry, None when this node does not lead."""
+        entry = self._raft.propose_time_reset(time_ms)
+        if entry is not None:
+            self._last_proposed, self._last_proposed_ms = entry.index, entry.timestamp_ms
+        return entry
+
     def _register(self, reads: list[Waiting], after: Index) -> None:
         self._read_ids += 1
         self._registered_reads[self._read_ids] = reads
@@ -292,7 +302,10 @@ class Dispatcher:
 
     def apply(self, entry: Entry) -> Steps:
         """Apply a committed entry to the machine and answer who waits for it."""
-        yield from self._machine.advance_time_in_steps(entry.timestamp_ms)
+        if entry.kind is EntryKind.TIME_RESET:
+            self._machine.reset_time(entry.timestamp_ms)
+        else:
+            yield from self._machine.advance_time_in_steps(entry.timestamp_ms)
         batch = self._take_batch(entry)
         if batch is not None:
             self.commit_latency.add_sample(self._monotonic() - batch.proposed_at)
@@ -389,7 +402,7 @@ class Dispatcher:
 
     def _answer_now(self, waiting: Waiting) -> None:
         if waiting.spec.name in _SHOWS_TIME_LEFT:
-            self._machine.show_time(self._time_of_day_ms())
+            self._machine.show_time(self._shown_ms())
         waiting.slot.fill_all(self._machine.execute_all(waiting.commands))
 
     def _answer_in_steps(self, waiting: Waiting) -> Steps:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from durable_raft.errors import DurableRaftError
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import Record
-from durable_raft.kv.replies import Later, Reply
+from durable_raft.kv.replies import ErrorReply, Later, Reply
 from durable_raft.raft.core import Raft
-from durable_raft.raft.types import Index, NodeId, Role, Term
+from durable_raft.raft.types import Entry, Index, NodeId, Role, Term
 from durable_raft.server.alarms import Alarm, alarms_of
 from durable_raft.server.applying import Applier
 from durable_raft.server.clock import Timer
@@ -36,8 +36,10 @@ from durable_raft.server.slices import Jobs
 from durable_raft.server.start.raft_config import raft_config
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.server.state.keeper import StateEvents, StateKeeper
+from durable_raft.server.time_resets import TimeResets
+from durable_raft.server.timekeeper import Timekeeper
 from durable_raft.storage.state.meta import KvMeta
-from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
+from durable_raft.wire.peer import AskTime, FetchSnapshot, NodeMessage, SnapshotChunk, StateHash, TellTime
 
 _logger = logging.getLogger(__name__)
 
@@ -118,17 +120,19 @@ class Node:
         """What was handed out to be applied or read and is not done yet."""
         self._workers = (platform.worker("states", self.fail), platform.worker("snapshots", self.fail))
         self.keeper = self._keeper_of(data, platform)
+        self.timekeeper = Timekeeper(self.raft, self._clock, config.clock_bound_ms, self._tell)
         self.dispatcher = Dispatcher(
             self.raft,
             self.keeper.machine,
             members,
             DispatchLimits(config.client_hold_ms / 1000, config.pending_bytes_max, config.batch_bytes_max),
-            (self._clock.monotonic, self._time_of_day_ms),
+            (self._clock.monotonic, self.timekeeper.stamp_ms, self.timekeeper.present_ms),
             self.wake,
             self._is_reachable,
             self._jobs,
         )
-        self._applier = Applier(self._jobs, self.dispatcher, self.keeper.applied)
+        self._time_resets = TimeResets(self.timekeeper, self.dispatcher, config.directory)
+        self._applier = Applier(self._jobs, self.dispatcher, self._applied)
         reserve = config.disk_reserve_bytes
         self._disk = DiskWatch(store, self.keeper, self.raft, self.dispatcher, platform.clock, reserve)
         link_events = LinkEvents(
@@ -212,6 +216,7 @@ class Node:
 
     def _link_changed(self) -> None:
         self.raft.peers_changed(self._now_ms())
+        self.timekeeper.links_changed()
         self.wake()
 
     def _receive(self, source: NodeId, message: NodeMessage) -> None:
@@ -220,7 +225,10 @@ class Node:
             if isinstance(message, (FetchSnapshot, SnapshotChunk, StateHash)):
                 self.keeper.receive(source, message)
             else:
-                self.raft.step(self._now_ms(), source, message)
+                if isinstance(message, (AskTime, TellTime)):
+                    self.timekeeper.receive(source, message)
+                else:
+                    self.raft.step(self._now_ms(), source, message)
                 if not self._is_due():
                     self._arm_timers()
                     return
@@ -244,12 +252,18 @@ class Node:
         self.keeper.checkpointer.request()
         self.wake()
 
+    def reset_time(self, time_ms: int | None) -> int | ErrorReply:
+        """Have the cluster time set, by an entry of the log."""
+        self.wake()
+        return self._time_resets.propose(time_ms)
+
     def _machine_replaced(self, machine: Machine) -> None:
         """Answer from another machine from now on; or from none, while the state is not whole."""
         if not self.raft.is_whole:
             self.dispatcher.is_caught_up = False
         self.dispatcher.use_machine(machine, self.raft.log.last_applied)
         self._jobs.drop()
+        self.timekeeper.state_replaced()
         self.wake()
 
     def _flushed_on_thread(self, flushed: Flushed) -> None:
@@ -376,6 +390,10 @@ class Node:
                 # Others' turn first: the next write may be alone, too.
                 self.wake()
 
+    def _applied(self, entry: Entry) -> None:
+        self.keeper.applied(entry)
+        self._time_resets.applied(entry)
+
     def _is_reachable(self, node_id: NodeId) -> bool:
         """Return whether ``node_id`` is this node or its link is up."""
         link = self.peers.links.get(node_id)
@@ -407,16 +425,14 @@ class Node:
     def _now_ms(self) -> int:
         return int(self._clock.monotonic() * 1000)
 
-    def _time_of_day_ms(self) -> int:
-        return self._clock.time_of_day_ns() // 1_000_000
-
     def _arm_timers(self) -> None:
         deadline = self.raft.deadline()
         if deadline is not None:
             self._timer.arm(deadline / 1000)
         deadline_ms = self.keeper.machine.next_deadline_ms() if self.raft.role is Role.LEADER else None
-        if deadline_ms is not None and self._expiry_timer is None:
-            delay = max(0.0, (deadline_ms - self._time_of_day_ms()) / 1000)
+        stamp_ms = self.timekeeper.stamp_ms() if deadline_ms is not None and self._expiry_timer is None else None
+        if deadline_ms is not None and stamp_ms is not None:
+            delay = max(0.0, (deadline_ms - stamp_ms) / 1000)
             self._expiry_timer = self._loop.call_later(min(delay, 1.0) + 0.001, self._on_expiry_timer)
 
     def _on_expiry_timer(self) -> None:
@@ -434,7 +450,9 @@ class Node:
         self.memory.expire()
         self._reply()
         self.keeper.tick()
-        if self.raft.has_more():
+        self.timekeeper.tick()
+        self._time_resets.tick()
+        if self.raft.has_more() or self.dispatcher.has_due():
             self.wake()
         if self.raft.remember():
             self.wake()

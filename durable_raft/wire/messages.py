@@ -31,6 +31,8 @@ class FrameKind(enum.IntEnum):
     PIECE = 16
     RESUME = 17
     RESUME_RESPONSE = 18
+    ASK_TIME = 19
+    TELL_TIME = 20
 
 
 class Hello(NamedTuple):
@@ -103,7 +105,27 @@ class StateHash(NamedTuple):
     state_hash: int
 
 
-NodeMessage: TypeAlias = Message | FetchSnapshot | SnapshotChunk | StateHash
+class AskTime(NamedTuple):
+    """Asks what time it is (server/timekeeper.py)."""
+
+    asked_ms: int
+    """When, by the asking node's monotonic clock."""
+
+
+class TellTime(NamedTuple):
+    """The answer to ``AskTime``; times in ms since the Unix epoch."""
+
+    asked_ms: int
+    """As in the question."""
+    time_of_day_ms: int
+    """What the answering node's own clock shows."""
+    cluster_time_ms: int
+    """The cluster time as it knows it; 0: it does not."""
+    applied_index: Index
+    """Up to where it has applied the log, and with it every reset of the time."""
+
+
+NodeMessage: TypeAlias = Message | FetchSnapshot | SnapshotChunk | StateHash | AskTime | TellTime
 """What nodes say to each other once a link is up."""
 
 PeerMessage: TypeAlias = NodeMessage | Hello | HelloReply

@@ -54,6 +54,7 @@ from durable_raft.raft.messages import (
 )
 from durable_raft.raft.types import DiskRoom, Entry, EntryKind, Index, Life, LogPoint, Term, chain_crc, entry_crc
 from durable_raft.wire.messages import (
+    AskTime,
     FetchSnapshot,
     FrameKind,
     Hello,
@@ -62,10 +63,12 @@ from durable_raft.wire.messages import (
     PeerMessage,
     SnapshotChunk,
     StateHash,
+    TellTime,
 )
 from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX, Assembly, Bulk, lift, unpack_head
 
 __all__ = [
+    "AskTime",
     "FetchSnapshot",
     "FrameEncoder",
     "FrameKind",
@@ -76,6 +79,7 @@ __all__ = [
     "PeerMessage",
     "SnapshotChunk",
     "StateHash",
+    "TellTime",
     "decode_body",
     "encode_frame",
 ]
@@ -385,6 +389,8 @@ _SHAPES: Final[dict[int, _Shape]] = {
     FrameKind.INTRODUCE_RESPONSE: _Shape(IntroduceResponse, (_UUID, _FLAG, _UUID, _LIFE, _NUMBER)),
     FrameKind.RESUME: _Shape(Resume, (_UUID, _ARRAY, _FLAG, _FLAG)),
     FrameKind.RESUME_RESPONSE: _Shape(ResumeResponse, (_NONCE, _FLAG, _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER)),
+    FrameKind.ASK_TIME: _Shape(AskTime, (_NUMBER,)),
+    FrameKind.TELL_TIME: _Shape(TellTime, (_NUMBER, _NUMBER, _NUMBER, _NUMBER)),
     FrameKind.FETCH_ENTRIES: _Shape(FetchEntries, (_ARRAY,)),
     FrameKind.FETCH_ENTRIES_RESPONSE: _Shape(FetchEntriesResponse, (_NUMBER, _ARRAY, _ARRAY, _ARRAY, _ARRAY)),
 }

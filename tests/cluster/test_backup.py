@@ -31,8 +31,8 @@ def back_up(cluster: Cluster, node_id: str, file: Path) -> str:
     return run("backup", "--at", f"{HOST}:{cluster.nodes[node_id].client_port}", str(file))
 
 
-def restored(cluster_of: ClusterFactory, file: Path) -> Cluster:
-    """Restore ``file`` into the three directories of a new cluster and start it."""
+def restored(cluster_of: ClusterFactory, file: Path, *options: str) -> Cluster:
+    """Restore ``file``, with options, into the three directories of a new cluster and start it."""
     cluster = cluster_of(3)
     cluster.wait_ready()
     cluster.kill9()
@@ -43,7 +43,7 @@ def restored(cluster_of: ClusterFactory, file: Path) -> Cluster:
         )
         assert "is not empty" in refusal
         subprocess.run(["rm", "-r", str(node.directory)], check=True)
-        run("restore", str(file), "--dir", str(node.directory), "--id", node_id, "--cluster", nodes)
+        run("restore", str(file), "--dir", str(node.directory), "--id", node_id, "--cluster", nodes, *options)
     cluster.restart()
     cluster.wait_ready()
     return cluster

@@ -86,9 +86,9 @@ def test_readonly_and_readwrite_switch_stale_reads(session: Session) -> None:
     assert not session.readonly
 
 
-def test_time_is_the_clock_that_was_handed_in(session: Session) -> None:
-    """TIME gives seconds and microseconds of the status' clock as bulk strings."""
-    assert run(session, b"TIME") == [b"1700000000", b"123"]
+def test_time_is_the_time_by_which_keys_expire(session: Session) -> None:
+    """TIME gives seconds and microseconds of the cluster time as bulk strings, not of the node's clock."""
+    assert run(session, b"TIME") == [b"1700000001", b"7000"]
 
 
 def test_wait_counts_on_the_leader_only(session: Session) -> None:

@@ -182,7 +182,8 @@ def expiry_by_own_clock() -> Sequence[Patch]:
     apply = Dispatcher.apply
 
     def local(self: Dispatcher, entry: Entry) -> Steps:
-        self._machine.advance_time(max(entry.timestamp_ms, self._time_of_day_ms()))
+        timekeeper: Any = self._stamp_ms.__self__  # type: ignore[attr-defined]
+        self._machine.advance_time(max(entry.timestamp_ms, timekeeper._own_ms()))
         return apply(self, entry)
 
     return [(Dispatcher, "apply", local)]

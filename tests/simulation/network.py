@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from durable_raft.raft.messages import AppendEntries, stands_on
 from durable_raft.raft.types import NodeId
-from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
+from durable_raft.wire.peer import AskTime, FetchSnapshot, NodeMessage, SnapshotChunk, StateHash, TellTime
 from tests.support.raft_trace import message_words
 
 if TYPE_CHECKING:
@@ -131,4 +131,8 @@ def _words(message: NodeMessage) -> str:
         return f"SnapshotChunk of {message.last_included_index}: {message.keys}"
     if isinstance(message, StateHash):
         return f"StateHash at {message.applied_index}"
+    if isinstance(message, AskTime):
+        return "What time is it?"
+    if isinstance(message, TellTime):
+        return f"My clock shows {message.time_of_day_ms}, the cluster time is {message.cluster_time_ms}"
     return message_words(message)

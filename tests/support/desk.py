@@ -30,7 +30,7 @@ from durable_raft.server.slices import STEPS_MAX, Steps
 from durable_raft.server.start.opening import open_node
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.storage.log.log_store import LogStore
-from durable_raft.wire.peer import NodeMessage
+from durable_raft.wire.peer import AskTime, NodeMessage, TellTime
 from tests.support.desk_client import Client
 from tests.support.raft_solo import accepted, vote
 from tests.support.raft_trace import message_words, write_words
@@ -180,7 +180,10 @@ class _Links:
             self._desk.note(f"sends to {envelope.target}: {message_words(envelope.message)}")
 
     def tell(self, target: NodeId, message: NodeMessage) -> None:
-        """What is none of the core's is not played here."""
+        """What is none of the core's is not played here, but that peers have the time of day that this node has."""
+        if isinstance(message, AskTime):
+            answer = TellTime(message.asked_ms, self._desk.time_of_day_ms, 0, Index(0))
+            self._desk.loop.call_soon(self._desk.hear_time, target, answer)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -338,6 +341,11 @@ class Desk:
         """Have n1 hear a peer."""
         self._events.receive(source, message)
         self.turn()
+
+    def hear_time(self, source: NodeId, message: TellTime) -> None:
+        """A peer, if it can be reached, tells n1 the time."""
+        if source not in self.unreachable:
+            self._events.receive(source, message)
 
     def wait(self, seconds: float) -> None:
         """Let time pass; timers ring when they are due."""

@@ -56,6 +56,10 @@ class Actions:
     def read_state(self, index: Index, after: bytes | None) -> None:
         """Have none."""
 
+    def reset_time(self, time_ms: int | None) -> int:
+        """Take the given time, or 77."""
+        return 77 if time_ms is None else time_ms
+
 
 class Connections:
     """All connections of a node; one that is ended is marked as closing."""
@@ -101,7 +105,9 @@ FOLLOWER = NodeStatus(
     counters={"connections": 9, "commands_processed": 100, "flushes": 11, "entries": 12, "log_bytes": 13},
     latencies={"fsync": (100, 200, 300), "commit": (400, 500, 600)},
     time_of_day_us=1_700_000_000_000_123,
-    cluster_time_ms=1_699_999_999_000,
+    cluster_time_ms=1_700_000_001_007,
+    monotonic_us=61_500_000,
+    clock_offset_ms=-7,
     uptime_s=90_000,
     pid=4242,
     version="0.1.0",

@@ -19,7 +19,16 @@ from durable_raft.raft.messages import (
     ResumeResponse,
 )
 from durable_raft.raft.types import Entry, EntryKind, Index, Life, LogPoint, NodeId, Term, make_entry
-from durable_raft.wire.peer import FetchSnapshot, Hello, HelloReply, PeerMessage, SnapshotChunk, StateHash
+from durable_raft.wire.peer import (
+    AskTime,
+    FetchSnapshot,
+    Hello,
+    HelloReply,
+    PeerMessage,
+    SnapshotChunk,
+    StateHash,
+    TellTime,
+)
 
 CLUSTER = bytes(range(16))
 OTHER_CLUSTER = bytes(range(16, 32))
@@ -73,6 +82,8 @@ EXAMPLES: dict[str, PeerMessage] = {
     "introduce_response": IntroduceResponse(b"u" * 16, True, b"v" * 16, b"nonce 3!", 4),
     "resume": Resume(b"u" * 16, (Life(2, b"nonce 2!"), Life(3, b"nonce 3!")), True, False),
     "resume_response": ResumeResponse(b"nonce 3!", True, False, Term(7), Term(6), Index(300), Term(7)),
+    "ask_time": AskTime(12_345_678),
+    "tell_time": TellTime(12_345_678, 1_700_000_000_000, 1_700_000_000_007, Index(300)),
     "fetch_entries": FetchEntries((PREVIOUS, LogPoint(Index(300), Term(6), 2**32 - 1))),
     "fetch_entries_response": FetchEntriesResponse(
         Term(7),
@@ -149,6 +160,8 @@ MESSAGES: st.SearchStrategy[PeerMessage] = st.one_of(
     st.builds(IntroduceResponse, UUIDS, st.booleans(), UUIDS, NONCES | st.just(b""), NUMBERS),
     st.builds(Resume, UUIDS, LIVES, st.booleans(), st.booleans()),
     st.builds(ResumeResponse, NONCES, st.booleans(), st.booleans(), NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    st.builds(AskTime, NUMBERS),
+    st.builds(TellTime, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
     st.builds(FetchEntries, st.lists(POINTS, max_size=4).map(tuple)),
     st.builds(
         FetchEntriesResponse,

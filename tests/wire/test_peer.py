@@ -97,6 +97,11 @@ GOLDEN = {
         "4452706604010e00000102030405060708090a0b0c0d0e0f00000035671f009179eb809a95079197080701cf0000018bcfe56800ce"
         "ba26da23cec3a3cf85c4040074776f91930603ce01020304930603ce0102030493020105"
     ),
+    "ask_time": ("4452706604011300000102030405060708090a0b0c0d0e0f00000006aa9e3118a9056a4a91ce00bc614e"),
+    "tell_time": (
+        "4452706604011400000102030405060708090a0b0c0d0e0f0000001b0036cd07bc80152994ce00bc614ecf0000018bcf"
+        "e56800cf0000018bcfe56807cd012c"
+    ),
 }
 """Frames of version 4; only ever added to until there is a version 5."""
 
@@ -139,8 +144,9 @@ def test_numbers_of_kinds_never_change() -> None:
     names = "HELLO HELLO_REPLY REQUEST_VOTE REQUEST_VOTE_RESPONSE APPEND_ENTRIES APPEND_ENTRIES_RESPONSE"
     names += " INSTALL_SNAPSHOT FETCH_SNAPSHOT SNAPSHOT_CHUNK STATE_HASH"
     names += " INTRODUCE INTRODUCE_RESPONSE FETCH_ENTRIES FETCH_ENTRIES_RESPONSE BULK PIECE RESUME RESUME_RESPONSE"
+    names += " ASK_TIME TELL_TIME"
     assert [kind.name for kind in sorted(FrameKind)] == names.split()
-    assert sorted(FrameKind) == list(range(1, 19))
+    assert sorted(FrameKind) == list(range(1, 21))
 
 
 @pytest.mark.parametrize("field", ["keys", "values", "deadlines_ms", "checksums"])
@@ -261,8 +267,8 @@ def test_error_is_final() -> None:
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (frame(0, b"\x90"), "frame kind 0, known 1..18"),
-        (frame(19, b"\x90"), "frame kind 19, known 1..18"),
+        (frame(0, b"\x90"), "frame kind 0, known 1..20"),
+        (frame(21, b"\x90"), "frame kind 21, known 1..20"),
         (frame(4, b"\x93\x07\xc3\xc2", flags=1), "flags 0x01, known 0x00"),
         (frame(4, b""), "RequestVoteResponse: the body is no msgpack"),
         (frame(4, b"\x93\x07\xc3"), "RequestVoteResponse: the body is no msgpack"),
@@ -383,7 +389,7 @@ def test_terms_out_of_order(terms: list[int], complaint: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"kind": 2}, "entry 7: kind is 2, expected an entry kind"),
+        ({"kind": 3}, "entry 7: kind is 3, expected an entry kind"),
         ({"kind": 300, "crc": 0}, "entry 7: kind is 300, expected an entry kind"),
         ({"kind": True}, "entry 7: kind is True, expected an entry kind"),
         ({"timestamp_ms": -1, "crc": 0}, "entry 7: timestamp_ms is -1, expected an integer"),

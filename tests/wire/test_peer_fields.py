@@ -65,6 +65,8 @@ CASES = [
     ("snapshot_chunk", 13, FLAGS),
     ("state_hash", 1, SUMS),
     ("state_hash", 3, HASHES),
+    ("ask_time", 0, NUMBERS),
+    *(("tell_time", place, NUMBERS) for place in range(4)),
     ("introduce", 0, UUIDS),
     ("introduce_response", 1, FLAGS),
 ]
@@ -173,7 +175,7 @@ def test_the_newest_frame_is_remembered() -> None:
 
 def test_numbers_of_kinds_are_those_of_the_frames() -> None:
     """From 1 on, without a gap."""
-    assert [kind.value for kind in FrameKind] == list(range(1, 19))
+    assert [kind.value for kind in FrameKind] == list(range(1, 21))
 
 
 def test_a_frame_is_returned_when_its_last_byte_is_there() -> None:

@@ -19,6 +19,9 @@ from raftlog.running import code_of
 _PLAIN: Final = re.compile(rb"[!#-&(-\[\]-~]+")
 """Bytes that need no quotes: printable ASCII without space, quotes and backslash."""
 
+_SHOWN_MS_MAX: Final = 253_402_300_799_999
+"""The last moment that a date can be written of: the end of the year 9999."""
+
 
 def commands_of(walked: Walked) -> list[list[bytes]] | str | None:
     """Return the commands of an entry; None when it has none, a text when its payload cannot be decoded."""
@@ -38,7 +41,8 @@ def as_text(walked: Walked, *, raw: bool = False) -> str:
     parts = [f"index={walked.index}"]
     ident = walked.ident
     if ident is not None:
-        time = datetime.fromtimestamp(ident.timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        shown_ms = min(ident.timestamp_ms, _SHOWN_MS_MAX)
+        time = datetime.fromtimestamp(shown_ms / 1000, UTC).isoformat(timespec="milliseconds")
         parts += [f"term={ident.term}", f"kind={EntryKind(ident.kind).name}", f"time={time}", f"bytes={ident.length}"]
         parts += [f"crc={ident.crc:08x}", f"chain={ident.chain:08x}"]
     commands = None if raw else commands_of(walked)

@@ -16,6 +16,7 @@ from durable_raft.errors import ConfigError, DurableRaftError, StorageError
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.types import ORIGIN, HardState, Identity, Membership, Standing, Term
 from durable_raft.storage.directory import running_node
+from durable_raft.storage.time_request import request_time_reset
 from raftlog.choose import DIRECTORY, DIRECTORY_PATH
 from raftlog.gather import Unreadable
 from raftlog.merging import Merged, merge
@@ -68,13 +69,21 @@ class Refused(DurableRaftError):
 )
 @click.option("--apply", "applies", is_flag=True, help="Write; else only say what would be written.")
 @click.option("--lose-from-index", "lose_from", type=int, help="Leave out everything from this index on.")
-def repair(directory: Path, peers: tuple[Path, ...], lose_from: int | None, *, applies: bool) -> None:
+@click.option(
+    "--reset-time", "resets_time", is_flag=True, help="Have the next leader set the cluster time to the nodes' clocks."
+)
+def repair(
+    directory: Path, peers: tuple[Path, ...], lose_from: int | None, *, applies: bool, resets_time: bool
+) -> None:
     """Make whole directories from DIRECTORY and its peers, when the nodes cannot heal each other.
 
     Says what was certainly committed, possibly committed, and certainly not, and why; takes each entry from whoever has
     an intact copy; writes a new directory beside each old one, which is kept. Nodes that run are refused.
+
+    With --reset-time a request is left in the directories for their nodes: whichever leads next sets the cluster time,
+    back or ahead, to the clock that a majority agrees on. No entry is changed.
     """
-    _end(lambda: _repair([directory, *peers], lose_from, applies=applies))
+    _end(lambda: _repair([directory, *peers], lose_from, applies=applies, resets_time=resets_time))
 
 
 @click.command(epilog=_RECOVER_EPILOG)
@@ -110,7 +119,7 @@ def _end(work: Callable[[], int]) -> None:
 # -- repair -----------------------------------------------------------------------------------------------------------
 
 
-def _repair(directories: Sequence[Path], lose_from: int | None, *, applies: bool) -> int:
+def _repair(directories: Sequence[Path], lose_from: int | None, *, applies: bool, resets_time: bool) -> int:
     survivors, unreadable = _read(directories)
     voters = survivors[0].meta.membership.ids()
     merged = merge(survivors, is_all=not unreadable, lose_from=lose_from)
@@ -122,7 +131,7 @@ def _repair(directories: Sequence[Path], lose_from: int | None, *, applies: bool
     targets = {each.node_id: each.directory.with_name(f"{each.directory.name}.repaired-{date}") for each in survivors}
     if not unreadable and not merged.given_up and _are_sound(survivors):
         click.echo("nothing is wounded: nothing to be written")
-        return CLEAN
+        return _request_reset([each.directory for each in survivors], applies=applies) if resets_time else CLEAN
     term = max(each.meta.hard_state.current_term for each in survivors)
     for each in survivors:
         click.echo(f"{'writing' if applies else 'would write'} {targets[each.node_id]}")
@@ -131,8 +140,19 @@ def _repair(directories: Sequence[Path], lose_from: int | None, *, applies: bool
             held = own if own.current_term == term else HardState(term, None)
             meta = each.meta
             rebuild(targets[each.node_id], merged, meta.identity, meta.membership, held, _moved(meta.standing))
+    if resets_time:
+        _request_reset(list(targets.values()), applies=applies)
     if applies:
         click.echo("start each node with its new directory; keep the old ones until the cluster serves")
+    return CLEAN if applies else WOUNDED
+
+
+def _request_reset(directories: Sequence[Path], *, applies: bool) -> int:
+    """Leave the request beside the log: an entry that is edited or added here would be another than the absent have."""
+    for directory in directories:
+        click.echo(f"{'asking' if applies else 'would ask'} the node of {directory} to set the time when it leads")
+        if applies:
+            request_time_reset(directory)
     return CLEAN if applies else WOUNDED
 
 

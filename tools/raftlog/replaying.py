@@ -216,7 +216,10 @@ class Source:
 
 def _apply(machine: Machine, index: int, ident: IdentRecord, payload: bytes) -> None:
     """Apply an entry as the nodes do (server/dispatch.py)."""
-    machine.advance_time(ident.timestamp_ms)
+    if ident.kind == EntryKind.TIME_RESET:
+        machine.reset_time(ident.timestamp_ms)
+    else:
+        machine.advance_time(ident.timestamp_ms)
     if ident.kind != EntryKind.COMMANDS:
         return
     try:

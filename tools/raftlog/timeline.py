@@ -168,6 +168,8 @@ def _from_log(directory: Path) -> tuple[str, list[Flown]]:
                         add("term_begins_in_log", term=term, index=opened, bound="earliest")
                     term, opened = ident.term, index
                 at = min(ident.timestamp_ms, _WALL_MS_MAX)
+                if ident.kind == EntryKind.TIME_RESET:
+                    add("time_reset_in_log", term=term, index=index)
                 if opened is not None and ident.kind == EntryKind.COMMANDS:
                     add("term_begins_in_log", term=term, index=opened, bound="latest")
                     opened = None

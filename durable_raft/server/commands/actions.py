@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from durable_raft.kv.records import Record
-from durable_raft.kv.replies import Reply
+from durable_raft.kv.replies import ErrorReply, Reply
 from durable_raft.raft.types import Index
 from durable_raft.storage.state.meta import KvMeta
 
@@ -15,6 +15,13 @@ class NodeActions(Protocol):
 
     def count_keys_in_slot(self, slot: int) -> Reply:
         """Count the keys of a hash slot by looking at every key: later, as a rule."""
+
+    def reset_time(self, time_ms: int | None) -> int | ErrorReply:
+        """Propose to set the cluster time, ms since the Unix epoch; None: to the clock that a majority agrees on.
+
+        Returns:
+            The time proposed; an error when this node does not lead or no clock is agreed on.
+        """
 
     def request_checkpoint(self) -> None:
         """Have a checkpoint written soon of all that is applied."""

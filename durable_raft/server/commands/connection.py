@@ -117,7 +117,7 @@ def _asking(call: _Call) -> Reply:
 
 
 def _client(call: _Call) -> Reply:
-    context = ClientContext(call.session, call.connections, lambda: call.status().time_of_day_us)
+    context = ClientContext(call.session, call.connections, lambda: call.status().monotonic_us)
     return execute_client_command(context, call.args)
 
 
@@ -196,7 +196,9 @@ def _about(session: Session, status: NodeStatus) -> Reply:
 
 
 def _time(call: _Call) -> Reply:
-    seconds, microseconds = divmod(call.status().time_of_day_us, 1_000_000)
+    """Answer the cluster time, by which keys expire, so that a deadline made from it means what it says."""
+    status = call.status()
+    seconds, microseconds = divmod(status.cluster_time_ms * 1000 or status.time_of_day_us, 1_000_000)
     return [str(seconds).encode(), str(microseconds).encode()]
 
 

@@ -230,6 +230,9 @@ def _raft(status: NodeStatus) -> Iterable[Field]:
     yield "raft_snapshot_index", status.snapshot_index
     yield "raft_state_hash", f"{status.state_hash:016x}"
     yield "raft_cluster_time_ms", status.cluster_time_ms
+    yield "raft_cluster_time_offset_ms", status.cluster_time_offset_ms
+    yield "raft_clock_offset_ms", status.clock_offset_ms
+    yield "raft_clock_differs", status.clock_differs
     yield "raft_checksum", status.checksum
     yield "raft_ready", status.is_ready()
     yield "raft_alarms", ",".join(status.alarms)

@@ -1,4 +1,5 @@
-"""RAFT: what our own tools ask a node for, beside INFO: a checkpoint now, and the state piece by piece (a backup).
+"""RAFT: what tools and operators ask a node for, beside INFO: a checkpoint now, the state piece by piece (a backup),
+and to set the cluster time.
 
 A piece is an array: ``index, meta, key, value, deadline_ms, crc, key, ...``; meta is the record that says
 which state it is (storage/state/meta.py), the others are as in kv/records.py. No key at all: the state ends before.
@@ -8,10 +9,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from durable_raft.kv.errors import NOT_AN_INTEGER
+from durable_raft.kv.errors import NOT_AN_INTEGER, SYNTAX_ERROR
 from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import OK, ErrorReply, Reply
 from durable_raft.raft.types import Index
+from durable_raft.server.cluster_time import TIME_MS_MAX
 from durable_raft.server.commands.actions import NodeActions
 from durable_raft.server.commands.arguments import Args
 from durable_raft.server.commands.subcommands import Subcommand, execute_subcommand, table
@@ -31,6 +33,16 @@ def _checkpoint(node: NodeActions, args: Args) -> Reply:
     return OK
 
 
+def _reset_time(node: NodeActions, args: Args) -> Reply:
+    """Answer when the reset is proposed; what the same connection sends behind it is executed after it."""
+    if len(args) > 3:
+        return SYNTAX_ERROR
+    time_ms = parse_int64(args[2]) if len(args) > 2 else None
+    if len(args) > 2 and (time_ms is None or not 0 < time_ms <= TIME_MS_MAX):
+        return NOT_AN_INTEGER
+    return node.reset_time(time_ms)
+
+
 def _snapshot(node: NodeActions, args: Args) -> Reply:
     index = parse_int64(args[2])
     if index is None or index < 0:
@@ -47,6 +59,13 @@ def _snapshot(node: NodeActions, args: Args) -> Reply:
 
 RAFT_SUBCOMMANDS: Final = table(
     Subcommand(b"checkpoint", 2, _checkpoint, "", "Have all that is applied written to the checkpoint soon"),
+    Subcommand(
+        b"resettime",
+        -2,
+        _reset_time,
+        "[unix-time-milliseconds]",
+        "Set the cluster time to the clock that a majority of nodes agrees on, or to a given time",
+    ),
     Subcommand(
         b"snapshot",
         -3,

@@ -97,7 +97,7 @@ class NodeStatus:
     time_of_day_us: int
     """This node's wall clock, microseconds since the Unix epoch."""
     cluster_time_ms: int
-    """Timestamp of the last applied entry, ms since the Unix epoch (ARCHITECTURE "Time")."""
+    """The cluster time as this node knows it, ms since the Unix epoch (ARCHITECTURE "Time")."""
     uptime_s: int
     pid: int
     version: str
@@ -111,6 +111,14 @@ class NodeStatus:
     """What the node was started with, for CONFIG GET; a Redis name given here wins over the fixed answer."""
     alarms: Mapping[str, str] = field(default_factory=dict)
     """What is wrong with this node so that somebody has to act: name -> what it is, and the way out."""
+    monotonic_us: int = 0
+    """This node's monotonic clock: only differences mean something."""
+    clock_offset_ms: int | None = None
+    """By how much this node's wall clock is ahead of the one a majority agrees on; None when there is none."""
+    cluster_time_offset_ms: int | None = None
+    """By how much the cluster time is ahead of that."""
+    clock_differs: bool = False
+    """Whether this node's clock is so far off that it lets others lead."""
     write_refusal: str | None = None
     """Why writes are refused, such as a full disk; None while they are taken."""
     memory_shares: Mapping[str, MemoryShare] = field(default_factory=dict)

@@ -93,6 +93,13 @@ class NodeConfig:
         "up to election_timeout_max_ms: it stays as configured",
     )
     heartbeat_ms: int = _tunable(50, parse_count, "MS", "How often an idle leader says that it is there")
+    clock_bound_ms: int = _tunable(
+        1000,
+        parse_count,
+        "MS",
+        "Wall clocks that lie within this of each other agree; a node whose clock is further off says so and lets "
+        "others lead",
+    )
     client_hold_ms: int = _tunable(
         2000,
         parse_count,

@@ -232,7 +232,7 @@ class LmdbKvStore:
         """
         self._latch.require_sound()
         before = self._meta
-        if applied.point.index < before.applied.point.index or applied.timestamp_ms < before.applied.timestamp_ms:
+        if applied.point.index < before.applied.point.index:
             raise InvariantViolation(f"checkpoint at {applied} after one at {before.applied}")
         meta = KvMeta(before.sequence + 1, before.identity, membership, applied, summary)
         if size is not None:
