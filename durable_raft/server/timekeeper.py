@@ -7,8 +7,8 @@ know the time (it has just started) takes it, before it stamps anything, from
 1. another node that knows it;
 2. or, when a majority was asked and nobody knows it (all were restarted), the agreed clock, if that is ahead of the
    log: this is the one jump there is, and nothing was stamped since that it could cut short;
-3. or, when no majority of clocks agrees, the log: then the time of the outage is not counted. A log that has no time
-   yet begins with the middle of the clocks.
+3. or, when no majority of clocks agrees and the others do not answer within two seconds, the log: then the time of the
+   outage is not counted. A log that has no time yet begins with the middle of the clocks.
 
 What other nodes know counts only if they have applied every reset of the time (``Raft.propose_time_reset``) that this
 node may have: else a node that was away would bring back a time that was taken back.
@@ -33,6 +33,9 @@ _logger = logging.getLogger(__name__)
 
 ASK_TICKS: Final = 4
 """Looks from one question to the next, about a second; with each look while the time is not known."""
+
+WAIT_MS: Final = 2000
+"""How long a new leader waits for more clocks, when nobody knows the time and those that it has read disagree."""
 
 
 class _Told(NamedTuple):
@@ -72,6 +75,8 @@ class Timekeeper:
         """Every reset of the time up to here is behind us: who has applied less may not know of it."""
         self._office: Term | None = None
         """The term in which this node leads and knows the time."""
+        self._waits: tuple[Term, int] | None = None
+        """The term in which this node leads and waits for more clocks, and until when."""
         self._ticks = 0
         self.agreement = Agreement(None, None, None)
         """What the clocks said at the last look."""
@@ -125,6 +130,8 @@ class Timekeeper:
         if len(self._answered) + 1 < self._majority:
             return False
         agreement = self._look(now_ms)
+        if agreement.time_ms is None and len(self._answered) < len(self._peers) and self._may_wait(now_ms):
+            return False
         if agreement.time_ms is not None:
             self._start("clocks", agreement.time_ms, now_ms)
         elif floor_ms or agreement.median_ms is None:
@@ -132,6 +139,12 @@ class Timekeeper:
         else:
             self._start("middle", agreement.median_ms, now_ms)
         return True
+
+    def _may_wait(self, now_ms: int) -> bool:
+        """Return whether a leader that has just begun may wait for the clocks that it does not know yet."""
+        if self._waits is None or self._waits[0] != self._raft.current_term:
+            self._waits = (self._raft.current_term, now_ms + WAIT_MS)
+        return now_ms < self._waits[1]
 
     def _start(self, source: str, time_ms: int, now_ms: int) -> None:
         floor_ms = self._raft.log.last_timestamp_ms
@@ -201,12 +214,13 @@ class Timekeeper:
             self._reset_applied(entry)
 
     def _reset_applied(self, entry: Entry) -> None:
-        """Forget every time from before a reset that is committed."""
+        """Forget every time that may be from before a reset; a leader in office has begun behind it."""
         self.resets += 1
         self._told.clear()
         self._least_applied = entry.index
-        if self._office != entry.term or self._raft.role is not Role.LEADER:
-            self._time.set(entry.timestamp_ms, self._now_ms())
+        if self._office != self._raft.current_term or self._raft.role is not Role.LEADER:
+            self._time.forget()
+            self.ask()
         event(_logger, logging.WARNING, "cluster_time_reset", index=entry.index, time_ms=entry.timestamp_ms)
 
     def state_replaced(self) -> None:

@@ -45,6 +45,7 @@ class Faults:
         world.network.heal()
         for site in world.sites.values():
             site.disk_factor, site.hung_until = 1, 0
+            site.clock.set_wall(0)
             site.disk.fails = site.disk.pending_lie = None
             site.disk.free_bytes = 1 << 40
             if site.process is not None:
@@ -327,9 +328,35 @@ class Faults:
             seconds = self._rng.expovariate(1.0) * self._world.swarm.election_max_ms / 500
             self._struck("clock_jump", f"{site.name} {seconds:.3f} s ahead")
             site.clock.jump(seconds)
+            self._world.time_rules.monotonic_jumped(seconds)
 
-    def _wall_jump(self) -> None:
-        if site := self._victim():
-            seconds = self._rng.choice((-3600.0, -1.0, 1.0, 60.0, 3600.0))
-            self._struck("wall_jump", f"{site.name} {seconds:+.0f} s")
-            site.clock.jump_wall(seconds)
+    def _wall_wrong(self) -> None:
+        """Set a node's time of day wrong; one that is wrong is set right, and so is another when too many are."""
+        site = self._victim()
+        if site is None:
+            return
+        if site.clock.is_wrong:
+            site.clock.set_wall(0)
+            return
+        wrong = [each for each in self._world.sites.values() if each.clock.is_wrong]
+        names = self._world.names
+        if len(wrong) >= len(names) - majority(len(names)) and not self._world.swarm.most_clocks_err:
+            if not wrong:
+                return
+            self._rng.choice(wrong).clock.set_wall(0)
+        seconds = self._rng.choice((-3600.0, -600.0, 600.0, 3600.0, 174 * 365 * 86400.0))
+        rate = self._rng.choice((0.0, 0.0, 1.0, -0.5))
+        self._struck("wall_wrong", f"{site.name} {seconds:+.0f} s, {rate:+.1f} s each second")
+        site.clock.set_wall(seconds, rate)
+
+    def _time_reset(self) -> None:
+        """An operator asks the leader to set the cluster time: to the agreed clock, or to what is just as wrong."""
+        leader = self._world.leader()
+        if leader is not None and (process := leader.process) is not None:
+            far_ms = self._world.time_rules.true_ms() + self._rng.choice((-3_600_000, 3_600_000, 5 * 10**12))
+            is_blind = self._world.swarm.most_clocks_err and self._rng.random() < 0.5
+            process.run(self._ask_to_reset_time, (process, far_ms if is_blind else None))
+
+    def _ask_to_reset_time(self, process: Process, asked_ms: int | None) -> None:
+        if isinstance(time_ms := process.node.reset_time(asked_ms), int):
+            self._struck("time_reset", f"{process.site.name} proposes {time_ms}")

@@ -15,6 +15,7 @@ from tests.simulation import (
     mutants_service,
     mutants_slices,
     mutants_state,
+    mutants_time,
     mutants_timeouts,
     mutants_wounds,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "mutants_service",
     "mutants_slices",
     "mutants_state",
+    "mutants_time",
     "mutants_timeouts",
     "mutants_wounds",
     "planted",

@@ -231,6 +231,7 @@ class Process:
         state = self.node.raft.state
         self._check_no_work_is_left()
         self.observed = self.world.rules.node_changed(self.site.name, state, self.observed)
+        self.world.time_rules.event_ended(self)
         if state.heartbeat_due != self._heartbeat_due:
             rang_at, due = state.heartbeat_due - state.config.heartbeat_ms, self._heartbeat_due
             self._heartbeat_due = state.heartbeat_due

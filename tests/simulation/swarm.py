@@ -28,7 +28,8 @@ FAULTS: Final[dict[str, float]] = {
     "full_disk": 0.7,
     "no_room": 0.7,
     "clock_jump": 1.5,
-    "wall_jump": 1.5,
+    "wall_wrong": 1.5,
+    "time_reset": 0.6,
     "bit_rot": 0.6,
     "payload_rot": 1.0,
     "lost_write": 0.4,
@@ -74,6 +75,8 @@ class Swarm:
     reorder: float
     clock_drift: float
     """Largest deviation of a node's clock rate from 1."""
+    most_clocks_err: bool
+    """Whether more than a minority of the nodes' times of day may be wrong at a time."""
     fault_interval: int
     """Mean time between two faults; 0: none."""
     faults: tuple[str, ...]
@@ -139,6 +142,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         duplicate=rng.choice((0.005, 0.05)) if rng.random() < 0.5 else 0.0,
         reorder=rng.choice((0.01, 0.1)) if rng.random() < 0.5 else 0.0,
         clock_drift=rng.choice((0.0, 0.001, 0.05)),
+        most_clocks_err=rng.random() < 0.25,
         fault_interval=election_min * MS * rng.choice((2, 5, 15)) if faults else 0,
         faults=faults,
         clients=rng.choice((1, 3, 6)),

@@ -29,6 +29,7 @@ from tests.simulation.network import Network
 from tests.simulation.parts import Callback
 from tests.simulation.process import NOWHERE, Livelock, Process
 from tests.simulation.swarm import MS, Swarm, draw_swarm
+from tests.simulation.time_rules import TimeRules
 from tests.simulation.workload import OpenChanges
 from tests.support.raft_trace import event_words
 
@@ -47,14 +48,16 @@ class StatesDiffer(AssertionError):
 
 
 class Clock:
-    """One node's clocks: they run at a rate of their own, and jump."""
+    """One node's clocks: the monotonic one has a rate of its own, that of the day is right or wrong; both jump."""
 
     def __init__(self, world: World, rng: random.Random) -> None:
         drift = world.swarm.clock_drift
         self._world = world
         self._rate = 1.0 + rng.uniform(-drift, drift)
         self._offset_s = rng.uniform(0, 1_000_000)
-        self._wall_ns = EPOCH_MS * 1_000_000 + rng.randrange(-500, 500) * 1_000_000
+        self._right_ns = EPOCH_MS * 1_000_000 + rng.randrange(-200, 200) * 1_000_000
+        self._wrong_since_us = 0
+        self._wrong_ns, self._wrong_rate = 0, 0.0
 
     def monotonic(self) -> float:
         """Return the monotonic clock in seconds."""
@@ -62,7 +65,8 @@ class Clock:
 
     def time_of_day_ns(self) -> int:
         """Return the time of day."""
-        return self._wall_ns + int(self._world.now * self._rate * 1000)
+        wrong_us = (self._world.now - self._wrong_since_us) * self._wrong_rate
+        return self._right_ns + self._world.now * 1000 + self._wrong_ns + int(wrong_us * 1000)
 
     def world_time(self, when_s: float) -> int:
         """Return the virtual time at which the monotonic clock shows ``when_s``."""
@@ -75,9 +79,14 @@ class Clock:
         """Let the monotonic clock jump ahead, as after a suspended virtual machine."""
         self._offset_s += seconds
 
-    def jump_wall(self, seconds: float) -> None:
-        """Set the time of day ahead or back."""
-        self._wall_ns += int(seconds * 1e9)
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the time of day is."""
+        return bool(self._wrong_ns or self._wrong_rate)
+
+    def set_wall(self, wrong_s: float, rate: float = 0.0) -> None:
+        """Set the time of day wrong by so much, and by ``rate`` seconds more each second; (0, 0) sets it right."""
+        self._wrong_ns, self._wrong_rate, self._wrong_since_us = int(wrong_s * 1e9), rate, self._world.now
 
 
 class Site:
@@ -221,6 +230,8 @@ class World:
         )
         self.names = [member.node_id for member in members]
         self.sites = {member.node_id: Site(self, member, Membership(members)) for member in members}
+        self.epoch_ms = EPOCH_MS
+        self.time_rules = TimeRules(self)
         self.rules = ClusterInvariants({name: SiteDisk(site) for name, site in self.sites.items()})
         self.network = Network(self)
         self.clients = [Client(self, number) for number in range(1, self.swarm.clients + 1)]
@@ -241,6 +252,8 @@ class World:
         """Count an event that the running node logged."""
         self.counts[name] += 1
         self.running.campaigns.note(self.running, name)
+        if name == "cluster_time_begins":
+            self.time_rules.begins(fields)
         if self.is_traced:
             self.say(f"    {self.running.site.name} {event_words(name, fields)}")
 
@@ -335,6 +348,8 @@ class World:
         if "no_room" in self.swarm.faults:
             self._live_without_room()
         self._settle("heal every disk", lambda: all(site.is_sound for site in self.sites.values()))
+        if not self.faults["time_reset"]:
+            self._settle("let expire what has a time to live", self._has_nothing_to_expire)
         self._settle("agree", self._agrees)
         self._check_states()
         self._check_timeouts()
@@ -378,6 +393,10 @@ class World:
         log = leader.process.node.raft.log
         return bool(log.commit_index) and log.term_at(log.commit_index) == leader.process.node.raft.current_term
 
+    def _has_nothing_to_expire(self) -> bool:
+        """Return whether every key with a deadline is gone: after a reset, those given in the future are not."""
+        return not any(site.process.node.keeper.machine.summary.expires_count for site in self.up() if site.process)
+
     def _agrees(self) -> bool:
         logs = [site.process.node.raft.log for site in self.up() if site.process]
         if len(logs) < len(self.sites):
@@ -388,7 +407,10 @@ class World:
         """Every machine holds what the committed log, applied once and in order, makes."""
         reference = Machine(random.Random(0))
         for entry in self.committed:
-            reference.advance_time(entry.timestamp_ms)
+            if entry.kind is EntryKind.TIME_RESET:
+                reference.reset_time(entry.timestamp_ms)
+            else:
+                reference.advance_time(entry.timestamp_ms)
             if entry.kind is EntryKind.COMMANDS:
                 for args in decode_batch(entry.payload):
                     reference.execute(args)

@@ -30,8 +30,9 @@ from durable_raft.server.slices import STEPS_MAX, Steps
 from durable_raft.server.start.opening import open_node
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.storage.log.log_store import LogStore
-from durable_raft.wire.peer import AskTime, NodeMessage, TellTime
+from durable_raft.wire.peer import AskTime, NodeMessage
 from tests.support.desk_client import Client
+from tests.support.played_clocks import PlayedClocks
 from tests.support.raft_solo import accepted, vote
 from tests.support.raft_trace import message_words, write_words
 
@@ -180,10 +181,9 @@ class _Links:
             self._desk.note(f"sends to {envelope.target}: {message_words(envelope.message)}")
 
     def tell(self, target: NodeId, message: NodeMessage) -> None:
-        """What is none of the core's is not played here, but that peers have the time of day that this node has."""
+        """What is none of the core's is not played here, but for clocks."""
         if isinstance(message, AskTime):
-            answer = TellTime(message.asked_ms, self._desk.time_of_day_ms, 0, Index(0))
-            self._desk.loop.call_soon(self._desk.hear_time, target, answer)
+            self._desk.asked_time(target, message)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -205,7 +205,13 @@ class _Recorder:
 class Desk:
     """Node n1 among played peers; a ``server.platform.Platform`` and the clock of it."""
 
-    def __init__(self, data: NodeData, config: NodeConfig, slice_steps: int = STEPS_MAX) -> None:
+    def __init__(
+        self,
+        data: NodeData,
+        config: NodeConfig,
+        slice_steps: int = STEPS_MAX,
+        timeless: frozenset[NodeId] = frozenset(),
+    ) -> None:
         self.now = 10.0
         self.time_of_day_ms = 1_000_000
         self.clock = self
@@ -216,6 +222,7 @@ class Desk:
         self.crash_points = CrashPoints()
         self.recorder = _Recorder()
         self.unreachable: set[NodeId] = set()
+        self.clocks = PlayedClocks(set(timeless))
         self.effects: list[str] = []
         """What the node did to the world, in words."""
         self._clients: list[Client] = []
@@ -342,10 +349,11 @@ class Desk:
         self._events.receive(source, message)
         self.turn()
 
-    def hear_time(self, source: NodeId, message: TellTime) -> None:
-        """A peer, if it can be reached, tells n1 the time."""
-        if source not in self.unreachable:
-            self._events.receive(source, message)
+    def asked_time(self, peer: NodeId, question: AskTime) -> None:
+        """A peer that can be reached tells n1 the time, in the next turn."""
+        answer = self.clocks.answer(peer, question, self.time_of_day_ms)
+        if answer is not None and peer not in self.unreachable:
+            self.loop.call_soon(self._events.receive, peer, answer)
 
     def wait(self, seconds: float) -> None:
         """Let time pass; timers ring when they are due."""
@@ -434,7 +442,12 @@ class Desk:
 
 @contextmanager
 def desk_at(
-    place: Path, *, pending_bytes_max: int = 1 << 20, slice_steps: int = STEPS_MAX, **settings: Any
+    place: Path,
+    *,
+    pending_bytes_max: int = 1 << 20,
+    slice_steps: int = STEPS_MAX,
+    timeless: frozenset[NodeId] = frozenset(),
+    **settings: Any,
 ) -> Iterator[Desk]:
     """Give node n1 on a new directory at ``place``, a voter that knows no leader; it is stopped afterwards."""
     config = NodeConfig(
@@ -452,7 +465,7 @@ def desk_at(
     )
     data = open_node(config)
     try:
-        desk = Desk(data, config, slice_steps)
+        desk = Desk(data, config, slice_steps, timeless)
         desk.become_voter()
         yield desk
         assert desk.node.stop()

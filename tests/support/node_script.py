@@ -76,7 +76,7 @@ class Script:
             previous=raft.log.last,
             term=raft.current_term,
             kind=EntryKind.COMMANDS,
-            timestamp_ms=self._desk.time_of_day_ms,
+            timestamp_ms=max(self._desk.time_of_day_ms, self._desk.raft.log.last_timestamp_ms),
             payload=payload,
         )
         self._desk.follow(leader, entry, term=raft.current_term)

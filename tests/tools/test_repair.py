@@ -14,6 +14,7 @@ from durable_raft.server.start.opening import open_node
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.records import LOG, LOG_KEY
 from durable_raft.storage.state.store import LmdbKvStore
+from durable_raft.storage.time_request import is_time_reset_requested
 from tests.storage.raw import flip_bit
 from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, write
 from tests.tools import directories
@@ -210,3 +211,18 @@ def test_a_state_that_is_not_what_its_meta_says_is_not_taken(tmp_path: Path) -> 
     assert f"state: from {two}, at index 7, 40 keys" in said
     for directory in new_ones(tmp_path).values():
         assert raftlog("verify", directory)[0] == 0
+
+
+def test_a_reset_of_the_time_is_asked_for_beside_the_log(tmp_path: Path, log: list[Entry]) -> None:
+    """A dry run asks nobody; a sound directory gets the request and stays what it is, a wounded one's copy gets it."""
+    sound = directory_of(tmp_path, "n1", log, term=5)
+    wounded = directory_of(tmp_path, "n2", log, term=5)
+    code, said = raftlog("repair", sound, "--reset-time")
+    assert (code, is_time_reset_requested(sound)) == (1, False)
+    assert f"would ask the node of {sound}" in said
+    assert raftlog("repair", sound, "--reset-time", "--apply")[0] == 0
+    assert is_time_reset_requested(sound)
+    assert log_of(sound) == log
+    rot(wounded, 3)
+    assert raftlog("repair", sound, "--peers", wounded, "--reset-time", "--apply")[0] == 0
+    assert {is_time_reset_requested(new) for new in new_ones(tmp_path).values()} == {True}
