@@ -25,6 +25,7 @@ from durable_raft.server.clock import Timer
 from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.disk_watch import DiskWatch
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
+from durable_raft.server.expiry_timer import ExpiryTimer
 from durable_raft.server.log_writer import Flushed
 from durable_raft.server.logs import CORE_EVENT_LEVELS, event
 from durable_raft.server.memory import NodeMemory
@@ -147,7 +148,7 @@ class Node:
         self._unvoted_ticks = self._alarm_ticks = 0
         self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term, False)
         self._timer = CoreTimer(self._loop, self._clock, lambda: self.raft.role is Role.LEADER, self._on_timer)
-        self._expiry_timer: Timer | None = None
+        self._expiry_timer = ExpiryTimer(self._loop, self._process)
         self._housekeeping_timer: Timer | None = None
 
     def _keeper_of(self, data: NodeData, platform: Platform) -> StateKeeper:
@@ -185,9 +186,9 @@ class Node:
         """
         self._is_stopped = True
         self._timer.cancel()
-        for timer in (self._expiry_timer, self._housekeeping_timer):
-            if timer is not None:
-                timer.cancel()
+        self._expiry_timer.cancel()
+        if self._housekeeping_timer is not None:
+            self._housekeeping_timer.cancel()
         self.peers.close()
         if self._writer.stop(WRITER_STOP_S) and all(worker.stop(WRITER_STOP_S) for worker in self._workers):
             self.keeper.close()
@@ -430,14 +431,7 @@ class Node:
         if deadline is not None:
             self._timer.arm(deadline / 1000)
         deadline_ms = self.keeper.machine.next_deadline_ms() if self.raft.role is Role.LEADER else None
-        stamp_ms = self.timekeeper.stamp_ms() if deadline_ms is not None and self._expiry_timer is None else None
-        if deadline_ms is not None and stamp_ms is not None:
-            delay = max(0.0, (deadline_ms - stamp_ms) / 1000)
-            self._expiry_timer = self._loop.call_later(min(delay, 1.0) + 0.001, self._on_expiry_timer)
-
-    def _on_expiry_timer(self) -> None:
-        self._expiry_timer = None
-        self._process()
+        self._expiry_timer.arm(deadline_ms, self.timekeeper.stamp_ms)
 
     def _housekeeping(self) -> None:
         if self._is_stopped:
