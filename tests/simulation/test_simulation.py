@@ -45,6 +45,8 @@ QUICK_MUTANTS = {
     "pipelined_read_overtakes": 135,
     "applied_twice": 66,
     "expiry_by_own_clock": 89,
+    "own_clock_sets_time": 24,
+    "pace_unbounded": 1,
     "passed_entries_taken_for_acknowledged": 1,
     "lost_entries_never_found": 2,
     "compacted_match_named": 13,
