@@ -172,7 +172,10 @@ class Timekeeper:
             return
         self._told[source] = _Told(message.cluster_time_ms, now_ms, message.applied_index)
         if source == self._raft.leader_id:
-            self._time.set(message.cluster_time_ms, now_ms)
+            # An answer that was long under way is old: what was counted since an earlier one is nearer.
+            is_late = now_ms - message.asked_ms > self.bound_ms // 2
+            if not (is_late and self._time.is_known and self._time.time_ms(now_ms) > message.cluster_time_ms):
+                self._time.set(message.cluster_time_ms, now_ms)
 
     def ask(self) -> None:
         """Ask every other node what time it is."""

@@ -9,6 +9,7 @@ import random
 from typing import TYPE_CHECKING
 
 from durable_raft.raft.quorum import majority
+from durable_raft.server.agreed_clock import READING_LIFE_MS
 from durable_raft.server.crash_points import CRASH_POINTS
 from durable_raft.storage.log.records import LOG
 from tests.simulation.disk import LIES, OWNED_BYTES, Image
@@ -28,6 +29,8 @@ class Faults:
         self._world = world
         self._rng = random.Random(world.rng_of("faults"))
         self._is_over = False
+        self._read_wrong: dict[str, int] = {}
+        """Nodes whose clock was set right, and until when a wrong reading of it may count."""
         self._liars: list[tuple[Site, int]] = []
         """Sites that were damaged, and in which of their lives; until they are sound in a later one."""
         self._rotten: list[tuple[Site, bytes, bytes]] = []
@@ -331,19 +334,22 @@ class Faults:
             self._world.time_rules.monotonic_jumped(seconds)
 
     def _wall_wrong(self) -> None:
-        """Set a node's time of day wrong; one that is wrong is set right, and so is another when too many are."""
-        site = self._victim()
+        """Set a node's time of day wrong, or right if it is wrong; what others have read of it counts for a while."""
+        site, now = self._victim(), self._world.now
         if site is None:
             return
         if site.clock.is_wrong:
             site.clock.set_wall(0)
+            self._read_wrong[site.name] = now + READING_LIFE_MS * MS
             return
-        wrong = [each for each in self._world.sites.values() if each.clock.is_wrong]
         names = self._world.names
+        wrong = [
+            name
+            for name, each in self._world.sites.items()
+            if each.clock.is_wrong or self._read_wrong.get(name, 0) > now
+        ]
         if len(wrong) >= len(names) - majority(len(names)) and not self._world.swarm.most_clocks_err:
-            if not wrong:
-                return
-            self._rng.choice(wrong).clock.set_wall(0)
+            return
         seconds = self._rng.choice((-3600.0, -600.0, 600.0, 3600.0, 174 * 365 * 86400.0))
         rate = self._rng.choice((0.0, 0.0, 1.0, -0.5))
         self._struck("wall_wrong", f"{site.name} {seconds:+.0f} s, {rate:+.1f} s each second")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
     from tests.simulation.world import World
 
+SLOWEST_LINK: Final = 20
+"""The largest factor of a link that a fault makes slow (faults.py)."""
+
 TOLERANCE_MS: Final = 1_500
 """Clocks that are right differ by less than half a second here, and answers are read to a quarter of one."""
 
@@ -87,6 +90,9 @@ class TimeRules:
 
     def _check_truth(self, name: str, time_ms: int) -> None:
         offset = time_ms - self.true_ms()
-        drifted = TOLERANCE_MS + self._world.now / 1000 * self._world.swarm.clock_drift
-        if not -(drifted + self._behind_ms) <= offset <= drifted + self._ahead_ms:
+        swarm = self._world.swarm
+        drifted = TOLERANCE_MS + self._world.now / 1000 * swarm.clock_drift
+        # What a leader told is as old as the link was slow.
+        under_way = swarm.link_delay[1] / 1000 * (SLOWEST_LINK if self._world.faults["slow_link"] else 1)
+        if not -(drifted + self._behind_ms + under_way) <= offset <= drifted + self._ahead_ms:
             raise InvariantViolation(f"Cluster time: {name} stamps {offset} ms ahead of the true time")
