@@ -10,6 +10,7 @@
     ├── PeerError                 another node: its bytes are not believed
     │   ├── DamagedFrame          checksum, length or shape of a frame is wrong
     │   ├── UnknownFrameVersion   a frame of a version this build does not speak
+    │   ├── DiskReplaced          the disk at one end of a link was replaced by another under the same node id
     │   └── ForeignCluster        a frame that carries another cluster's id
     ├── RequestError              what our own commands meet when they ask a node over its client port
     │   ├── NodeUnreachable       nobody answers there, or no leader is found in time

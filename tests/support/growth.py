@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 FACTOR: Final = 16
@@ -36,3 +36,29 @@ def _cpu_s(work: Callable[[int], object], size: int) -> float:
     began = time.process_time()
     work(size)
     return time.process_time() - began
+
+
+def require_even(work: Callable[[], Iterable[object]], share: float) -> None:
+    """Require that no step of ``work()`` takes more than ``share`` of the processor time of all; the last may.
+
+    Raises:
+        AssertionError: one does in every round.
+    """
+    largest = float("inf")
+    for _ in range(ROUNDS):
+        times = list(_steps_s(work()))
+        largest = min(largest, max(times[:-1]) / sum(times))
+        if largest < share:
+            return
+    raise AssertionError(f"a step takes {largest:.2f} of the whole, at most {share:.2f} is right")
+
+
+def _steps_s(steps: Iterable[object]) -> Iterable[float]:
+    each = iter(steps)
+    while True:
+        began = time.thread_time()
+        try:
+            next(each)
+        except StopIteration:
+            return
+        yield time.thread_time() - began
