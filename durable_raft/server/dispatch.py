@@ -20,6 +20,7 @@ from durable_raft.kv.replies import CommandSteps, ErrorReply, Reply
 from durable_raft.kv.slots import key_slot
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import Entry, EntryKind, Index, Member, NodeId, Role
+from durable_raft.server.claims import Claims
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.pending import Batch, Forming, Queued, Slot, Waiting
 from durable_raft.server.slices import Jobs, Steps
@@ -41,11 +42,6 @@ _RETURNS_VALUES = frozenset({b"get", b"getdel", b"getset"})
 
 _SHOWS_TIME_LEFT = frozenset({b"ttl", b"pttl"})
 """Reads whose reply moves with the time of day; what they decide does not."""
-
-
-def _stored_bytes(size_bytes: int) -> int:
-    """Return a bound of what a command of this size takes on the disk: the pages around its pieces are not all full."""
-    return size_bytes * 5 // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +117,7 @@ class Dispatcher:
         """What was taken in and is not answered, wherever it waits."""
         self._last_proposed = Index(0)
         self._last_proposed_ms = 0
-        self.out_of_space: str | None = None
-        """Why commands that need memory are refused; None while there is room."""
-        self._room_bytes: int | None = None
-        """What may still be taken in before the disk is looked at again; None until it was looked at."""
+        self.claims = Claims(raft)
         self.is_caught_up = False
         """Whether the machine has been brought up to what a leader called committed; before, it holds too little even
         for a stale read."""
@@ -158,7 +151,7 @@ class Dispatcher:
 
     def _accept(self, waiting: Waiting) -> None:
         """Queue a command on the leader, refusing what there is no room for."""
-        if waiting.spec.is_write and (refusal := self._space_refusal(waiting)) is not None:
+        if waiting.spec.is_write and (refusal := self.claims.refusal(waiting)) is not None:
             waiting.slot.fill(ErrorReply(f"NOSPACE {refusal}"))
         elif self._is_full_for(waiting):
             self._refuse_overload(waiting)
@@ -166,34 +159,16 @@ class Dispatcher:
             if waiting.spec.is_write or waiting.slot.owner.batched:
                 self._forming.append_run(waiting)
                 waiting.slot.enter_batch()
-                if self._room_bytes is not None and waiting.spec.is_write:
-                    self._room_bytes -= _stored_bytes(waiting.size_bytes)
+                if waiting.spec.is_write:
+                    self.claims.take_in(waiting)
             else:
                 self._free_reads.append(waiting)
             self._wake()
 
     def note_space(self, free_bytes: int, reserve_bytes: int) -> None:
-        """Note how much can be written; what was taken in and may not be written yet has a claim on it already."""
+        """Note how much can be written."""
         claimed = self._forming.size_bytes + sum(batch.size_bytes for batch in self._inflight.values())
-        self._room_bytes = free_bytes - reserve_bytes - _stored_bytes(claimed)
-        self.out_of_space = None
-        if free_bytes < reserve_bytes:
-            self.out_of_space = (
-                f"{free_bytes} bytes are free for the log and {reserve_bytes} are held in reserve: writes are refused"
-            )
-
-    def _space_refusal(self, waiting: Waiting) -> str | None:
-        """Return why there is no room for a command; a fast client fills a disk between two looks at it."""
-        if not waiting.spec.needs_memory:
-            is_full = not self._raft.has_room_for(waiting.size_bytes)
-            return "the disk is full: what is left is for votes" if is_full else None
-        if not self._raft.is_room_ample:
-            return self.out_of_space or "a majority of the nodes has less room than is held in reserve"
-        if self.out_of_space is None and self._room_bytes is not None:
-            needed = _stored_bytes(waiting.size_bytes)
-            if needed > self._room_bytes:
-                return f"{max(0, self._room_bytes)} bytes are free above the reserve and {needed} are needed"
-        return self.out_of_space
+        self.claims.note_space(free_bytes, reserve_bytes, claimed)
 
     def _hold(self, waiting: Waiting) -> None:
         if self._is_full_for(waiting):

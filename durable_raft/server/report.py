@@ -79,7 +79,7 @@ class Reporter:
             patience=raft.patience(int(now * 1000)),
             settings=self._settings,
             alarms={alarm.name: alarm.text for alarm in node.alarms()},
-            write_refusal=node.dispatcher.out_of_space,
+            write_refusal=node.dispatcher.claims.out_of_space,
             memory_shares=self._memory_shares(),
             memory_bytes=memory_bytes,
             resident_bytes=resident_bytes,

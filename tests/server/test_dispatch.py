@@ -300,7 +300,7 @@ def test_out_of_space_refuses_what_needs_memory_only(leading: Desk) -> None:
     client = leading.client()
     client.send("set a 1")
     leading.acknowledge()
-    leading.dispatcher.out_of_space = "1 byte is free"
+    leading.dispatcher.claims.out_of_space = "1 byte is free"
     client.send("set b 2", "get a", "del a")
     leading.acknowledge()
     assert client.replies[1:] == [b"-NOSPACE 1 byte is free\r\n", b"$1\r\n1\r\n", b":1\r\n"]
