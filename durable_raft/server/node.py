@@ -40,7 +40,7 @@ from durable_raft.server.state.keeper import StateEvents, StateKeeper
 from durable_raft.server.time_resets import TimeResets
 from durable_raft.server.timekeeper import Timekeeper
 from durable_raft.storage.state.meta import KvMeta
-from durable_raft.wire.peer import AskTime, FetchSnapshot, NodeMessage, SnapshotChunk, StateHash, TellTime
+from durable_raft.wire.messages import AskTime, FetchSnapshot, NodeMessage, SnapshotChunk, StateHash, TellTime
 
 _logger = logging.getLogger(__name__)
 

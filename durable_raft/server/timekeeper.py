@@ -27,7 +27,7 @@ from durable_raft.server.agreed_clock import AgreedClock, Agreement
 from durable_raft.server.clock import Clock
 from durable_raft.server.cluster_time import ClusterTime
 from durable_raft.server.logs import event
-from durable_raft.wire.peer import AskTime, TellTime
+from durable_raft.wire.messages import AskTime, TellTime
 
 _logger = logging.getLogger(__name__)
 

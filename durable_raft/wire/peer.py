@@ -17,11 +17,10 @@ One frame (big-endian)::
 The header has a checksum of its own, because a length must be believed before the body is there: were a damaged length
 noticed only with the body, a link could wait for bytes that nobody sends, and look alive all the while.
 
-A message whose body would be longer than one piece travels in several frames (pieces.py). For all others the body is a
-msgpack array of the message's fields in the order of its class. AppendEntries carries its entries as arrays
-``[term, kind, timestamp_ms, crc, chain, payload]``; their indexes are ``prev_log_index + 1, + 2, …``, so that no bytes
-can say "not contiguous". In FetchEntriesResponse the index stands before them; a point of the log is ``[index,
-term, chain]``.
+A message whose body would be longer than one piece travels in several frames (pieces.py). Else the body is a msgpack
+array of the message's fields in the order of its class. AppendEntries carries its entries as arrays ``[term, kind,
+timestamp_ms, crc, chain, payload]``; their indexes are ``prev_log_index + 1, + 2, …``, so that no bytes can say "not
+contiguous". In FetchEntriesResponse the index comes first; a point of the log is ``[index, term, chain]``.
 
 This is the gateway for what comes from other nodes. What ``FrameParser`` returns has these properties, which all others
 may assume: 1. every field is of its type, every number in [0, 2^63), every checksum in [0, 2^32); 2. entries are
@@ -38,7 +37,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgpack
 
 from durable_raft.checksum import ALGORITHM_CRC32C, crc32c
-from durable_raft.errors import DamagedFrame, ForeignCluster, InvariantViolation, PeerError, UnknownFrameVersion
+from durable_raft.errors import DamagedFrame, ForeignCluster, PeerError, UnknownFrameVersion
 from durable_raft.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -65,10 +64,10 @@ from durable_raft.wire.messages import (
     StateHash,
     TellTime,
 )
-from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX, Assembly, Bulk, lift, unpack_head
+from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX, Assembly, Bulk, unpack_head
+from durable_raft.wire.rows import ENTRIES_AT, fields_of
 
 __all__ = [
-    "AskTime",
     "FetchSnapshot",
     "FrameEncoder",
     "FrameKind",
@@ -79,7 +78,6 @@ __all__ = [
     "PeerMessage",
     "SnapshotChunk",
     "StateHash",
-    "TellTime",
     "decode_body",
     "encode_frame",
 ]
@@ -142,7 +140,7 @@ class FrameEncoder:
     def _encode(self, message: PeerMessage) -> bytes | Bulk:
         blobs: list[bytes] = []
         kind = _KINDS[type(message)]
-        body: bytes = msgpack.packb(_fields_of(message, blobs))
+        body: bytes = msgpack.packb(fields_of(message, blobs))
         if blobs or len(body) > FRAME_BODY_BYTES_MAX:
             return Bulk(kind, body, blobs)
         return self._frame(kind, body)
@@ -152,45 +150,6 @@ class FrameEncoder:
             MAGIC, FRAME_VERSION, ALGORITHM_CRC32C, kind, FLAGS, self._cluster_id, len(body), crc32c(body)
         )
         return b"".join((header, _CRC.pack(crc32c(header)), body))
-
-
-def _fields_of(message: PeerMessage, blobs: list[bytes]) -> tuple[object, ...]:
-    """Return what is packed of ``message``; what is longer than a piece goes into ``blobs``."""
-    if isinstance(message, AppendEntries):
-        return _append_entries_fields(message, blobs)
-    if isinstance(message, FetchEntries):
-        return ([_point_row(point) for point in message.wanted],)
-    if isinstance(message, FetchEntriesResponse):
-        rows = [(entry.index, *_entry_row(entry, blobs)) for entry in message.entries]
-        absent = [_point_row(point) for point in message.absent]
-        return (message.term, rows, absent, _point_row(message.snapshot), _point_row(message.base))
-    if isinstance(message, SnapshotChunk):
-        keys = [lift(key, blobs) for key in message.keys]
-        values = [lift(value, blobs) for value in message.values]
-        after_key = lift(message.after_key, blobs)
-        return (*message[:_AFTER_KEY_AT], after_key, keys, values, *message[_AFTER_KEY_AT + 3 :])
-    return message
-
-
-def _append_entries_fields(message: AppendEntries, blobs: list[bytes]) -> tuple[object, ...]:
-    entries = message.entries
-    if not entries:
-        return message
-    first, last = message.prev_log_index + 1, message.prev_log_index + len(entries)
-    if entries[0].index != first or entries[-1].index != last:
-        raise InvariantViolation(
-            f"AppendEntries after {message.prev_log_index}: entries {entries[0].index}..{entries[-1].index}, "
-            f"expected {first}..{last}"
-        )
-    return (*message[:_ENTRIES_AT], [_entry_row(entry, blobs) for entry in entries], *message[_ENTRIES_AT + 1 :])
-
-
-def _entry_row(entry: Entry, blobs: list[bytes]) -> tuple[object, ...]:
-    return (entry.term, entry.kind, entry.timestamp_ms, entry.crc, entry.chain, lift(entry.payload, blobs))
-
-
-def _point_row(point: LogPoint) -> tuple[int, int, int]:
-    return (point.index, point.term, point.chain)
 
 
 # -- frames ---------------------------------------------------------------------------------------------------------
@@ -396,8 +355,6 @@ _SHAPES: Final[dict[int, _Shape]] = {
 }
 _KINDS: Final[dict[type, FrameKind]] = {shape.message: FrameKind(kind) for kind, shape in _SHAPES.items()}
 
-_ENTRIES_AT: Final = AppendEntries._fields.index("entries")
-_AFTER_KEY_AT: Final = SnapshotChunk._fields.index("after_key")
 _ENTRY_FIELDS: Final = ("term", "kind", "timestamp_ms", "crc", "chain", "payload")
 _ENTRY_CHECKS: Final = (_NUMBER, _ENTRY_KIND, _NUMBER, _SUM, _SUM, _PAYLOAD)
 
@@ -423,7 +380,7 @@ def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMess
         raise DamagedFrame(f"{message.__name__}: the body is no msgpack: {type(error).__name__}: {error}") from error
     _check_fields(message.__name__, message._fields, checks, fields)
     if message is AppendEntries:
-        fields[_ENTRIES_AT] = _decode_entries(*fields[: _ENTRIES_AT + 1])
+        fields[ENTRIES_AT] = _decode_entries(*fields[: ENTRIES_AT + 1])
     elif message is Resume:
         fields[1] = _decode_lives(fields[1])
     elif message is AppendEntriesResponse:

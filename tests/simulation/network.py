@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from durable_raft.raft.messages import AppendEntries, stands_on
 from durable_raft.raft.types import NodeId
-from durable_raft.wire.peer import AskTime, FetchSnapshot, NodeMessage, SnapshotChunk, StateHash, TellTime
+from durable_raft.wire.messages import AskTime, FetchSnapshot, NodeMessage, SnapshotChunk, StateHash, TellTime
 from tests.support.raft_trace import message_words
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from durable_raft.server.slices import STEPS_MAX, Steps
 from durable_raft.server.start.opening import open_node
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.storage.log.log_store import LogStore
-from durable_raft.wire.peer import AskTime, NodeMessage
+from durable_raft.wire.messages import AskTime, NodeMessage
 from tests.support.desk_client import Client
 from tests.support.played_clocks import PlayedClocks
 from tests.support.raft_solo import accepted, vote

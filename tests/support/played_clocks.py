@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from durable_raft.raft.types import Index, NodeId
-from durable_raft.wire.peer import AskTime, TellTime
+from durable_raft.wire.messages import AskTime, TellTime
 
 
 @dataclass

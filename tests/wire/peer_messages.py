@@ -19,15 +19,14 @@ from durable_raft.raft.messages import (
     ResumeResponse,
 )
 from durable_raft.raft.types import Entry, EntryKind, Index, Life, LogPoint, NodeId, Term, make_entry
+from durable_raft.wire.messages import AskTime, TellTime
 from durable_raft.wire.peer import (
-    AskTime,
     FetchSnapshot,
     Hello,
     HelloReply,
     PeerMessage,
     SnapshotChunk,
     StateHash,
-    TellTime,
 )
 
 CLUSTER = bytes(range(16))
