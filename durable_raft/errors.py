@@ -11,7 +11,8 @@
     │   ├── DamagedFrame          checksum, length or shape of a frame is wrong
     │   ├── UnknownFrameVersion   a frame of a version this build does not speak
     │   ├── DiskReplaced          the disk at one end of a link was replaced by another under the same node id
-    │   └── ForeignCluster        a frame that carries another cluster's id
+    │   ├── ForeignCluster        a frame that carries another cluster's id
+    │   └── PeerMisbehaved        a frame that is whole and says what no correct node says
     ├── RequestError              what our own commands meet when they ask a node over its client port
     │   ├── NodeUnreachable       nobody answers there, or no leader is found in time
     │   ├── ErrorAnswered         the node answered with an error line
@@ -78,6 +79,10 @@ class DiskReplaced(PeerError):
 
 class ForeignCluster(PeerError):
     """A peer frame that carries another cluster's id."""
+
+
+class PeerMisbehaved(PeerError):
+    """A message that no correct node sends: its sender is buggy, of another version, or a liar. Nothing has changed."""
 
 
 class RequestError(DurableRaftError):

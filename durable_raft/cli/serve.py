@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 
 import click
@@ -47,6 +48,8 @@ def serve(**flags: object) -> None:
     """
     config = load_config(flags, os.environ)
     output = start_logging(node_id=config.node_id, level=config.log_level, log_format=config.log_format)
+    # From the first moment on: by default it would end the process.
+    signal.signal(signal.SIGHUP, lambda *_: output.reopen())
     try:
         # Imported late: a mistake in the configuration is told before the whole server is loaded.
         from durable_raft.server.process import run

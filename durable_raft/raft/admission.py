@@ -13,6 +13,9 @@ not, because it is older than this rule, says that it knew another.) A new disk 
 - else when all have answered and the leader admits it: a ReadIndex round that was begun after the disk asked is
   confirmed by a majority that does not count it, and its log matches up to what was committed then.
 
+A uuid is believed of the node that was met at its address, on the link that it speaks for (server/hearing.py). So an
+introduction comes from whoever holds that address, and a stranger cannot have a disk replaced that is in use.
+
 Why that is enough. From the moment t at which a peer knows the new disk it drops what still comes from the old one, a
 vote counted in an open election included; so after the last such t nothing new rests on a promise of the old disk. A
 commit or an election that rests on one was complete before, and shares a node with the majority that confirmed the
@@ -134,8 +137,8 @@ def void(state: RaftState, now: int, source: NodeId, nonce: bytes) -> None:
     state.votes.pop(source, None)
     if state.role is Role.LEADER:
         state.read_round += 1
-        progress = state.progress[source] = Progress(Index(state.log.last.index + 1), now)
-        progress.is_voter, progress.heed_from = False, state.read_round
+        progress = _begin_again(state, now, source)
+        progress.heed_from = state.read_round
 
 
 def know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
@@ -153,9 +156,18 @@ def know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
         state.observe("disk_replaced", peer=source, uuid=node_uuid.hex(), was=known.node_uuid.hex())
         state.votes.pop(source, None)
         if state.role is Role.LEADER:
-            progress = state.progress[source] = Progress(Index(state.log.last.index + 1), now)
-            progress.is_voter = False
+            _begin_again(state, now, source)
     return True
+
+
+def _begin_again(state: RaftState, now: int, source: NodeId) -> Progress:
+    """Know nothing of what ``source`` holds any more, and do not count it; return what is known now."""
+    progress = Progress(Index(state.log.last.index + 1), now)
+    progress.is_voter = False
+    # It may have been sent some of it already, before this node heard whose disk it is.
+    progress.sent_index = state.progress[source].sent_index
+    state.progress[source] = progress
+    return progress
 
 
 # -- the leader -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from durable_raft.raft import (
     replication,
     room,
     snapshots,
+    validation,
     work_list,
 )
 from durable_raft.raft.log import LogView, RaftLog
@@ -191,10 +192,15 @@ class Raft:
             election.ask_for_votes(state, now)
 
     def step(self, now: int, source: NodeId, message: Message) -> None:
-        """Take a message from ``source`` (Figure 2, Rules for Servers)."""
+        """Take a message from ``source`` (Figure 2, Rules for Servers).
+
+        Raises:
+            PeerMisbehaved: no correct node sends it; nothing has changed (validation.py).
+        """
         state = self._state
         if source not in state.peers:
             raise InvariantViolation(f"message from {source}, which is no peer of {state.config.node_id}")
+        validation.validate(state, now, source, message)
         if isinstance(message, TermlessMessage):
             self._step_aside(now, source, message)
             return
@@ -430,6 +436,7 @@ class Raft:
         if isinstance(message, RequestVoteResponse) and message.pre_vote and message.vote_granted:
             return True
         leader = source if isinstance(message, (AppendEntries, InstallSnapshot)) else None
+        state.term_budget.spend(now, message.term - state.current_term)
         state.become_follower(now, message.term, leader)
         return True
 

@@ -24,16 +24,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from durable_raft.raft.log import EntriesLost
-from durable_raft.raft.messages import FetchEntries, FetchEntriesResponse
+from durable_raft.raft.messages import FETCH_ENTRIES_MAX, FetchEntries, FetchEntriesResponse
 from durable_raft.raft.ready import Offer
 from durable_raft.raft.state import RaftState, Search
 from durable_raft.raft.types import Entry, Index, LogPoint, LostEntry, NodeId, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-ASKED_MAX: Final = 64
-"""Entries asked for at once."""
 
 PATIENCE: Final = 20
 """Rounds of asking every peer before lost entries are given up as far as they are not needed."""
@@ -69,12 +66,14 @@ def fetch(state: RaftState) -> None:
     if state.peers:
         _ask(state, state.peers[state.search.rounds % len(state.peers)])
     if state.search.rounds % _patience(state) == 0:
-        missing = ",".join(f"{each.index}/t{each.term}/{each.crc:08x}" for each in state.log.wanted()[:ASKED_MAX])
+        missing = ",".join(
+            f"{each.index}/t{each.term}/{each.crc:08x}" for each in state.log.wanted()[:FETCH_ENTRIES_MAX]
+        )
         state.observe("entries_missing", entries=missing, count=len(state.log.lost))
 
 
 def _ask(state: RaftState, peer: NodeId) -> None:
-    wanted = state.log.wanted()[:ASKED_MAX]
+    wanted = state.log.wanted()[:FETCH_ENTRIES_MAX]
     if wanted:
         state.send(peer, FetchEntries(tuple(LogPoint(each.index, each.term, each.chain) for each in wanted)))
 

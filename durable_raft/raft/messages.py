@@ -6,9 +6,15 @@ Sender and receiver are not part of a message: the link it came by is authentica
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from durable_raft.raft.types import DiskRoom, Entry, Index, Life, LogPoint, NodeId, Term
+
+APPEND_ENTRIES_MAX: Final = 1024
+"""Entries in one AppendEntries: each costs the follower's loop some microseconds, however small it is."""
+
+FETCH_ENTRIES_MAX: Final = 64
+"""Entries asked for in one FetchEntries: so many are looked up without keeping others waiting."""
 
 
 class RequestVote(NamedTuple):

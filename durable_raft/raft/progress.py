@@ -38,6 +38,7 @@ class Progress:
         "pace",
         "probe_sent",
         "room",
+        "sent_index",
         "sent_round",
     )
 
@@ -56,6 +57,8 @@ class Progress:
         """The oldest of them at the last heartbeat."""
         self.heard_at = now
         """When the follower last answered in this term (ms); CheckQuorum counts it (Ongaro §6.2)."""
+        self.sent_index = Index(0)
+        """Up to where the follower was sent this log or asked about it in this term: it acknowledges no more."""
         self.sent_round = 0
         """Newest ReadIndex round that any AppendEntries to this follower carried."""
         self.acked_round = 0

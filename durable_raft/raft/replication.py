@@ -19,7 +19,7 @@ from typing import Final
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft import admission, contradiction, healing, room
 from durable_raft.raft.log import RaftLog
-from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, InstallSnapshot
+from durable_raft.raft.messages import APPEND_ENTRIES_MAX, AppendEntries, AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.progress import Pace, Progress
 from durable_raft.raft.quorum import majority_value
 from durable_raft.raft.state import RaftState
@@ -30,9 +30,6 @@ _NEVER: Final = -(1 << 62)
 
 PROMPT_BYTES: Final = 256 << 10
 """Payload bytes in flight behind which nothing waits for long; one piece of a link (wire/pieces.py)."""
-
-APPEND_ENTRIES_MAX: Final = 1024
-"""Entries in one AppendEntries: each costs the follower's loop some microseconds, however small it is."""
 
 # -- leader -----------------------------------------------------------------------------------------------------------
 
@@ -125,8 +122,6 @@ def handle_append_response(state: RaftState, now: int, source: NodeId, message: 
         advance_commit_index(state)
     if not message.success:
         _handle_rejection(state, progress, message)
-    elif message.match_index > state.log.last.index:
-        raise InvariantViolation(f"{source} matches up to {message.match_index}, beyond last {state.log.last.index}")
     elif progress.became_matched(message.match_index):
         advance_commit_index(state)
 
@@ -227,6 +222,7 @@ def _send(state: RaftState, peer: NodeId, progress: Progress, place: Index, entr
         read_round=state.read_round,
         admits=admission.admitted_disk(state, peer, progress),
     )
+    progress.sent_index = max(progress.sent_index, Index(place + len(entries)))
     state.send(peer, message)
 
 
@@ -260,10 +256,11 @@ def handle_append_entries(state: RaftState, now: int, source: NodeId, message: A
         previous = LogPoint(log.base.index, entries[skip - 1].term, entries[skip - 1].chain)
         entries = entries[skip:]
     if previous.index > log.last.index:
-        return _reject(state, source, message, Index(log.last.index + 1), Term(0))
+        return _reject(state, source, message, Index(log.last.index + 1), Term(0), message.read_round)
     term_here = log.term_at(previous.index)
     if term_here != previous.term:
-        return _reject(state, source, message, log.first_index_of_term_at(previous.index), term_here)
+        conflict = log.first_index_of_term_at(previous.index)
+        return _reject(state, source, message, conflict, term_here, message.read_round)
     known = _count_known(log, entries)
     for point in (previous, entries[known - 1]) if known else (previous,):
         if log.chain_at(point.index) != point.chain:
@@ -324,7 +321,12 @@ def matching(state: RaftState, match_index: Index, read_round: int) -> AppendEnt
 
 
 def _reject(
-    state: RaftState, source: NodeId, message: AppendEntries | InstallSnapshot, index: Index, term: Term
+    state: RaftState,
+    source: NodeId,
+    message: AppendEntries | InstallSnapshot,
+    index: Index,
+    term: Term,
+    read_round: int,
 ) -> None:
     answer = AppendEntriesResponse(
         term=state.current_term,
@@ -333,7 +335,7 @@ def _reject(
         conflict_index=index,
         conflict_term=term,
         rejected_index=message.prev_log_index if isinstance(message, AppendEntries) else Index(0),
-        read_round=message.read_round,
+        read_round=read_round,
         is_voter=state.is_voter,
         asks_admission=admission.asks(state),
         room=room.own(state),
@@ -342,5 +344,8 @@ def _reject(
 
 
 def reject_old_leader(state: RaftState, source: NodeId, message: AppendEntries | InstallSnapshot) -> None:
-    """Refuse an AppendEntries or InstallSnapshot of an older term, telling the newer one (Figure 2, receiver 1)."""
-    _reject(state, source, message, Index(0), Term(0))
+    """Refuse an AppendEntries or InstallSnapshot of an older term, telling the newer one (Figure 2, receiver 1).
+
+    It confirms no ReadIndex round: a leader may hear this late, when it leads the newer term itself.
+    """
+    _reject(state, source, message, Index(0), Term(0), 0)

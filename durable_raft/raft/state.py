@@ -17,6 +17,7 @@ from durable_raft.raft.patience import flush_patience_ms
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.ready import Offer, ReadReady, Write
+from durable_raft.raft.term_budget import TermBudget
 from durable_raft.raft.timeouts import Timeouts
 from durable_raft.raft.types import HardState, Index, LogPoint, NodeId, RaftConfig, Role, Standing, StoredLog, Term
 
@@ -132,7 +133,7 @@ class RaftState:
         self.is_whole = has_state
         """Whether the machine has a state to apply entries to: without one this node votes, but never leads."""
         self.offer: Offer | None = None
-        self.timeouts = Timeouts(config)
+        self.timeouts, self.term_budget = Timeouts(config), TermBudget(now)
         self.peers: tuple[NodeId, ...] = tuple(voter for voter in config.voters if voter != config.node_id)
 
         self.hard_state: HardState = stored.hard_state
@@ -389,6 +390,7 @@ class RaftState:
     def spend_vote(self, now: int, term: Term) -> None:
         """Be in ``term`` at least, and vote no more in it: such a vote may have been given and forgotten (lives.py)."""
         if term > self.current_term:
+            self.term_budget.spend(now, term - self.current_term)
             self.become_follower(now, term, None)
         if term == self.current_term and self.voted_for is None:
             self.hard_state = HardState(term, self.config.node_id)

@@ -5,6 +5,8 @@
     2026-11-23T05:49:00.123Z INFO node=n1 event=became_leader term=3
     {"time": "2026-11-23T05:49:00.123Z", "level": "INFO", "node": "n1", "event": "became_leader", "term": 3}
 
+A log that goes to a file can be rotated: move the file away and send SIGHUP (``reopen``).
+
 The event loop only puts a record into a bounded queue. Whoever reads stderr may stop reading: a full pipe then stalls
 the log thread and no heartbeat, and what does not fit into the queue is counted and reported once lines flow again.
 Keys and values of clients are never logged.
@@ -18,9 +20,11 @@ import os
 import queue
 import re
 import select
+import stat
 import threading
 import time
 from logging.handlers import QueueHandler
+from pathlib import Path
 from typing import Final
 
 QUEUE_RECORDS_MAX: Final = 8192
@@ -144,6 +148,8 @@ class LogOutput:
     def __init__(self, formatter: logging.Formatter, level: int, descriptor: int) -> None:
         self._formatter = formatter
         self._descriptor = descriptor
+        self._path = _path_of(descriptor)
+        """Where the log goes, if that is a file."""
         self._records: queue.Queue[logging.LogRecord | None] = queue.Queue(QUEUE_RECORDS_MAX)
         self._handler = _Enqueue(self._records)
         self._unwritten = 0
@@ -170,6 +176,27 @@ class LogOutput:
             return False
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
+
+    def reopen(self) -> bool:
+        """Go on in a new file at the old one's path, which was moved away; return False when the log is no file.
+
+        A signal handler may call it.
+        """
+        if self._path is None:
+            return False
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self._path, flags, stat.S_IMODE(os.fstat(self._descriptor).st_mode))
+        except OSError:
+            # Its directory may be gone: better a log at the old place than none.
+            return False
+        os.dup2(descriptor, self._descriptor)
+        os.close(descriptor)
+        # Written here: a signal may have come while the queue was locked by this very thread.
+        record = logging.LogRecord(__name__, logging.INFO, "", 0, "log_reopened", (), None)
+        record.fields = {"path": self._path}
+        self._write(record)
+        return True
 
     def _run(self) -> None:
         while (record := self._records.get()) is not None:
@@ -206,6 +233,14 @@ class LogOutput:
             except OSError:
                 self._unwritten += 1
                 return
+
+
+def _path_of(descriptor: int) -> str | None:
+    try:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink()) if is_file else None
+    except OSError:
+        return None
 
 
 def start_logging(*, node_id: str, level: str, log_format: str, descriptor: int = 2) -> LogOutput:

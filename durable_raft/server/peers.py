@@ -1,8 +1,10 @@
 """Links between nodes: each node dials every other and sends on the link it dialled; it hears on those it accepted.
 
 A link carries frames of wire/peer.py and begins with a handshake: the dialler says who it is and whom it wants, the
-other end accepts or says why not. A link that fails is dialled again after a pause that grows; what could not be sent
-is dropped, which Raft is made for. What is sent in which order: link_queue.py.
+other end has that confirmed at the address of the node that is named (callers.py), and accepts (hearing.py). Whoever
+does not know the cluster id is told nothing, not even why. A link that fails is dialled again after a pause that grows;
+what could not be sent is dropped, which Raft is made for. So is a link on which something is said that no correct node
+says. What is sent in which order: link_queue.py.
 """
 
 from __future__ import annotations
@@ -10,67 +12,58 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
+import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from durable_raft import __version__
 from durable_raft.addresses import parse_address
 from durable_raft.errors import DiskReplaced, DurableRaftError, PeerError
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import Identity, Member, NodeId
+from durable_raft.server.callers import CHALLENGE_BYTES, Callers
+from durable_raft.server.complaints import Complaints
 from durable_raft.server.half_sent import HalfSent
+from durable_raft.server.hearing import HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT_S, Accepted, Receive, tune
 from durable_raft.server.link_queue import LinkQueue
 from durable_raft.server.logs import event
-from durable_raft.wire.peer import FrameEncoder, FrameParser, Hello, HelloReply, NodeMessage, PeerMessage, encode_frame
-from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX
+from durable_raft.wire.messages import Confirm, Confirmed
+from durable_raft.wire.peer import FrameEncoder, FrameParser, Hello, HelloReply, NodeMessage, encode_frame
 
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 1.0
 """Pause before a failed link is dialled again: doubled each time between these, so that a node that comes back is
 reached within a second and a dead one costs nothing."""
 
-HANDSHAKE_TIMEOUT_S = 2.0
-HANDSHAKE_BYTES_MAX = 64 << 10
-"""Body of the longest frame that is taken from somebody who has not said who it is."""
-
-MESSAGE_BYTES_MAX = 1 << 30
-"""Largest message taken from a peer in pieces: one entry may hold a value of the largest size, with its batch."""
-
-UNSENT_BYTES_MAX = 128 << 10
-"""Bytes that the kernel takes before it has sent those before them: they stand in front of the next heartbeat."""
-
-WINDOW_BYTES_MAX = 1 << 20
-"""Bytes that the kernel takes from a peer before this node has read those before them."""
-
-TCP_USER_TIMEOUT_MS = 5000
-"""How long sent bytes may stay unacknowledged before the kernel gives the link up: a host may vanish silently."""
-
 _logger = logging.getLogger(__name__)
 
-Receive = Callable[[NodeId, NodeMessage], None]
-
-
-def _tune(transport: asyncio.BaseTransport) -> None:
-    sock = transport.get_extra_info("socket")
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
-    if hasattr(socket, "TCP_WINDOW_CLAMP"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, WINDOW_BYTES_MAX)
+_CLOSED: Final = (
+    "closed before the handshake: another cluster id, another version, or it could not confirm this node at the address"
+    " that it knows of it; its log says which"
+)
 
 
 class _Dialled(asyncio.Protocol):
     """The sending end of a link: says hello, waits to be accepted, then only writes."""
 
-    def __init__(self, identity: Identity, target: NodeId, queue: LinkQueue) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        target: NodeId,
+        callers: Callers,
+        queue: LinkQueue | None = None,
+        on_made: Callable[[_Dialled], None] | None = None,
+    ) -> None:
+        """Bind the parts: without ``queue`` it only asks, and nothing else is sent on it."""
         self._identity = identity
         self._target = target
+        self._callers = callers
         self._queue = queue
+        self._on_made = on_made
+        self.challenge = secrets.token_bytes(CHALLENGE_BYTES)
         self._parser = FrameParser(identity.cluster_id, HANDSHAKE_BYTES_MAX)
         self.transport: asyncio.Transport
         """There from ``connection_made`` on."""
@@ -78,21 +71,35 @@ class _Dialled(asyncio.Protocol):
         # Nobody may be waiting any more when it fails; an error that nobody fetched would look like a bug of ours.
         self.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the peer has confirmed a claim on this link."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say who dials, and whom."""
         self.transport = transport = cast("asyncio.Transport", transport)
-        _tune(transport)
+        tune(transport)
         # uvloop would keep what is written until the end of the turn; a lone write's flush is part of that turn.
         transport.set_write_buffer_limits(high=0)
-        hello = Hello(self._identity.node_id, self._identity.node_uuid, self._target, __version__)
-        transport.write(encode_frame(self._identity.cluster_id, hello))
+        identity = self._identity
+        hello = Hello(identity.node_id, identity.node_uuid, self._target, __version__, self.challenge)
+        transport.write(encode_frame(identity.cluster_id, hello))
+        if self._on_made is not None:
+            self._on_made(self)
+        for challenge in self._callers.of(self._target):
+            self.ask(challenge)
+
+    def ask(self, challenge: bytes) -> None:
+        """Ask whoever listens there whether it has dialled the link that carries ``challenge``."""
+        self.transport.write(encode_frame(self._identity.cluster_id, Confirm(challenge)))
 
     def data_received(self, data: bytes) -> None:
-        """Take the answer to the handshake."""
+        """Take the answer to the handshake, and to what was asked."""
         try:
             for message in self._parser.feed(data):
-                if isinstance(message, HelloReply) and not self.answer.done():
+                if isinstance(message, Confirmed):
+                    if self._callers.confirm(self._target, message.challenge) and not self.confirmed.done():
+                        self.confirmed.set_result(None)
+                elif isinstance(message, HelloReply) and not self.answer.done():
                     self.answer.set_result(message)
         except PeerError as error:
             if not self.answer.done():
@@ -101,16 +108,18 @@ class _Dialled(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Have no more pieces written: the kernel did not take the last one whole."""
-        self._queue.choke()
+        if self._queue is not None:
+            self._queue.choke()
 
     def resume_writing(self) -> None:
         """Have the next pieces written."""
-        self._queue.unchoke()
+        if self._queue is not None:
+            self._queue.unchoke()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the handshake, if it is still under way, and the link."""
         if not self.answer.done():
-            self.answer.set_exception(ConnectionError(str(exc) if exc else "closed before the handshake"))
+            self.answer.set_exception(ConnectionError(str(exc) if exc else _CLOSED))
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -126,14 +135,20 @@ class PeerLink:
         on_change: Callable[[], None],
         encoder: FrameEncoder,
         was_replaced: Callable[[NodeId, bytes], bool],
+        callers: Callers,
     ) -> None:
         self._identity = identity
+        self._callers = callers
         self._was_replaced = was_replaced
         self._queue = LinkQueue(member.node_id, encoder, lambda turn: asyncio.get_running_loop().call_soon(turn))
         self._member = member
         self._rng = rng
         self._on_change = on_change
         self._transport: asyncio.Transport | None = None
+        self._dialled: _Dialled | None = None
+        """The newest link that was dialled, accepted or not."""
+        self._is_wanted = asyncio.Event()
+        self._probe: asyncio.Task[None] | None = None
         self._last_complaint = ""
         self.is_refused_as_replaced = self.is_replaced = False
 
@@ -150,6 +165,44 @@ class PeerLink:
     def send(self, message: NodeMessage) -> None:
         """Send ``message`` or, when the link is down or choked, drop it."""
         self._queue.send(message)
+
+    def has_dialled(self, challenge: bytes) -> bool:
+        """Return whether the newest link carries ``challenge``."""
+        return self._dialled is not None and secrets.compare_digest(self._dialled.challenge, challenge)
+
+    def ask(self, challenge: bytes) -> None:
+        """Ask the peer whether it has dialled the link that carries ``challenge``, on this one once it is there."""
+        if self._dialled is None or self._dialled.transport.is_closing():
+            self._is_wanted.set()
+        else:
+            self._dialled.ask(challenge)
+
+    def close(self) -> None:
+        """End what asks beside the link; the link itself ends with the task that runs it."""
+        if self._probe is not None:
+            self._probe.cancel()
+
+    def probe(self) -> None:
+        """Ask the peer about all claims on a new link, beside the one that is there."""
+        if self._dialled is not None and (self._probe is None or self._probe.done()):
+            self._probe = asyncio.get_running_loop().create_task(self._ask_anew(self._dialled))
+
+    async def _ask_anew(self, old: _Dialled) -> None:
+        """Ask on a link of its own, once; whoever answers there, and not on ``old``, has left that."""
+        address = parse_address("peer_address", self._member.peer_address)
+        transport: asyncio.Transport | None = None
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                transport, protocol = await asyncio.get_running_loop().create_connection(
+                    lambda: _Dialled(self._identity, self._member.node_id, self._callers), address.host, address.port
+                )
+                await protocol.confirmed
+                old.transport.abort()
+        except (OSError, TimeoutError):
+            return
+        finally:
+            if transport is not None:
+                transport.abort()
 
     async def run(self) -> None:
         """Keep the link up until cancelled."""
@@ -178,16 +231,22 @@ class PeerLink:
                     self._on_change()
                     protocol.transport.abort()
                 event(_logger, logging.INFO, "peer_disconnected", peer=self._member.node_id)
-            await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
+            await self._rest(pause * self._rng.uniform(0.5, 1.0))
             pause = min(pause * 2, REDIAL_MAX_S)
+
+    async def _rest(self, pause: float) -> None:
+        """Wait before the peer is dialled again; no longer than the shortest pause once it has dialled this node."""
+        self._is_wanted.clear()
+        await asyncio.sleep(min(pause, REDIAL_MIN_S))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, pause - REDIAL_MIN_S)):
+                await self._is_wanted.wait()
 
     async def _dial(self) -> _Dialled:
         address = parse_address("peer_address", self._member.peer_address)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            transport, protocol = await loop.create_connection(
-                lambda: _Dialled(self._identity, self._member.node_id, self._queue), address.host, address.port
-            )
+            transport, protocol = await loop.create_connection(self._new_dialled, address.host, address.port)
             try:
                 answer = await protocol.answer
                 self._check(answer)
@@ -195,6 +254,12 @@ class PeerLink:
                 transport.abort()
                 raise
             return protocol
+
+    def _new_dialled(self) -> _Dialled:
+        return _Dialled(self._identity, self._member.node_id, self._callers, self._queue, self._note_dialled)
+
+    def _note_dialled(self, dialled: _Dialled) -> None:
+        self._dialled = dialled
 
     def _check(self, answer: HelloReply) -> None:
         address, node_id = self._member.peer_address, self._member.node_id
@@ -213,98 +278,6 @@ class PeerLink:
         if complaint != self._last_complaint:
             self._last_complaint = complaint
             event(_logger, logging.WARNING, "peer_unreachable", peer=self._member.node_id, reason=complaint)
-
-
-class _Accepted(asyncio.Protocol):
-    """The hearing end of a link that a peer dialled."""
-
-    def __init__(self, peers: Peers) -> None:
-        self._peers = peers
-        self._parser = FrameParser(peers.identity.cluster_id, HANDSHAKE_BYTES_MAX)
-        self._source: NodeId | None = None
-        self._node_uuid = b""
-        self._transport: asyncio.Transport
-        """There from ``connection_made`` on, and so is the next."""
-        self._patience: asyncio.TimerHandle
-
-    @property
-    def name(self) -> str:
-        """What the log calls it."""
-        address = self._transport.get_extra_info("peername")
-        return f"link of {self._source or 'nobody known'} from {address[0] if address else 'unknown'}"
-
-    @property
-    def is_kept_waiting(self) -> bool:
-        """Whether nothing is read from it at the moment."""
-        return False
-
-    def evict(self, reason: str) -> None:
-        """Drop the link; its other end is told nothing."""
-        del reason
-        self._parser = FrameParser(self._peers.identity.cluster_id, 0)  # Lets go of what it holds.
-        self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the handshake, and not for ever."""
-        self._transport = transport = cast("asyncio.Transport", transport)
-        _tune(transport)
-        self._peers.accepted.add(transport)
-        # Whoever dials and says nothing would be kept for ever.
-        self._patience = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT_S, transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the link."""
-        del exc
-        self._peers.half_sent.forget(self)
-        self._patience.cancel()
-        self._peers.accepted.discard(self._transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Hand messages of an accepted peer on; refuse the link at the first bytes that cannot be believed."""
-        try:
-            messages = self._parser.feed(data)
-            self._peers.half_sent.note(self, self._parser.held_bytes, is_new=bool(messages))
-            if self._transport.is_closing():
-                return
-            for message in messages:
-                if isinstance(message, (Hello, HelloReply)) or self._source is None:
-                    self._handshake(message)
-                elif self._peers.was_replaced(self._source, self._node_uuid):
-                    raise DiskReplaced(f"{self._source} speaks from a disk that was replaced")
-                else:
-                    self._peers.receive(self._source, message)
-        except PeerError as error:
-            self._peers.refused += 1
-            address = self._transport.get_extra_info("peername")
-            self._peers.complain(f"{address[0] if address else 'unknown'}: {type(error).__name__}: {error}")
-            self._refuse(error)
-
-    def _handshake(self, message: PeerMessage) -> None:
-        if not isinstance(message, Hello) or self._source is not None:
-            raise PeerError(f"{type(message).__name__} where a handshake has its place, or a second handshake")
-        identity = self._peers.identity
-        if message.target_id != identity.node_id:
-            raise PeerError(f"{message.node_id} wants {message.target_id}, but this is {identity.node_id}")
-        if NodeId(message.node_id) not in self._peers.ids:
-            raise PeerError(f"{message.node_id} is not a member of this cluster")
-        if self._peers.was_replaced(NodeId(message.node_id), message.node_uuid):
-            raise DiskReplaced(
-                f"the disk of {message.node_id} with uuid {message.node_uuid.hex()} was replaced by another"
-            )
-        self._source, self._node_uuid = NodeId(message.node_id), message.node_uuid
-        self._patience.cancel()
-        self._parser.widen(FRAME_BODY_BYTES_MAX, MESSAGE_BYTES_MAX)
-        self._answer(accepted=True, reason="")
-
-    def _refuse(self, error: PeerError) -> None:
-        if self._source is None:
-            self._answer(accepted=False, reason=str(error), is_replaced=isinstance(error, DiskReplaced))
-        self._transport.close()
-
-    def _answer(self, *, accepted: bool, reason: str, is_replaced: bool = False) -> None:
-        identity = self._peers.identity
-        answer = HelloReply(accepted, reason, identity.node_id, identity.node_uuid, is_replaced)
-        self._transport.write(encode_frame(identity.cluster_id, answer))
 
 
 class Link(Protocol):
@@ -330,8 +303,13 @@ class Link(Protocol):
 class Links(Protocol):
     """A node's ways to all others."""
 
-    refused: int
-    """Links and frames that were not believed."""
+    @property
+    def refusals(self) -> int:
+        """Return how many links and frames were not believed."""
+
+    @property
+    def misbehaviours(self) -> int:
+        """Return how many links were dropped because a peer said what no correct node says."""
 
     @property
     def links(self) -> Mapping[NodeId, Link]:
@@ -385,14 +363,16 @@ class Peers:
         others = [member for member in members if member.node_id != identity.node_id]
         self.ids = frozenset(member.node_id for member in others)
         encoder = FrameEncoder(identity.cluster_id)
+        self.callers = Callers()
         self.links: dict[NodeId, PeerLink] = {
-            member.node_id: PeerLink(identity, member, rng, events.changed, encoder, events.was_replaced)
+            member.node_id: PeerLink(identity, member, rng, events.changed, encoder, events.was_replaced, self.callers)
             for member in others
         }
         self.accepted: set[asyncio.Transport] = set()
-        self.refused = 0
-        """Links and frames that were not believed."""
-        self._complaints: set[str] = set()
+        self._proven: dict[NodeId, Accepted] = {}
+        """The link on which each peer is heard."""
+        self.refused = Complaints(time.monotonic)
+        self.misbehaved = Complaints(time.monotonic)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
 
@@ -403,7 +383,7 @@ class Peers:
             OSError: the address cannot be listened on.
         """
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Accepted(self), host, port)
+        self._server = await loop.create_server(lambda: Accepted(self), host, port)
         self._tasks = [loop.create_task(link.run(), name=f"link-{peer}") for peer, link in self.links.items()]
         for task in self._tasks:
             task.add_done_callback(self._task_ended)
@@ -422,11 +402,26 @@ class Peers:
         """Send one message that is none of the core's."""
         self.links[target].send(message)
 
-    def complain(self, complaint: str) -> None:
-        """Log why a link that a peer dialled was refused, once for each reason."""
-        if complaint not in self._complaints and len(self._complaints) < 1000:
-            self._complaints.add(complaint)
-            event(_logger, logging.WARNING, "peer_refused", reason=complaint)
+    @property
+    def refusals(self) -> int:
+        """Return how many links and frames were not believed."""
+        return self.refused.count
+
+    @property
+    def misbehaviours(self) -> int:
+        """Return how many links were dropped because a peer said what no correct node says."""
+        return self.misbehaved.count
+
+    def joined(self, peer: NodeId, link: Accepted) -> None:
+        """Hear ``peer`` on ``link``; the one before has ended, though this node may not have noticed."""
+        before, self._proven[peer] = self._proven.get(peer), link
+        if before is not None:
+            before.drop()
+
+    def left(self, peer: NodeId | None, link: Accepted) -> None:
+        """Note that ``link`` has ended."""
+        if peer is not None and self._proven.get(peer) is link:
+            del self._proven[peer]
 
     def close(self) -> None:
         """Drop every link."""
@@ -434,5 +429,7 @@ class Peers:
             self._server.close()
         for task in self._tasks:
             task.cancel()
+        for link in self.links.values():
+            link.close()
         for transport in list(self.accepted):
             transport.abort()

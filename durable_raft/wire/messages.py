@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from durable_raft.raft.messages import Message
 from durable_raft.raft.types import Index, NodeId, Term
+
+SNAPSHOT_RECORDS_MAX: Final = 4096
+"""Records in one piece of a snapshot."""
 
 
 class FrameKind(enum.IntEnum):
@@ -33,6 +36,8 @@ class FrameKind(enum.IntEnum):
     RESUME_RESPONSE = 18
     ASK_TIME = 19
     TELL_TIME = 20
+    CONFIRM = 21
+    CONFIRMED = 22
 
 
 class Hello(NamedTuple):
@@ -44,6 +49,20 @@ class Hello(NamedTuple):
     target_id: NodeId
     version: str
     """Of the software, for people; what is spoken is the frame version."""
+    challenge: bytes
+    """16 random bytes of this link: whoever listens at the address of ``node_id`` confirms them (server/callers.py)."""
+
+
+class Confirm(NamedTuple):
+    """Asks the node that was dialled whether it has dialled the link that carries ``challenge``."""
+
+    challenge: bytes
+
+
+class Confirmed(NamedTuple):
+    """The answer to ``Confirm`` on the same link, if it has; else there is none."""
+
+    challenge: bytes
 
 
 class HelloReply(NamedTuple):
@@ -128,4 +147,4 @@ class TellTime(NamedTuple):
 NodeMessage: TypeAlias = Message | FetchSnapshot | SnapshotChunk | StateHash | AskTime | TellTime
 """What nodes say to each other once a link is up."""
 
-PeerMessage: TypeAlias = NodeMessage | Hello | HelloReply
+PeerMessage: TypeAlias = NodeMessage | Hello | HelloReply | Confirm | Confirmed

@@ -23,7 +23,8 @@ timestamp_ms, crc, chain, payload]``; their indexes are ``prev_log_index + 1, + 
 contiguous". In FetchEntriesResponse the index comes first; a point of the log is ``[index, term, chain]``.
 
 This is the gateway for what comes from other nodes. What ``FrameParser`` returns has these properties, which all others
-may assume: 1. every field is of its type, every number in [0, 2^63), every checksum in [0, 2^32); 2. entries are
+may assume: 1. every field is of its type, every number in [0, 2^63), every index at most 2^56, every checksum in
+[0, 2^32); 2. entries are
 contiguous, their crc and chain are those of their content, following ``prev_log_chain``; 3. the terms of entries do
 not fall, begin at ``prev_log_term`` or above, and end at the message's term or below.
 """
@@ -31,8 +32,8 @@ not fall, begin at ``prev_log_term`` or above, and end at the message's term or 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, cast
 
 import msgpack
 
@@ -43,17 +44,23 @@ from durable_raft.raft.messages import (
     AppendEntriesResponse,
     FetchEntries,
     FetchEntriesResponse,
-    InstallSnapshot,
-    Introduce,
-    IntroduceResponse,
-    RequestVote,
-    RequestVoteResponse,
     Resume,
-    ResumeResponse,
 )
-from durable_raft.raft.types import DiskRoom, Entry, EntryKind, Index, Life, LogPoint, Term, chain_crc, entry_crc
+from durable_raft.raft.types import DiskRoom, Entry, Index, Life, LogPoint, Term, chain_crc, entry_crc
+from durable_raft.wire.fields import (
+    ENTRY_KIND,
+    ENTRY_KINDS,
+    INDEX,
+    INDEX_MAX,
+    LIVES_MAX,
+    NONCE,
+    NUMBER,
+    PAYLOAD,
+    SUM,
+    TIME,
+    Check,
+)
 from durable_raft.wire.messages import (
-    AskTime,
     FetchSnapshot,
     FrameKind,
     Hello,
@@ -62,10 +69,10 @@ from durable_raft.wire.messages import (
     PeerMessage,
     SnapshotChunk,
     StateHash,
-    TellTime,
 )
 from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX, Assembly, Bulk, unpack_head
 from durable_raft.wire.rows import ENTRIES_AT, fields_of
+from durable_raft.wire.shapes import SHAPES
 
 __all__ = [
     "FetchSnapshot",
@@ -86,11 +93,6 @@ MAGIC: Final = b"DRpf"
 FRAME_VERSION: Final = 4
 FLAGS: Final = 0
 HEADER_BYTES: Final = 36
-NUMBER_MAX: Final = 2**63 - 1
-UUID_BYTES: Final = 16
-NONCE_BYTES: Final = 8
-LIVES_MAX: Final = 64
-
 _VERSION_AT: Final = len(MAGIC)
 _HEADER: Final = struct.Struct(">4sBBBB16sII")
 _CRC: Final = struct.Struct(">I")
@@ -286,77 +288,10 @@ class FrameParser:
 # -- bodies ---------------------------------------------------------------------------------------------------------
 
 
-class _Check(NamedTuple):
-    """What one field must be."""
-
-    expected: str
-    holds: Callable[[Any], bool]
-
-
-class _Shape(NamedTuple):
-    """What a body must look like: the class of its message and a check for each of its fields."""
-
-    message: type[Any]
-    checks: tuple[_Check, ...]
-
-
-_ENTRY_KINDS: Final = {int(kind): kind for kind in EntryKind}
-
-_NUMBER: Final = _Check("an integer in [0, 2^63)", lambda value: type(value) is int and 0 <= value <= NUMBER_MAX)
-_SUM: Final = _Check("an integer in [0, 2^32)", lambda value: type(value) is int and 0 <= value < 2**32)
-_FLAG: Final = _Check("a boolean", lambda value: type(value) is bool)
-_TEXT: Final = _Check("text", lambda value: type(value) is str)
-_NAME: Final = _Check("text that is not empty", lambda value: type(value) is str and value != "")
-_UUID: Final = _Check("16 bytes", lambda value: type(value) is bytes and len(value) == UUID_BYTES)
-_ARRAY: Final = _Check("an array", lambda value: type(value) is list)
-_PAYLOAD: Final = _Check("bytes", lambda value: type(value) is bytes)
-_KEY: Final = _PAYLOAD
-_HASH: Final = _Check("an integer in [0, 2^64)", lambda value: type(value) is int and 0 <= value < 2**64)
-_KEYS: Final = _Check("an array of bytes", lambda value: type(value) is list and all(type(v) is bytes for v in value))
-_NUMBERS: Final = _Check(
-    "an array of integers in [0, 2^63)", lambda value: type(value) is list and all(map(_NUMBER.holds, value))
-)
-_SUMS: Final = _Check(
-    "an array of integers in [0, 2^32)", lambda value: type(value) is list and all(map(_SUM.holds, value))
-)
-_DISK: Final = _Check(
-    "16 or 24 bytes or none",
-    lambda value: type(value) is bytes and len(value) in (0, UUID_BYTES, UUID_BYTES + NONCE_BYTES),
-)
-_NONCE: Final = _Check("8 bytes", lambda value: type(value) is bytes and len(value) == NONCE_BYTES)
-_LIFE: Final = _Check("8 bytes or none", lambda value: type(value) is bytes and len(value) in (0, NONCE_BYTES))
-_ROOM: Final = _Check("a room", lambda value: type(value) is int and 0 <= value <= DiskRoom.NONE)
-_ENTRY_KIND: Final = _Check("an entry kind", lambda value: type(value) is int and value in _ENTRY_KINDS)
-
-_SHAPES: Final[dict[int, _Shape]] = {
-    FrameKind.HELLO: _Shape(Hello, (_NAME, _UUID, _NAME, _TEXT)),
-    FrameKind.HELLO_REPLY: _Shape(HelloReply, (_FLAG, _TEXT, _NAME, _UUID, _FLAG)),
-    FrameKind.REQUEST_VOTE: _Shape(RequestVote, (_NUMBER, _NUMBER, _NUMBER, _FLAG)),
-    FrameKind.REQUEST_VOTE_RESPONSE: _Shape(RequestVoteResponse, (_NUMBER, _FLAG, _FLAG)),
-    FrameKind.APPEND_ENTRIES: _Shape(AppendEntries, (_NUMBER, _NUMBER, _NUMBER, _SUM, _ARRAY, _NUMBER, _NUMBER, _DISK)),
-    FrameKind.APPEND_ENTRIES_RESPONSE: _Shape(
-        AppendEntriesResponse, (_NUMBER, _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER, _FLAG, _FLAG, _ROOM)
-    ),
-    FrameKind.INSTALL_SNAPSHOT: _Shape(InstallSnapshot, (_NUMBER, _NUMBER, _NUMBER, _SUM, _NUMBER)),
-    FrameKind.FETCH_SNAPSHOT: _Shape(FetchSnapshot, (_NUMBER, _FLAG, _KEY, _NUMBER)),
-    FrameKind.SNAPSHOT_CHUNK: _Shape(
-        SnapshotChunk,
-        (_NUMBER, _NUMBER, _SUM, _NUMBER, _NUMBER, _NUMBER, _HASH, _FLAG, _KEY, _KEYS, _KEYS, _NUMBERS, _SUMS, _FLAG),
-    ),
-    FrameKind.STATE_HASH: _Shape(StateHash, (_NUMBER, _SUM, _NUMBER, _HASH)),
-    FrameKind.INTRODUCE: _Shape(Introduce, (_UUID, _NUMBER, _LIFE)),
-    FrameKind.INTRODUCE_RESPONSE: _Shape(IntroduceResponse, (_UUID, _FLAG, _UUID, _LIFE, _NUMBER)),
-    FrameKind.RESUME: _Shape(Resume, (_UUID, _ARRAY, _FLAG, _FLAG)),
-    FrameKind.RESUME_RESPONSE: _Shape(ResumeResponse, (_NONCE, _FLAG, _FLAG, _NUMBER, _NUMBER, _NUMBER, _NUMBER)),
-    FrameKind.ASK_TIME: _Shape(AskTime, (_NUMBER,)),
-    FrameKind.TELL_TIME: _Shape(TellTime, (_NUMBER, _NUMBER, _NUMBER, _NUMBER)),
-    FrameKind.FETCH_ENTRIES: _Shape(FetchEntries, (_ARRAY,)),
-    FrameKind.FETCH_ENTRIES_RESPONSE: _Shape(FetchEntriesResponse, (_NUMBER, _ARRAY, _ARRAY, _ARRAY, _ARRAY)),
-}
-_KINDS: Final[dict[type, FrameKind]] = {shape.message: FrameKind(kind) for kind, shape in _SHAPES.items()}
+_KINDS: Final[dict[type, FrameKind]] = {shape.message: FrameKind(kind) for kind, shape in SHAPES.items()}
 
 _ENTRY_FIELDS: Final = ("term", "kind", "timestamp_ms", "crc", "chain", "payload")
-_ENTRY_CHECKS: Final = (_NUMBER, _ENTRY_KIND, _NUMBER, _SUM, _SUM, _PAYLOAD)
+_ENTRY_CHECKS: Final = (NUMBER, ENTRY_KIND, TIME, SUM, SUM, PAYLOAD)
 
 
 def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMessage:
@@ -370,14 +305,15 @@ def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMess
     Raises:
         DamagedFrame: an unknown kind, a body of another shape, a wrong crc, chain or order of an entry.
     """
-    shape = _SHAPES.get(kind)
+    shape = SHAPES.get(kind)
     if shape is None:
         raise DamagedFrame(f"frame kind {kind}, known {min(FrameKind)}..{max(FrameKind)}")
-    message, checks = shape
+    message, checks, array_max = shape
     try:
-        fields = unpack_head(body, blobs)
+        fields = unpack_head(body, blobs, array_max)
     except ValueError as error:
-        raise DamagedFrame(f"{message.__name__}: the body is no msgpack: {type(error).__name__}: {error}") from error
+        what = f"{type(error).__name__}: {error}"
+        raise DamagedFrame(f"{message.__name__}: the body is no msgpack of this kind: {what}") from error
     _check_fields(message.__name__, message._fields, checks, fields)
     if message is AppendEntries:
         fields[ENTRIES_AT] = _decode_entries(*fields[: ENTRIES_AT + 1])
@@ -404,7 +340,7 @@ def _check_records(chunk: SnapshotChunk) -> None:
         raise DamagedFrame(f"SnapshotChunk: {counts} keys, values, deadlines and checksums, expected as many of each")
 
 
-def _check_fields(where: str, names: Sequence[str], checks: Sequence[_Check], fields: object) -> None:
+def _check_fields(where: str, names: Sequence[str], checks: Sequence[Check], fields: object) -> None:
     if type(fields) is not list or len(fields) != len(checks):
         raise DamagedFrame(f"{where}: {_brief(fields)}, expected an array of {len(checks)}: {', '.join(names)}")
     for name, check, value in zip(names, checks, fields, strict=True):
@@ -421,8 +357,8 @@ def _brief(value: object) -> str:
 def _decode_entries(term: int, prev_index: int, prev_term: int, chain: int, rows: list[Any]) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     index = prev_index
-    if index + len(rows) > NUMBER_MAX:
-        raise DamagedFrame(f"AppendEntries: {len(rows)} entries after {index} go beyond {NUMBER_MAX}")
+    if index + len(rows) > INDEX_MAX:
+        raise DamagedFrame(f"AppendEntries: {len(rows)} entries after {index} go beyond {INDEX_MAX}")
     for row in rows:
         index += 1
         _check_fields(f"entry {index}", _ENTRY_FIELDS, _ENTRY_CHECKS, row)
@@ -436,7 +372,7 @@ def _decode_entries(term: int, prev_index: int, prev_term: int, chain: int, rows
         if not prev_term <= entry_term <= term:
             raise DamagedFrame(f"entry {index}: term {entry_term}, expected [{prev_term}, {term}]")
         prev_term = entry_term
-        entries.append(Entry(Index(index), entry_term, _ENTRY_KINDS[kind], timestamp_ms, payload, crc=crc, chain=chain))
+        entries.append(Entry(Index(index), entry_term, ENTRY_KINDS[kind], timestamp_ms, payload, crc=crc, chain=chain))
     return tuple(entries)
 
 
@@ -444,20 +380,20 @@ def _decode_lives(rows: list[Any]) -> tuple[Life, ...]:
     if not 1 <= len(rows) <= LIVES_MAX:
         raise DamagedFrame(f"Resume: {len(rows)} lives, expected 1 to {LIVES_MAX}")
     for row in rows:
-        _check_fields("life", Life._fields, (_NUMBER, _NONCE), row)
+        _check_fields("life", Life._fields, (INDEX, NONCE), row)
     return tuple(Life(*row) for row in rows)
 
 
 def _decode_point(row: object) -> LogPoint:
-    _check_fields("point of the log", ("index", "term", "chain"), (_NUMBER, _NUMBER, _SUM), row)
+    _check_fields("point of the log", ("index", "term", "chain"), (INDEX, NUMBER, SUM), row)
     return LogPoint(*cast("tuple[Index, Term, int]", row))
 
 
 def _decode_entry(row: Any) -> Entry:
     """Decode an entry that stands alone: its crc is checked, its chain value by whoever asked for it."""
-    _check_fields("entry", ("index", *_ENTRY_FIELDS), (_NUMBER, *_ENTRY_CHECKS), row)
+    _check_fields("entry", ("index", *_ENTRY_FIELDS), (INDEX, *_ENTRY_CHECKS), row)
     index, term, kind, timestamp_ms, crc, chain, payload = row
     found = entry_crc(index, term, kind, timestamp_ms, payload)
     if found != crc:
         raise DamagedFrame(f"entry {index}: crc of its content {found:08x}, expected {crc:08x}")
-    return Entry(Index(index), Term(term), _ENTRY_KINDS[kind], timestamp_ms, payload, crc=crc, chain=chain)
+    return Entry(Index(index), Term(term), ENTRY_KINDS[kind], timestamp_ms, payload, crc=crc, chain=chain)

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from durable_raft.errors import DamagedFrame
+from durable_raft.wire.messages import SNAPSHOT_RECORDS_MAX
 
 FRAME_BODY_BYTES_MAX: Final = 256 << 10
 """Body of the longest frame of a link."""
@@ -33,6 +34,8 @@ BLOB: Final = 1
 """Type of the msgpack extension that stands for a blob."""
 
 _LENGTH_MAX: Final = 2**32 - 1
+_PARTS_MAX: Final = 2 + 2 * SNAPSHOT_RECORDS_MAX
+"""A head, a key to go on behind, and the keys and values of a snapshot's piece."""
 
 
 class Announcement(NamedTuple):
@@ -146,8 +149,8 @@ class Assembly:
         self._missing = self._announced.lengths[len(self._parts)]
 
 
-def unpack_head(head: bytes, blobs: Sequence[bytes]) -> Any:
-    """Return what is packed in ``head``, the blobs in their places.
+def unpack_head(head: bytes, blobs: Sequence[bytes], array_max: int) -> Any:
+    """Return what is packed in ``head``, the blobs in their places; no array has more than ``array_max`` elements.
 
     Raises:
         ValueError: it is no msgpack, or the blobs are not those that it names.
@@ -161,7 +164,7 @@ def unpack_head(head: bytes, blobs: Sequence[bytes]) -> Any:
         at += 1
         return blobs[at - 1]
 
-    fields = msgpack.unpackb(head, ext_hook=blob_of)
+    fields = msgpack.unpackb(head, ext_hook=blob_of, max_array_len=array_max, max_map_len=0, max_ext_len=_NUMBER.size)
     if at != len(blobs):
         raise ValueError(f"{at} of {len(blobs)} blobs have a place")
     return fields
@@ -169,7 +172,7 @@ def unpack_head(head: bytes, blobs: Sequence[bytes]) -> Any:
 
 def _announcement_of(body: bytes) -> Announcement:
     try:
-        fields = msgpack.unpackb(body)
+        fields = msgpack.unpackb(body, max_array_len=_PARTS_MAX, max_map_len=0, max_ext_len=0)
     except ValueError as error:
         raise DamagedFrame(f"announcement: the body is no msgpack: {type(error).__name__}: {error}") from error
     if type(fields) is not list or len(fields) != 2 or type(fields[0]) is not int or type(fields[1]) is not list:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import subprocess
 
@@ -69,6 +71,38 @@ def test_directory_of_another_node_or_cluster_is_refused(cluster_of: ClusterFact
     code, output = run_node(cluster, "n1", ("--cluster", smaller))
     assert code == ExitCode.REFUSED, output
     assert "belongs to a cluster of n1, n2, n3" in output
+
+
+def test_another_cluster_name_is_another_cluster(cluster_of: ClusterFactory) -> None:
+    """The directory keeps the name; one that has none yet takes the name that it is given."""
+    cluster = cluster_of(1)
+    cluster.wait_ready()
+    cluster.stop("n1")
+    code, output = run_node(cluster, "n1", cluster_name="another")
+    assert code == ExitCode.REFUSED, output
+    assert "belongs to the cluster 'default', but --cluster-name is 'another'" in output
+    (cluster.nodes["n1"].directory / "cluster-name").unlink()
+    cluster.start("n1", settings={"cluster_name": "another"})
+    cluster.wait_ready()
+    cluster.stop("n1")
+    code, output = run_node(cluster, "n1")
+    assert code == ExitCode.REFUSED, output
+
+
+def test_a_log_is_rotated_with_sighup(cluster_of: ClusterFactory) -> None:
+    """The node goes on, and so does its log, in a new file at the same path."""
+    cluster = cluster_of(1)
+    cluster.wait_ready()
+    path = cluster.log_path("n1")
+    old = path.with_suffix(".1")
+    path.rename(old)
+    os.kill(cluster.pid("n1"), signal.SIGHUP)
+    cluster.wait(lambda: path.exists() and "event=log_reopened" in path.read_text(), "a new log")
+    assert cluster.client("n1").set("city", "Paris")
+    assert cluster.stop("n1") == ExitCode.OK
+    assert "event=stopping" in path.read_text()
+    assert "event=started" in old.read_text()
+    assert "event=stopping" not in old.read_text()
 
 
 def test_changed_addresses_must_be_said(cluster_of: ClusterFactory) -> None:

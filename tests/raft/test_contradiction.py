@@ -24,6 +24,8 @@ def knowing(*, compacted: int = 0) -> Cluster:
     cluster.tell("n1", "n2", append_entries(MINE, term=1, after=4, commit=3))
     if compacted:
         cluster.checkpoint("n1", compacted)
+    # Nobody elects another leader while this one is heard.
+    cluster.now += 10_000
     return cluster
 
 
@@ -128,6 +130,7 @@ def test_what_is_committed_is_remembered_at_once_when_it_is_contradicted() -> No
     cluster = solo(MINE)
     cluster.tell("n1", "n2", append_entries(MINE, term=1, after=4, commit=3))
     assert cluster.disk("n1").standing.committed.index == 0
+    cluster.now += 10_000
     message: AppendEntries = append_entries(OLD, term=2, after=1)
     ask(cluster, "n3", message)
     assert cluster.disk("n1").standing.committed.index == 3

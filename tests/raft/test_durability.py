@@ -121,6 +121,7 @@ def test_followers_alone_may_commit() -> None:
     cluster = solo()
     term = lead(cluster)
     ask(cluster, "n2", accepted(term, 1))
+    ask(cluster, "n3", accepted(term, 1))
     cluster.slow("n1")
     cluster.propose("n1", "x")
     assert [len(message.entries) for message in appends_to(cluster, "n2")] == [1], "sent while its own disk works"

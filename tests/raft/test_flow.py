@@ -7,7 +7,6 @@ from typing import Unpack
 
 import pytest
 
-from durable_raft.errors import InvariantViolation
 from durable_raft.raft.messages import AppendEntries
 from durable_raft.raft.progress import Pace, Progress
 from durable_raft.raft.types import Index, NodeId, Role
@@ -307,15 +306,6 @@ def test_chain_mismatch_in_the_overlap_is_neither_acknowledged_nor_cut(upto: int
     assert cluster.counts["chain_mismatch"] == 1
     assert cluster.disk("n1").all_entries() == Disk("1 1 1").all_entries()
     assert cluster["n1"].log.commit_index == 0
-
-
-def test_acknowledgement_beyond_the_leaders_log_stops_it() -> None:
-    """A follower that matches more than there is shows a bug, not progress."""
-    cluster = solo()
-    term = lead(cluster)
-
-    with pytest.raises(InvariantViolation, match="beyond last"):
-        ask(cluster, "n2", accepted(term, 99))
 
 
 # -- a log that does not begin at 1 ------------------------------------------------------------------------------------

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from durable_raft.raft.messages import AppendEntries, InstallSnapshot, RequestVote, stands_on
+from durable_raft.raft.messages import APPEND_ENTRIES_MAX, AppendEntries, InstallSnapshot, RequestVote, stands_on
 from durable_raft.raft.patience import flush_patience_ms
-from durable_raft.raft.replication import APPEND_ENTRIES_MAX, PROMPT_BYTES
+from durable_raft.raft.replication import PROMPT_BYTES
 from durable_raft.raft.types import Index, NodeId, Role, Term
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_solo import accepted, append_entries, appends_to, ask, lead, refused, solo
@@ -105,7 +105,7 @@ def test_small_entries_go_along_with_a_probe() -> None:
 def test_heartbeat_names_the_beginning_when_what_matches_is_compacted() -> None:
     """The term of an entry that is compacted away is not known; every log matches at its beginning."""
     cluster, term = feeding()
-    for index in (2, 3, 4):
+    for index in (1, 2, 3, 4):
         ask(cluster, "n3", accepted(term, index))
         cluster.propose("n1", "y")
     cluster.checkpoint("n1", 3)

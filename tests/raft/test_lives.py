@@ -182,7 +182,7 @@ def test_directories_that_were_all_moved_resume_when_all_have_answered() -> None
     assert cluster["n1"].is_voter
     assert (cluster["n1"].current_term, cluster["n1"].voted_for) == (4, "n1")
     assert cluster.disk("n1").standing.place == THERE
-    (said,) = ask(cluster, "n2", request_vote(4, 9, 4))
+    (said,) = ask(cluster, "n2", request_vote(4, 9, 3))
     assert not said.vote_granted
 
 

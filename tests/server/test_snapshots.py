@@ -286,9 +286,9 @@ class Receiver:
         """Have the sender answer what is asked, for so many pieces or until the snapshot is whole."""
         while pieces and not self.ready and self.fetcher.is_active:
             pieces -= 1
-            _, asked = self.asked[-1]
+            target, asked = self.asked[-1]
             before = len(self.asked)
-            self.fetcher.received(sender.ask(asked))
+            self.fetcher.received(target, sender.ask(asked))
             while len(self.asked) == before and not self.ready and self.fetcher.is_active:
                 self.hands.turn()
 
@@ -328,8 +328,9 @@ def test_a_piece_that_does_not_come_is_asked_for_again(hands: Hands, store: Lmdb
     assert receiver.asked[-1] == (N3, receiver.asked[-2][1])
     later = sender.ask(question(5, b"key:0015"))
     for wrong in (first, later, later._replace(last_included_index=Index(6))):
-        receiver.fetcher.received(wrong)
-    assert hands.is_idle()
+        receiver.fetcher.received(N3, wrong)
+    receiver.fetcher.received(N2, sender.ask(receiver.asked[-1][1]))
+    assert hands.is_idle(), "N2 is not asked any more"
     receiver.fetch_from(sender)
     swap(receiver.directory, None)
     assert read_kv(receiver.directory) == (5, large(20))
@@ -341,11 +342,11 @@ def test_a_piece_that_comes_while_another_is_stored_is_not_taken(
     """Nor one when nothing is fetched: it was asked for in another life."""
     sender = Sender(hands, store)
     first = sender.ask(question())
-    receiver.fetcher.received(first)
+    receiver.fetcher.received(N2, first)
     assert hands.is_idle()
     receiver.fetcher.fetch(N2)
-    receiver.fetcher.received(first)
-    receiver.fetcher.received(first)
+    receiver.fetcher.received(N2, first)
+    receiver.fetcher.received(N2, first)
     hands.turn(2)
     assert hands.is_idle()
     assert (receiver.fetcher.pieces, hands.failed) == (1, [])
@@ -394,11 +395,11 @@ def test_a_snapshot_that_the_log_has_overtaken_is_let_go(hands: Hands, store: Lm
     sender = Sender(hands, store)
     receiver.fetcher.fetch(N2)
     chunk = sender.ask(question())
-    receiver.fetcher.received(chunk._replace(last_included_index=Index(0)))
+    receiver.fetcher.received(N2, chunk._replace(last_included_index=Index(0)))
     assert not receiver.fetcher.is_active
     receiver.fetcher.fetch(N2)
     receiver.fetch_from(sender, 1)
-    receiver.fetcher.received(chunk._replace(last_included_index=Index(0)))
+    receiver.fetcher.received(N2, chunk._replace(last_included_index=Index(0)))
     assert not receiver.fetcher.is_active
     hands.turn()
     assert receiver.ready == []

@@ -95,3 +95,26 @@ def test_the_places_that_are_remembered_are_bounded() -> None:
     verdict = hashes.verdict(Index(5 * EVERY))
     assert verdict is not None
     assert verdict.wrong == (N3,)
+    assert hashes.compared == KEPT + 1
+    assert len(hashes._judged) == KEPT
+
+
+def test_whoever_speaks_of_what_nobody_has_reached_makes_nobody_forget() -> None:
+    """A hundred places far ahead are one node's own: the others are compared as before."""
+    hashes = heard(n1=5, n2=5)
+    for number in range(100):
+        hashes.heard(N3, said(9, index=(1000 + number) * EVERY))
+    assert hashes.verdict(PLACE) is None
+    assert hashes.compared == 1
+    hashes.heard(N3, said(6))
+    verdict = hashes.verdict(PLACE)
+    assert verdict is not None
+    assert verdict.wrong == (N3,)
+
+
+def test_a_place_that_this_node_has_not_applied_is_not_judged() -> None:
+    """Two that agree there prove nothing of it yet; what they said is kept for the time when it has."""
+    hashes = heard(n2=5, n3=5)
+    assert (hashes.verdict(PLACE), hashes.compared) == (None, 0)
+    hashes.heard(N1, said(5))
+    assert (hashes.verdict(PLACE), hashes.compared) == (None, 1)

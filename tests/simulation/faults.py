@@ -12,7 +12,9 @@ from durable_raft.raft.quorum import majority
 from durable_raft.server.agreed_clock import READING_LIFE_MS
 from durable_raft.server.crash_points import CRASH_POINTS
 from durable_raft.storage.log.records import LOG
-from tests.simulation.disk import LIES, OWNED_BYTES, Image
+from tests.simulation.disk import LIES as DISK_LIES
+from tests.simulation.disk import OWNED_BYTES, Image
+from tests.simulation.lies import LIES
 from tests.simulation.swarm import MS
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class Faults:
             return
         swarm = self._world.swarm
         name = self._rng.choices(swarm.faults, swarm.faults_weights)[0]
-        strike = getattr(self, f"_{name}") if name not in LIES else None
+        strike = getattr(self, f"_{name}") if name not in DISK_LIES else None
         if strike is None:
             self._lie(name)
         else:
@@ -323,6 +325,20 @@ class Faults:
         """Have a lie found before the log moves on, more often than chance would."""
         if site.disk.lie is not None and self._rng.random() < 0.6:
             site.crashed("looks at its disk again")
+
+    # -- liars ----------------------------------------------------------------------------------------------------
+
+    def _false_frame(self) -> None:
+        """Have a node hear what no correct node says, as if a peer had said it on its own link."""
+        site = self._victim()
+        if site is None or (process := site.process) is None or process.is_paused or len(self._world.names) == 1:
+            return
+        source = self._rng.choice([name for name in self._world.names if name != site.name])
+        node = process.node
+        made = [lie(node.raft.state, source, node._now_ms(), self._rng) for lie in LIES]
+        message = self._rng.choice([each for each in made if each is not None])
+        self._struck("false_frame", f"{source} -> {site.name}: {message!r:.120}")
+        process.hear_lie(source, message)
 
     # -- clocks ---------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class SimLink:
 class SimLinks:
     """``server.peers.Links`` to the simulated network: every message is judged before it leaves."""
 
-    refused = 0
+    refusals = misbehaviours = 0
 
     def __init__(self, process: Process, identity: Identity, members: Sequence[Member], events: LinkEvents) -> None:
         self._process = process

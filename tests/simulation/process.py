@@ -14,7 +14,14 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from durable_raft.errors import CorruptRecord, DiskFull, DurableRaftError, InvariantViolation, StorageError
+from durable_raft.errors import (
+    CorruptRecord,
+    DiskFull,
+    DurableRaftError,
+    InvariantViolation,
+    PeerMisbehaved,
+    StorageError,
+)
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.raft import invariants
 from durable_raft.raft.timeouts import Timeouts
@@ -262,7 +269,31 @@ class Process:
 
     def receive(self, source: NodeId, message: NodeMessage) -> None:
         """Take a message from the network."""
-        self.run(self.platform.network.receive, (source, message))
+        self.run(self._hear, (source, message))
+
+    def _hear(self, source: NodeId, message: NodeMessage) -> None:
+        try:
+            self.platform.network.receive(source, message)
+        except PeerMisbehaved as error:
+            raise InvariantViolation(
+                f"Misbehaviour: {self.site.name} accuses {source}, which is correct: {error}"
+            ) from error
+
+    def hear_lie(self, source: NodeId, message: NodeMessage) -> None:
+        """Take what no correct node says: it is refused, and nothing has changed."""
+        self.run(self._refuse_lie, (source, message))
+
+    def _refuse_lie(self, source: NodeId, message: NodeMessage) -> None:
+        state = self.node.raft.state
+        before = invariants.observe(state), state.leader_id, len(state.messages), len(state.messages_after_write)
+        try:
+            self.platform.network.receive(source, message)
+        except PeerMisbehaved:
+            after = invariants.observe(state), state.leader_id, len(state.messages), len(state.messages_after_write)
+            if after != before:
+                raise InvariantViolation(f"Misbehaviour: {message!r:.80} changed {before} to {after}") from None
+        else:
+            raise InvariantViolation(f"Misbehaviour: {self.site.name} believes {message!r:.120}")
 
     def resume(self) -> None:
         """End a pause: everything that arrived meanwhile happens at once, in order."""

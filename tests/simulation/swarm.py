@@ -38,6 +38,7 @@ FAULTS: Final[dict[str, float]] = {
     "disk_wiped": 1.2,
     "old_copy": 1.2,
     "volume_back": 1.2,
+    "false_frame": 2.0,
 }
 """Faults that strike at moments of their own, and how often relative to each other."""
 

@@ -167,7 +167,7 @@ class _Link:
 class _Links:
     """Links to peers that the test plays."""
 
-    refused = 0
+    refusals = misbehaviours = 0
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk

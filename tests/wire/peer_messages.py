@@ -19,20 +19,13 @@ from durable_raft.raft.messages import (
     ResumeResponse,
 )
 from durable_raft.raft.types import Entry, EntryKind, Index, Life, LogPoint, NodeId, Term, make_entry
-from durable_raft.wire.messages import AskTime, TellTime
-from durable_raft.wire.peer import (
-    FetchSnapshot,
-    Hello,
-    HelloReply,
-    PeerMessage,
-    SnapshotChunk,
-    StateHash,
-)
+from durable_raft.wire.fields import INDEX_MAX, NUMBER_MAX, TIME_MAX
+from durable_raft.wire.messages import AskTime, Confirm, Confirmed, Hello, HelloReply, TellTime
+from durable_raft.wire.peer import FetchSnapshot, PeerMessage, SnapshotChunk, StateHash
 
 CLUSTER = bytes(range(16))
 OTHER_CLUSTER = bytes(range(16, 32))
 BODY_BYTES_MAX = 1 << 20
-NUMBER_MAX = 2**63 - 1
 
 
 def make_entries(
@@ -64,14 +57,14 @@ def chunk_of(records: list[Record], keys: list[bytes]) -> SnapshotChunk:
 PREVIOUS = LogPoint(Index(6), Term(3), 0x01020304)
 
 EXAMPLES: dict[str, PeerMessage] = {
-    "hello": Hello(NodeId("n1"), b"u" * 16, NodeId("n2"), "0.1.0"),
+    "hello": Hello(NodeId("n1"), b"u" * 16, NodeId("n2"), "0.1.0", b"c" * 16),
     "hello_reply": HelloReply(False, "n1 is not a member", NodeId("n2"), b"v" * 16, True),
     "request_vote": RequestVote(Term(7), Index(300), Term(6), True),
     "request_vote_response": RequestVoteResponse(Term(7), True, False),
     "heartbeat": append_entries(7, PREVIOUS, ()),
     "append_entries": append_entries(7, PREVIOUS, make_entries(PREVIOUS, [(3, b"one"), (7, b"\x00two")])),
     "append_entries_response": AppendEntriesResponse(
-        Term(7), False, Index(0), Index(5), Term(2), Index(300), NUMBER_MAX
+        Term(NUMBER_MAX), False, Index(0), Index(5), Term(2), Index(300), INDEX_MAX
     ),
     "install_snapshot": InstallSnapshot(Term(7), Index(300), Term(6), 0x01020304, 9),
     "fetch_snapshot": FetchSnapshot(Index(300), True, b"key\x00", Index(7)),
@@ -91,21 +84,25 @@ EXAMPLES: dict[str, PeerMessage] = {
         PREVIOUS,
         LogPoint(Index(2), Term(1), 5),
     ),
+    "confirm": Confirm(b"c" * 16),
+    "confirmed": Confirmed(b"c" * 16),
 }
 
 NUMBERS = st.integers(0, NUMBER_MAX) | st.integers(0, 300)
+INDEXES = st.integers(0, INDEX_MAX) | st.integers(0, 300)
+TIMES = st.integers(0, TIME_MAX)
 SUMS = st.integers(0, 2**32 - 1)
 NAMES = st.text(min_size=1, max_size=12).map(NodeId)
 UUIDS = st.binary(min_size=16, max_size=16)
 NONCES = st.binary(min_size=8, max_size=8)
-LIVES = st.lists(st.builds(Life, NUMBERS, NONCES), min_size=1, max_size=20).map(tuple)
+LIVES = st.lists(st.builds(Life, INDEXES, NONCES), min_size=1, max_size=20).map(tuple)
 
 
 @st.composite
 def any_append_entries(draw: st.DrawFn) -> AppendEntries:
     """Return any AppendEntries that a leader might send, and many that none would."""
     terms = sorted(draw(st.lists(NUMBERS, min_size=2, max_size=5)))
-    previous = LogPoint(Index(draw(st.integers(0, NUMBER_MAX - 8))), Term(terms[0]), draw(SUMS))
+    previous = LogPoint(Index(draw(st.integers(0, INDEX_MAX - 8))), Term(terms[0]), draw(SUMS))
     entries: list[Entry] = []
     point = previous
     for term in terms[1:-1]:
@@ -113,12 +110,12 @@ def any_append_entries(draw: st.DrawFn) -> AppendEntries:
             previous=point,
             term=Term(term),
             kind=draw(st.sampled_from(EntryKind)),
-            timestamp_ms=draw(NUMBERS),
+            timestamp_ms=draw(TIMES),
             payload=draw(st.binary(max_size=40)),
         )
         entries.append(entry)
         point = LogPoint(entry.index, entry.term, entry.chain)
-    commit, read_round = Index(draw(NUMBERS)), draw(NUMBERS)
+    commit, read_round = Index(draw(INDEXES)), draw(INDEXES)
     last_term = Term(terms[-1])
     return AppendEntries(last_term, previous.index, previous.term, previous.chain, tuple(entries), commit, read_round)
 
@@ -129,38 +126,44 @@ def any_chunk(draw: st.DrawFn) -> SnapshotChunk:
     keys = draw(st.lists(st.binary(max_size=6), max_size=4))
     chunk = chunk_of([make_record(key, draw(st.binary(max_size=9)), draw(NUMBERS)) for key in keys], keys)
     return chunk._replace(
-        last_included_index=Index(draw(NUMBERS)), has_key=draw(st.booleans()), state_hash=draw(HASHES)
+        last_included_index=Index(draw(INDEXES)), has_key=draw(st.booleans()), state_hash=draw(HASHES)
     )
 
 
 HASHES = st.integers(0, 2**64 - 1)
 
-POINTS = st.builds(LogPoint, NUMBERS, NUMBERS, SUMS)
+POINTS = st.builds(LogPoint, INDEXES, NUMBERS, SUMS)
 
 MESSAGES: st.SearchStrategy[PeerMessage] = st.one_of(
-    st.builds(Hello, NAMES, UUIDS, NAMES, st.text(max_size=12)),
+    st.builds(Hello, NAMES, UUIDS, NAMES, st.text(max_size=12), UUIDS),
     st.builds(HelloReply, st.booleans(), st.text(max_size=40), NAMES, UUIDS),
-    st.builds(RequestVote, NUMBERS, NUMBERS, NUMBERS, st.booleans()),
+    st.builds(RequestVote, NUMBERS, INDEXES, NUMBERS, st.booleans()),
     st.builds(RequestVoteResponse, NUMBERS, st.booleans(), st.booleans()),
     st.builds(
         AppendEntriesResponse,
         NUMBERS,
         st.booleans(),
-        *[NUMBERS] * 5,
+        INDEXES,
+        INDEXES,
+        NUMBERS,
+        INDEXES,
+        INDEXES,
         is_voter=st.booleans(),
         asks_admission=st.booleans(),
     ),
     any_append_entries(),
-    st.builds(InstallSnapshot, NUMBERS, NUMBERS, NUMBERS, SUMS, NUMBERS),
-    st.builds(FetchSnapshot, NUMBERS, st.booleans(), st.binary(max_size=9), NUMBERS),
+    st.builds(InstallSnapshot, NUMBERS, INDEXES, NUMBERS, SUMS, INDEXES),
+    st.builds(FetchSnapshot, INDEXES, st.booleans(), st.binary(max_size=9), INDEXES),
     any_chunk(),
-    st.builds(StateHash, NUMBERS, SUMS, NUMBERS, HASHES),
-    st.builds(Introduce, UUIDS, NUMBERS, NONCES | st.just(b"")),
-    st.builds(IntroduceResponse, UUIDS, st.booleans(), UUIDS, NONCES | st.just(b""), NUMBERS),
+    st.builds(StateHash, INDEXES, SUMS, INDEXES, HASHES),
+    st.builds(Introduce, UUIDS, INDEXES, NONCES | st.just(b"")),
+    st.builds(IntroduceResponse, UUIDS, st.booleans(), UUIDS, NONCES | st.just(b""), INDEXES),
     st.builds(Resume, UUIDS, LIVES, st.booleans(), st.booleans()),
-    st.builds(ResumeResponse, NONCES, st.booleans(), st.booleans(), NUMBERS, NUMBERS, NUMBERS, NUMBERS),
     st.builds(AskTime, NUMBERS),
-    st.builds(TellTime, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    st.builds(TellTime, NUMBERS, TIMES, TIMES, INDEXES),
+    st.builds(ResumeResponse, NONCES, st.booleans(), st.booleans(), NUMBERS, NUMBERS, INDEXES, NUMBERS),
+    st.builds(Confirm, UUIDS),
+    st.builds(Confirmed, UUIDS),
     st.builds(FetchEntries, st.lists(POINTS, max_size=4).map(tuple)),
     st.builds(
         FetchEntriesResponse,

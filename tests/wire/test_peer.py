@@ -16,6 +16,7 @@ from durable_raft.checksum import crc32c
 from durable_raft.errors import DamagedFrame, ForeignCluster, InvariantViolation, PeerError, UnknownFrameVersion
 from durable_raft.raft.messages import RequestVote
 from durable_raft.raft.types import EntryKind, Index, LogPoint, Term, chain_crc, entry_crc
+from durable_raft.wire.fields import INDEX_MAX
 from durable_raft.wire.peer import (
     FrameEncoder,
     FrameKind,
@@ -31,7 +32,6 @@ from tests.wire.peer_messages import (
     CLUSTER,
     EXAMPLES,
     MESSAGES,
-    NUMBER_MAX,
     OTHER_CLUSTER,
     PREVIOUS,
     append_entries,
@@ -41,25 +41,26 @@ from tests.wire.resp_inputs import CUTS, cut
 
 GOLDEN = {
     "hello": (
-        "4452706604010100000102030405060708090a0b0c0d0e0f0000001fb757249eff930ca394a26e31c4107575757575757575757575"
-        "7575757575a26e32a5302e312e30"
+        "4452706604010100000102030405060708090a0b0c0d0e0f0000003126bde8a573a21d6295a26e31c410757575757575"
+        "75757575757575757575a26e32a5302e312e30c41063636363636363636363636363636363"
     ),
     "hello_reply": (
-        "4452706604010200000102030405060708090a0b0c0d0e0f0000002b5a4e313eaebbfcc595c2b26e31206973206e6f742061206d65"
-        "6d626572a26e32c41076767676767676767676767676767676c3"
+        "4452706604010200000102030405060708090a0b0c0d0e0f0000002b5a4e313eaebbfcc595c2b26e31206973206e6f74"
+        "2061206d656d626572a26e32c41076767676767676767676767676767676c3"
     ),
-    "request_vote": "4452706604010300000102030405060708090a0b0c0d0e0f0000000796fe8d4dd9e5a04b9407cd012c06c3",
+    "request_vote": ("4452706604010300000102030405060708090a0b0c0d0e0f0000000796fe8d4dd9e5a04b9407cd012c06c3"),
     "request_vote_response": ("4452706604010400000102030405060708090a0b0c0d0e0f00000004f7f41cc28c2695dd9307c3c2"),
     "heartbeat": (
         "4452706604010500000102030405060708090a0b0c0d0e0f0000000e0ce74a5eab96f42398070603ce01020304900409c400"
     ),
     "append_entries": (
-        "4452706604010500000102030405060708090a0b0c0d0e0f00000045bc9cde15abf06db398070603ce0102030492960301cf000001"
-        "8bcfe56800cedc2baf45ceb5c1635ec4036f6e65960701cf0000018bcfe56800ceba26da23cec3a3cf85c4040074776f0409c400"
+        "4452706604010500000102030405060708090a0b0c0d0e0f00000045bc9cde15abf06db398070603ce01020304929603"
+        "01cf0000018bcfe56800cedc2baf45ceb5c1635ec4036f6e65960701cf0000018bcfe56800ceba26da23cec3a3cf85c4"
+        "040074776f0409c400"
     ),
     "append_entries_response": (
-        "4452706604010600000102030405060708090a0b0c0d0e0f0000001520a5e0bdc323878d9a07c2000502cd012ccf7fffffffffffff"
-        "ffc3c200"
+        "4452706604010600000102030405060708090a0b0c0d0e0f0000001d4355e7d37292da4d9acf7fffffffffffffffc200"
+        "0502cd012ccf0100000000000000c3c200"
     ),
     "install_snapshot": (
         "4452706604010700000102030405060708090a0b0c0d0e0f0000000ca3ccb21739540be99507cd012c06ce0102030409"
@@ -68,39 +69,46 @@ GOLDEN = {
         "4452706604010800000102030405060708090a0b0c0d0e0f0000000c8907ef067365d57794cd012cc3c4046b65790007"
     ),
     "snapshot_chunk": (
-        "4452706604010900000102030405060708090a0b0c0d0e0f00000046c7fc1b95c14b0e9f9ecd012c06ce01020304cf0000018bcfe5"
-        "68000501cf0000000200000000c3c4016192c400c4016b92c40176c401009200cf0000018bcfe5680092ceeb621601ce66848e73c2"
+        "4452706604010900000102030405060708090a0b0c0d0e0f00000046c7fc1b95c14b0e9f9ecd012c06ce01020304cf00"
+        "00018bcfe568000501cf0000000200000000c3c4016192c400c4016b92c40176c401009200cf0000018bcfe5680092ce"
+        "eb621601ce66848e73c2"
     ),
     "state_hash": (
         "4452706604010a00000102030405060708090a0b0c0d0e0f000000137e7c0de31a6b992d94cd1000ce0102030405cfffffffffffffffff"
     ),
     "introduce": (
-        "4452706604010b00000102030405060708090a0b0c0d0e0f0000001e358d0589fae3e90f93c4107575757575757575757575757575"
-        "757503c4086e6f6e6365203321"
+        "4452706604010b00000102030405060708090a0b0c0d0e0f0000001e358d0589fae3e90f93c410757575757575757575"
+        "7575757575757503c4086e6f6e6365203321"
     ),
     "introduce_response": (
-        "4452706604010c00000102030405060708090a0b0c0d0e0f000000314c0ee4affd1d6f2195c4107575757575757575757575757575"
-        "7575c3c41076767676767676767676767676767676c4086e6f6e636520332104"
+        "4452706604010c00000102030405060708090a0b0c0d0e0f000000314c0ee4affd1d6f2195c410757575757575757575"
+        "75757575757575c3c41076767676767676767676767676767676c4086e6f6e636520332104"
     ),
     "resume": (
-        "4452706604011100000102030405060708090a0b0c0d0e0f0000002e6037d6ec5e07c41194c4107575757575757575757575757575"
-        "7575929202c4086e6f6e63652032219203c4086e6f6e6365203321c3c2"
+        "4452706604011100000102030405060708090a0b0c0d0e0f0000002e6037d6ec5e07c41194c410757575757575757575"
+        "75757575757575929202c4086e6f6e63652032219203c4086e6f6e6365203321c3c2"
     ),
     "resume_response": (
         "4452706604011200000102030405060708090a0b0c0d0e0f0000001376d68fae6a0f7ab797c4086e6f6e6365203321c3c20706cd012c07"
-    ),
-    "fetch_entries": (
-        "4452706604010d00000102030405060708090a0b0c0d0e0f000000141fc34c470c963d2b9192930603ce0102030493cd012c06ceff"
-        "ffffff"
-    ),
-    "fetch_entries_response": (
-        "4452706604010e00000102030405060708090a0b0c0d0e0f00000035671f009179eb809a95079197080701cf0000018bcfe56800ce"
-        "ba26da23cec3a3cf85c4040074776f91930603ce01020304930603ce0102030493020105"
     ),
     "ask_time": ("4452706604011300000102030405060708090a0b0c0d0e0f00000006aa9e3118a9056a4a91ce00bc614e"),
     "tell_time": (
         "4452706604011400000102030405060708090a0b0c0d0e0f0000001b0036cd07bc80152994ce00bc614ecf0000018bcf"
         "e56800cf0000018bcfe56807cd012c"
+    ),
+    "fetch_entries": (
+        "4452706604010d00000102030405060708090a0b0c0d0e0f000000141fc34c470c963d2b9192930603ce0102030493cd"
+        "012c06ceffffffff"
+    ),
+    "fetch_entries_response": (
+        "4452706604010e00000102030405060708090a0b0c0d0e0f00000035671f009179eb809a95079197080701cf0000018b"
+        "cfe56800ceba26da23cec3a3cf85c4040074776f91930603ce01020304930603ce0102030493020105"
+    ),
+    "confirm": (
+        "4452706604011500000102030405060708090a0b0c0d0e0f0000001398806958174d184991c41063636363636363636363636363636363"
+    ),
+    "confirmed": (
+        "4452706604011600000102030405060708090a0b0c0d0e0f000000139880695861be945891c41063636363636363636363636363636363"
     ),
 }
 """Frames of version 4; only ever added to until there is a version 5."""
@@ -145,8 +153,9 @@ def test_numbers_of_kinds_never_change() -> None:
     names += " INSTALL_SNAPSHOT FETCH_SNAPSHOT SNAPSHOT_CHUNK STATE_HASH"
     names += " INTRODUCE INTRODUCE_RESPONSE FETCH_ENTRIES FETCH_ENTRIES_RESPONSE BULK PIECE RESUME RESUME_RESPONSE"
     names += " ASK_TIME TELL_TIME"
+    names += " CONFIRM CONFIRMED"
     assert [kind.name for kind in sorted(FrameKind)] == names.split()
-    assert sorted(FrameKind) == list(range(1, 21))
+    assert sorted(FrameKind) == list(range(1, 23))
 
 
 @pytest.mark.parametrize("field", ["keys", "values", "deadlines_ms", "checksums"])
@@ -267,19 +276,19 @@ def test_error_is_final() -> None:
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (frame(0, b"\x90"), "frame kind 0, known 1..20"),
-        (frame(21, b"\x90"), "frame kind 21, known 1..20"),
+        (frame(0, b"\x90"), "frame kind 0, known 1..22"),
+        (frame(23, b"\x90"), "frame kind 23, known 1..22"),
         (frame(4, b"\x93\x07\xc3\xc2", flags=1), "flags 0x01, known 0x00"),
         (frame(4, b""), "RequestVoteResponse: the body is no msgpack"),
         (frame(4, b"\x93\x07\xc3"), "RequestVoteResponse: the body is no msgpack"),
-        (frame(4, b"\x93\x07\xc3\xc2\x00"), "RequestVoteResponse: the body is no msgpack: ExtraData"),
-        (frame(4, b"\xc1"), "RequestVoteResponse: the body is no msgpack: FormatError"),
+        (frame(4, b"\x93\x07\xc3\xc2\x00"), "RequestVoteResponse: the body is no msgpack of this kind: ExtraData"),
+        (frame(4, b"\xc1"), "RequestVoteResponse: the body is no msgpack of this kind: FormatError"),
         (frame(4, b"\x81\x90\x00"), "RequestVoteResponse: the body is no msgpack"),
         (frame(4, b"\x91" * 100_000 + b"\x00"), "RequestVoteResponse: the body is no msgpack"),
         (frame(4, b"\xdd\xff\xff\xff\xff"), "RequestVoteResponse: the body is no msgpack"),
-        (frame(4, b"\xa1\xff"), "RequestVoteResponse: the body is no msgpack: UnicodeDecodeError"),
+        (frame(4, b"\xa1\xff"), "RequestVoteResponse: the body is no msgpack of this kind: UnicodeDecodeError"),
         (packed(4, 5), "RequestVoteResponse: 5, expected an array of 3: term, vote_granted, pre_vote"),
-        (packed(4, {"term": 5}), "RequestVoteResponse: {'term': 5}, expected an array of 3"),
+        (packed(4, {"term": 5}), "RequestVoteResponse: the body is no msgpack of this kind: .* exceeds max_map_len"),
         (packed(4, [7, True]), "RequestVoteResponse: an array of 2, expected an array of 3"),
         (packed(4, [7, True, False, 0]), "RequestVoteResponse: an array of 4, expected an array of 3"),
         (packed(4, [-1, True, False]), r"RequestVoteResponse: term is -1, expected an integer in \[0, 2\^63\)"),
@@ -289,17 +298,23 @@ def test_error_is_final() -> None:
         (packed(4, [None, True, False]), "term is None, expected an integer"),
         (packed(4, [7, 1, False]), "vote_granted is 1, expected a boolean"),
         (packed(4, [7, True, None]), "pre_vote is None, expected a boolean"),
-        (packed(1, ["", b"u" * 16, "n2", "1"]), "Hello: node_id is '', expected text that is not empty"),
-        (packed(1, [b"n1", b"u" * 16, "n2", "1"]), "Hello: node_id is b'n1', expected text"),
-        (packed(1, ["n1", b"u" * 15, "n2", "1"]), "Hello: node_uuid is b'uuuuuuuuuuuuuuu', expected 16 bytes"),
-        (packed(1, ["n1", "u" * 16, "n2", "1"]), "Hello: node_uuid is 'uuuuuuuuuuuuuuuu', expected 16 bytes"),
-        (packed(1, ["n1", b"u" * 16, "n2", b"1"]), "Hello: version is b'1', expected text"),
+        (packed(1, ["", b"u" * 16, "n2", "1", b"c" * 16]), "Hello: node_id is '', expected text that is not empty"),
+        (packed(1, [b"n1", b"u" * 16, "n2", "1", b"c" * 16]), "Hello: node_id is b'n1', expected text"),
+        (
+            packed(1, ["n1", b"u" * 15, "n2", "1", b"c" * 16]),
+            "Hello: node_uuid is b'uuuuuuuuuuuuuuu', expected 16 bytes",
+        ),
+        (
+            packed(1, ["n1", "u" * 16, "n2", "1", b"c" * 16]),
+            "Hello: node_uuid is 'uuuuuuuuuuuuuuuu', expected 16 bytes",
+        ),
+        (packed(1, ["n1", b"u" * 16, "n2", b"1", b"c" * 16]), "Hello: version is b'1', expected text"),
         (
             packed(5, [7, 6, 3, 2**32, [], 4, 9, b""]),
             r"prev_log_chain is 4294967296, expected an integer in \[0, 2\^32\)",
         ),
         (packed(5, [7, 6, 3, 0, None, 4, 9, b""]), "AppendEntries: entries is None, expected an array"),
-        (packed(5, [7, NUMBER_MAX, 3, 0, [[]], 4, 9, b""]), "1 entries after 9223372036854775807 go beyond"),
+        (packed(5, [7, INDEX_MAX, 3, 0, [[]], 4, 9, b""]), "1 entries after 72057594037927936 go beyond"),
     ],
     ids=lambda value: value if isinstance(value, str) else "frame",
 )
@@ -392,7 +407,7 @@ def test_terms_out_of_order(terms: list[int], complaint: str) -> None:
         ({"kind": 3}, "entry 7: kind is 3, expected an entry kind"),
         ({"kind": 300, "crc": 0}, "entry 7: kind is 300, expected an entry kind"),
         ({"kind": True}, "entry 7: kind is True, expected an entry kind"),
-        ({"timestamp_ms": -1, "crc": 0}, "entry 7: timestamp_ms is -1, expected an integer"),
+        ({"timestamp_ms": -1, "crc": 0}, "entry 7: timestamp_ms is -1, expected a time"),
         ({"payload": "text", "crc": 0}, "entry 7: payload is 'text', expected bytes"),
         ({"crc": -1, "chain": 0}, "entry 7: crc is -1, expected an integer"),
         ({"chain": 2**32}, "entry 7: chain is 4294967296, expected an integer"),
@@ -404,7 +419,7 @@ def test_wrong_entry_field(changes: dict[str, Any], complaint: str) -> None:
         decode(with_rows(row(7, 77, **changes)))
 
 
-@pytest.mark.parametrize("value", [5, None, [], [3, 1, 5, 0, 0], [3, 1, 5, 0, 0, b"", 0], {"term": 3}])
+@pytest.mark.parametrize("value", [5, None, [], [3, 1, 5, 0, 0], [3, 1, 5, 0, 0, b"", 0]])
 def test_wrong_entry_shape(value: object) -> None:
     """An entry is an array of six."""
     with pytest.raises(DamagedFrame, match=r"entry 7: .*expected an array of 6"):

@@ -183,7 +183,7 @@ HEAD = b"\x93\x07\xc3\xc2"
         ([announced(4, 2**29, 2**29, 1)], "a bulk of 1073741825 bytes, at most 1073741824 are taken"),
         ([frame(FrameKind.BULK, b"\xc1")], "announcement: the body is no msgpack"),
         ([frame(FrameKind.BULK, msgpack.packb([4]))], "expected a kind and an array of lengths"),
-        ([frame(FrameKind.BULK, msgpack.packb({"kind": 4}))], "expected a kind and an array of lengths"),
+        ([frame(FrameKind.BULK, msgpack.packb({"kind": 4}))], "announcement: the body is no msgpack"),
         ([frame(FrameKind.BULK, msgpack.packb([True, [4]]))], "expected a kind and an array of lengths"),
         ([frame(FrameKind.BULK, msgpack.packb([4, [True]]))], "expected integers"),
         ([frame(FrameKind.BULK, msgpack.packb([4, 4]))], "expected a kind and an array of lengths"),

@@ -21,6 +21,7 @@ from raftlog.choose import DIRECTORY, DIRECTORY_PATH
 from raftlog.gather import Unreadable
 from raftlog.merging import Merged, merge
 from raftlog.rebuild import rebuild
+from raftlog.resetting import Reset, argument, forgotten, objection
 from raftlog.running import CLEAN, REFUSED, WOUNDED, complain
 from raftlog.survivors import Survivor, read_survivor
 
@@ -29,6 +30,8 @@ Examples:
   raftlog repair n1 --peers n2 --peers n3            what would be done, and why
   raftlog repair n1 --peers n2 --peers n3 --apply    write n1.repaired-DATE and so on
   raftlog repair n1 --lose-from-index 4711 --apply   give up what follows: may lose acknowledged writes
+  raftlog repair n1 --peers n2 --peers n3 --reset-term --apply
+                                                     begin again below a term that no election can pass
 
 \b
 Exit codes:
@@ -72,18 +75,33 @@ class Refused(DurableRaftError):
 @click.option(
     "--reset-time", "resets_time", is_flag=True, help="Have the next leader set the cluster time to the nodes' clocks."
 )
+@click.option("--reset-term", is_flag=True, help="Forget a term that leaves none above it; needs every directory.")
+@click.option(
+    "--reset-disks", is_flag=True, help="Take these directories for the nodes' disks, whatever the others know."
+)
 def repair(
-    directory: Path, peers: tuple[Path, ...], lose_from: int | None, *, applies: bool, resets_time: bool
+    directory: Path,
+    peers: tuple[Path, ...],
+    lose_from: int | None,
+    *,
+    applies: bool,
+    resets_time: bool,
+    reset_term: bool,
+    reset_disks: bool,
 ) -> None:
     """Make whole directories from DIRECTORY and its peers, when the nodes cannot heal each other.
 
     Says what was certainly committed, possibly committed, and certainly not, and why; takes each entry from whoever has
     an intact copy; writes a new directory beside each old one, which is kept. Nodes that run are refused.
 
+    --reset-term and --reset-disks heal what a node that lied or was broken has said in its peers' name. All nodes must
+    be stopped, and all be started from the new directories.
+
     With --reset-time a request is left in the directories for their nodes: whichever leads next sets the cluster time,
     back or ahead, to the clock that a majority agrees on. No entry is changed.
     """
-    _end(lambda: _repair([directory, *peers], lose_from, applies=applies, resets_time=resets_time))
+    reset = Reset(reset_term, reset_disks)
+    _end(lambda: _repair([directory, *peers], lose_from, reset, applies=applies, resets_time=resets_time))
 
 
 @click.command(epilog=_RECOVER_EPILOG)
@@ -119,27 +137,33 @@ def _end(work: Callable[[], int]) -> None:
 # -- repair -----------------------------------------------------------------------------------------------------------
 
 
-def _repair(directories: Sequence[Path], lose_from: int | None, *, applies: bool, resets_time: bool) -> int:
+def _repair(
+    directories: Sequence[Path], lose_from: int | None, reset: Reset, *, applies: bool, resets_time: bool
+) -> int:
     survivors, unreadable = _read(directories)
+    if reset.is_asked and (why := objection(survivors, is_all=not unreadable)) is not None:
+        raise Refused(why)
     voters = survivors[0].meta.membership.ids()
     merged = merge(survivors, is_all=not unreadable, lose_from=lose_from)
     _tell(survivors, unreadable, merged)
     if len(survivors) < majority(len(voters)) and lose_from is None and merged.missing:
         raise Refused(_alone(survivors, voters, merged))
     _require_whole(merged)
+    for line in argument(survivors, reset):
+        click.echo(line)
     date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     targets = {each.node_id: each.directory.with_name(f"{each.directory.name}.repaired-{date}") for each in survivors}
-    if not unreadable and not merged.given_up and _are_sound(survivors):
+    if not unreadable and not merged.given_up and _are_sound(survivors) and not reset.is_asked:
         click.echo("nothing is wounded: nothing to be written")
         return _request_reset([each.directory for each in survivors], applies=applies) if resets_time else CLEAN
     term = max(each.meta.hard_state.current_term for each in survivors)
     for each in survivors:
         click.echo(f"{'writing' if applies else 'would write'} {targets[each.node_id]}")
         if applies:
-            own = each.meta.hard_state
-            held = own if own.current_term == term else HardState(term, None)
+            own, standing = forgotten(each, survivors, reset)
+            held = own if reset.term or own.current_term == term else HardState(term, None)
             meta = each.meta
-            rebuild(targets[each.node_id], merged, meta.identity, meta.membership, held, _moved(meta.standing))
+            rebuild(targets[each.node_id], merged, meta.identity, meta.membership, held, _moved(standing))
     if resets_time:
         _request_reset(list(targets.values()), applies=applies)
     if applies:

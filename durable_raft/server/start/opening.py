@@ -18,6 +18,7 @@ from durable_raft.errors import CorruptRecord, DirectoryRefused
 from durable_raft.raft.types import Identity, Membership, Standing
 from durable_raft.server.logs import event
 from durable_raft.server.settings.config import NodeConfig, derive_cluster_id
+from durable_raft.server.start.cluster_name import expect_name
 from durable_raft.server.start.recovery import NodeData, open_state, set_state_aside
 from durable_raft.storage.directory import KV, DirectoryLock, holds_environment, set_directory_aside
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
@@ -168,6 +169,7 @@ def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> LmdbLogSt
     try:
         store.expect(config.cluster_id, config.node_id)
         _expect_membership(config, store.membership)
+        expect_name(directory, config.cluster_name)
     except BaseException:
         store.close()
         raise

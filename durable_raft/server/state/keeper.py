@@ -105,6 +105,8 @@ class StateKeeper:
             self._begin_installation, worker, clock, crash_points, events.send, raft, self._install
         )
         self.hashes = StateHashes(config.node_id, self._voters)
+        self._answering: set[NodeId] = set()
+        """Who is being given a piece of a snapshot at the moment."""
         self._asked = 0
         self.differs = 0
         """How often this node's state was found to differ from the majority's."""
@@ -195,14 +197,18 @@ class StateKeeper:
     def receive(self, source: NodeId, message: FetchSnapshot | SnapshotChunk | StateHash) -> None:
         """Take a message about states."""
         if isinstance(message, SnapshotChunk):
-            self.fetcher.received(message)
+            self.fetcher.received(source, message)
         elif isinstance(message, StateHash):
             self.hashes.heard(source, message)
             self._judge(message.applied_index)
-        else:
-            self.source.answer(message, lambda chunk: self._give(source, chunk))
+        elif source not in self._answering:
+            # Who asks on before it has the last piece gets that one first, and is not served before others.
+            self._answering.add(source)
+            if not self.source.answer(message, lambda chunk: self._give(source, chunk)):
+                self._answering.discard(source)
 
     def _give(self, target: NodeId, chunk: SnapshotChunk) -> None:
+        self._answering.discard(target)
         self._crash_points.reach("before_snapshot_piece_sent")
         self._events.send(target, chunk)
 

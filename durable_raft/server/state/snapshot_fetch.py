@@ -99,9 +99,9 @@ class SnapshotFetcher:
         if self.is_overdue():
             self._ask()
 
-    def received(self, chunk: SnapshotChunk) -> None:
-        """Take a piece, if it is the next one or the first of another snapshot."""
-        if self._source is None or self._is_busy:
+    def received(self, source: NodeId, chunk: SnapshotChunk) -> None:
+        """Take a piece from whoever was asked, if it is the next one or the first of another snapshot."""
+        if self._source != source or self._is_busy:
             return
         base = _base_of(chunk)
         if not self._raft.wants_snapshot(base.point):

@@ -19,6 +19,7 @@ from durable_raft.server.logs import event
 from durable_raft.server.state.worker import Worker
 from durable_raft.storage.environment import Room
 from durable_raft.storage.state.state_store import CheckpointView, StateStore
+from durable_raft.wire.messages import SNAPSHOT_RECORDS_MAX
 from durable_raft.wire.peer import FetchSnapshot, SnapshotChunk
 
 _logger = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ class SnapshotSource:
 
 def _piece_of(view: CheckpointView, question: FetchSnapshot) -> SnapshotChunk:
     meta = view.meta
-    items = view.piece(question.after_key if question.has_key else None, PIECE_BYTES)
+    items = view.piece(question.after_key if question.has_key else None, PIECE_BYTES)[:SNAPSHOT_RECORDS_MAX]
     point = meta.applied.point
     return SnapshotChunk(
         last_included_index=point.index,

@@ -3,6 +3,9 @@
 The places are the entries whose index ``EVERY`` divides, so that all speak of the same state without asking. A replica
 that a majority contradicts is wrong, whatever the cause: a machine that is not deterministic, memory or a disk that
 lies. It fences itself; the others name it.
+
+What each node says is kept apart, its latest places only. So a node that says much, or speaks of places that nobody
+has reached, makes nobody forget what others said. A place is judged once this node has applied it itself.
 """
 
 from __future__ import annotations
@@ -38,8 +41,10 @@ class StateHashes:
     def __init__(self, node_id: NodeId, voters: Iterable[NodeId]) -> None:
         """Begin with nothing; ``voters`` are all that count, this node included."""
         self._node_id = node_id
-        self._majority = majority(len(tuple(voters)))
-        self._said: dict[Index, dict[NodeId, StateHash]] = {}
+        voters = tuple(voters)
+        self._majority = majority(len(voters))
+        self._said: dict[NodeId, dict[Index, StateHash]] = {voter: {} for voter in voters}
+        """What each node said, by place, in the order in which it was said."""
         self._judged: set[Index] = set()
         self.compared = 0
         """Places at which a majority was found to agree."""
@@ -56,15 +61,21 @@ class StateHashes:
         """Note what ``source`` says its state is."""
         if said.applied_index % EVERY:
             return
-        self._said.setdefault(said.applied_index, {})[source] = said
-        if len(self._said) > KEPT:
-            oldest = min(self._said)
-            del self._said[oldest]
-            self._judged.discard(oldest)
+        places = self._said[source]
+        # Said again, it is the newest.
+        places.pop(said.applied_index, None)
+        places[said.applied_index] = said
+        if len(places) > KEPT:
+            oldest = next(iter(places))
+            del places[oldest]
+            if source == self._node_id:
+                self._judged.discard(oldest)
 
     def verdict(self, index: Index) -> Verdict | None:
-        """Return what a majority says of ``index``; None while none has spoken, or nothing has changed since."""
-        said = self._said.get(index, {})
+        """Return what a majority says of ``index``; None while none has spoken, or this node has not."""
+        said = {node: places[index] for node, places in self._said.items() if index in places}
+        if self._node_id not in said:
+            return None
         for value in set(said.values()):
             agree = [node for node, other in said.items() if other == value]
             if len(agree) < self._majority:
@@ -78,5 +89,6 @@ class StateHashes:
 
     def forget(self) -> None:
         """Forget everything: this node begins with another state."""
-        self._said.clear()
+        for places in self._said.values():
+            places.clear()
         self._judged.clear()

@@ -1,0 +1,34 @@
+"""The name of the cluster that a directory belongs to, beside its id: an operator gives the name with every start.
+
+The id is derived from name and addresses once (settings/config.py), and addresses may change. So the id cannot tell
+whether another name was given; the name is kept for that, in a file of its own. Directories that were made before this
+rule, or by a tool, take the name of their next start.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from durable_raft.errors import DirectoryRefused
+from durable_raft.storage.directory import sync_path
+
+CLUSTER_NAME: Final = "cluster-name"
+
+
+def expect_name(directory: Path, name: str) -> None:
+    """Check that ``directory`` belongs to the cluster called ``name``, and keep that.
+
+    Raises:
+        DirectoryRefused: it belongs to a cluster of another name.
+        OSError: it cannot be read or written.
+    """
+    path = directory / CLUSTER_NAME
+    if not path.exists():
+        path.write_text(f"{name}\n")
+        sync_path(path)
+        sync_path(directory)
+        return
+    stored = path.read_text().strip()
+    if stored != name:
+        raise DirectoryRefused(f"{directory} belongs to the cluster {stored!r}, but --cluster-name is {name!r}")

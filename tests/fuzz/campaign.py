@@ -1,0 +1,100 @@
+"""Many inputs for everything that strangers can reach; the program behind ``python -m tests.fuzz``.
+
+::
+
+    python -m tests.fuzz                          a million inputs, a fresh seed
+    python -m tests.fuzz --inputs 100000000       a campaign
+    python -m tests.fuzz --first 17 --inputs 1    one block again, as a failure names it
+
+Inputs are made in blocks of 10,000, each of a seed of its own: what fails is played again by its block.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.fuzz.handshake import play
+from tests.fuzz.targets import TARGETS
+
+BLOCK: Final = 10_000
+SHARES: Final = {"frames": 4_000, "requests": 4_000, "core": 1_000}
+"""Inputs of a block; the rest are handshakes."""
+
+PROGRESS_BLOCKS: Final = 100
+
+
+@dataclass(slots=True)
+class Result:
+    """What a campaign did."""
+
+    inputs: int = 0
+    resident_bytes: list[int] = field(default_factory=list)
+    """After each hundredth part, and at the beginning."""
+
+    def growth_bytes(self) -> int:
+        """Return by how much the memory grew since a fifth of the inputs had been taken."""
+        return max(self.resident_bytes) - self.resident_bytes[len(self.resident_bytes) // 5]
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def play_block(seed: int) -> None:
+    """Feed one block.
+
+    Raises:
+        RuntimeError: something was raised that may not be, its cause; names the block.
+    """
+    rng = random.Random(f"fuzz {seed}")
+    target = "handshake"
+    try:
+        for target, count in SHARES.items():
+            run = TARGETS[target](rng)
+            for _ in range(count):
+                run()
+        target = "handshake"
+        left = asyncio.run(play(rng, BLOCK - sum(SHARES.values())))
+    except Exception as error:
+        raise RuntimeError(f"block {seed}, {target}: {type(error).__name__}: {error}") from error
+    if left:
+        raise RuntimeError(f"block {seed}: {left} links that have ended are remembered")
+
+
+def campaign(first: int, inputs: int, *, shows: bool = False) -> Result:
+    """Feed blocks from ``first`` on; raises as ``play_block``."""
+    result = Result(resident_bytes=[resident_bytes()])
+    blocks, began = max(1, inputs // BLOCK), time.monotonic()
+    for number in range(blocks):
+        play_block(first + number)
+        result.inputs += BLOCK
+        if (number + 1) % max(1, blocks // 100) == 0:
+            result.resident_bytes.append(resident_bytes())
+        if shows and (number + 1) % PROGRESS_BLOCKS == 0:
+            rate = result.inputs / (time.monotonic() - began)
+            print(f"{result.inputs} inputs, {rate:.0f} a second, {resident_bytes() >> 20} MiB", flush=True)
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the program; the exit status is 0 when nothing was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzzing of what strangers reach.")
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="how many")
+    parser.add_argument("--first", type=int, help="the first block; a fresh one unless given")
+    options = parser.parse_args(arguments)
+    first = random.SystemRandom().randrange(10**9) if options.first is None else options.first
+    logging.disable(logging.CRITICAL)
+    print(f"blocks from {first} on", flush=True)
+    result = campaign(first, options.inputs, shows=True)
+    print(f"{result.inputs} inputs, nothing found, memory grew by {result.growth_bytes() >> 10} KiB")
+    return 0

@@ -1,0 +1,110 @@
+"""What is fed to the parsers: sound bytes that were damaged, with checksums made right again to get further."""
+
+from __future__ import annotations
+
+import random
+import struct
+from typing import Any, Final
+
+import msgpack
+
+from durable_raft.checksum import crc32c
+from durable_raft.wire.peer import HEADER_BYTES, encode_frame
+from tests.wire.peer_messages import CLUSTER, EXAMPLES
+
+FRAMES: Final = [encode_frame(CLUSTER, message) for message in EXAMPLES.values()]
+
+REQUESTS: Final = (
+    b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\nvalue\r\n",
+    b"*1\r\n$4\r\nPING\r\n",
+    b"*2\r\n$3\r\nGET\r\n$0\r\n\r\n",
+    b"GET key\r\n",
+    b"SET \"a b\" 'c d'\r\n",
+    b"*4\r\n$4\r\nMSET\r\n$1\r\na\r\n$1\r\nb\r\n$2\r\n\r\n\r\n",
+)
+
+NUMBERS: Final = (0, 1, 2, 127, 255, 2**16, 2**31, 2**32, 2**56, 2**56 + 1, 2**63 - 1, 2**63, 2**64 - 1, -1)
+
+
+def damaged(rng: random.Random, data: bytes, most: int = 4) -> bytes:
+    """Return ``data`` with bits flipped, and pieces removed, doubled or put in, up to ``most`` times."""
+    found = bytearray(data)
+    for _ in range(rng.randint(1, most)):
+        at = rng.randrange(len(found) + 1)
+        match rng.randrange(5):
+            case 0 if at < len(found):
+                found[at] ^= 1 << rng.randrange(8)
+            case 1:
+                del found[at : at + rng.randint(1, 8)]
+            case 2:
+                found[at:at] = rng.randbytes(rng.randint(1, 8))
+            case 3:
+                found[at:at] = found[at : at + rng.randint(1, 16)]
+            case _:
+                found[at : at + 4] = struct.pack(">I", rng.choice(NUMBERS) & 0xFFFFFFFF)
+    return bytes(found)
+
+
+def _value(rng: random.Random, depth: int = 0) -> Any:
+    match rng.randrange(8 if depth < 3 else 5):
+        case 0:
+            return rng.choice(NUMBERS)
+        case 1:
+            return rng.randbytes(rng.choice((0, 1, 8, 15, 16, 17, 24)))
+        case 2:
+            return rng.choice((None, True, False, 1.5, "", "n1", "n2"))
+        case 3 | 4:
+            return rng.randrange(300)
+        case 5:
+            return {"a": _value(rng, depth + 1)}
+        case _:
+            return [_value(rng, depth + 1) for _ in range(rng.randrange(5))]
+
+
+def frame_of(kind: int, body: bytes) -> bytes:
+    """Return a frame whose checksums are right."""
+    header = FRAMES[0][:6] + bytes((kind, 0)) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
+    return header + struct.pack(">I", crc32c(header)) + body
+
+
+def frame(rng: random.Random) -> bytes:
+    """Return something that may be a frame of a peer."""
+    sound = rng.choice(FRAMES)
+    choice = rng.random()
+    if choice < 0.2:
+        return damaged(rng, sound)
+    body = sound[HEADER_BYTES:]
+    kind = sound[6] if rng.random() < 0.9 else rng.randrange(256)
+    if choice < 0.5:
+        return frame_of(kind, damaged(rng, body))
+    try:
+        fields = msgpack.unpackb(body)
+    except ValueError:
+        fields = body
+    if choice < 0.9 and isinstance(fields, list) and fields:
+        for _ in range(rng.randint(1, 3)):
+            fields[rng.randrange(len(fields))] = _value(rng)
+        return frame_of(kind, msgpack.packb(fields))
+    if choice < 0.95:
+        # Arrays in arrays that announce more than there is.
+        return frame_of(kind, rng.choice((b"\xdd\xff\xff\xff\xff", b"\xdc\xff\xff", b"\x9f")) * rng.randint(1, 600))
+    return frame_of(kind, msgpack.packb(_value(rng)))
+
+
+def request(rng: random.Random) -> bytes:
+    """Return something that may be requests of a client."""
+    sound = b"".join(rng.choice(REQUESTS) for _ in range(rng.randint(1, 3)))
+    if rng.random() < 0.1:
+        return rng.randbytes(rng.randint(1, 40))
+    if rng.random() < 0.2:
+        number = str(rng.choice(NUMBERS)).encode()
+        return rng.choice((b"*" + number, b"*1\r\n$" + number, b"*" + number + b"\r\n$1")) + b"\r\n" + sound
+    return damaged(rng, sound)
+
+
+def pieces(rng: random.Random, data: bytes) -> list[bytes]:
+    """Cut ``data`` as a network may."""
+    if len(data) < 2 or rng.random() < 0.7:
+        return [data]
+    at = rng.randrange(1, len(data))
+    return [data[:at], data[at:]]
