@@ -16,7 +16,7 @@ PAGES: Final = 50
 BY_PAGES: Final = {
     "checkpoint_pages": PAGES,
     "checkpoint_changes": NEVER,
-    "checkpoint_bytes": NEVER,
+    "checkpoint_bytes": 100 << 20,  # more than is written, and within the memory of any machine
     "checkpoint_log_bytes": NEVER,
     "checkpoint_entries": NEVER,
     "checkpoint_interval_ms": NEVER,
