@@ -29,21 +29,6 @@ def lost_entries_never_found() -> Sequence[Patch]:
 
 
 @mutant
-def compacted_match_named() -> Sequence[Patch]:
-    """A heartbeat names the last entry that matches though the log begins behind it."""
-
-    def prove(state: RaftState, peer: NodeId, progress: Progress) -> None:
-        if progress.next_index < state.log.first_index:
-            replication._offer_snapshot(state, peer, progress)
-            return
-        place = progress.match_index if progress.inflight_count() else Index(progress.next_index - 1)
-        replication._send(state, peer, progress, Index(max(place, 1)), [])
-        progress.sent_round = state.read_round
-
-    return [(replication, "_prove", prove)]
-
-
-@mutant
 def heartbeat_without_round() -> Sequence[Patch]:
     """A heartbeat that passes entries counts as having asked the newest round, and asks an older one."""
     send = replication._send

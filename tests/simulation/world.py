@@ -398,8 +398,10 @@ class World:
         return not any(site.process.node.keeper.machine.summary.expires_count for site in self.up() if site.process)
 
     def _agrees(self) -> bool:
-        logs = [site.process.node.raft.log for site in self.up() if site.process]
-        if len(logs) < len(self.sites):
+        """Return whether all nodes are up, hold one log, and have executed all of it: it is applied in slices."""
+        nodes = [site.process.node for site in self.up() if site.process]
+        logs = [node.raft.log for node in nodes]
+        if len(logs) < len(self.sites) or any(node.keeper.applied_index < node.raft.log.last.index for node in nodes):
             return False
         return all(log.last == logs[0].last and log.last_applied == log.last.index == log.flushed for log in logs)
 
