@@ -198,7 +198,7 @@ def expired_keys_kept() -> Sequence[Patch]:
 
     def begin(self: Keyspace, *args: object) -> None:
         init(self, *args)  # type: ignore[arg-type]
-        if next(machines) % 2:
+        if next(machines) % 3 == 0:
             lazy.add(id(self))
 
     def look(self: Keyspace, time_ms: int) -> Steps:
@@ -212,11 +212,12 @@ def expired_keys_kept() -> Sequence[Patch]:
 
 @mutant
 def time_goes_back() -> Sequence[Patch]:
-    """A new leader stamps entries with its own clock, below the entries before."""
+    """A new leader stamps its first entry below the entries before."""
     append = replication.append_as_leader
 
     def backwards(state: RaftState, kind: EntryKind, payload: bytes, timestamp_ms: int) -> Entry:
-        floor, state.log.last_timestamp_ms = state.log.last_timestamp_ms, 0
-        return append(state, kind, payload, timestamp_ms or floor)
+        if kind is EntryKind.NOOP and timestamp_ms:
+            state.log.last_timestamp_ms = timestamp_ms = timestamp_ms - 1
+        return append(state, kind, payload, timestamp_ms)
 
     return [(replication, "append_as_leader", backwards)]
