@@ -41,7 +41,8 @@ class Campaigns:
         bound = max(config.election_timeout_bound_ms, longest) * shortest // longest
         least = min(shortest << self._in_a_row - 1, bound) if self._in_a_row else 0
         waited = now - self._stood_at
-        if process.learns and waited < least:
+        # A clock may begin far below zero: the first election of a life has none before it.
+        if process.learns and self._in_a_row and waited < least:
             raise InvariantViolation(
                 f"Elections back off: {process.site.name} stands again after {waited} ms, for the "
                 f"{self._in_a_row + 1}th time in a row; at least {least}"
