@@ -70,6 +70,9 @@ class Way(Protocol):
     def probe(self) -> None:
         """Ask the peer about all claims on a new link, beside the one that is there."""
 
+    def note_replaced(self) -> None:
+        """Note that somebody dialled as this peer, from a disk that was replaced."""
+
 
 class Listener(Protocol):
     """All links of one node, as far as one that was accepted uses them."""
@@ -197,6 +200,7 @@ class Accepted(asyncio.Protocol):
         if peer not in self._peers.ids:
             raise PeerError(f"{peer} is not a member of this cluster")
         if self._peers.was_replaced(peer, message.node_uuid):
+            self._peers.links[peer].note_replaced()
             raise DiskReplaced(f"the disk of {peer} with uuid {message.node_uuid.hex()} was replaced by another")
         self._is_claim = True
         self._peers.callers.claim(self, peer, message.challenge)

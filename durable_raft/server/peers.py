@@ -187,6 +187,10 @@ class PeerLink:
         if self._dialled is not None and (self._probe is None or self._probe.done()):
             self._probe = asyncio.get_running_loop().create_task(self._ask_anew(self._dialled))
 
+    def note_replaced(self) -> None:
+        """Note that somebody dialled as this peer, from a disk that was replaced; it counts while this link is down."""
+        self.is_replaced = not self.is_up
+
     async def _ask_anew(self, old: _Dialled) -> None:
         """Ask on a link of its own, once; whoever answers there, and not on ``old``, has left that."""
         address = parse_address("peer_address", self._member.peer_address)
@@ -213,7 +217,8 @@ class PeerLink:
             except (OSError, PeerError, TimeoutError) as error:
                 # Another peer of ours may be in its place by now.
                 self.is_refused_as_replaced &= isinstance(error, DiskReplaced)
-                self.is_replaced &= isinstance(error, DiskReplaced)
+                # A replaced disk hears nobody who does not hear it, so a link to it waits in vain.
+                self.is_replaced &= isinstance(error, (DiskReplaced, TimeoutError))
                 self._complain(f"{type(error).__name__}: {error}")
             else:
                 pause = REDIAL_MIN_S
