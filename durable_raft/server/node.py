@@ -178,6 +178,11 @@ class Node:
         self._housekeeping()
         self.wake()
 
+    def remember(self) -> None:
+        """Have the disk keep what a later life of this node must not forget, now and not at the next look."""
+        if not self._is_stopped and self.raft.remember():
+            self._process()
+
     def stop(self) -> bool:
         """Take part no longer; what was submitted to the log is still flushed.
 

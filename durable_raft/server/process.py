@@ -250,6 +250,7 @@ class _Process:
                 while not node.dispatcher.is_idle() and self._fatal is None:
                     await asyncio.sleep(0.005)
         clients.close()
+        node.remember()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 while clients.connections:
