@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.kv.replies import OK, PONG, ErrorReply, MapReply, Reply, SetReply, Simple, Verbatim
-from durable_raft.wire.resp import encode_replies, encode_reply
+from durable_raft.wire.resp import encode_in_pieces, encode_replies, encode_reply
+from durable_raft.wire.resp_replies import LARGE_BYTES
 
 TABLE: list[tuple[Reply, bytes, bytes]] = [
     (OK, b"+OK\r\n", b"+OK\r\n"),
@@ -122,3 +123,23 @@ def test_independent_parser_reads_it_back(reply: Reply, protocol: int) -> None:
     found = reader.gets()
     assert found == plain(reply, protocol)
     assert reader.gets() == b"END"
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *[reply for reply, _, _ in TABLE],
+        b"v" * LARGE_BYTES,
+        [b"v" * LARGE_BYTES, b"small", [b"w" * LARGE_BYTES, 1, None], OK],
+        [b"%d" % number for number in range(10_000)],
+        [],
+    ],
+    ids=lambda reply: f"{type(reply).__name__}",
+)
+def test_pieces_are_the_whole(reply: Reply, protocol: int) -> None:
+    """A reply in pieces is the same reply."""
+    pieces = list(encode_in_pieces(reply, protocol))
+    assert b"".join(pieces) == encode_reply(reply, protocol)
+    if isinstance(reply, bytes) and len(reply) >= LARGE_BYTES:
+        assert any(piece is reply for piece in pieces), "the value is copied"

@@ -1,0 +1,43 @@
+"""Commands in steps make the same state as commands at once."""
+
+from __future__ import annotations
+
+import random
+
+from durable_raft.kv.machine import Machine
+from tests.kv.machines import NOW_MS, new_machine
+
+
+def some_writes(seed: int) -> list[list[bytes]]:
+    """Return writes of few and of many keys, large and small."""
+    rng = random.Random(seed)
+    keys = [b"k%d" % number for number in range(300)]
+    writes: list[list[bytes]] = []
+    for _ in range(400):
+        key = rng.choice(keys)
+        writes.append([b"set", key, rng.randbytes(rng.choice((1, 100, 300_000)))])
+        writes.append([b"append", key, b"x" * rng.randrange(100)])
+        writes.append([b"pexpire", rng.choice(keys), b"%d" % rng.randrange(1, 500)])
+    writes.append([b"mset", *[part for key in keys for part in (key, b"v")]])
+    writes.append([b"del", *keys[:150]])
+    return writes
+
+
+def digest_after(machine: Machine) -> bytes:
+    """Return the digest when keys have expired, in steps, and the time was set back."""
+    for _ in machine.advance_time_in_steps(NOW_MS + 300):
+        pass
+    machine.reset_time(NOW_MS + 100)
+    return machine.digest()
+
+
+def test_steps_make_the_same_state() -> None:
+    """Whatever is between two steps, nothing else is executed there."""
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    at_once, in_steps = new_machine(), new_machine()
+    writes = some_writes(seed)
+    at_once.execute_all(writes)
+    assert sum(1 for _ in in_steps.execute_in_steps(writes)) > 1
+    assert in_steps.summary == at_once.summary
+    assert digest_after(in_steps) == digest_after(at_once)
