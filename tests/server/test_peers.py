@@ -250,12 +250,15 @@ def test_a_link_is_up_only_to_the_peer_it_was_dialled_for(
     async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal dialled
         dialled += 1
-        await reader.read(1)
-        if answer is not None:
-            writer.write(encode_frame(cluster_id, answer))
-            with suppress(ConnectionError):
-                await reader.read()
-        writer.close()
+        try:
+            await reader.read(1)
+            if answer is not None:
+                writer.write(encode_frame(cluster_id, answer))
+                with suppress(ConnectionError):
+                    await reader.read()
+        finally:
+            # Also when the story ends first.
+            writer.close()
 
     async def story(house: House) -> None:
         port = int(house.members[1].peer_address.rpartition(":")[2])
