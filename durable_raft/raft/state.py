@@ -13,12 +13,11 @@ from typing import NamedTuple, Protocol
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.log import LogView, RaftLog
 from durable_raft.raft.messages import Envelope, Message, ResumeResponse
-from durable_raft.raft.patience import flush_patience_ms
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.ready import Offer, ReadReady, Write
 from durable_raft.raft.term_budget import TermBudget
-from durable_raft.raft.timeouts import Timeouts
+from durable_raft.raft.timeouts import Timeouts, flush_patience_ms
 from durable_raft.raft.types import HardState, Index, LogPoint, NodeId, RaftConfig, Role, Standing, StoredLog, Term
 
 

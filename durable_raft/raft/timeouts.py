@@ -34,6 +34,22 @@ HALF_LIFE_MS: Final = 30_000
 """After so long the worst counts half. A checkpoint is written as often, so a lateness that each brings is remembered
 from one to the next, with twice its time to spare."""
 
+SLOWEST_BYTES_PER_MS: Final = 16 << 10
+"""What a disk is granted that must not count as hung: 16 MiB/s, records and their pages around the payload included."""
+
+
+def flush_patience_ms(base_ms: int, unflushed_bytes: int) -> int:
+    """Return how long the oldest write in flight may take (ms): longer when much is written.
+
+    A sound disk that is given 64 MiB is busy with them for longer than an election timeout. A node that took that for
+    a hang would give its leadership up, and the next leader would do so with the same entry.
+
+    Args:
+        base_ms: what a small write may take.
+        unflushed_bytes: payload bytes of all writes in flight: they share the disk, and often one transaction.
+    """
+    return base_ms + unflushed_bytes // SLOWEST_BYTES_PER_MS
+
 
 class Worst:
     """The worst of late: the largest value noted, which counts half after ``HALF_LIFE_MS``, and so on."""

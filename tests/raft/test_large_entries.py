@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from durable_raft.raft.messages import APPEND_ENTRIES_MAX, AppendEntries, InstallSnapshot, RequestVote, stands_on
-from durable_raft.raft.patience import flush_patience_ms
 from durable_raft.raft.replication import PROMPT_BYTES
+from durable_raft.raft.timeouts import flush_patience_ms
 from durable_raft.raft.types import Index, NodeId, Role, Term
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_solo import accepted, append_entries, appends_to, ask, lead, refused, solo
