@@ -220,15 +220,14 @@ class Dispatcher:
 
     def has_due(self) -> bool:
         """Return whether ``propose_due`` has anything that waits for it."""
-        return bool(self._free_reads) or (bool(self._forming) and self._may_propose())
+        may_propose = bool(self._forming) and self._may_propose() and self._stamp_ms() is not None
+        return bool(self._free_reads) or may_propose
 
     def _may_propose(self) -> bool:
-        """Return whether a batch may leave: the time is known, and none is in flight, or one that takes its time.
+        """Return whether a batch may leave: none is in flight, or one that takes its time.
 
         Where commits are quick the next batch had better wait: it grows meanwhile, and costs less.
         """
-        if self._stamp_ms() is None:
-            return False
         if not self._inflight:
             return True
         if len(self._inflight) >= INFLIGHT_BATCHES_MAX:
