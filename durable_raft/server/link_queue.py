@@ -101,7 +101,7 @@ class LinkQueue:
         self._have_turn()
 
     def _wait(self, message: NodeMessage, encoded: Bulk | bytes) -> None:
-        size = encoded.size_bytes if isinstance(encoded, Bulk) else len(encoded)
+        size = len(encoded)
         if self._waiting and self.waiting_bytes + size > BULK_BYTES_MAX:
             self._drop(size)
             return
@@ -141,7 +141,7 @@ class LinkQueue:
         if frame is None:
             self._waiting.popleft()
             self._frames = None
-            self.waiting_bytes -= encoded.size_bytes if isinstance(encoded, Bulk) else len(encoded)
+            self.waiting_bytes -= len(encoded)
         return frame
 
     def _drop_older_terms(self) -> None:
@@ -155,7 +155,7 @@ class LinkQueue:
         ]
         self.dropped += len(self._waiting) - len(kept)
         self._waiting = deque(kept)
-        self.waiting_bytes = sum(each.size_bytes if isinstance(each, Bulk) else len(each) for _, each in kept)
+        self.waiting_bytes = sum(len(encoded) for _, encoded in kept)
 
     def _drop(self, size: int) -> None:
         """Drop a message for which there is no room; say so once for each connection."""

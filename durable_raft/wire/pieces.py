@@ -50,12 +50,16 @@ class Announcement(NamedTuple):
 class Bulk:
     """A large message that is to be sent: its parts, not copied. Several links may send it at their own paces."""
 
-    __slots__ = ("_kind", "_parts", "size_bytes")
+    __slots__ = ("_kind", "_parts", "_size_bytes")
 
     def __init__(self, kind: int, head: bytes, blobs: Sequence[bytes]) -> None:
         self._kind = kind
         self._parts = (head, *blobs)
-        self.size_bytes = sum(map(len, self._parts))
+        self._size_bytes = sum(map(len, self._parts))
+
+    def __len__(self) -> int:
+        """Return how many bytes its parts have."""
+        return self._size_bytes
 
     def announcement(self) -> bytes:
         """Return the body of the frame that announces it."""
