@@ -56,6 +56,7 @@ from durable_raft.raft.types import (
     Role,
     StoredLog,
     Term,
+    stored_bytes,
 )
 
 LATE_PAUSE: Final = 20
@@ -329,7 +330,7 @@ class Raft:
 
     def has_room_for(self, payload_bytes: int) -> bool:
         """Return whether the disk can take an entry of that size."""
-        return self._state.room.free_bytes >= room.stored_bytes(payload_bytes)
+        return self._state.room.free_bytes >= stored_bytes(payload_bytes)
 
     @property
     def is_room_ample(self) -> bool:

@@ -11,25 +11,16 @@ Nothing here weakens Raft: an entry that is not taken is a message that was lost
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import DiskRoom, Entry
-
-ENTRY_BYTES: Final = 512
-"""What the two records of an entry take without its payload, in pages that are not full."""
-
-
-def stored_bytes(payload_bytes: int) -> int:
-    """Return a bound of what an entry takes on the disk: its two records, in pages that are not all full."""
-    return payload_bytes * 5 // 4 + ENTRY_BYTES
+from durable_raft.raft.types import DiskRoom, Entry, stored_bytes
 
 
 def note(state: RaftState, free_bytes: int, *, is_low: bool) -> None:
     """Note how much room the disk has for entries; what was accepted and is not flushed has a claim on it."""
     log = state.log
-    claimed = log.unflushed_bytes * 5 // 4 + ENTRY_BYTES * (log.last.index - log.flushed)
+    claimed = stored_bytes(log.unflushed_bytes, log.last.index - log.flushed)
     state.room.free_bytes = free_bytes - claimed
     state.room.is_low = is_low
     if state.room.free_bytes > 0 and state.room.is_refusing:

@@ -43,6 +43,9 @@ class EntryKind(enum.IntEnum):
 _CRC_HEADER: Final = struct.Struct(">QQQB")
 _CRC_BYTES: Final = struct.Struct(">I")
 
+ENTRY_BYTES: Final = 512
+"""What the two records of an entry take on the disk without its payload, in pages that are not full."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -57,6 +60,16 @@ class Entry:
     payload: bytes
     crc: int
     chain: int
+
+
+def stored_bytes(payload_bytes: int, entries: int = 1) -> int:
+    """Return a bound of what entries take on the disk: their records, in pages that are not all full.
+
+    Args:
+        payload_bytes: of all of them together.
+        entries: how many; 0 leaves out what they take without their payload.
+    """
+    return payload_bytes * 5 // 4 + ENTRY_BYTES * entries
 
 
 def entry_crc(index: int, term: int, kind: int, timestamp_ms: int, payload: bytes) -> int:

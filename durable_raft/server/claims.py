@@ -1,14 +1,13 @@
-"""What a leader may still take in before its disk is looked at again: room is a budget, used up by each write."""
+"""What a leader may still take in before its disk is looked at again: room is a budget, used up by each write.
+
+A command counts without the records of an entry: in how many entries the commands will travel is not known yet.
+"""
 
 from __future__ import annotations
 
 from durable_raft.raft.core import Raft
+from durable_raft.raft.types import stored_bytes
 from durable_raft.server.pending import Waiting
-
-
-def _stored_bytes(size_bytes: int) -> int:
-    """Return a bound of what a command of this size takes on the disk: the pages around its pieces are not all full."""
-    return size_bytes * 5 // 4
 
 
 class Claims:
@@ -24,7 +23,7 @@ class Claims:
 
     def note_space(self, free_bytes: int, reserve_bytes: int, claimed_bytes: int) -> None:
         """Note how much can be written; what was taken in and may not be written yet has a claim on it already."""
-        self._room_bytes = free_bytes - reserve_bytes - _stored_bytes(claimed_bytes)
+        self._room_bytes = free_bytes - reserve_bytes - stored_bytes(claimed_bytes, entries=0)
         self.out_of_space = None
         if free_bytes < reserve_bytes:
             self.out_of_space = (
@@ -34,7 +33,7 @@ class Claims:
     def take_in(self, waiting: Waiting) -> None:
         """Note that a write was taken in."""
         if self._room_bytes is not None:
-            self._room_bytes -= _stored_bytes(waiting.size_bytes)
+            self._room_bytes -= stored_bytes(waiting.size_bytes, entries=0)
 
     def refusal(self, waiting: Waiting) -> str | None:
         """Return why there is no room for a write; a fast client fills a disk between two looks at it."""
@@ -44,7 +43,7 @@ class Claims:
         if not self._raft.is_room_ample:
             return self.out_of_space or "a majority of the nodes has less room than is held in reserve"
         if self.out_of_space is None and self._room_bytes is not None:
-            needed = _stored_bytes(waiting.size_bytes)
+            needed = stored_bytes(waiting.size_bytes, entries=0)
             if needed > self._room_bytes:
                 return f"{max(0, self._room_bytes)} bytes are free above the reserve and {needed} are needed"
         return self.out_of_space

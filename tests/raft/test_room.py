@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from durable_raft.raft.messages import AppendEntriesResponse, RequestVoteResponse
-from durable_raft.raft.room import ENTRY_BYTES, stored_bytes
-from durable_raft.raft.types import DiskRoom, Index
+from durable_raft.raft.types import ENTRY_BYTES, DiskRoom, Index, stored_bytes
 from tests.support.raft_solo import accepted, answer_of, append_entries, appends_to, ask, lead, request_vote, solo, vote
 
 

@@ -49,7 +49,7 @@ from durable_raft.storage.log.records import (
     entry_of,
     pack_entries,
     piece_count,
-    stored_bytes,
+    records_bytes,
     unpack_ident,
     unpack_log,
 )
@@ -343,7 +343,7 @@ class SimStore:
         if meta != self._meta or self.tolerated:
             meta = replace(meta, sequence=meta.sequence + 1)
         disk = self.disk
-        disk.require_room(stored_bytes(plan.entries))
+        disk.require_room(records_bytes(plan.entries))
         if meta.base != self._meta.base:
             disk.owned_bytes = disk.kept_bytes
         if disk.fails is not None:

@@ -60,7 +60,7 @@ from durable_raft.storage.log.records import (
     LOG_KEY,
     pack_entries,
     piece_count,
-    stored_bytes,
+    records_bytes,
     unpack_ident,
 )
 from durable_raft.storage.log.stored_log import StoredLogBuilder
@@ -318,7 +318,7 @@ class LmdbLogStore:
         """
         # All pages may be free ones afterwards: a snapshot that comes in drops the whole log.
         lists = free_list_bytes(self._headroom.end_bytes)
-        changed = stored_bytes(entries) + 2 * stored_bytes(mended)
+        changed = records_bytes(entries) + 2 * records_bytes(mended)
         self._headroom.require(COMMIT_BYTES + lists + changed)
 
     # -- writing (one thread at a time) --------------------------------------------------------------------------

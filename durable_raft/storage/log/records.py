@@ -38,14 +38,11 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from durable_raft.checksum import ALGORITHM_CRC32C, extend
-from durable_raft.raft.types import Entry, EntryKind, Index, Term, entry_crc
+from durable_raft.raft.types import Entry, EntryKind, Index, Term, entry_crc, stored_bytes
 from durable_raft.storage.wounds import Wound, WoundKind, raise_wounds
 
 FORMAT_VERSION: Final = 1
 """Written into every record; a newer build raises it whenever a byte changes its meaning."""
-
-_ENTRY_BYTES: Final = 512
-"""Both records of an entry without its payload, in pages that are not full."""
 
 PIECE_BYTES_MAX: Final = 2018
 """Value bytes of one ``log`` record; see the module docstring."""
@@ -124,9 +121,9 @@ def piece_count(payload_bytes: int) -> int:
     return -(-(HEAD_PROOF_END + payload_bytes) // PIECE_BYTES_MAX)
 
 
-def stored_bytes(entries: Sequence[Entry]) -> int:
-    """Return a bound of what the pages of new records of ``entries`` take: not all of them are full."""
-    return sum(len(entry.payload) * 5 // 4 + _ENTRY_BYTES for entry in entries)
+def records_bytes(entries: Sequence[Entry]) -> int:
+    """Return a bound of what the pages of new records of ``entries`` take."""
+    return sum(stored_bytes(len(entry.payload)) for entry in entries)
 
 
 def unpack_ident(key: bytes, value: bytes) -> IdentRecord:
