@@ -21,6 +21,7 @@ from durable_raft.cli.resp_client import RespClient, Value
 from durable_raft.errors import ErrorAnswered, NodeUnreachable
 from tests.cluster.harness import Cluster
 from tests.simulation.sequential import NEVER, Operation, Output, kind_and_input
+from tests.support.threads import working
 from tests.support.waiting import WAIT_S
 
 NextCommand: TypeAlias = Callable[[random.Random, int], list[bytes]]
@@ -58,15 +59,8 @@ class Recorder:
     @contextmanager
     def running(self) -> Iterator[Recorder]:
         """Ask while the block runs; raises AssertionError when a client ended by anything but what it expects."""
-        threads = [threading.Thread(target=self._run, args=(client,), daemon=True) for client in range(self._clients)]
-        for thread in threads:
-            thread.start()
-        try:
+        with working(self._run, self._clients, self._stop) as threads:
             yield self
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join(WAIT_S)
         assert not any(thread.is_alive() for thread in threads), "a client did not end"
         assert not self._faults, f"a client failed: {self._faults}"
 

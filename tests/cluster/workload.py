@@ -12,6 +12,7 @@ import redis
 from redis.exceptions import RedisClusterException
 
 from tests.cluster.harness import Cluster
+from tests.support.threads import working
 from tests.support.waiting import WAIT_S
 
 if TYPE_CHECKING:
@@ -44,15 +45,8 @@ class Workload:
     @contextmanager
     def running(self) -> Iterator[Workload]:
         """Write while the block runs; raises AssertionError when a writer ended by anything but a client's error."""
-        threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(self._writers)]
-        for thread in threads:
-            thread.start()
-        try:
+        with working(self._run, self._writers, self._stop) as threads:
             yield self
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join(WAIT_S)
         assert not any(thread.is_alive() for thread in threads), "a writer did not end"
         assert not self._faults, f"a writer failed: {self._faults}"
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from tests.cluster.harness import Cluster
 from tests.cluster.raw import Conversation
-from tests.support.waiting import WAIT_S
+from tests.support.threads import working
 
 ANSWER_S: Final = 10.0
 """A command that is not answered for so long has an unknown fate."""
@@ -38,16 +38,11 @@ class Load:
     @contextmanager
     def running(self) -> Iterator[Load]:
         """Write while the block runs."""
-        threads = [threading.Thread(target=self._write, args=(number,), daemon=True) for number in range(self._writers)]
         self._acknowledged_at = time.monotonic()
-        for thread in threads:
-            thread.start()
         try:
-            yield self
+            with working(self._write, self._writers, self._stop):
+                yield self
         finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join(WAIT_S)
             self._note_pause()
 
     def _write(self, writer: int) -> None:

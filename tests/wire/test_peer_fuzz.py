@@ -11,17 +11,14 @@ from durable_raft.errors import DamagedFrame, PeerError
 from durable_raft.raft.messages import AppendEntries
 from durable_raft.raft.types import chain_crc, entry_crc
 from durable_raft.wire.peer import FrameKind, FrameParser, PeerMessage, decode_body, encode_frame
+from tests.wire.feeding import feed_all, require_damage_noticed
 from tests.wire.peer_messages import BODY_BYTES_MAX, CLUSTER, EXAMPLES, MESSAGES
 from tests.wire.resp_inputs import CUTS, cut
 
 
-def feed_all(chunks: list[bytes]) -> list[PeerMessage] | PeerError:
-    """Return the messages in ``chunks``, or the error they end with; any other exception is a failure."""
-    parser = FrameParser(CLUSTER, BODY_BYTES_MAX)
-    try:
-        return [message for chunk in chunks for message in parser.feed(chunk)]
-    except PeerError as error:
-        return error
+def parser_here() -> FrameParser:
+    """Return a parser with the bounds of these tests."""
+    return FrameParser(CLUSTER, BODY_BYTES_MAX)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -31,7 +28,7 @@ def test_every_flipped_bit_is_detected(name: str) -> None:
     for bit in range(len(good) * 8):
         damaged = bytearray(good)
         damaged[bit // 8] ^= 1 << bit % 8
-        assert isinstance(feed_all([bytes(damaged)]), PeerError), f"bit {bit} of {name}"
+        assert isinstance(feed_all(parser_here(), [bytes(damaged)]), PeerError), f"bit {bit} of {name}"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -39,13 +36,13 @@ def test_every_cut_off_frame_is_waited_for(name: str) -> None:
     """A frame that ends early gives nothing, and no error: the rest may come."""
     good = encode_frame(CLUSTER, EXAMPLES[name])
     for length in range(len(good)):
-        assert feed_all([good[:length]]) == []
+        assert feed_all(parser_here(), [good[:length]]) == []
 
 
 @given(data=st.binary(max_size=100), cuts=CUTS)
 def test_rubbish(data: bytes, cuts: list[int]) -> None:
     """Random bytes raise a PeerError, unless they are the beginning of a frame."""
-    found = feed_all(cut(data, cuts))
+    found = feed_all(parser_here(), cut(data, cuts))
     assert isinstance(found, PeerError) or (found == [] and b"DRpf".startswith(data[:4]))
 
 
@@ -59,13 +56,7 @@ def test_rubbish(data: bytes, cuts: list[int]) -> None:
 @settings(max_examples=200)
 def test_damaged_frames(messages: list[PeerMessage], at: int, piece: bytes, removed: int, cuts: list[int]) -> None:
     """Bytes replaced, removed or added give the messages before the damage at most, and no other error."""
-    good = b"".join(encode_frame(CLUSTER, message) for message in messages)
-    at %= len(good)
-    damaged = good[:at] + piece + good[at + removed :]
-    found = feed_all(cut(damaged, cuts))
-    if isinstance(found, list):
-        assert found == messages[: len(found)]
-        assert damaged == good or len(found) < len(messages)
+    require_damage_noticed(parser_here(), messages, at, piece, removed, cuts)
 
 
 _VALUES: st.SearchStrategy[object] = st.recursive(

@@ -20,6 +20,7 @@ from durable_raft.wire import peer, pieces
 from durable_raft.wire.peer import FrameEncoder, FrameKind, FrameParser, PeerMessage, encode_frame
 from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX, PIECE_BYTES, Bulk
 from tests.support.growth import require_even
+from tests.wire.feeding import feed_all, require_damage_noticed
 from tests.wire.peer_messages import CLUSTER, EXAMPLES, MESSAGES, PREVIOUS, append_entries, chunk_of, make_entries
 from tests.wire.resp_inputs import CUTS, cut
 
@@ -255,13 +256,9 @@ def _tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer, "FRAME_BODY_BYTES_MAX", 11)
 
 
-def feed_all(chunks: list[bytes]) -> list[PeerMessage] | PeerError:
-    """Return the messages in ``chunks``, or the error they end with; any other exception is a failure."""
-    parser = FrameParser(CLUSTER, 1 << 16, 1 << 20)
-    try:
-        return [message for chunk in chunks for message in parser.feed(chunk)]
-    except PeerError as error:
-        return error
+def parser_here() -> FrameParser:
+    """Return a parser with the bounds of these tests."""
+    return FrameParser(CLUSTER, 1 << 16, 1 << 20)
 
 
 @pytest.mark.usefixtures("_tiny_pieces")
@@ -270,7 +267,7 @@ def feed_all(chunks: list[bytes]) -> list[PeerMessage] | PeerError:
 def test_any_message_in_pieces_at_every_cut(messages: list[PeerMessage], cuts: list[int]) -> None:
     """Whatever is in a message, its pieces make it again."""
     data = b"".join(encode_frame(CLUSTER, message) for message in messages)
-    assert feed_all(cut(data, cuts)) == messages
+    assert feed_all(parser_here(), cut(data, cuts)) == messages
 
 
 @pytest.mark.usefixtures("_tiny_pieces")
@@ -311,10 +308,4 @@ def test_frames_lost_doubled_and_reordered(messages: list[PeerMessage], moves: l
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_bytes(messages: list[PeerMessage], at: int, added: bytes, removed: int, cuts: list[int]) -> None:
     """Bytes replaced, removed or added give the messages before the damage at most, and no other error."""
-    good = b"".join(encode_frame(CLUSTER, message) for message in messages)
-    at %= len(good)
-    damaged = good[:at] + added + good[at + removed :]
-    found = feed_all(cut(damaged, cuts))
-    if isinstance(found, list):
-        assert found == messages[: len(found)]
-        assert damaged == good or len(found) < len(messages)
+    require_damage_noticed(parser_here(), messages, at, added, removed, cuts)
