@@ -114,8 +114,11 @@ class Sender:
 
     def ask(self, asked: FetchSnapshot) -> SnapshotChunk:
         """Return the piece that is given."""
+        before = len(self.chunks)
         assert self.source.answer(asked, self.chunks.append)
-        self._hands.turn()
+        while len(self.chunks) == before:
+            # The work of another thread may be done first.
+            self._hands.turn()
         return self.chunks[-1]
 
     def all_of(self, asked: FetchSnapshot) -> tuple[int, State]:
@@ -385,6 +388,7 @@ def test_a_damaged_snapshot_is_never_ready(hands: Hands, store: LmdbKvStore, rec
     assert (receiver.fetcher.is_active, receiver.fetcher.is_finishing, receiver.ready) == (False, False, [])
     assert not (receiver.directory / "kv.new").exists()
     sender.ask = real  # type: ignore[method-assign]
+    hands.is_idle()
     receiver.fetcher.fetch(N3)
     receiver.fetch_from(sender)
     assert len(receiver.ready) == 1
