@@ -62,6 +62,11 @@ class Entry:
     chain: int
 
 
+def goes_back_in_time(kind: int, timestamp_ms: int, earlier_ms: int) -> bool:
+    """Return whether an entry may not follow one of ``earlier_ms``: only a TIME_RESET sets the cluster time back."""
+    return timestamp_ms < earlier_ms and kind != EntryKind.TIME_RESET
+
+
 def stored_bytes(payload_bytes: int, entries: int = 1) -> int:
     """Return a bound of what entries take on the disk: their records, in pages that are not all full.
 

@@ -34,7 +34,7 @@ from durable_raft.raft.messages import (
     TermlessMessage,
     TermMessage,
 )
-from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, NodeId, Role, Term
+from durable_raft.raft.types import Entry, Index, LogPoint, NodeId, Role, Term, goes_back_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,7 @@ def _check_entries(state: RaftState, now: int, source: NodeId, message: AppendEn
     follows = (previous.index, previous.term) == (log.last.index, log.last.term)
     earlier = log.last_timestamp_ms if follows else 0
     for entry in message.entries:
-        if entry.timestamp_ms < earlier and entry.kind is not EntryKind.TIME_RESET:
+        if goes_back_in_time(entry.kind, entry.timestamp_ms, earlier):
             raise PeerMisbehaved(f"entry {entry.index}: time goes back from {earlier} to {entry.timestamp_ms}")
         earlier = entry.timestamp_ms
 

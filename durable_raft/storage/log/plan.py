@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import Base, Entry, EntryKind, HardState, Index, LogPoint, Standing, chain_crc, entry_crc
+from durable_raft.raft.types import (
+    Base,
+    Entry,
+    HardState,
+    Index,
+    LogPoint,
+    Standing,
+    chain_crc,
+    entry_crc,
+    goes_back_in_time,
+)
 
 
 @dataclass(slots=True)
@@ -146,7 +156,7 @@ def _check_follows(entry: Entry, previous: Base) -> None:
     if (
         entry.index != point.index + 1
         or entry.term < point.term
-        or (entry.timestamp_ms < previous.timestamp_ms and entry.kind is not EntryKind.TIME_RESET)
+        or goes_back_in_time(entry.kind, entry.timestamp_ms, previous.timestamp_ms)
         or entry.chain != chain_crc(point.chain, entry.crc)
     ):
         raise InvariantViolation(f"{_named(entry)} does not follow {previous}")

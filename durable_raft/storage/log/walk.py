@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from durable_raft.raft.types import Base, EntryKind, chain_crc
+from durable_raft.raft.types import Base, chain_crc, goes_back_in_time
 from durable_raft.storage.log.records import (
     IDENT,
     LOG,
@@ -167,8 +167,7 @@ class LogWalk:
         term = ident.term
         if self.chain is not None and (chain := chain_crc(self.chain, ident.crc)) != ident.chain:
             wounds.append(Wound(IDENT, index, term, f"chain {chain:#010x}", f"{ident.chain:#010x}", WoundKind.CHAIN))
-        is_reset = ident.kind == EntryKind.TIME_RESET
-        if term < self._term or (ident.timestamp_ms < self._timestamp_ms and not is_reset):
+        if term < self._term or goes_back_in_time(ident.kind, ident.timestamp_ms, self._timestamp_ms):
             expected = f"term >= {self._term}, timestamp >= {self._timestamp_ms}"
             found = f"term {term}, timestamp {ident.timestamp_ms}"
             wounds.append(Wound(IDENT, index, term, expected, found, WoundKind.ORDER))
