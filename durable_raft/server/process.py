@@ -86,7 +86,7 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
         StorageError: the directory is refused or damaged.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    _keep_freed_memory(config.memory_max)
+    keep_freed_memory(config.memory_max)
     _allow_connections(config.clients_max)
     crash_points, clock = CrashPoints.from_environment(environment), clock_from_environment(environment)
     for life in range(1, LIVES_MAX + 1):
@@ -99,7 +99,7 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     raise AssertionError("unreachable")
 
 
-def _keep_freed_memory(memory_max: int = 0) -> None:
+def keep_freed_memory(memory_max: int = 0) -> None:
     """Have the C library keep buffers that are freed for those that come next, where it is one that can be told.
 
     All threads share one heap: Python's lock lets them take turns anyway, and what one thread has freed, another can

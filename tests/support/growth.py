@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Final
+
+from durable_raft.server.process import keep_freed_memory
 
 FACTOR: Final = 16
 GROWTH_MAX: Final = FACTOR * 4
@@ -51,6 +55,18 @@ def require_even(work: Callable[[], Iterable[object]], share: float) -> None:
         if largest < share:
             return
     raise AssertionError(f"a step takes {largest:.2f} of the whole, at most {share:.2f} is right")
+
+
+def require_even_as_in_a_node(work: Callable[[], Iterable[object]], share: float) -> None:
+    """Require the same in a process of its own, with memory kept as a node keeps it; ``work`` is a module's function.
+
+    In a heap as other tests have left it, a buffer that grows may have to be copied whole to where there is room.
+
+    Raises:
+        AssertionError: one step does in every round.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), keep_freed_memory) as fresh:
+        fresh.submit(require_even, work, share).result()
 
 
 def _steps_s(steps: Iterable[object]) -> Iterable[float]:

@@ -15,11 +15,10 @@ from durable_raft.errors import DamagedFrame, PeerError
 from durable_raft.kv.records import make_record
 from durable_raft.raft.messages import FetchEntriesResponse
 from durable_raft.raft.types import LogPoint, Term
-from durable_raft.server.process import _keep_freed_memory
 from durable_raft.wire import peer, pieces
 from durable_raft.wire.peer import FrameEncoder, FrameKind, FrameParser, PeerMessage, encode_frame
 from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX, PIECE_BYTES, Bulk
-from tests.support.growth import require_even
+from tests.support.growth import require_even_as_in_a_node
 from tests.wire.feeding import feed_all, require_damage_noticed
 from tests.wire.peer_messages import CLUSTER, EXAMPLES, MESSAGES, PREVIOUS, append_entries, chunk_of, make_entries
 from tests.wire.resp_inputs import CUTS, cut
@@ -140,8 +139,11 @@ def test_no_piece_takes_long() -> None:
 
     The last one may take more: it computes the checksum of the whole entry. Every other one has 256 KiB to copy.
     """
-    # As in a node: else the C library may copy a growing buffer each time.
-    _keep_freed_memory()
+    require_even_as_in_a_node(turns_of_a_large_message, 1 / 8)
+
+
+def turns_of_a_large_message() -> Iterator[None]:
+    """Return the steps of sending and receiving a message of 64 MiB, a frame each; it is made before them."""
     message = sent_with(large(64 << 20))
 
     def turns() -> Iterator[None]:
@@ -152,7 +154,7 @@ def test_no_piece_takes_long() -> None:
             yield
         assert found == [message]
 
-    require_even(turns, 1 / 5)
+    return turns()
 
 
 # -- what is not believed -------------------------------------------------------------------------------------------
