@@ -2,7 +2,7 @@
 
 Usage: ``python -m benchmarks [--short] [--results DIRECTORY]``. The short form takes under ten minutes, the full form
 half an hour. Each part is a command of its own: ``python -m benchmarks.throughput``, ``.latency``, ``.limits``,
-``.recovery``, ``.stalls``, ``.growth``.
+``.steps``, ``.recovery``, ``.stalls``, ``.growth``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from benchmarks import growth, latency, limits, stalls, throughput
+from benchmarks import growth, latency, limits, stalls, steps, throughput
 from benchmarks.recovery import failover, heal, lost, plots, restart, start
 from benchmarks.report import require_programs, write_json
 from benchmarks.targets import plot, show, targets
@@ -32,6 +32,7 @@ class Sizes:
     rate_repeats: int
     rate_seconds: float
     limits_repeats: int
+    steps_clusters: int
     failovers: int
     restarts: int
     restart_keys: Sequence[int]
@@ -54,6 +55,7 @@ SHORT = Sizes(
     rate_repeats=1,
     rate_seconds=2.0,
     limits_repeats=1,
+    steps_clusters=1,
     failovers=5,
     restarts=2,
     restart_keys=(200_000,),
@@ -72,6 +74,7 @@ FULL = Sizes(
     rate_repeats=1,
     rate_seconds=3.0,
     limits_repeats=2,
+    steps_clusters=3,
     failovers=10,
     restarts=3,
     restart_keys=(1_000_000, 5_000_000),
@@ -105,6 +108,7 @@ def measure(sizes: Sizes) -> dict[str, Any]:
     part("throughput", lambda: throughput.measure(sizes.loads, sizes.throughput_repeats), throughput.show)
     part("latency", lambda: latency.measure(sizes.rates, sizes.rate_repeats, sizes.rate_seconds), latency.show)
     part("limits", lambda: limits.measure(sizes.limits_repeats), limits.show)
+    part("steps", lambda: steps.measure(steps.WRITES, sizes.steps_clusters), steps.show)
     part("failover", lambda: failover.measure(sizes.failovers), partial(failover.show, "the leader is killed"))
     part(
         "restart",
@@ -145,6 +149,7 @@ def main(short: bool, results: Path | None) -> None:
         write_json(results / "all.json", {"targets": [asdict(row) for row in rows], **measured})
         plot(rows, results / "targets.png")
         latency.plot(measured["latency"], results / "latency.png")
+        steps.plot(measured["steps"], results / "steps.png")
         growth.plot(measured["growth"], results / "growth.png")
         plots.plot_outages(results / "outages.png", measured)
         plots.plot_start(results / "start.png", measured["start"])
