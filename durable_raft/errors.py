@@ -32,6 +32,7 @@
     │   │   └── NewerFormat       (storage/wounds.py) with every record that is
     │   ├── EntryUnavailable      an index that is compacted away or not yet stored
     │   │   └── NotReplayable     (tools/raftlog/replaying.py) a state that cannot be made again from the log
+    │   ├── EntryUnread           a large entry that is being read on another thread: it is to be asked for again
     │   ├── DiskFull              there is no room for a write, which was not begun: it may be tried again
     │   └── StoragePoisoned       a write or sync failed: nothing may be promised any more
     └── InvariantViolation        our own bug: never caught, the node stops
@@ -119,6 +120,10 @@ class UnknownFormatVersion(StorageError):
 
 class EntryUnavailable(StorageError):
     """An index outside what the log holds: compacted away, or not yet stored."""
+
+
+class EntryUnread(StorageError):
+    """A large entry is being read on another thread; whoever asked is told when it can be had."""
 
 
 class DiskFull(StorageError):

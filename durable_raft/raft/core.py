@@ -337,6 +337,10 @@ class Raft:
         """Whether a majority has room for what needs memory, as far as this leader knows."""
         return room.is_ample_on_majority(self._state)
 
+    def entries_read(self) -> None:
+        """Note that a large entry can be had now that was being read on another thread (``LogView.entries``)."""
+        self._state.log.entries_read()
+
     # -- snapshots (Raft §7) --------------------------------------------------------------------------------------
 
     @property

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from durable_raft.errors import EntryUnread
 from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.messages import FETCH_ENTRIES_MAX, FetchEntries, FetchEntriesResponse
 from durable_raft.raft.ready import Offer
@@ -93,7 +94,7 @@ def handle_fetch_entries(state: RaftState, source: NodeId, message: FetchEntries
             continue
         try:
             (entry,) = log.entries(point.index, Index(point.index + 1), 0)
-        except EntriesLost:
+        except (EntriesLost, EntryUnread):
             continue
         size += len(entry.payload)
         if found and size > state.config.append_bytes_max:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from durable_raft.errors import CorruptRecord, EntryUnavailable, InvariantViolation
+from durable_raft.errors import CorruptRecord, EntryUnavailable, EntryUnread, InvariantViolation
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
     ORIGIN,
@@ -46,7 +46,11 @@ class LogView(Protocol):
     """Read access to flushed entries; storage/log/log_store.py says what each call raises."""
 
     def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
-        """Return entries of [lo, hi): at least one, at most about ``bytes_max`` bytes of payload."""
+        """Return entries of [lo, hi): at least one, at most about ``bytes_max`` bytes of payload.
+
+        Raises:
+            EntryUnread: the one at ``lo`` is large and is being read; ``Raft.entries_read`` is called afterwards.
+        """
 
     def chain_at(self, index: Index) -> int:
         """Return the chain value at ``index``."""
@@ -86,9 +90,9 @@ class RaftLog:
         self.last: LogPoint = stored.last
         """The last accepted entry's point."""
         self.last_timestamp_ms: int = stored.last_timestamp_ms
+        """Timestamp of the last accepted entry: the floor for the next one."""
         self.last_time_reset = Index(0)
         """Where the newest TIME_RESET is that was appended in this life; once it was cut, the place before the cut."""
-        """Timestamp of the last accepted entry: the floor for the next one."""
         self.flushed: Index = stored.last.index
         self.submitted: Index = stored.last.index
         self.commit_index: Index = applied.index
@@ -101,6 +105,8 @@ class RaftLog:
         self._cache_first: Index = Index(stored.last.index + 1)
         self._cache_bytes = 0
         self._cache_bytes_max = cache_bytes_max
+        self._unread: set[Index] = set()
+        """Entries that are being read on another thread: they cannot be had before it says so."""
         self._new_base: Base | None = None
         """Where the next write has to let the log begin; None when no snapshot was installed since the last one."""
         self._cut_from: Index | None = None
@@ -175,6 +181,7 @@ class RaftLog:
 
         Raises:
             EntryUnavailable: ``lo`` is compacted away or beyond the end.
+            EntryUnread: the one at ``lo`` is being read on another thread.
             EntriesLost: the payload of ``lo`` is rotten; one that is found to be is noted in ``lost``.
             CorruptRecord: an entry read from the disk is damaged in another way.
         """
@@ -203,9 +210,20 @@ class RaftLog:
         """Return whether a log that ends so is at least as up-to-date as this one (Raft §5.4.1)."""
         return (last_log_term, last_log_index) >= (self.last.term, self.last.index)
 
+    def is_readable(self, index: Index) -> bool:
+        """Return whether the entry at ``index`` may be asked for: it is not being read on another thread."""
+        return not self._unread or index not in self._unread or index >= self._cache_first
+
+    def entries_read(self) -> None:
+        """Note that what was being read on another thread may be there now."""
+        self._unread.clear()
+
     def _read(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
         try:
             return self._view.entries(lo, hi, bytes_max)
+        except EntryUnread:
+            self._unread.add(lo)
+            raise
         except EntriesLost as error:
             for each in error.lost:
                 self.lose(each)

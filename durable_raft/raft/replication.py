@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from durable_raft.errors import InvariantViolation
+from durable_raft.errors import EntryUnread, InvariantViolation
 from durable_raft.raft import admission, contradiction, healing, room
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import APPEND_ENTRIES_MAX, AppendEntries, AppendEntriesResponse, InstallSnapshot
@@ -157,7 +157,7 @@ def _handle_rejection(state: RaftState, progress: Progress, message: AppendEntri
 def _may_send_entries(state: RaftState, progress: Progress) -> bool:
     if progress.next_index > state.log.last.index or progress.next_index < state.log.first_index:
         return False
-    if progress.room is DiskRoom.NONE:
+    if progress.room is DiskRoom.NONE or not state.log.is_readable(progress.next_index):
         return False
     if progress.pace is Pace.PROBE:
         return not progress.probe_sent
@@ -177,6 +177,8 @@ def _send_append(state: RaftState, peer: NodeId, progress: Progress, *, even_if_
     if not may_send and not even_if_empty:
         return
     entries = _sendable(state, progress) if may_send else []
+    if not entries and not even_if_empty and progress.pace is not Pace.PROBE:
+        return
     _send(state, peer, progress, Index(progress.next_index - 1), entries)
     if entries:
         progress.became_sent(entries[-1].index, sum(len(entry.payload) for entry in entries))
@@ -187,9 +189,12 @@ def _send_append(state: RaftState, peer: NodeId, progress: Progress, *, even_if_
 
 
 def _sendable(state: RaftState, progress: Progress) -> list[Entry]:
-    """Return the next entries for a follower that may have some; none when they are too large for a probe."""
+    """Return the next entries for a follower that may have some; none if too large for a probe, or being read."""
     end = min(state.log.last.index + 1, progress.next_index + APPEND_ENTRIES_MAX)
-    entries = state.log.entries(progress.next_index, Index(end), state.config.append_bytes_max)
+    try:
+        entries = state.log.entries(progress.next_index, Index(end), state.config.append_bytes_max)
+    except EntryUnread:
+        return []
     if progress.pace is Pace.PROBE and sum(len(entry.payload) for entry in entries) > PROMPT_BYTES:
         # Where the logs meet is not known: they might be refused, and sent again.
         return []

@@ -10,11 +10,12 @@ import contextlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from durable_raft.errors import EntryUnread
 from durable_raft.raft import healing, reads, replication
 from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.ready import Ready
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import Role
+from durable_raft.raft.types import Index, Role
 
 APPLY_BYTES_MAX: Final = 1 << 20
 """Payload bytes of committed entries in one Ready: bounds how long a replaying node keeps its loop busy."""
@@ -100,7 +101,7 @@ def _take_lost_reads(state: RaftState, now: int, ready: Ready) -> None:
 
 
 def has_committed(state: RaftState, now: int = 0) -> bool:
-    """Return whether there are committed entries to be applied, and the first is not known to be missing.
+    """Return whether there are committed entries to be applied, and the first is neither missing nor being read.
 
     One whose record rotted while its copy is still in memory is there.
     """
@@ -108,11 +109,13 @@ def has_committed(state: RaftState, now: int = 0) -> bool:
     log = state.log
     if not state.is_whole or log.last_applied >= log.commit_index:
         return False
+    if not log.is_readable(Index(log.last_applied + 1)):
+        return False
     return not log.lost or log.last_applied + 1 not in log.missing()
 
 
 def _take_committed(state: RaftState, now: int, ready: Ready) -> None:
-    with contextlib.suppress(EntriesLost):
+    with contextlib.suppress(EntriesLost, EntryUnread):
         ready.committed = state.log.take_committed(APPLY_BYTES_MAX)
     if state.log.lost:
         healing.notice(state, now)

@@ -26,6 +26,7 @@ from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.disk_watch import DiskWatch
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
 from durable_raft.server.expiry_timer import ExpiryTimer
+from durable_raft.server.large_entries import LargeEntries
 from durable_raft.server.log_writer import Flushed
 from durable_raft.server.logs import CORE_EVENT_LEVELS, event
 from durable_raft.server.memory import NodeMemory
@@ -55,16 +56,6 @@ ALARM_TICKS = 40
 
 HOUSEKEEPING_S = 0.25
 """How often held commands, open fates and the room on the disk are looked at."""
-
-
-def _recovered(
-    config: NodeConfig, data: NodeData, platform: Platform, now_ms: int, observe: Callable[..., None]
-) -> Raft:
-    """Return the core that goes on from what the disk holds."""
-    applied = None if data.kv is None else data.kv.checkpoint.applied.point
-    has_state = data.kv is not None
-    core_config = raft_config(config, data, platform.life)
-    return Raft(core_config, data.stored, data.log_store, platform.rng, now_ms, observe, applied, has_state=has_state)
 
 
 @dataclass(slots=True)
@@ -114,12 +105,12 @@ class Node:
 
         self.memory = NodeMemory(config, platform.clock.monotonic)
         members, rng = config.membership.voters, platform.rng
-        self.raft = _recovered(config, data, platform, self._now_ms(), self._observe)
+        self._workers = (platform.worker("states", self.fail), platform.worker("snapshots", self.fail))
+        self.raft = self._core_of(data, platform)
         self._writer = platform.log_writer(store, self._flushed_on_thread, self._failed_on_thread)
         self.persister = Persister(self._writer)
         self._jobs = Jobs(self._clock.monotonic, platform.slice_steps)
         """What was handed out to be applied or read and is not done yet."""
-        self._workers = (platform.worker("states", self.fail), platform.worker("snapshots", self.fail))
         self.keeper = self._keeper_of(data, platform)
         self.timekeeper = Timekeeper(self.raft, self._clock, config.clock_bound_ms, self._tell)
         self.dispatcher = Dispatcher(
@@ -150,6 +141,14 @@ class Node:
         self._timer = CoreTimer(self._loop, self._clock, lambda: self.raft.role is Role.LEADER, self._on_timer)
         self._expiry_timer = ExpiryTimer(self._loop, self._process)
         self._housekeeping_timer: Timer | None = None
+
+    def _core_of(self, data: NodeData, platform: Platform) -> Raft:
+        """Return the core that goes on from what the disk holds."""
+        core_config = raft_config(self._config, data, platform.life)
+        view = LargeEntries(self._store, self._workers[1], platform.large_bytes, self._entries_read)
+        applied = None if data.kv is None else data.kv.checkpoint.applied.point
+        now_ms, has_state = self._now_ms(), data.kv is not None
+        return Raft(core_config, data.stored, view, platform.rng, now_ms, self._observe, applied, has_state=has_state)
 
     def _keeper_of(self, data: NodeData, platform: Platform) -> StateKeeper:
         events = StateEvents(
@@ -223,6 +222,10 @@ class Node:
     def _link_changed(self) -> None:
         self.raft.peers_changed(self._now_ms())
         self.timekeeper.links_changed()
+        self.wake()
+
+    def _entries_read(self) -> None:
+        self.raft.entries_read()
         self.wake()
 
     def _receive(self, source: NodeId, message: NodeMessage) -> None:

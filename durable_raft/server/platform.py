@@ -16,6 +16,7 @@ from durable_raft.raft.core import Raft
 from durable_raft.raft.types import Identity, Member
 from durable_raft.server.clock import Clock, Loop
 from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.large_entries import LARGE_BYTES
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.peers import LinkEvents, Links, Peers
 from durable_raft.server.slices import STEPS_MAX
@@ -60,6 +61,10 @@ class Platform(Protocol):
         """How many steps a slice of the machine's work has at most (slices.py)."""
 
     @property
+    def large_bytes(self) -> int:
+        """Payload bytes above which an entry is read from the disk on a worker (large_entries.py)."""
+
+    @property
     def crash_points(self) -> CrashPoints:
         """Named places at which tests kill the node."""
 
@@ -89,6 +94,7 @@ class SystemPlatform:
         self.rng = random.Random(seed)  # noqa: S311 - timeouts and cursors, not secrets
         self.life = secrets.token_bytes(8)
         self.slice_steps = STEPS_MAX
+        self.large_bytes = LARGE_BYTES
         self.crash_points = crash_points
         self.recorder = recorder
 

@@ -72,3 +72,21 @@ def test_the_largest_value_is_acknowledged_beside_small_ones(cluster_of: Cluster
     assert _terms(cluster) == terms, cluster.explain("another leader was elected")
     cluster.wait_converged()
     assert cluster.client(leader).strlen("large") == 63 * MIB
+
+
+def test_a_follower_is_brought_up_to_date_by_large_entries_from_the_disk(cluster_of: ClusterFactory) -> None:
+    """Its leader reads them on another thread: no turn of its loop takes long, which the harness looks at."""
+    settings = {"log_tail_bytes": 1 << 30, "log_tail_entries": 1 << 20, "log_cache_bytes_max": MIB}
+    cluster = cluster_of(3, election_timeout_min_ms=2000, election_timeout_max_ms=4000, **settings)
+    leader = cluster.wait_ready()
+    (late, _) = [node_id for node_id in cluster.node_ids if node_id != leader]
+    cluster.kill9(late)
+    client = cluster.client(leader, socket_timeout=DONE_S)
+    for number in range(3):
+        assert client.set(f"large:{number}", random.Random(number).randbytes(40 * MIB))
+    first = int(cluster.infos()[leader]["raft_first_log_index"])
+
+    cluster.start(late)
+    cluster.wait_converged(DONE_S)
+
+    assert int(cluster.infos()[late]["raft_first_log_index"]) == first, "it was brought a snapshot"

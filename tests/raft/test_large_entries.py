@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from durable_raft.raft.messages import APPEND_ENTRIES_MAX, AppendEntries, InstallSnapshot, RequestVote, stands_on
+from durable_raft.raft.messages import (
+    APPEND_ENTRIES_MAX,
+    AppendEntries,
+    FetchEntries,
+    FetchEntriesResponse,
+    InstallSnapshot,
+    RequestVote,
+    stands_on,
+)
 from durable_raft.raft.replication import PROMPT_BYTES
 from durable_raft.raft.timeouts import flush_patience_ms
 from durable_raft.raft.types import Index, NodeId, Role, Term
 from tests.support.raft_cluster import Cluster
-from tests.support.raft_solo import accepted, append_entries, appends_to, ask, lead, refused, solo
+from tests.support.raft_disk import entries_of
+from tests.support.raft_solo import (
+    accepted,
+    answer_of,
+    append_entries,
+    appends_to,
+    ask,
+    lead,
+    point_of,
+    refused,
+    solo,
+)
 
 LARGE = "x" * (PROMPT_BYTES + 1)
 
@@ -235,3 +254,52 @@ def test_what_is_flushed_asks_for_no_patience() -> None:
     cluster.flush("n1")
     assert cluster["n1"].log.unflushed_bytes == 0
     assert NodeId("n2") in cluster["n1"].progress
+
+
+# -- entries that another thread reads -------------------------------------------------------------------------------
+
+
+def test_an_entry_that_is_being_read_is_sent_when_it_is_there() -> None:
+    """Until then heartbeats go on, nothing is asked of the disk in vain, and entries before it are sent."""
+    cluster = solo("1 1 1 1")
+    cluster.disk("n1").unread = {3}
+    term = lead(cluster)
+    ask(cluster, "n2", refused(term, 4, 2))
+    cluster.tell("n1", "n2", accepted(term, 1))
+    assert places(appends_to(cluster, "n2"))[-1] == (1, 1)
+    assert ask(cluster, "n2", accepted(term, 2)) == []
+    assert not cluster["n1"].has_ready(cluster.now)
+    cluster.timeout("n1")
+    assert places(appends_to(cluster, "n2")) == [(2, 0)]
+
+    cluster.entries_read("n1")
+
+    assert places(appends_to(cluster, "n2")) == [(2, 3)]
+
+
+def test_a_committed_entry_that_is_being_read_is_applied_when_it_is_there() -> None:
+    """And nothing behind it before."""
+    cluster = solo("1 1 1")
+    cluster.disk("n1").unread = {2}
+    ask(cluster, "n2", append_entries("1 1 1", term=1, after=3, commit=3))
+    core = cluster["n1"]
+    assert (core.log.last_applied, core.log.commit_index) == (1, 3)
+    assert not core.has_ready(cluster.now)
+
+    cluster.entries_read("n1")
+
+    assert core.log.last_applied == 3
+
+
+def test_an_entry_that_is_being_read_is_not_given_and_not_called_absent() -> None:
+    """Whoever lost it asks again."""
+    cluster = solo("1 1 1", term=1)
+    cluster.disk("n1").unread = {2}
+    wanted = FetchEntries((point_of(entries_of("1 1 1"), 2), point_of(entries_of("1 1 1"), 3)))
+
+    before = answer_of(cluster, "n2", wanted, FetchEntriesResponse)
+    cluster.entries_read("n1")
+    after = answer_of(cluster, "n2", wanted, FetchEntriesResponse)
+
+    assert ([entry.index for entry in before.entries], before.absent) == ([3], ())
+    assert [entry.index for entry in after.entries] == [2, 3]

@@ -428,6 +428,10 @@ class SimStore:
             raise EntryUnavailable(f"index {lo} is not flushed")
         return found
 
+    def payload_bytes_at(self, index: Index) -> int:
+        """Return how long the payload of a flushed entry is."""
+        return self._ident(index).length
+
     def chain_at(self, index: Index) -> int:
         """Return the chain value of a flushed entry or of the base."""
         return self.base_at(index).point.chain

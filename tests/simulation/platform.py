@@ -94,6 +94,7 @@ class SimPlatform:
         self.rng = random.Random(process.rng.getrandbits(32))
         self.life = self.rng.randbytes(8)
         self.slice_steps = process.world.swarm.slice_steps
+        self.large_bytes = process.world.swarm.large_bytes
         self.crash_points = SimCrashPoints()
         self.recorder = SimRecorder()
         self.writer: SimLogWriter

@@ -71,6 +71,8 @@ class Swarm:
     """A turn of the loop may run this much after the event that asked for it: several events meet one turn."""
     slice_steps: int
     """Steps that a slice of the machine's work has; few: the loop turns in the middle of entries."""
+    large_bytes: int
+    """Payload bytes above which an entry that is on the disk only is read on a worker."""
     loss: float
     duplicate: float
     reorder: float
@@ -163,6 +165,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         bulk_delay=rng.choice((0, 0, heartbeat * 5, heartbeat * 30)),
         slice_steps=rng.choice((1, 2, 3, 10_000)),
         queue_bytes_max=rng.choice((600, 3_000, 256 << 20, 256 << 20)),
+        large_bytes=rng.choice((0, 60, 1 << 20)),
     )
 
 

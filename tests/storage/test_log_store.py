@@ -84,6 +84,16 @@ def test_what_was_persisted_is_there_after_reopening(shelf: Shelf) -> None:
     assert read_all(shelf.open(), 1, 6) == first + second
 
 
+def test_the_length_of_a_payload_is_told(shelf: Shelf) -> None:
+    """Of one that is stored."""
+    store = loaded(shelf)
+    entries = [*entries_after(ORIGIN, 1, payload=b"x" * 5_000)]
+    store.persist([write(1, entries + entries_after(point_of(entries[0]), 1, payload=b""))])
+    assert [store.payload_bytes_at(Index(index)) for index in (1, 2)] == [5_000, 0]
+    with pytest.raises(EntryUnavailable):
+        store.payload_bytes_at(Index(3))
+
+
 def test_an_empty_group_changes_nothing(shelf: Shelf) -> None:
     """No write and a write of nothing are both fine."""
     store = loaded(shelf)

@@ -22,6 +22,7 @@ from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Entry, EntryKind, Identity, Index, Member, Membership, NodeId, Role, Term
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.dispatch import Dispatcher
+from durable_raft.server.large_entries import LARGE_BYTES
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.node import Node
 from durable_raft.server.peers import LinkEvents
@@ -219,6 +220,7 @@ class Desk:
         self.rng = random.Random(7)
         self.life = b""
         self.slice_steps = slice_steps
+        self.large_bytes = LARGE_BYTES
         self.crash_points = CrashPoints()
         self.recorder = _Recorder()
         self.unreachable: set[NodeId] = set()

@@ -175,6 +175,11 @@ class MemoryLogStore:
             raise EntryUnavailable(f"index {index} is not stored")
         return unpack_ident(key, value)
 
+    def payload_bytes_at(self, index: Index) -> int:
+        """Return how long an entry's payload is."""
+        self._check_open()
+        return self._ident(index).length
+
     def base_at(self, index: Index) -> Base:
         """Return point and timestamp of an entry or the base."""
         base = self._meta.base

@@ -253,6 +253,12 @@ class Cluster:
         lost = [node.disk.lost(index) for index in sorted(node.disk.rotten)]
         self._event(node, lambda raft: raft.lose(self.now, lost))
 
+    def entries_read(self, name: str) -> None:
+        """Have all entries at hand that another thread was reading for ``name``."""
+        node = self.node(name)
+        node.disk.unread.clear()
+        self._event(node, lambda raft: raft.entries_read())
+
     def checkpoint(self, name: str, upto: int) -> None:
         """Have ``name``'s state durable at ``upto``, which it has applied, and its log begin behind it."""
         node = self.node(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from durable_raft.errors import EntryUnavailable, InvariantViolation
+from durable_raft.errors import EntryUnavailable, EntryUnread, InvariantViolation
 from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
@@ -68,6 +68,8 @@ class Disk:
         self.standing = Standing(is_voter)
         self.rotten: set[int] = set()
         """Indexes whose payload is rotten."""
+        self.unread: set[int] = set()
+        """Indexes of entries that another thread is reading, so that they cannot be had yet."""
 
     @property
     def last(self) -> LogPoint:
@@ -117,9 +119,13 @@ class Disk:
     def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
         """Return flushed entries of [lo, hi), at least one, about ``bytes_max`` bytes of payload at most."""
         self._require(lo)
+        if lo in self.unread:
+            raise EntryUnread(f"index {lo} is being read")
         found: list[Entry] = []
         size = 0
         for entry in self._entries[lo - self.base.index - 1 : hi - self.base.index - 1]:
+            if found and entry.index in self.unread:
+                break
             if entry.index in self.rotten:
                 if found:
                     break

@@ -271,6 +271,11 @@ class LmdbLogStore:
         with self._reading() as transaction:
             return access.read_ident(transaction, self._tables, index).chain
 
+    def payload_bytes_at(self, index: Index) -> int:
+        """See the protocol; one read transaction on the calling thread."""
+        with self._reading() as transaction:
+            return access.read_ident(transaction, self._tables, index).length
+
     def is_meta_wounded(self) -> bool:
         """Return whether one copy of meta is rotten; the next write of meta then mends it.
 

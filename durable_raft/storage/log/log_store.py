@@ -70,6 +70,9 @@ class LogStore(Protocol):
             CorruptRecord: the ident record fails its checksum.
         """
 
+    def payload_bytes_at(self, index: Index) -> int:
+        """Return how long the payload of the flushed entry at ``index`` is; raises as ``chain_at``."""
+
     def base_at(self, index: Index) -> Base:
         """Return point and timestamp of the flushed entry at ``index`` (or the base); raises as ``chain_at``."""
 
