@@ -7,6 +7,8 @@
     python -m tests.fuzz --first 17 --inputs 1    one block again, as a failure names it
 
 Inputs are made in blocks of 10,000, each of a seed of its own: what fails is played again by its block.
+
+``--json FILE`` leaves the figures there.
 """
 
 from __future__ import annotations
@@ -17,17 +19,21 @@ import logging
 import os
 import random
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from tests.fuzz.dice import Dice
 from tests.fuzz.handshake import play
+from tests.fuzz.node import tell_nodes
 from tests.fuzz.targets import TARGETS
+from tests.results import record
 
 BLOCK: Final = 10_000
-SHARES: Final = {"frames": 4_000, "requests": 4_000, "core": 1_000}
-"""Inputs of a block; the rest are handshakes."""
+SHARES: Final = {"frames": 4_000, "requests": 4_000, "core": 1_400, "node": 100, "handshake": 500}
+"""Inputs of a block; a message to a whole node costs fifty times as much as a frame to a parser."""
 
 PROGRESS_BLOCKS: Final = 100
 
@@ -39,6 +45,8 @@ class Result:
     inputs: int = 0
     resident_bytes: list[int] = field(default_factory=list)
     """After each hundredth part, and at the beginning."""
+    failures: list[str] = field(default_factory=list)
+    """Of the blocks that raised something; each names its block."""
 
     def growth_bytes(self) -> int:
         """Return by how much the memory grew since a fifth of the inputs had been taken."""
@@ -56,15 +64,19 @@ def play_block(seed: int) -> None:
     Raises:
         RuntimeError: something was raised that may not be, its cause; names the block.
     """
-    rng = random.Random(f"fuzz {seed}")
+    rng = Dice(f"fuzz {seed}")
     target = "handshake"
+    left = 0
     try:
         for target, count in SHARES.items():
-            run = TARGETS[target](rng)
-            for _ in range(count):
-                run()
-        target = "handshake"
-        left = asyncio.run(play(rng, BLOCK - sum(SHARES.values())))
+            if target == "handshake":
+                left = asyncio.run(play(rng, count))
+            elif target == "node":
+                tell_nodes(rng, count)
+            else:
+                run = TARGETS[target](rng)
+                for _ in range(count):
+                    run()
     except Exception as error:
         raise RuntimeError(f"block {seed}, {target}: {type(error).__name__}: {error}") from error
     if left:
@@ -72,11 +84,16 @@ def play_block(seed: int) -> None:
 
 
 def campaign(first: int, inputs: int, *, shows: bool = False) -> Result:
-    """Feed blocks from ``first`` on; raises as ``play_block``."""
+    """Feed blocks from ``first`` on; a block ends with its first failure, and the next one begins."""
     result = Result(resident_bytes=[resident_bytes()])
     blocks, began = max(1, inputs // BLOCK), time.monotonic()
     for number in range(blocks):
-        play_block(first + number)
+        try:
+            play_block(first + number)
+        except RuntimeError as error:
+            result.failures.append(str(error))
+            if shows:
+                traceback.print_exc()
         result.inputs += BLOCK
         if (number + 1) % max(1, blocks // 100) == 0:
             result.resident_bytes.append(resident_bytes())
@@ -86,15 +103,37 @@ def campaign(first: int, inputs: int, *, shows: bool = False) -> Result:
     return result
 
 
+def figures(result: Result, first: int, cpu_seconds: float) -> dict[str, Any]:
+    """Return what the campaign leaves: how many inputs each target took, and what became of them."""
+    blocks = result.inputs // BLOCK
+    return {
+        "first": first,
+        "inputs": {target: count * blocks for target, count in SHARES.items()},
+        "failures": result.failures,
+        "resident_kib": max(result.resident_bytes) >> 10,
+        "growth_kib": result.growth_bytes() >> 10,
+        "cpu_seconds": round(cpu_seconds, 1),
+    }
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the program; the exit status is 0 when nothing was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzzing of what strangers reach.")
     parser.add_argument("--inputs", type=int, default=1_000_000, help="how many")
     parser.add_argument("--first", type=int, help="the first block; a fresh one unless given")
+    record.add_option(parser)
     options = parser.parse_args(arguments)
     first = random.SystemRandom().randrange(10**9) if options.first is None else options.first
     logging.disable(logging.CRITICAL)
     print(f"blocks from {first} on", flush=True)
+    began = time.process_time()
     result = campaign(first, options.inputs, shows=True)
-    print(f"{result.inputs} inputs, nothing found, memory grew by {result.growth_bytes() >> 10} KiB")
-    return 0
+    found = f"{len(result.failures)} failures" if result.failures else "nothing found"
+    print(f"{result.inputs} inputs, {found}, memory grew by {result.growth_bytes() >> 10} KiB")
+    record.save(
+        options.json,
+        record.command_line("tests.fuzz", arguments, first=first),
+        f"blocks {first} to {first + result.inputs // BLOCK - 1}",
+        figures(result, first, time.process_time() - began),
+    )
+    return 1 if result.failures else 0

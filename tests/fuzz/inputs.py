@@ -9,10 +9,16 @@ from typing import Any, Final
 import msgpack
 
 from durable_raft.checksum import crc32c
-from durable_raft.wire.peer import HEADER_BYTES, encode_frame
+from durable_raft.wire.peer import HEADER_BYTES, FrameEncoder, encode_frame
+from durable_raft.wire.pieces import Bulk
 from tests.wire.peer_messages import CLUSTER, EXAMPLES
 
-FRAMES: Final = [encode_frame(CLUSTER, message) for message in EXAMPLES.values()]
+_SMALL: Final = [encode_frame(CLUSTER, message) for message in EXAMPLES.values()]
+BULKS: Final = [list(FrameEncoder(CLUSTER).cut(Bulk(each[6], each[HEADER_BYTES:], ()))) for each in _SMALL]
+"""The same messages as large ones come: an announcement and a piece."""
+
+FRAMES: Final = [*_SMALL, *BULKS[4], *BULKS[5]]
+"""At least one of each kind."""
 
 REQUESTS: Final = (
     b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\nvalue\r\n",
@@ -69,7 +75,13 @@ def frame_of(kind: int, body: bytes) -> bytes:
 
 def frame(rng: random.Random) -> bytes:
     """Return something that may be a frame of a peer."""
-    sound = rng.choice(FRAMES)
+    if rng.random() < 0.05:
+        announcement, piece = rng.choice(BULKS)
+        return announcement + piece if rng.random() < 0.2 else _altered(rng, announcement) + _altered(rng, piece)
+    return _altered(rng, rng.choice(FRAMES))
+
+
+def _altered(rng: random.Random, sound: bytes) -> bytes:
     choice = rng.random()
     if choice < 0.2:
         return damaged(rng, sound)

@@ -336,7 +336,7 @@ class Desk:
             if not self._writer.work():
                 return
 
-    def arrive(self, source: NodeId, message: Message) -> None:
+    def arrive(self, source: NodeId, message: NodeMessage) -> None:
         """Have n1 hear a peer, and the loop not turn yet."""
         self._events.receive(source, message)
 

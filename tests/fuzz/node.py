@@ -1,0 +1,80 @@
+"""A whole node on a directory, told anything by its peers: the core, the keepers of state and time, and the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from durable_raft.errors import PeerMisbehaved
+from durable_raft.raft.messages import InstallSnapshot
+from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Index, LogPoint, Term, make_entry
+from durable_raft.server.state.state_hashes import EVERY
+from tests.fuzz.lies import NODE_KINDS, Liar
+from tests.support.desk import N2, N3, Desk, desk_at
+
+LIES: Final = 50
+"""Told to one node before the next one begins: it may be led anywhere."""
+
+RESERVE_BYTES: Final = 1 << 20
+"""The least that there may be: memory that is taken here takes time."""
+
+
+@lru_cache(maxsize=1000)
+def batches_of(terms: Sequence[int]) -> tuple[Entry, ...]:
+    """Return a log that a machine can apply: empty batches, and a reset of the time now and then."""
+    log: list[Entry] = []
+    previous = ORIGIN
+    for index, term in enumerate(terms, start=1):
+        kind = EntryKind.COMMANDS if index % 4 else EntryKind.TIME_RESET
+        payload = b"\x01\x90" if kind is EntryKind.COMMANDS else b""
+        entry = make_entry(previous=previous, term=Term(term), kind=kind, timestamp_ms=1000 * index, payload=payload)
+        log.append(entry)
+        previous = LogPoint(entry.index, entry.term, entry.chain)
+    return tuple(log)
+
+
+def tell_nodes(rng: random.Random, count: int) -> None:
+    """Tell nodes ``count`` messages; raises what ends one."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory if memory.is_dir() else None) as place:
+        for first in range(0, count, LIES):
+            with desk_at(Path(place) / f"{first}" / "n1", disk_reserve_bytes=RESERVE_BYTES) as desk:
+                _tell(rng, desk, min(LIES, count - first))
+
+
+def _tell(rng: random.Random, desk: Desk, count: int) -> None:
+    liar, client = Liar(rng, desk.raft, batches_of), desk.client()
+    _begin(rng, desk, liar)
+    for _ in range(count):
+        with contextlib.suppress(PeerMisbehaved):
+            desk.arrive(rng.choice((N2, N3)), liar.message(rng.choice(NODE_KINDS)))
+        if rng.random() < 0.1:
+            client.send("set k v", "get k")
+        if rng.random() < 0.7:
+            desk.turn()
+        if rng.random() < 0.1:
+            desk.wait(rng.choice((0.01, 0.3, 1.5)))
+        desk.effects.clear()
+    desk.turn()
+
+
+def _begin(rng: random.Random, desk: Desk, liar: Liar) -> None:
+    """Have the node lead, follow, compare its state with others', or fetch a snapshot; or know nobody."""
+    match rng.randrange(5):
+        case 0:
+            desk.lead()
+        case 1:
+            desk.follow(N2, *batches_of((1, 1, 1)))
+        case 2:
+            desk.follow(N2, *batches_of((1,) * (EVERY + 2)))
+        case 3:
+            liar.offered = point = LogPoint(Index(9), Term(1), 5)
+            offer = InstallSnapshot(Term(desk.raft.current_term + 1), point.index, point.term, point.chain, 0)
+            for _ in range(2):
+                # It is not wanted before its term is flushed.
+                desk.hear(N2, offer)
