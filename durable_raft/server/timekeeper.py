@@ -63,7 +63,6 @@ class Timekeeper:
         self._peers = raft.state.peers
         self._majority = majority(len(config.voters))
         self._agreed = AgreedClock(len(config.voters), bound_ms)
-        self.bound_ms = bound_ms
         self._time = ClusterTime()
         self._told: dict[NodeId, _Told] = {}
         """What peers last said they know of the cluster time."""
@@ -86,6 +85,11 @@ class Timekeeper:
         """Resets of the time applied in this life."""
         self._was: dict[str, bool] = {}
         """What was wrong at the last look."""
+
+    @property
+    def bound_ms(self) -> int:
+        """Clocks that lie within it of each other agree."""
+        return self._agreed.bound_ms
 
     # -- what time it is ------------------------------------------------------------------------------------------
 
@@ -238,7 +242,7 @@ class Timekeeper:
         self.agreement = self._agreed.look(now_ms, self._own_ms())
         own_offset_ms = self.agreement.own_offset_ms
         # A node whose clock is wrong lets others lead (raft/reluctance.py).
-        self._raft.be_reluctant(own_offset_ms is not None and abs(own_offset_ms) > self._agreed.bound_ms)
+        self._raft.be_reluctant(own_offset_ms is not None and abs(own_offset_ms) > self.bound_ms)
         return self.agreement
 
     def _report(self, *, leads: bool) -> None:
