@@ -74,25 +74,28 @@ class Headroom:
         self._extend(min(self._end() + keep_bytes, self._map_bytes))
 
     @property
-    def end_bytes(self) -> int:
-        """Where the last page that was ever used ends."""
-        return self._end()
-
-    @property
     def owned_bytes(self) -> int:
         """What can certainly be written behind the end of the file."""
         return max(0, self._allocated - self._end()) if self.is_kept else 0
 
-    def require(self, needed_bytes: int) -> None:
+    def require(self, needed_bytes: int, *, may_free_all: bool = False) -> None:
         """Go on only if a transaction that takes so much at most will find room.
+
+        Args:
+            needed_bytes: beside the list of free pages, unless the caller has counted that.
+            may_free_all: whether every page may be a free one afterwards; then their list is counted here.
 
         Raises:
             DiskFull: it might not; nothing was done.
         """
-        target = min(self._end() + needed_bytes, self._map_bytes)
+        # Asked of LMDB once: this is done for each write.
+        end = self._end()
+        if may_free_all:
+            needed_bytes += free_list_bytes(end)
+        target = min(end + needed_bytes, self._map_bytes)
         if self._allocated >= target or not self.is_kept:
             return
-        self._extend(max(target, min(self._end() + self._keep_bytes, self._map_bytes)))
+        self._extend(max(target, min(end + self._keep_bytes, self._map_bytes)))
         if self._allocated < target and self.is_kept:
             raise DiskFull(
                 f"{self._path}: the disk is full: {needed_bytes} bytes may be needed and {self.owned_bytes} can be had"

@@ -139,3 +139,22 @@ def test_readers_stay_alive_for_other_processes(tmp_path: Path, environment: Env
         assert f" {os.getpid()} " in found.stdout
     environment.close()
     room.close()
+
+
+def test_the_list_of_free_pages_is_counted_where_all_may_be_free(tmp_path: Path, environment: Environment) -> None:
+    """It grows with the file; the end of the file is asked for once, as this is done for each write."""
+    room = Headroom(environment, tmp_path)
+    end = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    asked = 0
+
+    def counted() -> int:
+        nonlocal asked
+        asked += 1
+        return 50 * MIB + end
+
+    room._end = counted  # type: ignore[method-assign]
+    room.require(MIB)
+    assert (room._allocated, asked) == (51 * MIB + end, 1)
+    room.require(MIB, may_free_all=True)
+    assert (room._allocated, asked) == (51 * MIB + end + headroom.free_list_bytes(50 * MIB + end), 2)
+    room.close()

@@ -50,7 +50,7 @@ from durable_raft.storage.environment import (
     readers_of,
     tree_wound,
 )
-from durable_raft.storage.headroom import COMMIT_BYTES, Headroom, free_list_bytes
+from durable_raft.storage.headroom import COMMIT_BYTES, Headroom
 from durable_raft.storage.log import access
 from durable_raft.storage.log.meta import VOTER, Meta, pack_meta
 from durable_raft.storage.log.plan import Plan, Stand, plan_writes
@@ -321,10 +321,9 @@ class LmdbLogStore:
         Raises:
             DiskFull: it might not; nothing was done.
         """
-        # All pages may be free ones afterwards: a snapshot that comes in drops the whole log.
-        lists = free_list_bytes(self._headroom.end_bytes)
         changed = records_bytes(entries) + 2 * records_bytes(mended)
-        self._headroom.require(COMMIT_BYTES + lists + changed)
+        # A snapshot that comes in drops the whole log.
+        self._headroom.require(COMMIT_BYTES + changed, may_free_all=True)
 
     # -- writing (one thread at a time) --------------------------------------------------------------------------
 
