@@ -62,13 +62,21 @@ class LogView(Protocol):
 class _InflightWrite:
     """A write on its way to the disk and what its acknowledgement will prove."""
 
-    __slots__ = ("last_index", "mended", "number", "payload_bytes", "submitted_at")
+    __slots__ = ("last_index", "mended", "number", "payload_bytes", "submitted_at", "unflushed_bytes")
 
     def __init__(
-        self, number: int, last_index: Index, submitted_at: int, mended: Sequence[LostEntry], payload_bytes: int
+        self,
+        number: int,
+        last_index: Index,
+        submitted_at: int,
+        mended: Sequence[LostEntry],
+        payload_bytes: int,
+        unflushed_bytes: int,
     ) -> None:
         self.number = number
         self.payload_bytes = payload_bytes
+        self.unflushed_bytes = unflushed_bytes
+        """Payload of all that was in flight when it joined, its own included."""
         self.mended = mended
         """Entries that are whole again once the write is durable."""
         self.last_index = last_index
@@ -445,8 +453,8 @@ class RaftLog:
         self.submitted = self.last.index
         whole_again = [self.lost[entry.index] for entry in copies]
         size = sum(len(entry.payload) for entry in (*entries, *copies))
-        self._inflight.append(_InflightWrite(number, self.last.index, now, whole_again, size))
         self.unflushed_bytes += size
+        self._inflight.append(_InflightWrite(number, self.last.index, now, whole_again, size, self.unflushed_bytes))
         return write
 
     def acknowledge(self, number: int) -> None:
@@ -468,9 +476,15 @@ class RaftLog:
                 self.healed += 1
         self._trim_cache()
 
-    def oldest_unflushed_at(self) -> int | None:
-        """Return when the oldest write in flight was submitted (ms), or None when all is flushed."""
-        return self._inflight[0].submitted_at if self._inflight else None
+    def oldest_unflushed(self) -> tuple[int, int] | None:
+        """Return when the oldest write in flight was submitted (ms), and the payload bytes that share the disk with it.
+
+        Those before it count as well as those behind it: it waited for them. None when all is flushed.
+        """
+        if not self._inflight:
+            return None
+        oldest = self._inflight[0]
+        return oldest.submitted_at, max(oldest.unflushed_bytes, self.unflushed_bytes)
 
     def _trim_cache(self) -> None:
         """Forget the oldest cached entries that are flushed: applied ones at the bound, others at twice the bound.

@@ -251,10 +251,11 @@ class RaftState:
 
         A node whose disk hangs must neither keep nor win leadership (hashicorp/raft #503, #614).
         """
-        submitted_at = self.log.oldest_unflushed_at()
-        if submitted_at is None:
+        oldest = self.log.oldest_unflushed()
+        if oldest is None:
             return False
-        return now - submitted_at > flush_patience_ms(self.timeouts.hung_after(now), self.log.unflushed_bytes)
+        submitted_at, unflushed_bytes = oldest
+        return now - submitted_at > flush_patience_ms(self.timeouts.hung_after(now), unflushed_bytes)
 
     # -- messages -------------------------------------------------------------------------------------------------
 
@@ -301,9 +302,11 @@ class RaftState:
 
         Who voted waits for the winner from now on: a slow disk does not count against the election.
         """
-        submitted_at = self.log.oldest_unflushed_at()
+        oldest = self.log.oldest_unflushed()
         self.log.acknowledge(number)
-        self.timeouts.note_flush(now, 0 if submitted_at is None else now - submitted_at)
+        if oldest is not None:
+            submitted_at, unflushed_bytes = oldest
+            self.timeouts.note_flush(now, now - submitted_at, unflushed_bytes)
         if self._inflight_hard_states and self._inflight_hard_states[0][0] == number:
             self.flushed_hard_state = self._inflight_hard_states.popleft()[1]
             has_voted = self.role in (Role.FOLLOWER, Role.CANDIDATE) and self.voted_for is not None

@@ -7,7 +7,7 @@ them; here the configured ones are the shortest):
 
 - late by how much: a message of a leader, beyond a heartbeat's time, also one that was given up already (a false
   suspicion, as in Chandra and Toueg's detectors); the answers of a majority; the answer to a pre-vote;
-- how long a write took from being handed out to being flushed;
+- how long a write took from being handed out to being flushed, without what a large one is granted for its size;
 - how often this node campaigned for nothing since it last heard a leader.
 
 One factor stretches all that is waited for: the election timeout's range, the time in which a leader that was heard is
@@ -38,6 +38,11 @@ SLOWEST_BYTES_PER_MS: Final = 16 << 10
 """What a disk is granted that must not count as hung: 16 MiB/s, records and their pages around the payload included."""
 
 
+def size_ms(unflushed_bytes: int) -> int:
+    """Return what of a write's time is put down to how much was written, and not to the disk (ms)."""
+    return unflushed_bytes // SLOWEST_BYTES_PER_MS
+
+
 def flush_patience_ms(base_ms: int, unflushed_bytes: int) -> int:
     """Return how long the oldest write in flight may take (ms): longer when much is written.
 
@@ -46,9 +51,9 @@ def flush_patience_ms(base_ms: int, unflushed_bytes: int) -> int:
 
     Args:
         base_ms: what a small write may take.
-        unflushed_bytes: payload bytes of all writes in flight: they share the disk, and often one transaction.
+        unflushed_bytes: payload bytes of the writes that share the disk with it, and often one transaction.
     """
-    return base_ms + unflushed_bytes // SLOWEST_BYTES_PER_MS
+    return base_ms + size_ms(unflushed_bytes)
 
 
 class Worst:
@@ -132,8 +137,15 @@ class Timeouts:
         if self._min < FACTOR * late and late <= self.bound:
             self._late.note(now, min(late, self._shortest_max // FACTOR + 1))
 
-    def note_flush(self, now: int, took: int) -> None:
-        """Note that a write was flushed ``took`` ms after it was handed out; beyond ``bound`` the disk hung."""
+    def note_flush(self, now: int, took: int, unflushed_bytes: int = 0) -> None:
+        """Note that a write was flushed; beyond ``bound`` the disk hung.
+
+        Args:
+            now: ms.
+            took: since it was handed out (ms).
+            unflushed_bytes: as ``flush_patience_ms`` grants them: their time says nothing of the next write.
+        """
+        took -= size_ms(unflushed_bytes)
         if self._max < FACTOR * took and took <= self.bound:
             self._flush.note(now, took)
 

@@ -241,6 +241,25 @@ def test_a_large_write_is_not_taken_for_a_hung_disk(size: int, extra_ms: int) ->
     assert state.is_disk_stalled(limit + 1)
 
 
+def test_a_large_write_teaches_nothing_of_the_disk() -> None:
+    """What it took for its size is no slowness; what it took beyond that is. One behind it waited for the same."""
+    cluster = solo()
+    lead(cluster)
+    cluster.slow("n1")
+    state = cluster["n1"].state
+    cluster.propose("n1", "x" * (16 << 20))
+    cluster.propose("n1", "x")
+    cluster.now += 1024 + 75
+    cluster.flush("n1")
+    assert not state.is_disk_stalled(cluster.now)
+    cluster.flush("n1")
+    assert state.timeouts.hung_after(cluster.now) == state.config.election_timeout_max_ms
+    cluster.propose("n1", "x" * (16 << 20))
+    cluster.now += 1024 + 200
+    cluster.flush("n1")
+    assert state.timeouts.hung_after(cluster.now) == 4 * 200
+
+
 def test_what_is_flushed_asks_for_no_patience() -> None:
     """Only bytes in flight count; those of a write that is cut count until its disk is done with it."""
     cluster = solo()
