@@ -93,6 +93,8 @@ class Cluster:
         self.network: ProxyNetwork | None = None
         self._processes: dict[str, subprocess.Popen[bytes] | node_forks.Fork] = {}
         self._paused: set[str] = set()
+        self._log_starts: dict[str, int] = {}
+        """Where in its log the newest life of each node begins that nobody has waited to end."""
         self._proxy_ports: dict[tuple[str, str], int] = {}
         self._clients: list[redis.Redis | redis.RedisCluster] = []
         directory.mkdir(parents=True, exist_ok=True)
@@ -143,6 +145,8 @@ class Cluster:
         if crash_at is not None:
             environment["DURABLE_RAFT_CRASH_AT"] = crash_at
         command = self.command(node_id, **(settings or {}))
+        log_path = self.log_path(node_id)
+        self._log_starts[node_id] = log_path.stat().st_size if log_path.exists() else 0
         if BINARY is None and node_forks.can_fork():
             words = command[command.index("serve") :]
             self._processes[node_id] = node_forks.start(node_id, words, self.log_path(node_id), environment)
@@ -216,10 +220,18 @@ class Cluster:
 
     def wait_exit(self, node_id: str, timeout_s: float = WAIT_S) -> int:
         """Wait until a node's process has ended; return its exit code (-9 after SIGKILL)."""
+        self._log_starts.pop(node_id, None)
         try:
             return self._processes[node_id].wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.explain(f"{node_id} did not end within {timeout_s:g} s")) from None
+
+    def _check_started(self) -> None:
+        """No node may have refused to start, unless its end was waited for: others would wait for it in vain."""
+        for node_id, begins in self._log_starts.items():
+            code = self._processes[node_id].poll()
+            if code is not None and code > 0 and b"event=started" not in self.log_path(node_id).read_bytes()[begins:]:
+                raise AssertionError(self.explain(f"{node_id} refused to start, with exit code {code}"))
 
     def close(self) -> None:
         """Kill what runs and release everything; the directories stay."""
@@ -265,6 +277,7 @@ class Cluster:
         found: list[str] = []
 
         def is_led() -> bool:
+            self._check_started()
             infos = self.infos()
             if any(info["raft_is_voter"] == "0" for node_id, info in infos.items() if node_id != other_than):
                 # A first start, or a new disk: it is about to be admitted.
@@ -292,6 +305,7 @@ class Cluster:
         found: list[str] = []
 
         def is_ready() -> bool:
+            self._check_started()
             infos = self.infos()
             leaders = {(info["raft_leader_id"], info["raft_current_term"]) for info in infos.values()}
             found[:] = [leader_id for leader_id, _ in leaders if leader_id in infos and _leads(infos[leader_id])]
@@ -308,6 +322,7 @@ class Cluster:
         """
 
         def is_converged() -> bool:
+            self._check_started()
             infos = self.infos()
             keys = ("raft_current_term", "raft_leader_id", "raft_last_log_index", "raft_commit_index")
             if (

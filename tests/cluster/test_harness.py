@@ -129,6 +129,18 @@ def test_node_runs_under_another_program(cluster_of: ClusterFactory) -> None:
     assert cluster.client(cluster.wait_ready()).get("city") == b"Paris"
 
 
+def test_a_node_that_refuses_to_start_is_not_waited_for(cluster_of: ClusterFactory) -> None:
+    """Nobody would lead a new cluster that lacks one: the wait fails at once, and says why that one is missing."""
+    cluster = cluster_of(3, settings_of={"n2": {"map_bytes": "1MiB"}})
+    with pytest.raises(AssertionError, match="n2 refused to start, with exit code") as caught:
+        cluster.leader()
+    assert "disk_reserve_bytes" in str(caught.value)
+    code = cluster.wait_exit("n2")
+    assert code > 0
+    with pytest.raises(AssertionError, match="in vain for a leader"):
+        cluster.leader(timeout_s=0.05)
+
+
 def test_failure_shows_the_logs(cluster: Cluster) -> None:
     """A wait that is in vain says what was waited for and how every node's log ends."""
     cluster.kill9("n3")
