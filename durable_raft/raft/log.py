@@ -11,11 +11,11 @@ are kept whole; older ones are read through a ``LogView``, which holds what is f
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 from durable_raft.errors import CorruptRecord, EntryUnavailable, EntryUnread, InvariantViolation
+from durable_raft.raft.inflight import WritesInFlight
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
     ORIGIN,
@@ -59,31 +59,6 @@ class LogView(Protocol):
         """Return point and timestamp of the entry at ``index``; its payload may be lost."""
 
 
-class _InflightWrite:
-    """A write on its way to the disk and what its acknowledgement will prove."""
-
-    __slots__ = ("last_index", "mended", "number", "payload_bytes", "submitted_at", "unflushed_bytes")
-
-    def __init__(
-        self,
-        number: int,
-        last_index: Index,
-        submitted_at: int,
-        mended: Sequence[LostEntry],
-        payload_bytes: int,
-        unflushed_bytes: int,
-    ) -> None:
-        self.number = number
-        self.payload_bytes = payload_bytes
-        self.unflushed_bytes = unflushed_bytes
-        """Payload of all that was in flight when it joined, its own included."""
-        self.mended = mended
-        """Entries that are whole again once the write is durable."""
-        self.last_index = last_index
-        """Entries up to here are durable once the write is; lowered when a later cut makes that untrue."""
-        self.submitted_at = submitted_at
-
-
 class RaftLog:
     """The log of one node; owns ``commit_index`` and ``last_applied``."""
 
@@ -119,9 +94,7 @@ class RaftLog:
         """Where the next write has to let the log begin; None when no snapshot was installed since the last one."""
         self._cut_from: Index | None = None
         """Lowest index that the next write has to cut from the disk; None when nothing submitted was cut."""
-        self._inflight: deque[_InflightWrite] = deque()
-        self.unflushed_bytes = 0
-        """Payload bytes of the writes in flight."""
+        self.inflight = WritesInFlight()
         self.lost: dict[Index, LostEntry] = {each.index: each for each in stored.lost}
         """Entries whose payload rotted on the disk, until another copy of each is flushed."""
         self._newly_lost: list[LostEntry] = list(stored.lost)
@@ -276,7 +249,7 @@ class RaftLog:
 
     def wanted(self) -> list[LostEntry]:
         """Return the lost entries of which no copy is on its way to the disk, ascending."""
-        underway = {each.index for write in self._inflight for each in write.mended}
+        underway = {each.index for each in self.inflight.mended()}
         return [self.lost[i] for i in sorted(self.lost) if i not in self._mended and i not in underway]
 
     def acknowledgeable(self, index: Index) -> Index:
@@ -343,8 +316,7 @@ class RaftLog:
             self._cut_from = index if self._cut_from is None else min(self._cut_from, index)
             self.submitted = previous
             self.flushed = min(self.flushed, previous)
-            for write in self._inflight:
-                write.last_index = min(write.last_index, previous)
+            self.inflight.cut(previous)
 
     def holds(self, point: LogPoint) -> bool:
         """Return whether this log has the entry at ``point``, or begins behind it.
@@ -402,8 +374,7 @@ class RaftLog:
             self._cache, self._cache_bytes, self._cache_first = {}, 0, Index(point.index + 1)
             self.submitted = self.flushed = point.index
             self._cut_from, self._new_base = None, base
-            for write in self._inflight:
-                write.last_index = min(write.last_index, point.index)
+            self.inflight.cut(point.index)
         self.commit_index = max(self.commit_index, point.index)
         self.last_applied = point.index
         return is_held
@@ -453,8 +424,7 @@ class RaftLog:
         self.submitted = self.last.index
         whole_again = [self.lost[entry.index] for entry in copies]
         size = sum(len(entry.payload) for entry in (*entries, *copies))
-        self.unflushed_bytes += size
-        self._inflight.append(_InflightWrite(number, self.last.index, now, whole_again, size, self.unflushed_bytes))
+        self.inflight.add(number, self.last.index, now, whole_again, size)
         return write
 
     def acknowledge(self, number: int) -> None:
@@ -463,11 +433,7 @@ class RaftLog:
         The write proves durable what it wrote and nothing that was put in its place since: a cut lowers what the
         writes in flight can prove, so a late acknowledgement cannot make an overwritten entry's successor durable.
         """
-        if not self._inflight or self._inflight[0].number != number:
-            expected = self._inflight[0].number if self._inflight else "none"
-            raise InvariantViolation(f"write {number} acknowledged, but the oldest in flight is {expected}")
-        write = self._inflight.popleft()
-        self.unflushed_bytes -= write.payload_bytes
+        write = self.inflight.acknowledge(number)
         self.flushed = max(self.flushed, write.last_index)
         for lost in write.mended:
             # The same index may have been cut and lost once more since: then it is another one.
@@ -475,16 +441,6 @@ class RaftLog:
                 self._forget_lost(lost.index, lost.index)
                 self.healed += 1
         self._trim_cache()
-
-    def oldest_unflushed(self) -> tuple[int, int] | None:
-        """Return when the oldest write in flight was submitted (ms), and the payload bytes that share the disk with it.
-
-        Those before it count as well as those behind it: it waited for them. None when all is flushed.
-        """
-        if not self._inflight:
-            return None
-        oldest = self._inflight[0]
-        return oldest.submitted_at, max(oldest.unflushed_bytes, self.unflushed_bytes)
 
     def _trim_cache(self) -> None:
         """Forget the oldest cached entries that are flushed: applied ones at the bound, others at twice the bound.

@@ -20,7 +20,7 @@ from durable_raft.raft.types import DiskRoom, Entry, stored_bytes
 def note(state: RaftState, free_bytes: int, *, is_low: bool) -> None:
     """Note how much room the disk has for entries; what was accepted and is not flushed has a claim on it."""
     log = state.log
-    claimed = stored_bytes(log.unflushed_bytes, log.last.index - log.flushed)
+    claimed = stored_bytes(log.inflight.payload_bytes, log.last.index - log.flushed)
     state.room.free_bytes = free_bytes - claimed
     state.room.is_low = is_low
     if state.room.free_bytes > 0 and state.room.is_refusing:

@@ -251,7 +251,7 @@ class RaftState:
 
         A node whose disk hangs must neither keep nor win leadership (hashicorp/raft #503, #614).
         """
-        oldest = self.log.oldest_unflushed()
+        oldest = self.log.inflight.oldest()
         if oldest is None:
             return False
         submitted_at, unflushed_bytes = oldest
@@ -302,7 +302,7 @@ class RaftState:
 
         Who voted waits for the winner from now on: a slow disk does not count against the election.
         """
-        oldest = self.log.oldest_unflushed()
+        oldest = self.log.inflight.oldest()
         self.log.acknowledge(number)
         if oldest is not None:
             submitted_at, unflushed_bytes = oldest

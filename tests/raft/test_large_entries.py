@@ -267,11 +267,11 @@ def test_what_is_flushed_asks_for_no_patience() -> None:
     cluster.slow("n1")
     cluster.propose("n1", "x" * 100)
     cluster.propose("n1", "x" * 11)
-    assert cluster["n1"].log.unflushed_bytes == 111
+    assert cluster["n1"].log.inflight.payload_bytes == 111
     cluster.flush("n1")
-    assert cluster["n1"].log.unflushed_bytes == 11
+    assert cluster["n1"].log.inflight.payload_bytes == 11
     cluster.flush("n1")
-    assert cluster["n1"].log.unflushed_bytes == 0
+    assert cluster["n1"].log.inflight.payload_bytes == 0
     assert NodeId("n2") in cluster["n1"].progress
 
 

@@ -40,7 +40,7 @@ def test_empty_log_begins_at_the_origin() -> None:
     assert (log.base, log.last, log.first_index) == (ORIGIN, ORIGIN, 1)
     assert (log.term_at(Index(0)), log.chain_at(Index(0))) == (0, 0)
     assert not log.has_unsubmitted()
-    assert log.oldest_unflushed() is None
+    assert log.inflight.oldest() is None
 
 
 def test_term_at_reads_runs() -> None:
@@ -179,24 +179,24 @@ def test_cursors_follow_accepted_submitted_flushed() -> None:
     assert [entry.index for entry in write.entries] == [2, 3]
     assert write.hard_state == HardState(Term(2), None)
     assert (log.flushed, log.submitted, log.last.index) == (1, 3, 3)
-    assert log.oldest_unflushed() == (70, 2 * len(b"2/t1"))
+    assert log.inflight.oldest() == (70, 2 * len(b"2/t1"))
 
     log.acknowledge(1)
     assert (log.flushed, log.submitted, log.last.index) == (3, 3, 3)
-    assert log.oldest_unflushed() is None
+    assert log.inflight.oldest() is None
 
 
-def test_oldest_unflushed_is_the_oldest_of_several() -> None:
+def test_oldest_in_flight_is_the_oldest_of_several() -> None:
     """While several writes are in flight, the first one's age counts."""
     log, _ = log_of("")
     for number, at in ((1, 10), (2, 20)):
         log.append(entries_of("1 1")[number - 1])
         log.take_write(at, number, None)
-    assert log.oldest_unflushed() == (10, 8)
+    assert log.inflight.oldest() == (10, 8)
 
     log.acknowledge(1)
 
-    assert log.oldest_unflushed() == (20, 8), "it waited behind the first"
+    assert log.inflight.oldest() == (20, 8), "it waited behind the first"
 
 
 def test_cut_lowers_what_a_write_in_flight_proves() -> None:

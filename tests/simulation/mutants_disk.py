@@ -7,6 +7,7 @@ from typing import Any
 
 from durable_raft.errors import CorruptRecord, StoragePoisoned
 from durable_raft.raft import replication
+from durable_raft.raft.inflight import WritesInFlight
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import (
     AppendEntries,
@@ -114,20 +115,15 @@ def heartbeat_acknowledges_unflushed() -> Sequence[Patch]:
 @mutant
 def stale_acknowledgement() -> Sequence[Patch]:
     """A late acknowledgement of an overwritten entry makes its successor durable (etcd, async storage writes ABA)."""
-    truncate = RaftLog.truncate_from
 
-    def cut(self: RaftLog, index: Index) -> None:
-        proves = [write.last_index for write in self._inflight]
-        truncate(self, index)
-        for write, last_index in zip(self._inflight, proves, strict=True):
-            write.last_index = last_index
+    def cut(self: WritesInFlight, last_index: Index) -> None:
+        del self, last_index
 
     def acknowledge(self: RaftLog, number: int) -> None:
-        del number
-        self.flushed = max(self.flushed, min(self._inflight.popleft().last_index, self.submitted))
+        self.flushed = max(self.flushed, min(self.inflight.acknowledge(number).last_index, self.submitted))
         self._trim_cache()
 
-    return [(RaftLog, "truncate_from", cut), (RaftLog, "acknowledge", acknowledge)]
+    return [(WritesInFlight, "cut", cut), (RaftLog, "acknowledge", acknowledge)]
 
 
 @mutant
