@@ -250,15 +250,18 @@ class PeerLink:
     async def _dial(self) -> _Dialled:
         address = parse_address("peer_address", self._member.peer_address)
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            transport, protocol = await loop.create_connection(self._new_dialled, address.host, address.port)
-            try:
-                answer = await protocol.answer
-                self._check(answer)
-            except BaseException:
+        transport: asyncio.Transport | None = None
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                transport, protocol = await loop.create_connection(self._new_dialled, address.host, address.port)
+                self._check(await protocol.answer)
+                return protocol
+        except BaseException:
+            # uvloop closes a transport whose making is cancelled, and that one does not know that it is closing.
+            self._dialled = None
+            if transport is not None:
                 transport.abort()
-                raise
-            return protocol
+            raise
 
     def _new_dialled(self) -> _Dialled:
         return _Dialled(self._identity, self._member.node_id, self._callers, self._queue, self._note_dialled)

@@ -142,21 +142,30 @@ class House:
         return self.diallers[-1]
 
 
-def in_a_house(story: Callable[[House], Coroutine[Any, Any, None]], *, listens: bool = True) -> House:
-    """Run a story with the links of n1 started, and n2 at its address if it ``listens``."""
+def in_a_house(
+    story: Callable[[House], Coroutine[Any, Any, None]],
+    *,
+    listens: bool = True,
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> House:
+    """Run a story with the links of n1 started, and n2 at its address if it ``listens``; on asyncio's own loop."""
 
     async def told() -> House:
         house = House()
         async with asyncio.timeout(30), house.n2.serve(house.port_of_n2) if listens else nullcontext():
             await house.peers.start("127.0.0.1", house.port)
-            await story(house)
-            house.peers.close()
-            for dialler in house.diallers:
-                await dialler.close()
+            try:
+                await story(house)
+            finally:
+                # Also when the story ends badly: the other ends wait for the links to be closed.
+                house.peers.close()
+                for dialler in house.diallers:
+                    await dialler.close()
             while house.peers.accepted:
                 await asyncio.sleep(0.001)
             assert house.peers._server is not None
             await house.peers._server.wait_closed()
         return house
 
-    return asyncio.run(told())
+    with asyncio.Runner(loop_factory=loop) as runner:
+        return runner.run(told())
