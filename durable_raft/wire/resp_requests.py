@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Final
 
 from durable_raft.errors import ProtocolError
@@ -37,6 +38,10 @@ ARGS_MAX: Final = 1024 * 1024
 
 BULK_BYTES_MAX: Final = 512 << 20
 """Longest argument; proto-max-bulk-len of Redis."""
+
+LARGE_BYTES: Final = 64 << 10
+"""A longer argument is laid, as it comes, into an object of its own, which is what is handed out: copying 60 MB when
+the last byte is there would hold the event loop for longer than heartbeats can wait."""
 
 ARG_MEMORY_BYTES: Final = 48
 """What an argument takes in memory beside its bytes: an object's head and its place in the list."""
@@ -197,6 +202,8 @@ class StrictParser:
         """Arguments of the array being read that are still to come; 0 between requests."""
         self._bulk_missing = -1
         """Length of the argument being read; -1 while its header is still to come."""
+        self._large: BytesIO | None = None
+        """What is there of it, if it is longer than ``LARGE_BYTES``; the buffer then holds only what comes behind."""
         self._request_bytes = 0
         """Bytes of the array being read, up to the end of the last argument announced."""
         self._args_bytes = 0
@@ -210,10 +217,16 @@ class StrictParser:
     @property
     def held_bytes(self) -> int:
         """Memory of a request that has begun and is not complete, about."""
-        return len(self._buffer) - self._at + self._args_bytes
+        large_bytes = 0 if self._large is None else self._large.tell()
+        return len(self._buffer) - self._at + large_bytes + self._args_bytes
 
     def append(self, data: bytes) -> None:
         """Take the next bytes."""
+        if self._large is not None:
+            missing = self._bulk_missing - self._large.tell()
+            with memoryview(data) as view:
+                self._large.write(view[:missing])
+            data = data[missing:]
         self._buffer += data
 
     def trim(self) -> None:
@@ -288,12 +301,18 @@ class StrictParser:
         while self._args_missing:
             if self._bulk_missing < 0 and not self._read_bulk_header():
                 return None
-            end = self._at + self._bulk_missing
+            missing = self._bulk_missing if self._large is None else self._bulk_missing - self._large.tell()
+            end = self._at + missing
             # Two bytes end an argument; like Redis, we do not look at them.
             if len(self._buffer) < end + 2:
                 return None
-            with memoryview(self._buffer) as view:
-                self._args.append(bytes(view[self._at : end]))
+            if self._large is None:
+                with memoryview(self._buffer) as view:
+                    self._args.append(bytes(view[self._at : end]))
+            else:
+                # This copies nothing: it is the object that was written to (CPython, Modules/_io/bytesio.c).
+                self._args.append(self._large.getvalue())
+                self._large = None
             self._args_bytes += self._bulk_missing + ARG_MEMORY_BYTES
             self._at = end + 2
             self._bulk_missing = -1
@@ -316,7 +335,17 @@ class StrictParser:
         self._check_request_bytes(self._at - start + length + 2)
         self._request_bytes += self._at - start + length + 2
         self._bulk_missing = length
+        if length > LARGE_BYTES:
+            self._begin_large()
         return True
+
+    def _begin_large(self) -> None:
+        """Lay what is there of a large argument into an object of its own."""
+        self._large = BytesIO()
+        end = min(self._at + self._bulk_missing, len(self._buffer))
+        with memoryview(self._buffer) as view:
+            self._large.write(view[self._at : end])
+        self._at = end
 
     def _check_request_bytes(self, more: int) -> None:
         total = self._request_bytes + more

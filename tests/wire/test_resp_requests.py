@@ -7,12 +7,13 @@ Redis.
 from __future__ import annotations
 
 import sys
+import tracemalloc
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from durable_raft.wire.resp_requests import ParserLimits, RequestParser, take_canonical
+from durable_raft.wire.resp_requests import LARGE_BYTES, ParserLimits, RequestParser, take_canonical
 from tests.support.growth import require_linear
 from tests.support.letting_go import require_let_go
 from tests.wire.resp_inputs import (
@@ -161,7 +162,42 @@ def test_default_limits_are_those_of_redis() -> None:
 
 
 def _held_bytes(parser: RequestParser) -> int:
-    return sys.getsizeof(parser._strict._buffer) + sum(map(len, parser._strict._args))
+    strict = parser._strict
+    large_bytes = 0 if strict._large is None else sys.getsizeof(strict._large)
+    return sys.getsizeof(strict._buffer) + large_bytes + sum(map(len, strict._args))
+
+
+def test_large_argument_is_not_copied_when_it_is_whole() -> None:
+    """With the last byte of 16 MiB hardly any memory is taken: what is handed out is what they were laid into."""
+    parser = RequestParser()
+    request = encode_request([b"SET", b"k", b"v" * (16 << 20)])
+    tracemalloc.start()
+    try:
+        for chunk in cut(request[:-1], list(range(0, len(request), 16384))):
+            assert parser.feed(chunk) == []
+        assert parser.held_bytes >= 16 << 20
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        [command] = parser.feed(request[-1:])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(command[2]) == 16 << 20
+    assert peak - before < 1 << 20
+    assert parser.held_bytes == 0
+
+
+@pytest.mark.parametrize("size", [LARGE_BYTES - 1, LARGE_BYTES, LARGE_BYTES + 1, 2 * LARGE_BYTES])
+def test_large_argument_cut_anywhere_is_the_same(size: int) -> None:
+    """In its header, in it, at its end, in the line end behind it: it and what follows are what was sent."""
+    value = b"\r\n" + b"v" * (size - 4) + b"\r\n"
+    requests = [[b"SET", b"k", value], [b"MSET", b"a", value, b"b", b"2"], [b"PING"]]
+    data = b"".join(map(encode_request, requests))
+    end = len(encode_request(requests[0]))
+    for edge in (end - size - 2, end):
+        for at in range(edge - 10, edge + 6):
+            assert parse(cut(data, [at])).commands == requests
+            assert parse(cut(data, [at, at + 1, end + 2000, end + size])).commands == requests
 
 
 def test_large_request_leaves_no_buffer_behind() -> None:
