@@ -27,7 +27,7 @@ from tests.support.waiting import WAIT_S
 NextCommand: TypeAlias = Callable[[random.Random, int], list[bytes]]
 """``(rng, number)`` of a client's next command; the number differs for every command of a run."""
 
-NO_EFFECT_CODES: Final = ("MOVED", "CLUSTERDOWN", "TRYAGAIN", "OVERLOADED")
+NO_EFFECT_CODES: Final = ("MOVED", "CLUSTERDOWN", "TRYAGAIN", "OVERLOADED", "NOSPACE")
 TIMEOUT_S: Final = 3.0
 """Longer than a node holds a command without a leader (2 s): a timeout then means that the node is paused or dead."""
 THINK_S: Final = 0.005

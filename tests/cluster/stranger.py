@@ -7,7 +7,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from durable_raft.raft.types import NodeId
+from durable_raft.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    FetchEntries,
+    InstallSnapshot,
+    Introduce,
+    IntroduceResponse,
+    RequestVote,
+    RequestVoteResponse,
+)
+from durable_raft.raft.types import Index, LogPoint, NodeId, Term
 from durable_raft.wire.messages import Confirm, Confirmed, Hello, HelloReply
 from durable_raft.wire.peer import FrameParser, PeerMessage, encode_frame
 from tests.cluster.harness import Cluster
@@ -16,8 +26,24 @@ from tests.support.waiting import WAIT_S
 
 CHALLENGE = b"somebody's own--"
 UUID = b"somebody's disk-"
+FAR = Term(2**63 - 1)
 
 T = TypeVar("T")
+
+
+def never_right() -> list[PeerMessage]:
+    """Return what no correct node says to anybody, whatever term it is."""
+    return [
+        RequestVote(FAR, Index(1), Term(1), False),
+        RequestVote(FAR, Index(1), Term(1), True),
+        RequestVoteResponse(FAR, True, False),
+        AppendEntries(FAR, Index(0), Term(0), 0, (), Index(0), 0),
+        AppendEntriesResponse(FAR, False, Index(0), Index(0), Term(0), Index(0), 0),
+        InstallSnapshot(FAR, Index(1), Term(1), 0, 0),
+        FetchEntries((LogPoint(Index(1), Term(1), 0),) * 65),
+        Introduce(b"any random uuid!"),
+        IntroduceResponse(b"any random uuid!", True, b"any random uuid!"),
+    ]
 
 
 class Somebody:
@@ -27,8 +53,7 @@ class Somebody:
         self._cluster = cluster
         self.name = NodeId(name)
         self._served: list[asyncio.StreamWriter] = []
-        info = cluster.info(next(node for node in cluster.node_ids if node != name))
-        assert info is not None
+        info, *_ = cluster.infos().values()
         self.cluster_id = bytes.fromhex(info["raft_cluster_id"])
 
     def play(self, part: Callable[[], Awaitable[T]], *, listens: bool) -> T:

@@ -9,47 +9,24 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.harness import Cluster
 from tests.cluster.recorder import Recorder
-from tests.simulation.linearizability import Outcome, Verdict, check, check_whole
+from tests.cluster.registers import any_command, final_reads, judge
+from tests.simulation.linearizability import Outcome, check, check_whole
 from tests.simulation.sequential import NEVER, OK, READS, Kind, Operation
 
 pytestmark = pytest.mark.cluster
 
 SEED = 20_261_123
 CLIENTS = 6
-KEYS_AT_A_TIME = 3
-COMMANDS_PER_KEY = 250
-"""On average; then the clients go on to fresh keys, because the search grows faster than a key's history."""
 
 FAULTS = ("kill a follower", "kill the leader", "kill all", "pause the leader")
 ROUNDS = 2
-
-
-def any_command(rng: random.Random, number: int) -> list[bytes]:
-    """Return a command on one of the few keys in use; every value is written once."""
-    generation = number // (COMMANDS_PER_KEY * KEYS_AT_A_TIME)
-    member = rng.randrange(KEYS_AT_A_TIME)
-    key, value = b"k%d-%d" % (generation, member), b"v%d" % number
-    if member == 0:
-        return rng.choice(([b"INCR", key], [b"GET", key]))
-    return rng.choice(
-        (
-            [b"GET", key],
-            [b"GET", key],
-            [b"SET", key, value],
-            [b"SET", key, value, b"NX"],
-            [b"GETSET", key, value],
-            [b"GETDEL", key],
-            [b"DEL", key],
-            [b"APPEND", key, b"+%d" % number],
-        )
-    )
 
 
 def group_command(rng: random.Random, number: int) -> list[bytes]:
@@ -90,28 +67,6 @@ def strike(cluster: Cluster, recorder: Recorder, fault: str) -> str:
         cluster.restart(victim)
     recorder.wait_for(100)
     return fault
-
-
-def final_reads(cluster: Cluster, keys: Iterable[bytes]) -> list[Operation]:
-    """Read keys once all is quiet: what was acknowledged and is gone contradicts these."""
-    reads = []
-    client = cluster.client(cluster.wait_ready())
-    for key in sorted(keys):
-        invoked = time.monotonic()
-        value = client.get(key)
-        assert value is None or isinstance(value, bytes)
-        reads.append(Operation(-1, key, Kind.GET, None, value, invoked, time.monotonic()))
-    return reads
-
-
-def judge(verdict: Verdict, history: Sequence[Operation], directory: Path) -> None:
-    """Raise AssertionError unless the verdict is a yes; the message names the file that then has the whole history."""
-    if verdict.outcome is Outcome.LINEARIZABLE:
-        return
-    path = directory / "history.txt"
-    lines = [repr(each) for each in sorted(history, key=lambda each: each.invoked)]
-    path.write_text("\n".join(lines) + "\n")
-    raise AssertionError(f"{verdict.explanation}\nthe whole history: {path}")
 
 
 def with_a_stale_read(history: Sequence[Operation]) -> list[Operation]:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
-import time
-from collections.abc import Callable
-
 import pytest
 
-from durable_raft.raft.messages import AppendEntries
-from durable_raft.raft.types import ORIGIN, EntryKind, Index, NodeId, Term, make_entry
+from durable_raft.raft.types import NodeId
 from durable_raft.wire.peer import Hello, encode_frame
+from tests.cluster.attack import Attack, closed_for, half_a_message, sent
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import Cluster
-from tests.cluster.proxy import HOST
 from tests.cluster.raw import Conversation
-from tests.support.waiting import WAIT_S
 
 pytestmark = pytest.mark.cluster
 
@@ -34,78 +26,11 @@ SETTINGS = {
 }
 LEADS = {"election_timeout_min_ms": 4000, "election_timeout_max_ms": 5000}
 VALUE_BYTES = 10_000_000
-PAUSE_S = 1.0
-"""How long an attacker waits before it connects again: it is the memory that is attacked, not the processor."""
-
 CLOSED = 50
 """Attackers of each kind that are closed at least."""
 
 WELL_BEHAVED = 40
 """Commands that the well-behaved client is answered at least, while all others attack."""
-
-
-class Attack:
-    """Connections that are made, misused and held until the node closes them; then they are made again."""
-
-    def __init__(self, count: int, connect: Callable[[], socket.socket]) -> None:
-        """Keep ``count`` connections, each as ``connect`` leaves it."""
-        self._connect = connect
-        self._is_over = threading.Event()
-        self.closed = 0
-        """Connections that the node has closed."""
-        self._threads = [threading.Thread(target=self._hold, daemon=True) for _ in range(count)]
-
-    def __enter__(self) -> Attack:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        for thread in self._threads:
-            thread.join(WAIT_S)
-
-    def _hold(self) -> None:
-        while not self._is_over.is_set():
-            with contextlib.suppress(OSError), self._connect() as connection:
-                while not self._is_over.is_set() and not _is_ended(connection):
-                    time.sleep(0.05)
-            self.closed += 1
-            self._is_over.wait(PAUSE_S)
-
-
-def _is_ended(connection: socket.socket) -> bool:
-    """Return whether the other end is gone, without reading what it sent."""
-    connection.setblocking(False)
-    try:
-        connection.send(b"")
-        error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    except OSError:
-        return True
-    established = 1
-    return error != 0 or state != established
-
-
-def _connected(port: int) -> socket.socket:
-    return socket.create_connection((HOST, port), WAIT_S)
-
-
-def _sent(port: int, data: bytes) -> socket.socket:
-    connection = _connected(port)
-    try:
-        connection.sendall(data)
-    except OSError:
-        connection.close()
-        raise
-    return connection
-
-
-def _half_a_message(cluster_id: bytes) -> bytes:
-    """Return the beginning of a message of 9 MB."""
-    entry = make_entry(previous=ORIGIN, term=Term(1), kind=EntryKind.COMMANDS, timestamp_ms=1, payload=b"x" * 9_000_000)
-    message = AppendEntries(Term(1), Index(0), Term(0), 0, (entry,), Index(0), 0, b"")
-    return encode_frame(cluster_id, message)[:-500_000]
 
 
 @pytest.fixture
@@ -130,17 +55,17 @@ def test_a_well_behaved_client_is_served_while_all_others_fill_the_memory(cluste
     cluster_id = bytes.fromhex(info["raft_cluster_id"])
     # Who is not at n2's address is not n2, and is given room for a handshake.
     hello = encode_frame(cluster_id, Hello(NodeId("n2"), b"?" * 16, NodeId("n1"), "", b"a stranger's own"))
-    half_message = _half_a_message(cluster_id)
+    half_message = half_a_message(cluster_id, 9_000_000)
     half_request = b"*3\r\n$3\r\nSET\r\n$1\r\nh\r\n$12000000\r\n" + b"x" * 8_000_000
     too_long = b"*3\r\n$3\r\nSET\r\n$1\r\nh\r\n$60000000\r\n" + b"x" * 40_000_000
     with Conversation(cluster, "n1") as client:
         assert client.ask("SET", "large", "x" * VALUE_BYTES) == "OK"
         pid = cluster.pid("n1")
         with (
-            Attack(60, lambda: _sent(node.client_port, b"GET large\r\n" * 5)),
-            Attack(40, lambda: _sent(node.client_port, half_request)),
-            Attack(10, lambda: _sent(node.client_port, too_long)),
-            Attack(20, lambda: _sent(node.peer_port, hello + half_message)),
+            Attack(60, lambda: sent(node.client_port, b"GET large\r\n" * 5)),
+            Attack(40, lambda: sent(node.client_port, half_request)),
+            Attack(10, lambda: sent(node.client_port, too_long)),
+            Attack(20, lambda: sent(node.peer_port, hello + half_message)),
         ):
             served = 0
             while served < WELL_BEHAVED or not _all_have_closed(cluster):
@@ -155,11 +80,7 @@ def test_a_well_behaved_client_is_served_while_all_others_fill_the_memory(cluste
 
 def _all_have_closed(cluster: Cluster) -> bool:
     """Return whether attackers of each kind have been closed for their memory."""
-    shares = cluster.info("n1", "memory")
-    if shares is None:
-        return False
-    closed = [int(shares[f"raft_memory_{share}"].rpartition("closed=")[2]) for share in ("requests", "replies")]
-    return all(each >= CLOSED for each in closed)
+    return all(closed_for(cluster, "n1", share) >= CLOSED for share in ("requests", "replies"))
 
 
 def test_a_request_that_stops_half_way_is_ended_and_an_idle_connection_is_not(cluster_of: ClusterFactory) -> None:

@@ -6,10 +6,7 @@ would, while the node works.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,6 +14,7 @@ from typing import Final
 import pytest
 
 from tests.cluster.conftest import ClusterFactory
+from tests.cluster.disks import Disks, NoDisks
 from tests.cluster.harness import Cluster
 from tests.cluster.raw import Conversation
 from tests.cluster.workload import Workload, assert_on_all_nodes
@@ -25,70 +23,19 @@ pytestmark = pytest.mark.cluster
 
 DISK_BYTES: Final = 64 << 20
 SETTINGS: Final = {"disk_reserve_bytes": 16 << 20, "checkpoint_interval_ms": 500}
-FILLER: Final = "filler"
-
-
-class Disks:
-    """A small file system for each node's directory."""
-
-    def __init__(self, place: Path, kind: str) -> None:
-        self._place = place
-        self._kind = kind
-        self.mounted: list[Path] = []
-
-    def mount(self, node_ids: list[str]) -> None:
-        """Mount one for each node; skip without permission to mount."""
-        for node_id in node_ids:
-            point = self._place / node_id
-            point.mkdir(parents=True)
-            for command in self._commands(point):
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode != 0:
-                    pytest.skip(f"a small file system cannot be mounted: {done.stderr.strip()}")
-            self.mounted.append(point)
-
-    def _commands(self, point: Path) -> list[list[str]]:
-        """Return what mounts a file system at ``point``."""
-        if self._kind == "tmpfs":
-            return [["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(point)]]
-        image = point.with_name(f"{point.name}.{self._kind}")
-        with image.open("wb") as file:
-            file.truncate(DISK_BYTES)
-        made = [f"mkfs.{self._kind}", "-q", "-m", "0", str(image)]
-        if shutil.which(made[0]) is None:
-            pytest.skip(f"{made[0]} is not installed")
-        return [made, ["mount", "-o", "loop", str(image), str(point)]]
-
-    def fill(self, node_id: str) -> None:
-        """Leave not a byte."""
-        with (self._place / node_id / FILLER).open("ab", buffering=0) as filler:
-            for size in (1 << 20, 4096, 1):
-                try:
-                    while True:
-                        filler.write(bytes(size))
-                except OSError:
-                    continue
-        assert self.free_bytes(node_id) == 0
-
-    def make_room(self, node_id: str) -> None:
-        """Take the file away."""
-        (self._place / node_id / FILLER).unlink()
-
-    def free_bytes(self, node_id: str) -> int:
-        """Return what is free."""
-        found = os.statvfs(self._place / node_id)
-        return found.f_bavail * found.f_frsize
 
 
 @pytest.fixture(params=["tmpfs", "ext4"])
 def disks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disks]:
-    """The file systems where the first cluster's directories will be."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    disks = Disks(tmp_path / "cluster1", request.param)
-    yield disks
-    for point in disks.mounted:
-        subprocess.run(["umount", "-l", str(point)], check=False)
+    """Small file systems where the first cluster's directories will be; skip without permission to mount."""
+    disks = Disks(tmp_path / "cluster1", request.param, DISK_BYTES)
+    try:
+        disks.mount(["n1", "n2", "n3"])
+        yield disks
+    except NoDisks as error:
+        pytest.skip(str(error))
+    finally:
+        disks.unmount()
 
 
 def _ask_leader(cluster: Cluster, *words: str) -> str | None:
@@ -104,7 +51,6 @@ def _takes_writes(cluster: Cluster, key: str) -> bool:
 
 def test_three_full_disks_take_nothing_down(disks: Disks, cluster_of: ClusterFactory) -> None:
     """SET is refused; GET, DEL, an election and a restart work; all of it without a byte; then SET works again."""
-    disks.mount(["n1", "n2", "n3"])
     cluster = cluster_of(3, **SETTINGS)
     leader = cluster.wait_ready()
     with Conversation(cluster, leader) as client:
@@ -112,6 +58,7 @@ def test_three_full_disks_take_nothing_down(disks: Disks, cluster_of: ClusterFac
             assert client.ask("SET", f"key:{number}", "x" * 5000) == "OK"
     for node_id in cluster.node_ids:
         disks.fill(node_id)
+        assert disks.free_bytes(node_id) == 0
     cluster.wait(lambda: not _takes_writes(cluster, "refused"), "writes to be refused")
     with Conversation(cluster, leader) as client:
         for number in range(300):
@@ -141,7 +88,6 @@ def test_three_full_disks_take_nothing_down(disks: Disks, cluster_of: ClusterFac
 
 def test_a_follower_without_room_lives_on_and_catches_up(disks: Disks, cluster_of: ClusterFactory) -> None:
     """The others take writes that it has no room for; it says so, and takes them later."""
-    disks.mount(["n1", "n2", "n3"])
     cluster = cluster_of(3, **SETTINGS)
     leader = cluster.wait_ready()
     victim = cluster.followers()[0]
@@ -167,7 +113,6 @@ def test_a_follower_without_room_lives_on_and_catches_up(disks: Disks, cluster_o
 
 def test_a_snapshot_without_room_waits(disks: Disks, cluster_of: ClusterFactory) -> None:
     """A node that starts with a full disk, and is too far behind for the log, runs on and fetches the state later."""
-    disks.mount(["n1", "n2", "n3"])
     cluster = cluster_of(3, **SETTINGS, log_tail_entries=50, log_tail_bytes=65536, checkpoint_entries=100)
     leader = cluster.wait_ready()
     victim = cluster.followers()[0]
@@ -191,7 +136,6 @@ def test_a_snapshot_without_room_waits(disks: Disks, cluster_of: ClusterFactory)
 
 def test_disks_that_fill_and_empty_under_writers_lose_nothing(disks: Disks, cluster_of: ClusterFactory) -> None:
     """Twice the last byte goes while four clients write: no node ends, and all that was acknowledged is there."""
-    disks.mount(["n1", "n2", "n3"])
     cluster = cluster_of(3, **SETTINGS)
     cluster.wait_ready()
     workload = Workload(cluster, value_bytes=20_000)

@@ -12,41 +12,28 @@ import pytest
 from durable_raft.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
-    FetchEntries,
     InstallSnapshot,
     Introduce,
-    IntroduceResponse,
     RequestVote,
-    RequestVoteResponse,
 )
-from durable_raft.raft.types import Index, LogPoint, Term
+from durable_raft.raft.types import Index, Term
 from durable_raft.wire.peer import PeerMessage
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import Cluster
-from tests.cluster.stranger import Somebody
+from tests.cluster.stranger import Somebody, never_right
 
 pytestmark = pytest.mark.cluster
-
-FAR = Term(2**63 - 1)
 
 
 def frames(term: int, last: int) -> list[PeerMessage]:
     """Return what no correct node says to anybody, in a cluster of this term whose log ends there."""
     now, point = Term(term), (Index(last), Term(term), 0)
     return [
-        RequestVote(FAR, Index(last), now, False),
-        RequestVote(FAR, Index(last), now, True),
-        RequestVoteResponse(FAR, True, False),
-        AppendEntries(FAR, Index(0), Term(0), 0, (), Index(0), 0),
+        *never_right(),
         AppendEntries(now, Index(0), Term(0), 0, (), Index(0), 0),
         AppendEntries(Term(term + 1), Index(1), Term(term + 1), 0, (), Index(0), 0),
-        AppendEntriesResponse(FAR, False, Index(0), Index(0), Term(0), Index(0), 0),
         AppendEntriesResponse(now, True, Index(last), Index(1), Term(0), Index(0), 0),
-        InstallSnapshot(FAR, *point, 0),
         InstallSnapshot(now, *point, 0),
-        FetchEntries((LogPoint(*point),) * 65),
-        Introduce(b"any random uuid!"),
-        IntroduceResponse(b"any random uuid!", True, b"any random uuid!"),
     ]
 
 

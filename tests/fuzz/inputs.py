@@ -20,6 +20,9 @@ BULKS: Final = [list(FrameEncoder(CLUSTER).cut(Bulk(each[6], each[HEADER_BYTES:]
 FRAMES: Final = [*_SMALL, *BULKS[4], *BULKS[5]]
 """At least one of each kind."""
 
+_CLUSTER_AT: Final = 8
+"""Where the id of the cluster stands in a frame's header."""
+
 REQUESTS: Final = (
     b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\nvalue\r\n",
     b"*1\r\n$4\r\nPING\r\n",
@@ -101,6 +104,20 @@ def _altered(rng: random.Random, sound: bytes) -> bytes:
         # Arrays in arrays that announce more than there is.
         return frame_of(kind, rng.choice((b"\xdd\xff\xff\xff\xff", b"\xdc\xff\xff", b"\x9f")) * rng.randint(1, 600))
     return frame_of(kind, msgpack.packb(_value(rng)))
+
+
+def of_cluster(data: bytes, cluster: bytes) -> bytes:
+    """Return frames as another cluster's nodes would say them: the checksum of each header is right where it was."""
+    at = data.find(CLUSTER)
+    while at >= 0:
+        begin, end = at - _CLUSTER_AT, at - _CLUSTER_AT + HEADER_BYTES - 4
+        header, check = data[max(0, begin) : end], data[end : end + 4]
+        new_header = header.replace(CLUSTER, cluster)
+        if check == struct.pack(">I", crc32c(header)):
+            check = struct.pack(">I", crc32c(new_header))
+        data = data[: max(0, begin)] + new_header + check + data[end + 4 :]
+        at = data.find(CLUSTER, at + len(cluster))
+    return data
 
 
 def request(rng: random.Random) -> bytes:

@@ -16,6 +16,8 @@ from tests.support.threads import working
 
 ANSWER_S: Final = 10.0
 """A command that is not answered for so long has an unknown fate."""
+PAUSE_S: Final = 0.25
+"""A time in which nothing was acknowledged is remembered when it is at least so long."""
 
 
 class Load:
@@ -33,6 +35,8 @@ class Load:
         """``OK``, ``unknown`` where nobody said what became of it, or the first word of an error."""
         self.worst_pause_s = 0.0
         """Longest time in which nothing was acknowledged to anybody."""
+        self.pauses: list[tuple[float, float]] = []
+        """When nothing was acknowledged for ``PAUSE_S`` and more, from when to when, by the monotonic clock."""
         self._acknowledged_at = time.monotonic()
 
     @contextmanager
@@ -93,4 +97,12 @@ class Load:
             self.outcomes["unknown" if answer is None else answer.split(" ")[0]] += 1
 
     def _note_pause(self) -> None:
-        self.worst_pause_s = max(self.worst_pause_s, time.monotonic() - self._acknowledged_at)
+        began, now = self._acknowledged_at, time.monotonic()
+        self.worst_pause_s = max(self.worst_pause_s, now - began)
+        if now - began >= PAUSE_S:
+            self.pauses.append((began, now))
+
+    def worst_pause_between(self, began: float, ended: float) -> float:
+        """Return the longest pause, in seconds, that began or ended between two times; 0.0: none is remembered."""
+        with self._lock:
+            return max((to - since for since, to in self.pauses if since <= ended and to >= began), default=0.0)
