@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
+
 import pytest
 
-from durable_raft.raft.messages import AppendEntries, InstallSnapshot
+from durable_raft.errors import PeerMisbehaved
+from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, InstallSnapshot, RequestVoteResponse
 from durable_raft.raft.types import Index, Role, Term
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk, entries_of
@@ -144,3 +148,55 @@ def test_a_disk_that_no_longer_holds_what_it_remembers_forgets_it() -> None:
     disk.standing = kept
     other = Cluster("n1 n2 n3", real="n1", disks={"n1": disk})
     assert other["n1"].log.commit_index == 0
+
+
+@pytest.mark.parametrize("seed", [*range(40), random.SystemRandom().randrange(10**9)])
+def test_whatever_another_history_says_what_is_committed_stays(seed: int) -> None:
+    """Two disks that went back lead on, in any order of messages and restarts: n1 neither ends nor cuts nor helps."""
+    rng = random.Random(seed)
+    print(f"seed {seed}")
+    cluster = knowing(compacted=rng.choice((0, 0, 1, 2)))
+    kept = [cluster["n1"].log.term_at(Index(index)) for index in range(cluster["n1"].log.base.index, 4)]
+    begins, log, term, commit, leader = cluster["n1"].log.base.index, [1, 2], 2, 0, "n2"
+    for _ in range(60):
+        if rng.random() < 0.2:
+            term += 1
+            leader = rng.choice(("n2", "n3"))
+            log.append(term)
+        elif rng.random() < 0.5:
+            log.append(term)
+        commit = rng.randint(commit, len(log))
+        # While one of them is heard, the other is taken for a liar: its link is dropped.
+        with suppress(PeerMisbehaved):
+            _say(cluster, rng, leader, log, term, commit)
+        if rng.random() < 0.1:
+            cluster["n1"].remember()
+            cluster.restart("n1")
+        if rng.random() < 0.2:
+            cluster.now += rng.choice((10, 400, 5_000))
+            cluster.fire("n1")
+    assert [cluster["n1"].log.term_at(Index(index)) for index in range(begins, 4)] == kept
+    assert cluster["n1"].log.commit_index >= 3
+    assert cluster.counts["contradicts_committed"] >= 1
+    assert "truncated_suffix" not in cluster.counts
+
+
+def _say(cluster: Cluster, rng: random.Random, leader: str, log: list[int], term: int, commit: int) -> None:
+    """Have n1 hear something of what ``leader`` may say, whose log has these terms."""
+    entries, last, knows = entries_of(log), len(log), cluster["n1"].contradiction is not None
+    choice = rng.random()
+    if choice < 0.2:
+        # What lies behind all that n1 knows to be committed contradicts nothing that it could see.
+        point = point_of(entries, rng.randint(2, last if knows else min(last, 3)))
+        cluster.tell("n1", leader, InstallSnapshot(Term(term), point.index, point.term, point.chain, 0))
+        assert cluster.node("n1").offer is None
+    elif choice < 0.4:
+        for answer in ask(cluster, leader, request_vote(term + 1, last, log[-1], pre_vote=rng.random() < 0.5)):
+            assert isinstance(answer, RequestVoteResponse)
+            assert not (knows and answer.vote_granted)
+    else:
+        after = rng.randint(0, last)
+        message = append_entries(" ".join(map(str, log)), term=term, after=after, commit=commit)
+        for answer in ask(cluster, leader, message):
+            assert isinstance(answer, AppendEntriesResponse)
+            assert answer.match_index <= 1, "it acknowledges another history"
