@@ -187,8 +187,12 @@ class Disk:
         self.fails = self.pending_lie = self.lie = None
         self.durable, self.record_counts, self.promised, self.kv, _ = deepcopy(image)
         if is_copied:
-            self.place = self.rng.randbytes(8)
+            self.move()
         self.power_cut()
+
+    def move(self) -> None:
+        """Be copied to other files as it is."""
+        self.place = self.rng.randbytes(8)
 
     def require_room(self, entry_bytes: int) -> None:
         """Take room for entries, or for a checkpoint, which gives it back.
@@ -391,6 +395,12 @@ class SimStore:
     def _keep(self, plan: Plan, meta: Meta) -> None:
         """Note what is promised now."""
         promised = self.disk.promised
+        for entry in plan.mended.values():
+            # It is written in the place of the one that was lost, whatever became of that entry elsewhere.
+            if entry.index > promised.base.index and not promised.holds(entry.index, entry.chain):
+                raise InvariantViolation(
+                    f"Healed is what was lost: {entry.index} of term {entry.term} is another entry"
+                )
         if plan.new_base is not None:
             promised.base, promised.chains = plan.new_base.point, []
         elif meta.base != self._meta.base:

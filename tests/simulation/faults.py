@@ -261,6 +261,37 @@ class Faults:
         if struck:
             self._struck("payload_rot", f"indexes {sorted(struck)}")
 
+    def _tail_rot(self) -> None:
+        """Cut a leader off, so that it stores what nobody else has; then rot some of that, and start it again."""
+        leader = self._world.leader()
+        if leader is not None and len(self._world.names) > 1 and self._may_be_damaged(leader):
+            self._world.network.split([leader.name])
+            self._world.at(self._later(0.3, 3), None, self._rot_tail, leader)
+
+    def _rot_tail(self, site: Site) -> None:
+        self._join()
+        if (process := site.process) is None:
+            return
+        log = process.node.raft.log
+        if log.flushed > log.commit_index and self._may_lie(site):
+            key = site.disk.rot_payload(set(range(log.commit_index + 1)))
+            if key is not None:
+                self._struck("tail_rot", f"{site.name}, index {int.from_bytes(key[:8], 'big')}")
+            site.crashed("looks at its disk again")
+
+    def _moved(self) -> None:
+        """Move the whole cluster to other machines: every directory is copied after the end of its node."""
+        sites = list(self._world.sites.values())
+        if self._is_over or len(sites) == 1 or not all(map(self._may_be_damaged, sites)):
+            return
+        self._struck("moved", "all nodes")
+        for site in sites:
+            # None of them knows its place any more: until they have agreed who they are, nothing else may go wrong.
+            self._liars.append((site, site.lives))
+            site.crashed("is moved")
+            site.disk.move()
+            site.accepts_old_copy = self._rng.random() < 0.1
+
     def _disk_wiped(self) -> None:
         """Put an empty disk in a node's place; its id stays."""
         if site := self._next_liar():

@@ -55,3 +55,17 @@ def copy_forgets_what_it_is() -> Sequence[Patch]:
         state.standing = replace(state.standing, is_copy=False)
 
     return [(lives, "_become_copy", forget)]
+
+
+@mutant
+def moved_cluster_is_all_copies() -> Sequence[Patch]:
+    """A node that is not in its place is a copy, though all were moved: no leader is left to admit it."""
+    consider = lives.consider
+
+    def doubt(state: RaftState, now: int) -> None:
+        is_heard = len(state.doubts.answers) == len(state.peers)
+        if is_heard and state.standing.is_voter and not state.doubts.is_resumed and not lives.is_in_place(state):
+            lives._become_copy(state, now, "it is not in its place")
+        consider(state, now)
+
+    return [(lives, "consider", doubt)]

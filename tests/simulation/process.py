@@ -9,6 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -147,7 +148,9 @@ class Process:
         self.store = SimStore(site.disk, lambda held: world.rules.hard_state_flushed(site.name, held))
         data = self._recover()
         self.platform = SimPlatform(self)
-        self.node = Node(site.config, data, self.platform, self._reply, self._fatal)
+        config = replace(site.config, accept_old_copy=site.accepts_old_copy)
+        site.accepts_old_copy = False
+        self.node = Node(config, data, self.platform, self._reply, self._fatal)
         if not self.learns:
             state = self.node.raft.state
             state.timeouts = RandomTimeouts(state.config, self.rng.random())

@@ -12,7 +12,7 @@ from typing import Any, Final
 MS: Final = 1_000
 """Microseconds; the virtual time is counted in them."""
 
-FAULTS: Final[dict[str, float]] = {
+_FIRST: Final[dict[str, float]] = {
     "crash": 3.0,
     "crash_at_point": 4.0,
     "power_cut": 0.6,
@@ -40,6 +40,13 @@ FAULTS: Final[dict[str, float]] = {
     "volume_back": 1.2,
     "false_frame": 2.0,
 }
+_LATER: Final[dict[str, float]] = {
+    "tail_rot": 2.0,
+    "moved": 0.8,
+}
+"""Drawn by themselves: a seed that has none of them is played as it was before they were there."""
+
+FAULTS: Final = _FIRST | _LATER
 """Faults that strike at moments of their own, and how often relative to each other."""
 
 LINK_FAULTS: Final = ("loss", "duplicate", "reorder")
@@ -122,7 +129,9 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
     election_min = heartbeat * rng.choice((2, 3, 3, 5))
     patience = random.Random(f"{seed} patience")
     is_small = rng.random() < 0.6
-    faults = tuple(name for name in FAULTS if rng.random() < 0.45)
+    faults = tuple(name for name in _FIRST if rng.random() < 0.45)
+    later = random.Random(f"later faults of {seed}")
+    faults += tuple(name for name in _LATER if later.random() < 0.25)
     groups, group_share = rng.choice(((0, 0.0), (1, 0.2), (2, 0.3), (1, 1.0)))
     return Swarm(
         seed=seed,

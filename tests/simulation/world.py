@@ -106,6 +106,8 @@ class Site:
         self.hung_until = 0
         self.process: Process | None = None
         self.lives = 0
+        self.accepts_old_copy = False
+        """Whether an operator lets the next life vote though its directory is a copy; it has forgotten nothing."""
         self.config = NodeConfig(
             node_id=self.name,
             directory=NOWHERE,
