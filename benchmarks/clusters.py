@@ -101,6 +101,10 @@ class Cluster(abc.ABC):
     def command(self, node: Node) -> list[str]:
         """Return the command line that starts ``node``."""
 
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables of every node."""
+        return _environment()
+
     @abc.abstractmethod
     def answers(self, node: Node) -> bool:
         """Return whether ``node`` serves a write, by itself or through its leader."""
@@ -125,7 +129,7 @@ class Cluster(abc.ABC):
         """Start the processes of ``nodes``; returns at once."""
         for node in nodes:
             with (self.directory / f"{node.name}.log").open("ab") as log:
-                node.process = start_node(self.command(node), log, _environment())
+                node.process = start_node(self.command(node), log, self.environment())
 
     def kill(self, nodes: Sequence[Node]) -> None:
         """Kill ``nodes`` with SIGKILL, all before the first is waited for."""
