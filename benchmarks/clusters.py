@@ -37,16 +37,6 @@ READY_S = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of a node that finds its modules compiled, as one that was installed does.
-
-    Under ``PYTHONDONTWRITEBYTECODE`` a checkout's would be compiled at every start: half of what a start costs.
-    """
-    environment = node_environment()
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    return environment
-
-
 @dataclass(slots=True, eq=False)
 class Node:
     """One process of a cluster."""
@@ -102,8 +92,13 @@ class Cluster(abc.ABC):
         """Return the command line that starts ``node``."""
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables of every node."""
-        return _environment()
+        """Return the environment variables of every node.
+
+        Under ``PYTHONDONTWRITEBYTECODE`` the modules of a checkout would be compiled at every start: half of its cost.
+        """
+        environment = node_environment()
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        return environment
 
     @abc.abstractmethod
     def answers(self, node: Node) -> bool:

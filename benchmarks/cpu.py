@@ -25,7 +25,7 @@ import click
 from benchmarks.clusters import Node, Ours
 from benchmarks.report import json_option, progress, ratios_in_turn, require_programs, spread, write_json
 from benchmarks.throughput import Load, run_load
-from durable_raft.cli.local_cluster import node_environment, serve_command
+from durable_raft.cli.local_cluster import serve_command
 
 LOADS = (
     Load("set", 1, 1, 3_000, 0),
@@ -55,7 +55,7 @@ class Checkout(Ours):
 
     def environment(self) -> dict[str, str]:
         """Have the packages of the checkout found before those that are installed."""
-        return {**node_environment(), "PYTHONPATH": str(self._code)}
+        return {**super().environment(), "PYTHONPATH": str(self._code)}
 
 
 def cost(cluster: Ours, load: Load) -> dict[str, float]:

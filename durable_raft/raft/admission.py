@@ -38,6 +38,8 @@ from durable_raft.raft.progress import Progress
 from durable_raft.raft.types import HardState, Index, KnownDisk, Life, NodeId, Role
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from durable_raft.raft.state import RaftState
 
 _UNKNOWN_DISK: Final = bytes(16)
@@ -189,13 +191,19 @@ def note_standing(state: RaftState, progress: Progress, message: AppendEntriesRe
     return became_voter
 
 
-def confirm(state: RaftState, confirmed_round: int) -> None:
-    """Note that a majority confirmed this leadership up to ``confirmed_round``."""
+def confirm(state: RaftState, confirmed_round: Callable[[RaftState], int]) -> None:
+    """See which disks that ask for admission may be told now: a majority has confirmed this leadership since.
+
+    Args:
+        state: a leader's.
+        confirmed_round: the newest round that a majority has confirmed; asked only when a disk waits for it.
+    """
     if state.log.commit_index < state.term_start_index:
         # What is committed is not known yet (Raft §8).
         return
     for progress in state.progress.values():
-        if progress.admit_at is None and 0 < progress.admission_round <= confirmed_round:
+        is_waiting = progress.admission_round > 0 and progress.admit_at is None
+        if is_waiting and progress.admission_round <= confirmed_round(state):
             progress.admit_at = state.log.commit_index
 
 

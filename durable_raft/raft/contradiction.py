@@ -47,15 +47,21 @@ def remember_committed(state: RaftState) -> None:
 
 def conflict(log: RaftLog, previous: LogPoint, entries: Sequence[Entry]) -> tuple[Index, Term] | None:
     """Return the first place at which ``entries`` behind ``previous`` contradict a committed entry of ``log``."""
-    for index, term in ((previous.index, previous.term), *((entry.index, entry.term) for entry in entries)):
-        if index > log.commit_index:
+    if previous.index > log.commit_index:
+        return None
+    if _contradicts(log, previous.index, previous.term):
+        return previous.index, previous.term
+    for entry in entries:
+        if entry.index > log.commit_index:
             return None
-        if index < log.base.index:
-            if term > log.base.term:
-                return index, term
-        elif log.term_at(index) != term:
-            return index, term
+        if _contradicts(log, entry.index, entry.term):
+            return entry.index, entry.term
     return None
+
+
+def _contradicts(log: RaftLog, index: Index, term: Term) -> bool:
+    """Return whether an entry of ``term`` cannot stand at ``index``, where ``log`` has a committed one."""
+    return term > log.base.term if index < log.base.index else log.term_at(index) != term
 
 
 def note(state: RaftState, source: NodeId, index: Index, term: Term) -> None:

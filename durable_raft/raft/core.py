@@ -202,12 +202,13 @@ class Raft:
         if source not in state.peers:
             raise InvariantViolation(f"message from {source}, which is no peer of {state.config.node_id}")
         validation.validate(state, now, source, message)
-        if isinstance(message, TermlessMessage):
+        if not isinstance(message, TermMessage):
             self._step_aside(now, source, message)
             return
-        if message.term > state.current_term and not self._enter_newer_term(now, source, message):
+        step = message.term - state.current_term
+        if step > 0 and not self._enter_newer_term(now, source, message):
             return
-        if message.term < state.current_term:
+        if step < 0:
             self._answer_older_term(now, source, message)
             return
         self._dispatch(now, source, message)
@@ -247,7 +248,7 @@ class Raft:
         state.acknowledge_write(now, number)
         if election.own_vote_flushed(state, now):
             replication.begin_term(state, now)
-        if state.role is Role.LEADER:
+        if state.role is Role.LEADER and state.log.flushed > state.log.commit_index:
             replication.advance_commit_index(state)
 
     def patience(self, now: int) -> Patience:
@@ -408,11 +409,7 @@ class Raft:
             now: ms.
             may_apply: whether the machine takes entries at present; reads, which may wait for them, wait with them.
         """
-        ready = Ready()
-        for work in work_list.WORK:
-            if (may_apply or not work.is_applying) and work.is_there(self._state, now):
-                work.hand_out(self._state, now, ready)
-        return ready
+        return work_list.hand_out(self._state, now, may_apply=may_apply)
 
     def has_ready(self, now: int, *, may_apply: bool = True) -> bool:
         """Return whether ``ready`` has anything to hand out; without, it returns an empty ``Ready``.
@@ -421,7 +418,7 @@ class Raft:
             now: ms.
             may_apply: as ``ready`` is going to be told.
         """
-        return any((may_apply or not work.is_applying) and work.is_there(self._state, now) for work in work_list.WORK)
+        return work_list.is_there(self._state, now, may_apply=may_apply)
 
     def has_more(self) -> bool:
         """Return whether ``ready`` would hand out more committed entries at once."""
@@ -480,7 +477,7 @@ class Raft:
             if state.role is Role.LEADER:
                 replication.handle_append_response(state, now, source, message)
                 reads.confirm(state)
-                admission.confirm(state, reads.confirmed_round(state))
+                admission.confirm(state, reads.confirmed_round)
             else:
                 state.timeouts.late_answer(now, message.term)
         elif isinstance(message, RequestVote):

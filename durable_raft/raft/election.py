@@ -20,7 +20,7 @@ def election_timeout(state: RaftState, now: int) -> None:
     One that had better not lead waits for a while.
     """
     may_campaign = state.may_lead or healing.needs_newer_term(state)
-    is_unfit = state.is_disk_stalled(now) or state.hard_state != state.flushed_hard_state or not may_campaign
+    is_unfit = state.is_disk_stalled(now) or not state.is_hard_state_flushed or not may_campaign
     if is_unfit or reluctance.holds_back(state):
         state.reset_election_deadline(now)
         return
@@ -35,7 +35,7 @@ def election_timeout(state: RaftState, now: int) -> None:
 
 def own_vote_flushed(state: RaftState, now: int) -> bool:
     """Count a candidate's vote for itself, now that it is durable; return whether that wins the election."""
-    if state.role is not Role.CANDIDATE or state.hard_state != state.flushed_hard_state:
+    if state.role is not Role.CANDIDATE or not state.is_hard_state_flushed:
         return False
     state.votes[state.config.node_id] = True
     return _count_votes(state, now)
@@ -57,7 +57,7 @@ def handle_request_vote(state: RaftState, now: int, source: NodeId, message: Req
     granted = up_to_date and message.term == state.current_term and state.voted_for in (None, source)
     if granted and state.voted_for == source:
         # It asks again (ask_for_votes). The first answer leaves with the flush of the vote; later ones at once.
-        if state.hard_state == state.flushed_hard_state:
+        if state.is_hard_state_flushed:
             state.send(source, RequestVoteResponse(state.current_term, granted, pre_vote=False))
         return
     if granted:

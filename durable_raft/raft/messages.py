@@ -163,8 +163,8 @@ class FetchEntriesResponse(NamedTuple):
     """What its log begins behind: for entries up to there only a snapshot helps."""
 
 
-TermMessage = RequestVote | RequestVoteResponse | AppendEntries | AppendEntriesResponse | InstallSnapshot
-"""What is said in a term."""
+TermMessage = AppendEntries | AppendEntriesResponse | RequestVote | RequestVoteResponse | InstallSnapshot
+"""What is said in a term. Which one a message is, is asked in this order: what is said most comes first."""
 
 TermlessMessage = Introduce | IntroduceResponse | Resume | ResumeResponse | FetchEntries | FetchEntriesResponse
 """What is said beside the algorithm: of disks and wounds, in no term."""

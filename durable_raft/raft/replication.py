@@ -66,15 +66,17 @@ def heartbeat(state: RaftState, now: int) -> None:
         if progress.inflight_count():
             _prove(state, peer, progress)
         if is_overdue or not progress.inflight_count():
-            _send_append(state, peer, progress, even_if_empty=True)
+            _send_append(state, peer, progress)
 
 
 def is_send_due(state: RaftState, now: int) -> bool:
     """Return whether a leader whose disk works has entries or a ReadIndex round for a follower that may have it."""
-    return not state.is_disk_stalled(now) and any(
-        _may_send_entries(state, progress) or progress.sent_round < state.broadcast_round
-        for progress in state.progress.values()
-    )
+    last_index, broadcast_round = state.log.last.index, state.broadcast_round
+    for progress in state.progress.values():
+        may_send = progress.next_index <= last_index and _may_send_entries(state, progress)
+        if may_send or progress.sent_round < broadcast_round:
+            return not state.is_disk_stalled(now)
+    return False
 
 
 def send_due(state: RaftState, now: int) -> None:
@@ -83,7 +85,7 @@ def send_due(state: RaftState, now: int) -> None:
         return
     for peer, progress in state.progress.items():
         while _may_send_entries(state, progress):
-            _send_append(state, peer, progress, even_if_empty=False)
+            _send_entries(state, peer, progress)
         if progress.sent_round < state.broadcast_round:
             _prove(state, peer, progress)
 
@@ -122,7 +124,7 @@ def handle_append_response(state: RaftState, now: int, source: NodeId, message: 
         advance_commit_index(state)
     if not message.success:
         _handle_rejection(state, progress, message)
-    elif progress.became_matched(message.match_index):
+    elif progress.became_matched(message.match_index) and message.match_index > state.log.commit_index:
         advance_commit_index(state)
 
 
@@ -168,37 +170,43 @@ def _may_send_entries(state: RaftState, progress: Progress) -> bool:
     )
 
 
-def _send_append(state: RaftState, peer: NodeId, progress: Progress, *, even_if_empty: bool) -> None:
+def _send_append(state: RaftState, peer: NodeId, progress: Progress) -> None:
     """Send what the window allows of the entries from ``next_index`` on; without any it is a probe of that place."""
     if progress.next_index < state.log.first_index:
         _offer_snapshot(state, peer, progress)
-        return
-    may_send = _may_send_entries(state, progress)
-    if not may_send and not even_if_empty:
-        return
-    entries = _sendable(state, progress) if may_send else []
-    if not entries and not even_if_empty and progress.pace is not Pace.PROBE:
-        return
-    _send(state, peer, progress, Index(progress.next_index - 1), entries)
-    if entries:
-        progress.became_sent(entries[-1].index, sum(len(entry.payload) for entry in entries))
-    elif may_send:
-        progress.probe_sent = True
-    if progress.inflight_bytes <= min(PROMPT_BYTES, state.config.append_bytes_max):
-        progress.sent_round = state.read_round
+    elif not _may_send_entries(state, progress) or not _send_entries(state, peer, progress):
+        _send(state, peer, progress, Index(progress.next_index - 1), [])
+        _note_asked(state, progress)
 
 
-def _sendable(state: RaftState, progress: Progress) -> list[Entry]:
-    """Return the next entries for a follower that may have some; none if too large for a probe, or being read."""
-    end = min(state.log.last.index + 1, progress.next_index + APPEND_ENTRIES_MAX)
+def _send_entries(state: RaftState, peer: NodeId, progress: Progress) -> bool:
+    """Send the next entries to a follower that may have some; a probe without them when they are too large for one.
+
+    Returns:
+        Whether something was sent; nothing is while the first of them is being read on another thread.
+    """
+    place = Index(progress.next_index - 1)
+    end = min(state.log.last.index, place + APPEND_ENTRIES_MAX) + 1
     try:
         entries = state.log.entries(progress.next_index, Index(end), state.config.append_bytes_max)
     except EntryUnread:
-        return []
-    if progress.pace is Pace.PROBE and sum(len(entry.payload) for entry in entries) > PROMPT_BYTES:
+        return False
+    size = sum([len(entry.payload) for entry in entries])
+    if progress.pace is Pace.PROBE and size > PROMPT_BYTES:
         # Where the logs meet is not known: they might be refused, and sent again.
-        return []
-    return entries
+        _send(state, peer, progress, place, [])
+        progress.probe_sent = True
+    else:
+        _send(state, peer, progress, place, entries)
+        progress.became_sent(entries[-1].index, size)
+    _note_asked(state, progress)
+    return True
+
+
+def _note_asked(state: RaftState, progress: Progress) -> None:
+    """Note that the newest ReadIndex round is asked, unless what is in flight before it takes its time."""
+    if progress.inflight_bytes <= min(PROMPT_BYTES, state.config.append_bytes_max):
+        progress.sent_round = state.read_round
 
 
 def _prove(state: RaftState, peer: NodeId, progress: Progress) -> None:
@@ -216,12 +224,12 @@ def _prove(state: RaftState, peer: NodeId, progress: Progress) -> None:
 
 def _send(state: RaftState, peer: NodeId, progress: Progress, place: Index, entries: list[Entry]) -> None:
     log = state.log
-    previous = LogPoint(place, log.term_at(place), log.chain_at(place)) if place or not log.base.index else ORIGIN
+    is_origin = not place and log.base.index
     message = AppendEntries(
-        term=state.current_term,
-        prev_log_index=previous.index,
-        prev_log_term=previous.term,
-        prev_log_chain=previous.chain,
+        state.current_term,
+        prev_log_index=place,
+        prev_log_term=ORIGIN.term if is_origin else log.term_at(place),
+        prev_log_chain=ORIGIN.chain if is_origin else log.chain_at(place),
         entries=tuple(entries),
         leader_commit=log.commit_index,
         read_round=state.read_round,

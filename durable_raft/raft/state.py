@@ -209,14 +209,19 @@ class RaftState:
     @property
     def has_life_to_tell(self) -> bool:
         """Whether a peer has not answered to this life of the directory (lives.py)."""
-        is_counted = self.standing.is_voter and bool(self.config.life)
-        return is_counted and len(self.doubts.answers) < len(self.peers)
+        has_silent = len(self.doubts.answers) < len(self.peers)
+        return has_silent and self.standing.is_voter and bool(self.config.life)
 
     @property
     def has_retries(self) -> bool:
         """Whether something is to be asked of peers again until they answer."""
         must_introduce = not self.standing.is_voter and (len(self.introduced) < len(self.peers) or not self.peers)
         return must_introduce or bool(self.log.lost) or self.waits_for_votes or self.has_life_to_tell
+
+    @property
+    def is_hard_state_flushed(self) -> bool:
+        """Whether the disk holds the term and the vote that this node speaks for."""
+        return self.hard_state is self.flushed_hard_state or self.hard_state == self.flushed_hard_state
 
     def majority(self) -> int:
         """Return how many voters are a majority."""
@@ -230,8 +235,10 @@ class RaftState:
     @property
     def waits_for_votes(self) -> bool:
         """Whether a campaign waits for the answer of a peer that was asked: a candidate's own vote is flushed."""
-        is_asked = self.role is Role.PRE_CANDIDATE or self.hard_state == self.flushed_hard_state
-        return self.is_campaigning and is_asked and any(peer not in self.votes for peer in self.peers)
+        if not self.is_campaigning:
+            return False
+        is_asked = self.role is Role.PRE_CANDIDATE or self.is_hard_state_flushed
+        return is_asked and any(peer not in self.votes for peer in self.peers)
 
     def reset_election_deadline(self, now: int, *, is_voting: bool = False) -> None:
         """Draw a new election timeout from now on (Raft §5.2), as long as this node has learned to wait."""
@@ -240,6 +247,8 @@ class RaftState:
     def tell_timeouts(self, now: int) -> None:
         """Tell the observer when the timeouts became much longer, and when they are as configured again."""
         timeouts = self.timeouts
+        if timeouts.were_always_as_configured:
+            return
         if timeouts.became_longer(now):
             shortest, longest, late, *_ = timeouts.patience(now)
             self.observe("timeouts_raised", shortest_ms=shortest, longest_ms=longest, late_ms=late)
@@ -261,7 +270,7 @@ class RaftState:
 
     def send(self, target: NodeId, message: Message) -> None:
         """Let ``message`` leave: at once when the term and vote it speaks for are flushed, else after the write."""
-        if self.hard_state == self.flushed_hard_state:
+        if self.is_hard_state_flushed:
             self.messages.append(Envelope(target, message))
         else:
             self.messages_after_write.append(Envelope(target, message))
@@ -274,18 +283,20 @@ class RaftState:
 
     def has_write(self) -> bool:
         """Return whether anything is to be persisted that was not handed out for it yet."""
-        return (
-            self.hard_state != self._submitted_hard_state
-            or self.standing != self._submitted_standing
-            or self.log.has_unsubmitted()
-        )
+        return self.log.has_unsubmitted() or self._has_new_hard_state() or self._has_new_standing()
+
+    def _has_new_hard_state(self) -> bool:
+        return self.hard_state is not self._submitted_hard_state and self.hard_state != self._submitted_hard_state
+
+    def _has_new_standing(self) -> bool:
+        return self.standing is not self._submitted_standing and self.standing != self._submitted_standing
 
     def take_write(self, now: int) -> Write | None:
         """Hand out what is to be persisted next, hard state and entries in one piece; None when there is nothing."""
         if not self.has_write():
             return None
-        hard_state = self.hard_state if self.hard_state != self._submitted_hard_state else None
-        standing = self.standing if self.standing != self._submitted_standing else None
+        hard_state = self.hard_state if self._has_new_hard_state() else None
+        standing = self.standing if self._has_new_standing() else None
         self._submitted_standing = self.standing
         self._write_number += 1
         if hard_state is not None:
@@ -310,7 +321,7 @@ class RaftState:
         if self._inflight_hard_states and self._inflight_hard_states[0][0] == number:
             self.flushed_hard_state = self._inflight_hard_states.popleft()[1]
             has_voted = self.role in (Role.FOLLOWER, Role.CANDIDATE) and self.voted_for is not None
-            if has_voted and self.leader_id is None and self.hard_state == self.flushed_hard_state:
+            if has_voted and self.leader_id is None and self.is_hard_state_flushed:
                 self.reset_election_deadline(now, is_voting=True)
                 self.retry_due = now + self.config.heartbeat_ms
 

@@ -65,6 +65,11 @@ class Worst:
         self._value = 0
         self._at = 0
 
+    @property
+    def was_noted(self) -> bool:
+        """Whether any value ever counted."""
+        return self._value > 0
+
     def note(self, now: int, value: int) -> None:
         """Take ``value`` if nothing worse still counts (ms)."""
         if value >= self.at(now):
@@ -184,6 +189,11 @@ class Timeouts:
         """Return how long this node waits now, and why."""
         low, high = self.election_range(now, is_voting=False)
         return Patience(low, high, self._late.at(now), self._flush.at(now), self.failed_campaigns)
+
+    @property
+    def were_always_as_configured(self) -> bool:
+        """Whether nothing was ever late in this life, so that there is nothing to tell."""
+        return not self._late.was_noted
 
     def became_longer(self, now: int) -> bool:
         """Return, once, whether timeouts became twice as long as when this or ``calmed_down`` was true before."""

@@ -48,10 +48,10 @@ def validate(state: RaftState, now: int, source: NodeId, message: Message) -> No
     Raises:
         PeerMisbehaved: naming the rule and the values.
     """
-    if isinstance(message, TermlessMessage):
-        _validate_termless(state, now, message)
-    else:
+    if isinstance(message, TermMessage):
         _validate_term(state, now, source, message)
+    else:
+        _validate_termless(state, now, message)
 
 
 # -- what is said in a term -------------------------------------------------------------------------------------------
@@ -59,23 +59,23 @@ def validate(state: RaftState, now: int, source: NodeId, message: Message) -> No
 
 def _validate_term(state: RaftState, now: int, source: NodeId, message: TermMessage) -> None:
     _check_step(state, now, message.term)
-    if isinstance(message, RequestVote):
-        _check_end("last_log", message.last_log_index, message.last_log_term)
-        if message.last_log_term >= message.term:
-            raise PeerMisbehaved(f"a candidate of term {message.term} whose log ends in term {message.last_log_term}")
-    elif isinstance(message, AppendEntries):
+    if isinstance(message, AppendEntries):
         _check_end("prev_log", message.prev_log_index, message.prev_log_term)
         if message.prev_log_term > message.term:
             raise PeerMisbehaved(f"a leader of term {message.term} with a log of term {message.prev_log_term}")
         if message.term >= state.current_term:
             _check_leader(state, source, message.term)
             _check_entries(state, now, source, message)
-    elif isinstance(message, InstallSnapshot):
-        _validate_snapshot(state, now, source, message)
     elif isinstance(message, AppendEntriesResponse):
         _check_answer_shape(message)
         if message.term == state.current_term and state.role is Role.LEADER:
             _check_answer(state, source, message)
+    elif isinstance(message, RequestVote):
+        _check_end("last_log", message.last_log_index, message.last_log_term)
+        if message.last_log_term >= message.term:
+            raise PeerMisbehaved(f"a candidate of term {message.term} whose log ends in term {message.last_log_term}")
+    elif isinstance(message, InstallSnapshot):
+        _validate_snapshot(state, now, source, message)
 
 
 def _check_step(state: RaftState, now: int, term: Term) -> None:
@@ -97,9 +97,10 @@ def _check_leader(state: RaftState, source: NodeId, term: Term) -> None:
 
 def _check_entries(state: RaftState, now: int, source: NodeId, message: AppendEntries) -> None:
     log = state.log
-    previous = LogPoint(message.prev_log_index, message.prev_log_term, message.prev_log_chain)
-    _check_committed(state, now, source, previous, message.entries)
-    follows = (previous.index, previous.term) == (log.last.index, log.last.term)
+    if state.leader_id != source:
+        previous = LogPoint(message.prev_log_index, message.prev_log_term, message.prev_log_chain)
+        _check_committed(state, now, source, previous, message.entries)
+    follows = message.prev_log_index == log.last.index and message.prev_log_term == log.last.term
     earlier = log.last_timestamp_ms if follows else 0
     for entry in message.entries:
         if goes_back_in_time(entry.kind, entry.timestamp_ms, earlier):

@@ -1,113 +1,87 @@
 """The one list of work: what a ``Ready`` can hold, how each kind of it is known to be there, and how it is handed out.
 
-``Raft.has_ready`` and ``Raft.ready`` both go through this list, so neither can forget what the other knows. The order
-counts: a leader that finds its own copy rotten while it sends steps down, which is then part of the same write.
+``is_there`` and ``hand_out`` ask the same questions, one for each kind; tests hold them to each other after every event
+(``tests/support/raft_checks.py``). The order of handing out counts: a leader that finds its own copy rotten while it
+sends steps down, which is then part of the same write.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from durable_raft.errors import EntryUnread
 from durable_raft.raft import healing, reads, replication
 from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.ready import Ready
-from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import Index, Role
+
+if TYPE_CHECKING:
+    from durable_raft.raft.state import RaftState
 
 APPLY_BYTES_MAX: Final = 1 << 20
 """Payload bytes of committed entries in one Ready: bounds how long a replaying node keeps its loop busy."""
 
 
-class Work(NamedTuple):
-    """One kind of work."""
+def is_there(state: RaftState, now: int, *, may_apply: bool) -> bool:
+    """Return whether ``hand_out`` has anything to hand out, or to do; changes nothing.
 
-    is_there: Callable[[RaftState, int], bool]
-    """Given the state and the time (ms): whether ``hand_out`` has anything to add. It changes nothing."""
-    hand_out: Callable[[RaftState, int, Ready], None]
-    is_applying: bool = False
-    """Whether it is for the machine, which does not always take entries."""
+    Args:
+        state: of the node.
+        now: ms.
+        may_apply: whether the machine takes entries at present.
+    """
+    return (
+        bool(state.messages or state.messages_after_write or state.lost_reads)
+        or (may_apply and (has_committed(state) or _has_answerable(state)))
+        or _has_sendable(state, now)
+        or state.has_write()
+        or _has_unnoticed_losses(state)
+        or state.offer is not None
+    )
+
+
+def hand_out(state: RaftState, now: int, *, may_apply: bool) -> Ready:
+    """Return all work that is there; it is not there any more. The arguments are those of ``is_there``."""
+    if _has_unnoticed_losses(state):
+        healing.notice(state, now)
+    if _has_sendable(state, now):
+        sending(replication.send_due, state, now)
+    ready = Ready()
+    if may_apply and has_committed(state):
+        _take_committed(state, now, ready)
+    if may_apply and _has_answerable(state):
+        ready.reads = reads.take_answerable(state)
+    if state.has_write():
+        ready.write = state.take_write(now)
+    if state.messages:
+        ready.messages, state.messages = state.messages, []
+    if state.messages_after_write:
+        ready.messages_after_write, state.messages_after_write = state.messages_after_write, []
+    if state.offer is not None:
+        ready.offer, state.offer = state.offer, None
+    if state.lost_reads:
+        ready.lost_reads, state.lost_reads = state.lost_reads, []
+    return ready
 
 
 def sending(send: Callable[[RaftState, int], None], state: RaftState, now: int) -> None:
     """Have a leader send entries; one that finds its own copy rotten leads no longer."""
-    with contextlib.suppress(EntriesLost):
+    try:  # noqa: SIM105 - one for each write, and contextlib.suppress takes as long as an AppendEntries
         send(state, now)
+    except EntriesLost:
+        pass  # The log has noted it.
     if state.log.lost:
         healing.notice(state, now)
 
 
-def _has_unnoticed_losses(state: RaftState, now: int) -> bool:
-    del now
-    log = state.log
-    leads_though_missing = bool(log.lost) and state.role is Role.LEADER and bool(log.missing())
-    return log.has_newly_lost() or leads_though_missing
-
-
-def _notice_losses(state: RaftState, now: int, ready: Ready) -> None:
-    del ready  # a wound changes what the node is and asks; nothing is handed out for it
-    healing.notice(state, now)
-
-
-def _has_sendable(state: RaftState, now: int) -> bool:
-    return state.role is Role.LEADER and replication.is_send_due(state, now)
-
-
-def _send(state: RaftState, now: int, ready: Ready) -> None:
-    del ready  # what is sent is among the messages, which are handed out behind this
-    sending(replication.send_due, state, now)
-
-
-def _has_write(state: RaftState, now: int) -> bool:
-    del now
-    return state.has_write()
-
-
-def _take_write(state: RaftState, now: int, ready: Ready) -> None:
-    ready.write = state.take_write(now)
-
-
-def _has_messages(state: RaftState, now: int) -> bool:
-    del now
-    return bool(state.messages or state.messages_after_write)
-
-
-def _take_messages(state: RaftState, now: int, ready: Ready) -> None:
-    del now
-    ready.messages, state.messages = state.messages, []
-    ready.messages_after_write, state.messages_after_write = state.messages_after_write, []
-
-
-def _has_offer(state: RaftState, now: int) -> bool:
-    del now
-    return state.offer is not None
-
-
-def _take_offer(state: RaftState, now: int, ready: Ready) -> None:
-    del now
-    ready.offer, state.offer = state.offer, None
-
-
-def _has_lost_reads(state: RaftState, now: int) -> bool:
-    del now
-    return bool(state.lost_reads)
-
-
-def _take_lost_reads(state: RaftState, now: int, ready: Ready) -> None:
-    del now
-    ready.lost_reads, state.lost_reads = state.lost_reads, []
-
-
-def has_committed(state: RaftState, now: int = 0) -> bool:
+def has_committed(state: RaftState) -> bool:
     """Return whether there are committed entries to be applied, and the first is neither missing nor being read.
 
     One whose record rotted while its copy is still in memory is there.
     """
-    del now
     log = state.log
-    if not state.is_whole or log.last_applied >= log.commit_index:
+    if log.last_applied >= log.commit_index or not state.is_whole:
         return False
     if not log.is_readable(Index(log.last_applied + 1)):
         return False
@@ -115,29 +89,24 @@ def has_committed(state: RaftState, now: int = 0) -> bool:
 
 
 def _take_committed(state: RaftState, now: int, ready: Ready) -> None:
-    with contextlib.suppress(EntriesLost, EntryUnread):
+    try:  # noqa: SIM105 - as above
         ready.committed = state.log.take_committed(APPLY_BYTES_MAX)
+    except (EntriesLost, EntryUnread):
+        pass  # The log has noted it.
     if state.log.lost:
         healing.notice(state, now)
 
 
-def _has_answerable(state: RaftState, now: int) -> bool:
-    del now
-    return state.is_whole and reads.has_answerable(state)
+def _has_unnoticed_losses(state: RaftState) -> bool:
+    log = state.log
+    if not log.lost:
+        return log.has_newly_lost()
+    return log.has_newly_lost() or (state.role is Role.LEADER and bool(log.missing()))
 
 
-def _take_answerable(state: RaftState, now: int, ready: Ready) -> None:
-    del now
-    ready.reads = reads.take_answerable(state)
+def _has_sendable(state: RaftState, now: int) -> bool:
+    return state.role is Role.LEADER and replication.is_send_due(state, now)
 
 
-WORK: Final = (
-    Work(_has_unnoticed_losses, _notice_losses),
-    Work(_has_sendable, _send),
-    Work(has_committed, _take_committed, is_applying=True),
-    Work(_has_answerable, _take_answerable, is_applying=True),
-    Work(_has_write, _take_write),
-    Work(_has_messages, _take_messages),
-    Work(_has_offer, _take_offer),
-    Work(_has_lost_reads, _take_lost_reads),
-)
+def _has_answerable(state: RaftState) -> bool:
+    return bool(state.confirmed_reads) and state.is_whole and reads.has_answerable(state)
