@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from durable_raft.raft.messages import Envelope
-from durable_raft.raft.types import Base, Entry, HardState, Index, LogPoint, NodeId, Standing
+from durable_raft.raft.types import Base, Entry, HardState, Index, LogPoint, NodeId, Standing, value_class
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Write:
     """One atomic, durable change of the log store: all of it becomes visible and flushed together, or none."""
 
