@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from durable_raft.errors import DamagedFrame
 from durable_raft.raft.types import DiskRoom, EntryKind
 
 NUMBER_MAX: Final = 2**63 - 1
@@ -31,6 +32,7 @@ INDEX: Final = Check("an integer in [0, 2^56]", lambda value: type(value) is int
 TIME: Final = Check("a time up to 2262", lambda value: type(value) is int and 0 <= value <= TIME_MAX)
 SUM: Final = Check("an integer in [0, 2^32)", lambda value: type(value) is int and 0 <= value < 2**32)
 FLAG: Final = Check("a boolean", lambda value: type(value) is bool)
+SWITCH: Final = Check("0 or 1", lambda value: value in (0, 1))
 TEXT: Final = Check("text", lambda value: type(value) is str)
 NAME: Final = Check("text that is not empty", lambda value: type(value) is str and value != "")
 UUID: Final = Check("16 bytes", lambda value: type(value) is bytes and len(value) == UUID_BYTES)
@@ -53,3 +55,22 @@ NONCE: Final = Check("8 bytes", lambda value: type(value) is bytes and len(value
 LIFE: Final = Check("8 bytes or none", lambda value: type(value) is bytes and len(value) in (0, NONCE_BYTES))
 ROOM: Final = Check("a room", lambda value: type(value) is int and 0 <= value <= DiskRoom.NONE)
 ENTRY_KIND: Final = Check("an entry kind", lambda value: type(value) is int and value in ENTRY_KINDS)
+
+
+def check_fields(where: str, names: Sequence[str], checks: Sequence[Check], fields: object) -> None:
+    """Check that ``fields`` is an array with one value for each check, of its kind.
+
+    Raises:
+        DamagedFrame: naming ``where``, the field, what was found and what was expected.
+    """
+    if type(fields) is not list or len(fields) != len(checks):
+        raise DamagedFrame(f"{where}: {_brief(fields)}, expected an array of {len(checks)}: {', '.join(names)}")
+    for name, check, value in zip(names, checks, fields, strict=True):
+        if not check.holds(value):
+            raise DamagedFrame(f"{where}: {name} is {_brief(value)}, expected {check.expected}")
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, list):
+        return f"an array of {len(value)}"
+    return f"{value!r:.60}"

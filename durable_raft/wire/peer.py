@@ -4,7 +4,7 @@ One frame (big-endian)::
 
     offset  bytes  field
          0      4  magic           b"DRpf"
-         4      1  frame version   4; the first five bytes are the same in every version
+         4      1  frame version   5; the first five bytes are the same in every version
          5      1  checksum        algorithm id of checksum.py
          6      1  kind            FrameKind
          7      1  flags           0
@@ -17,10 +17,10 @@ One frame (big-endian)::
 The header has a checksum of its own, because a length must be believed before the body is there: were a damaged length
 noticed only with the body, a link could wait for bytes that nobody sends, and look alive all the while.
 
-A message whose body would be longer than one piece travels in several frames (pieces.py). Else the body is a msgpack
-array of the message's fields in the order of its class. AppendEntries carries its entries as arrays ``[term, kind,
-timestamp_ms, crc, chain, payload]``; their indexes are ``prev_log_index + 1, + 2, …``, so that no bytes can say "not
-contiguous". In FetchEntriesResponse the index comes first; a point of the log is ``[index, term, chain]``.
+A message whose body would be longer than one piece travels in several frames (pieces.py). The bodies of AppendEntries
+and its answer have a fixed layout (fixed.py). Any other is a msgpack array of the message's fields in the order of its
+class. A point of the log is ``[index, term, chain]`` in it, and an entry is ``[index, term, kind, timestamp_ms, crc,
+chain, payload]``.
 
 This is the gateway for what comes from other nodes. What ``FrameParser`` returns has these properties, which all others
 may assume: 1. every field is of its type, every number in [0, 2^63), every index at most 2^56, every checksum in
@@ -46,20 +46,20 @@ from durable_raft.raft.messages import (
     FetchEntriesResponse,
     Resume,
 )
-from durable_raft.raft.types import DiskRoom, Entry, Index, Life, LogPoint, Term, chain_crc, entry_crc
+from durable_raft.raft.types import Entry, Index, Life, LogPoint, Term, entry_crc
 from durable_raft.wire.fields import (
     ENTRY_KIND,
     ENTRY_KINDS,
     INDEX,
-    INDEX_MAX,
     LIVES_MAX,
     NONCE,
     NUMBER,
     PAYLOAD,
     SUM,
     TIME,
-    Check,
+    check_fields,
 )
+from durable_raft.wire.fixed import pack_answer, pack_append_entries, unpack_answer, unpack_append_entries
 from durable_raft.wire.messages import (
     FetchSnapshot,
     FrameKind,
@@ -71,7 +71,7 @@ from durable_raft.wire.messages import (
     StateHash,
 )
 from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX, Assembly, Bulk, unpack_head
-from durable_raft.wire.rows import ENTRIES_AT, fields_of
+from durable_raft.wire.rows import fields_of
 from durable_raft.wire.shapes import SHAPES
 
 __all__ = [
@@ -90,12 +90,18 @@ __all__ = [
 ]
 
 MAGIC: Final = b"DRpf"
-FRAME_VERSION: Final = 4
+FRAME_VERSION: Final = 5
 FLAGS: Final = 0
 HEADER_BYTES: Final = 36
 _VERSION_AT: Final = len(MAGIC)
 _HEADER: Final = struct.Struct(">4sBBBB16sII")
 _CRC: Final = struct.Struct(">I")
+
+# Asked for each frame; to look up the member of an enum takes Python 3.11 as long as a small function.
+_PIECE: Final = FrameKind.PIECE
+_BULK: Final = FrameKind.BULK
+_APPEND_ENTRIES: Final = FrameKind.APPEND_ENTRIES
+_APPEND_ENTRIES_RESPONSE: Final = FrameKind.APPEND_ENTRIES_RESPONSE
 
 
 # -- encoding -------------------------------------------------------------------------------------------------------
@@ -142,7 +148,7 @@ class FrameEncoder:
     def _encode(self, message: PeerMessage) -> bytes | Bulk:
         blobs: list[bytes] = []
         kind = _KINDS[type(message)]
-        body: bytes = msgpack.packb(fields_of(message, blobs))
+        body = _pack(message, blobs)
         if blobs or len(body) > FRAME_BODY_BYTES_MAX:
             return Bulk(kind, body, blobs)
         return self._frame(kind, body)
@@ -152,6 +158,16 @@ class FrameEncoder:
             MAGIC, FRAME_VERSION, ALGORITHM_CRC32C, kind, FLAGS, self._cluster_id, len(body), crc32c(body)
         )
         return b"".join((header, _CRC.pack(crc32c(header)), body))
+
+
+def _pack(message: PeerMessage, blobs: list[bytes]) -> bytes:
+    """Return the body of ``message``; byte strings that are longer than a piece are appended to ``blobs``."""
+    if isinstance(message, AppendEntriesResponse):
+        return pack_answer(message)
+    if isinstance(message, AppendEntries):
+        return pack_append_entries(message, blobs)
+    body: bytes = msgpack.packb(fields_of(message, blobs))
+    return body
 
 
 # -- frames ---------------------------------------------------------------------------------------------------------
@@ -234,8 +250,7 @@ class FrameParser:
             if end > len(chunk):
                 self._wanted = end - at
                 break
-            with memoryview(chunk) as view:
-                body = bytes(view[body_at:end])
+            body = chunk[body_at:end] if isinstance(chunk, bytes) else bytes(memoryview(chunk)[body_at:end])
             crc = crc32c(body)
             if crc != body_crc:
                 raise DamagedFrame(f"body of {body_bytes} bytes: crc {crc:08x}, expected {body_crc:08x}")
@@ -249,14 +264,13 @@ class FrameParser:
 
     def _take_body(self, kind: int, body: bytes) -> PeerMessage | None:
         """Return the message that is complete with this frame, if one is."""
-        if kind == FrameKind.BULK:
-            self._assembly.begin(body)
-        elif kind == FrameKind.PIECE:
+        if kind == _PIECE:
             bulk = self._assembly.take(body)
             return None if bulk is None else decode_body(*bulk)
-        else:
-            return decode_body(kind, body)
-        return None
+        if kind == _BULK:
+            self._assembly.begin(body)
+            return None
+        return decode_body(kind, body)
 
     def _check_beginning(self, header: bytes) -> None:
         """Check what is the same in every version: the magic and the version, as far as they are there."""
@@ -268,8 +282,9 @@ class FrameParser:
 
     def _read_header(self, header: bytes) -> tuple[int, int, int]:
         """Return kind, body length and body crc."""
-        self._check_beginning(header)
-        _, _, algorithm, kind, flags, cluster_id, body_bytes, body_crc = _HEADER.unpack_from(header)
+        magic, version, algorithm, kind, flags, cluster_id, body_bytes, body_crc = _HEADER.unpack_from(header)
+        if magic != MAGIC or version != FRAME_VERSION:
+            self._check_beginning(header)
         if algorithm != ALGORITHM_CRC32C:
             raise UnknownFrameVersion(f"checksum algorithm {algorithm}, known {ALGORITHM_CRC32C}")
         crc = crc32c(header[: _HEADER.size])
@@ -288,7 +303,11 @@ class FrameParser:
 # -- bodies ---------------------------------------------------------------------------------------------------------
 
 
-_KINDS: Final[dict[type, FrameKind]] = {shape.message: FrameKind(kind) for kind, shape in SHAPES.items()}
+_KINDS: Final[dict[type, FrameKind]] = {
+    AppendEntries: FrameKind.APPEND_ENTRIES,
+    AppendEntriesResponse: FrameKind.APPEND_ENTRIES_RESPONSE,
+    **{shape.message: FrameKind(kind) for kind, shape in SHAPES.items()},
+}
 
 _ENTRY_FIELDS: Final = ("term", "kind", "timestamp_ms", "crc", "chain", "payload")
 _ENTRY_CHECKS: Final = (NUMBER, ENTRY_KIND, TIME, SUM, SUM, PAYLOAD)
@@ -305,6 +324,10 @@ def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMess
     Raises:
         DamagedFrame: an unknown kind, a body of another shape, a wrong crc, chain or order of an entry.
     """
+    if kind == _APPEND_ENTRIES_RESPONSE:
+        return unpack_answer(body, blobs)
+    if kind == _APPEND_ENTRIES:
+        return unpack_append_entries(body, blobs)
     shape = SHAPES.get(kind)
     if shape is None:
         raise DamagedFrame(f"frame kind {kind}, known {min(FrameKind)}..{max(FrameKind)}")
@@ -314,13 +337,9 @@ def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMess
     except ValueError as error:
         what = f"{type(error).__name__}: {error}"
         raise DamagedFrame(f"{message.__name__}: the body is no msgpack of this kind: {what}") from error
-    _check_fields(message.__name__, message._fields, checks, fields)
-    if message is AppendEntries:
-        fields[ENTRIES_AT] = _decode_entries(*fields[: ENTRIES_AT + 1])
-    elif message is Resume:
+    check_fields(message.__name__, message._fields, checks, fields)
+    if message is Resume:
         fields[1] = _decode_lives(fields[1])
-    elif message is AppendEntriesResponse:
-        fields[-1] = DiskRoom(fields[-1])
     elif message is FetchEntries:
         fields = [tuple(_decode_point(row) for row in fields[0])]
     elif message is FetchEntriesResponse:
@@ -340,58 +359,22 @@ def _check_records(chunk: SnapshotChunk) -> None:
         raise DamagedFrame(f"SnapshotChunk: {counts} keys, values, deadlines and checksums, expected as many of each")
 
 
-def _check_fields(where: str, names: Sequence[str], checks: Sequence[Check], fields: object) -> None:
-    if type(fields) is not list or len(fields) != len(checks):
-        raise DamagedFrame(f"{where}: {_brief(fields)}, expected an array of {len(checks)}: {', '.join(names)}")
-    for name, check, value in zip(names, checks, fields, strict=True):
-        if not check.holds(value):
-            raise DamagedFrame(f"{where}: {name} is {_brief(value)}, expected {check.expected}")
-
-
-def _brief(value: object) -> str:
-    if isinstance(value, list):
-        return f"an array of {len(value)}"
-    return f"{value!r:.60}"
-
-
-def _decode_entries(term: int, prev_index: int, prev_term: int, chain: int, rows: list[Any]) -> tuple[Entry, ...]:
-    entries: list[Entry] = []
-    index = prev_index
-    if index + len(rows) > INDEX_MAX:
-        raise DamagedFrame(f"AppendEntries: {len(rows)} entries after {index} go beyond {INDEX_MAX}")
-    for row in rows:
-        index += 1
-        _check_fields(f"entry {index}", _ENTRY_FIELDS, _ENTRY_CHECKS, row)
-        entry_term, kind, timestamp_ms, crc, entry_chain, payload = row
-        found = entry_crc(index, entry_term, kind, timestamp_ms, payload)
-        if found != crc:
-            raise DamagedFrame(f"entry {index}: crc of its content {found:08x}, expected {crc:08x}")
-        chain = chain_crc(chain, crc)
-        if chain != entry_chain:
-            raise DamagedFrame(f"entry {index}: chain after the entry before {chain:08x}, expected {entry_chain:08x}")
-        if not prev_term <= entry_term <= term:
-            raise DamagedFrame(f"entry {index}: term {entry_term}, expected [{prev_term}, {term}]")
-        prev_term = entry_term
-        entries.append(Entry(Index(index), entry_term, ENTRY_KINDS[kind], timestamp_ms, payload, crc=crc, chain=chain))
-    return tuple(entries)
-
-
 def _decode_lives(rows: list[Any]) -> tuple[Life, ...]:
     if not 1 <= len(rows) <= LIVES_MAX:
         raise DamagedFrame(f"Resume: {len(rows)} lives, expected 1 to {LIVES_MAX}")
     for row in rows:
-        _check_fields("life", Life._fields, (INDEX, NONCE), row)
+        check_fields("life", Life._fields, (INDEX, NONCE), row)
     return tuple(Life(*row) for row in rows)
 
 
 def _decode_point(row: object) -> LogPoint:
-    _check_fields("point of the log", ("index", "term", "chain"), (INDEX, NUMBER, SUM), row)
+    check_fields("point of the log", ("index", "term", "chain"), (INDEX, NUMBER, SUM), row)
     return LogPoint(*cast("tuple[Index, Term, int]", row))
 
 
 def _decode_entry(row: Any) -> Entry:
     """Decode an entry that stands alone: its crc is checked, its chain value by whoever asked for it."""
-    _check_fields("entry", ("index", *_ENTRY_FIELDS), (INDEX, *_ENTRY_CHECKS), row)
+    check_fields("entry", ("index", *_ENTRY_FIELDS), (INDEX, *_ENTRY_CHECKS), row)
     index, term, kind, timestamp_ms, crc, chain, payload = row
     found = entry_crc(index, term, kind, timestamp_ms, payload)
     if found != crc:

@@ -2,9 +2,10 @@
 
 A link carries no frame longer than one piece, so that between two pieces of a large message a heartbeat can pass. Such
 a message is a *bulk*. It consists of parts: its *head*, which is the body that a small message has, and its *blobs*,
-the byte strings of it that are longer than a piece. In the head a blob is replaced by a msgpack extension of type
-``BLOB`` with its length (u32, big-endian); the blobs follow in the order of their places. So nobody copies a blob to
-encode it, and who receives it lays the pieces one behind the other and has it.
+the byte strings of it that are longer than a piece. In a head of msgpack a blob is replaced by an extension of type
+``BLOB`` with its length (u32, big-endian); a head of fixed layout says the length only (fixed.py). The blobs follow in
+the order of their places. So nobody copies a blob to encode it, and who receives it lays the pieces one behind the
+other and has it.
 
 On the link a bulk is one frame that announces it, a msgpack array ``[kind of the message, [length of each part]]``, and
 the frames of its pieces: ``number u32``, counted from 0 over all parts, and up to ``PIECE_BYTES`` bytes of one part,

@@ -1,14 +1,11 @@
-"""What the body of each kind of frame between nodes must look like: its message, and a check for each of its fields."""
+"""What the msgpack body of a kind of frame between nodes must look like: its message, and a check for each field."""
 
 from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
 from durable_raft.raft.messages import (
-    APPEND_ENTRIES_MAX,
     FETCH_ENTRIES_MAX,
-    AppendEntries,
-    AppendEntriesResponse,
     FetchEntries,
     FetchEntriesResponse,
     InstallSnapshot,
@@ -21,7 +18,6 @@ from durable_raft.raft.messages import (
 )
 from durable_raft.wire.fields import (
     ARRAY,
-    DISK,
     FLAG,
     HASH,
     INDEX,
@@ -33,7 +29,6 @@ from durable_raft.wire.fields import (
     NONCE,
     NUMBER,
     NUMBERS,
-    ROOM,
     SUM,
     SUMS,
     TEXT,
@@ -70,12 +65,6 @@ SHAPES: Final[dict[int, Shape]] = {
     FrameKind.HELLO_REPLY: Shape(HelloReply, (FLAG, TEXT, NAME, UUID, FLAG)),
     FrameKind.REQUEST_VOTE: Shape(RequestVote, (NUMBER, INDEX, NUMBER, FLAG)),
     FrameKind.REQUEST_VOTE_RESPONSE: Shape(RequestVoteResponse, (NUMBER, FLAG, FLAG)),
-    FrameKind.APPEND_ENTRIES: Shape(
-        AppendEntries, (NUMBER, INDEX, NUMBER, SUM, ARRAY, INDEX, INDEX, DISK), APPEND_ENTRIES_MAX
-    ),
-    FrameKind.APPEND_ENTRIES_RESPONSE: Shape(
-        AppendEntriesResponse, (NUMBER, FLAG, INDEX, INDEX, NUMBER, INDEX, INDEX, FLAG, FLAG, ROOM)
-    ),
     FrameKind.INSTALL_SNAPSHOT: Shape(InstallSnapshot, (NUMBER, INDEX, NUMBER, SUM, INDEX)),
     FrameKind.FETCH_SNAPSHOT: Shape(FetchSnapshot, (INDEX, FLAG, KEY, INDEX)),
     FrameKind.SNAPSHOT_CHUNK: Shape(

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgpack
 
 from durable_raft.checksum import crc32c
-from durable_raft.wire.peer import HEADER_BYTES, FrameEncoder, encode_frame
+from durable_raft.wire.peer import HEADER_BYTES, FrameEncoder, FrameKind, encode_frame
 from durable_raft.wire.pieces import Bulk
 from tests.wire.peer_messages import CLUSTER, EXAMPLES
 
@@ -22,6 +22,8 @@ FRAMES: Final = [*_SMALL, *BULKS[4], *BULKS[5]]
 
 _CLUSTER_AT: Final = 8
 """Where the id of the cluster stands in a frame's header."""
+
+_FIXED: Final = (FrameKind.APPEND_ENTRIES, FrameKind.APPEND_ENTRIES_RESPONSE)
 
 REQUESTS: Final = (
     b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\nvalue\r\n",
@@ -92,6 +94,8 @@ def _altered(rng: random.Random, sound: bytes) -> bytes:
     kind = sound[6] if rng.random() < 0.9 else rng.randrange(256)
     if choice < 0.5:
         return frame_of(kind, damaged(rng, body))
+    if sound[6] in _FIXED and choice < 0.9:
+        return frame_of(kind, _renumbered(rng, body))
     try:
         fields = msgpack.unpackb(body)
     except ValueError:
@@ -118,6 +122,16 @@ def of_cluster(data: bytes, cluster: bytes) -> bytes:
         data = data[: max(0, begin)] + new_header + check + data[end + 4 :]
         at = data.find(CLUSTER, at + len(cluster))
     return data
+
+
+def _renumbered(rng: random.Random, body: bytes) -> bytes:
+    """Return a body of fixed layout in which some numbers are others, wherever they stand in it."""
+    found = bytearray(body)
+    for _ in range(rng.randint(1, 3)):
+        size = rng.choice((1, 2, 4, 8))
+        at = rng.randrange(len(found) - size + 1)
+        found[at : at + size] = (rng.choice(NUMBERS) % (1 << 8 * size)).to_bytes(size, "big")
+    return bytes(found)
 
 
 def request(rng: random.Random) -> bytes:

@@ -16,7 +16,7 @@ from durable_raft.server import hearing
 from durable_raft.server.callers import Callers
 from durable_raft.server.peers import PeerLink
 from durable_raft.wire.messages import HelloReply
-from durable_raft.wire.peer import FrameEncoder, FrameParser, PeerMessage, encode_frame
+from durable_raft.wire.peer import FRAME_VERSION, FrameEncoder, FrameParser, PeerMessage, encode_frame
 from tests.support.peer_house import CLUSTER_ID, HELLO, MESSAGE, House, in_a_house
 from tests.support.waiting import WAIT_S
 
@@ -134,7 +134,7 @@ def test_a_peer_is_heard_until_it_cannot_be_believed(last: PeerMessage | None) -
 
 def frame_head(body_bytes: int) -> bytes:
     """Return the header of a frame whose body is so long, and of which nothing comes."""
-    head = b"DRpf" + bytes([4, 1, 5, 0]) + CLUSTER_ID + struct.pack(">II", body_bytes, 0)
+    head = b"DRpf" + bytes([FRAME_VERSION, 1, 5, 0]) + CLUSTER_ID + struct.pack(">II", body_bytes, 0)
     return head + struct.pack(">I", crc32c(head))
 
 

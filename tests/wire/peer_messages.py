@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Mapping
+from typing import Any
+
 from hypothesis import strategies as st
 
 from durable_raft.kv.records import Record, make_record
@@ -45,6 +49,25 @@ def make_entries(
 def append_entries(term: int, previous: LogPoint, entries: tuple[Entry, ...]) -> AppendEntries:
     """Return an AppendEntries of ``entries`` after ``previous``."""
     return AppendEntries(Term(term), previous.index, previous.term, previous.chain, entries, Index(4), 9)
+
+
+def append_body(
+    *rows: Mapping[str, Any], term: int = 7, prev_index: int = 6, prev_chain: int = 77, admits: bytes = b"", **head: int
+) -> bytes:
+    """Return the body of an AppendEntries with ``rows``, built from the drawing in the docstring of fixed.py.
+
+    Args:
+        rows: of entries, by field; ``size`` is said instead of the payload's.
+        head: other values of the numbers before them.
+    """
+    named = {"prev_term": 3, "commit": 4, "read_round": 9, "count": len(rows), "admits_bytes": len(admits), **head}
+    body = struct.pack(">QQQQQ", term, prev_index, named["prev_term"], named["commit"], named["read_round"])
+    body += struct.pack(">IHB", prev_chain, named["count"], named["admits_bytes"]) + admits
+    for row in rows:
+        size = row.get("size", len(row["payload"]))
+        body += struct.pack(">QQ", row["term"], row["timestamp_ms"])
+        body += struct.pack(">IIIB", row["crc"], row["chain"], size, row["kind"]) + row["payload"]
+    return body
 
 
 def chunk_of(records: list[Record], keys: list[bytes]) -> SnapshotChunk:

@@ -14,8 +14,9 @@ from durable_raft.checksum import crc32c
 from durable_raft.errors import DamagedFrame, ForeignCluster, InvariantViolation, PeerError, UnknownFrameVersion
 from durable_raft.raft.messages import RequestVote
 from durable_raft.raft.types import EntryKind, Index, LogPoint, Term, chain_crc, entry_crc
-from durable_raft.wire.fields import INDEX_MAX
+from durable_raft.wire.fields import TIME_MAX
 from durable_raft.wire.peer import (
+    FRAME_VERSION,
     FrameEncoder,
     FrameKind,
     FrameParser,
@@ -33,6 +34,7 @@ from tests.wire.peer_messages import (
     MESSAGES,
     OTHER_CLUSTER,
     PREVIOUS,
+    append_body,
     append_entries,
     make_entries,
 )
@@ -40,82 +42,86 @@ from tests.wire.resp_inputs import CUTS, cut
 
 GOLDEN = {
     "hello": (
-        "4452706604010100000102030405060708090a0b0c0d0e0f0000003126bde8a573a21d6295a26e31c410757575757575"
+        "4452706605010100000102030405060708090a0b0c0d0e0f0000003126bde8a5d1b7965695a26e31c410757575757575"
         "75757575757575757575a26e32a5302e312e30c41063636363636363636363636363636363"
     ),
     "hello_reply": (
-        "4452706604010200000102030405060708090a0b0c0d0e0f0000002b5a4e313eaebbfcc595c2b26e31206973206e6f74"
+        "4452706605010200000102030405060708090a0b0c0d0e0f0000002b5a4e313e0cae77f195c2b26e31206973206e6f74"
         "2061206d656d626572a26e32c41076767676767676767676767676767676c3"
     ),
-    "request_vote": ("4452706604010300000102030405060708090a0b0c0d0e0f0000000796fe8d4dd9e5a04b9407cd012c06c3"),
-    "request_vote_response": ("4452706604010400000102030405060708090a0b0c0d0e0f00000004f7f41cc28c2695dd9307c3c2"),
+    "request_vote": ("4452706605010300000102030405060708090a0b0c0d0e0f0000000796fe8d4d7bf02b7f9407cd012c06c3"),
+    "request_vote_response": ("4452706605010400000102030405060708090a0b0c0d0e0f00000004f7f41cc22e331ee99307c3c2"),
     "heartbeat": (
-        "4452706604010500000102030405060708090a0b0c0d0e0f0000000e0ce74a5eab96f42398070603ce01020304900409c400"
+        "4452706605010500000102030405060708090a0b0c0d0e0f0000002f5985441b27806297000000000000000700000000"
+        "0000000600000000000000030000000000000004000000000000000901020304000000"
     ),
     "append_entries": (
-        "4452706604010500000102030405060708090a0b0c0d0e0f00000045bc9cde15abf06db398070603ce01020304929603"
-        "01cf0000018bcfe56800cedc2baf45ceb5c1635ec4036f6e65960701cf0000018bcfe56800ceba26da23cec3a3cf85c4"
-        "040074776f0409c400"
+        "4452706605010500000102030405060708090a0b0c0d0e0f000000705a9dbc3e14f1d14d000000000000000700000000"
+        "000000060000000000000003000000000000000400000000000000090102030400020000000000000000030000018bcf"
+        "e56800dc2baf45b5c1635e00000003016f6e6500000000000000070000018bcfe56800ba26da23c3a3cf850000000401"
+        "0074776f"
     ),
     "append_entries_response": (
-        "4452706604010600000102030405060708090a0b0c0d0e0f0000001d4355e7d37292da4d9acf7fffffffffffffffc200"
-        "0502cd012ccf0100000000000000c3c200"
+        "4452706605010600000102030405060708090a0b0c0d0e0f000000348ea0dd41f0cbc4337fffffffffffffff00000000"
+        "0000000000000000000000050000000000000002000000000000012c010000000000000000010000"
     ),
     "install_snapshot": (
-        "4452706604010700000102030405060708090a0b0c0d0e0f0000000ca3ccb21739540be99507cd012c06ce0102030409"
+        "4452706605010700000102030405060708090a0b0c0d0e0f0000000ca3ccb2179b4180dd9507cd012c06ce0102030409"
     ),
     "fetch_snapshot": (
-        "4452706604010800000102030405060708090a0b0c0d0e0f0000000c8907ef067365d57794cd012cc3c4046b65790007"
+        "4452706605010800000102030405060708090a0b0c0d0e0f0000000c8907ef06d1705e4394cd012cc3c4046b65790007"
     ),
     "snapshot_chunk": (
-        "4452706604010900000102030405060708090a0b0c0d0e0f00000046c7fc1b95c14b0e9f9ecd012c06ce01020304cf00"
+        "4452706605010900000102030405060708090a0b0c0d0e0f00000046c7fc1b95635e85ab9ecd012c06ce01020304cf00"
         "00018bcfe568000501cf0000000200000000c3c4016192c400c4016b92c40176c401009200cf0000018bcfe5680092ce"
         "eb621601ce66848e73c2"
     ),
     "state_hash": (
-        "4452706604010a00000102030405060708090a0b0c0d0e0f000000137e7c0de31a6b992d94cd1000ce0102030405cfffffffffffffffff"
+        "4452706605010a00000102030405060708090a0b0c0d0e0f000000137e7c0de3b87e121994cd1000ce0102030405cfffffffffffffffff"
     ),
     "introduce": (
-        "4452706604010b00000102030405060708090a0b0c0d0e0f0000001e358d0589fae3e90f93c410757575757575757575"
+        "4452706605010b00000102030405060708090a0b0c0d0e0f0000001e358d058958f6623b93c410757575757575757575"
         "7575757575757503c4086e6f6e6365203321"
     ),
     "introduce_response": (
-        "4452706604010c00000102030405060708090a0b0c0d0e0f000000314c0ee4affd1d6f2195c410757575757575757575"
+        "4452706605010c00000102030405060708090a0b0c0d0e0f000000314c0ee4af5f08e41595c410757575757575757575"
         "75757575757575c3c41076767676767676767676767676767676c4086e6f6e636520332104"
     ),
     "resume": (
-        "4452706604011100000102030405060708090a0b0c0d0e0f0000002e6037d6ec5e07c41194c410757575757575757575"
+        "4452706605011100000102030405060708090a0b0c0d0e0f0000002e6037d6ecfc124f2594c410757575757575757575"
         "75757575757575929202c4086e6f6e63652032219203c4086e6f6e6365203321c3c2"
     ),
     "resume_response": (
-        "4452706604011200000102030405060708090a0b0c0d0e0f0000001376d68fae6a0f7ab797c4086e6f6e6365203321c3c20706cd012c07"
+        "4452706605011200000102030405060708090a0b0c0d0e0f0000001376d68faec81af18397c4086e6f6e6365203321c3c20706cd012c07"
     ),
-    "ask_time": ("4452706604011300000102030405060708090a0b0c0d0e0f00000006aa9e3118a9056a4a91ce00bc614e"),
+    "ask_time": ("4452706605011300000102030405060708090a0b0c0d0e0f00000006aa9e31180b10e17e91ce00bc614e"),
     "tell_time": (
-        "4452706604011400000102030405060708090a0b0c0d0e0f0000001b0036cd07bc80152994ce00bc614ecf0000018bcf"
+        "4452706605011400000102030405060708090a0b0c0d0e0f0000001b0036cd071e959e1d94ce00bc614ecf0000018bcf"
         "e56800cf0000018bcfe56807cd012c"
     ),
     "fetch_entries": (
-        "4452706604010d00000102030405060708090a0b0c0d0e0f000000141fc34c470c963d2b9192930603ce0102030493cd"
+        "4452706605010d00000102030405060708090a0b0c0d0e0f000000141fc34c47ae83b61f9192930603ce0102030493cd"
         "012c06ceffffffff"
     ),
     "fetch_entries_response": (
-        "4452706604010e00000102030405060708090a0b0c0d0e0f00000035671f009179eb809a95079197080701cf0000018b"
+        "4452706605010e00000102030405060708090a0b0c0d0e0f00000035671f0091dbfe0bae95079197080701cf0000018b"
         "cfe56800ceba26da23cec3a3cf85c4040074776f91930603ce01020304930603ce0102030493020105"
     ),
     "confirm": (
-        "4452706604011500000102030405060708090a0b0c0d0e0f0000001398806958174d184991c41063636363636363636363636363636363"
+        "4452706605011500000102030405060708090a0b0c0d0e0f0000001398806958b558937d91c41063636363636363636363636363636363"
     ),
     "confirmed": (
-        "4452706604011600000102030405060708090a0b0c0d0e0f000000139880695861be945891c41063636363636363636363636363636363"
+        "4452706605011600000102030405060708090a0b0c0d0e0f0000001398806958c3ab1f6c91c41063636363636363636363636363636363"
     ),
 }
-"""Frames of version 4; only ever added to until there is a version 5."""
+"""Frames of version 5; only ever added to until there is a version 6."""
 
 
 def frame(kind: int, body: bytes, *, flags: int = 0, algorithm: int = 1) -> bytes:
     """Return a frame with good checksums around any body, built from the drawing in the docstring of peer.py."""
-    header = b"DRpf" + bytes([4, algorithm, kind, flags]) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
+    header = (
+        b"DRpf" + bytes([FRAME_VERSION, algorithm, kind, flags]) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
+    )
     return header + struct.pack(">I", crc32c(header)) + body
 
 
@@ -218,7 +224,7 @@ def test_foreign_cluster() -> None:
 
 def test_unknown_version_is_not_damage() -> None:
     """Another frame version is named as such as soon as it is seen: its layout is not ours to judge."""
-    with pytest.raises(UnknownFrameVersion, match="frame version 1, known 4"):
+    with pytest.raises(UnknownFrameVersion, match="frame version 1, known 5"):
         decode(b"DRpf\x01")
 
 
@@ -257,7 +263,7 @@ def test_damaged_body_names_both_checksums() -> None:
     """The checksum of the body is told as found and as expected."""
     data = encode_frame(CLUSTER, EXAMPLES["heartbeat"])
     found, expected = crc32c(data[36:-1] + b"\x08"), crc32c(data[36:])
-    with pytest.raises(DamagedFrame, match=f"body of 14 bytes: crc {found:08x}, expected {expected:08x}"):
+    with pytest.raises(DamagedFrame, match=f"body of 47 bytes: crc {found:08x}, expected {expected:08x}"):
         decode(data[:-1] + b"\x08")
 
 
@@ -308,12 +314,6 @@ def test_error_is_final() -> None:
             "Hello: node_uuid is 'uuuuuuuuuuuuuuuu', expected 16 bytes",
         ),
         (packed(1, ["n1", b"u" * 16, "n2", b"1", b"c" * 16]), "Hello: version is b'1', expected text"),
-        (
-            packed(5, [7, 6, 3, 2**32, [], 4, 9, b""]),
-            r"prev_log_chain is 4294967296, expected an integer in \[0, 2\^32\)",
-        ),
-        (packed(5, [7, 6, 3, 0, None, 4, 9, b""]), "AppendEntries: entries is None, expected an array"),
-        (packed(5, [7, INDEX_MAX, 3, 0, [[]], 4, 9, b""]), "1 entries after 72057594037927936 go beyond"),
     ],
     ids=lambda value: value if isinstance(value, str) else "frame",
 )
@@ -326,56 +326,54 @@ def test_wrong_shape(data: bytes, complaint: str) -> None:
 # -- entries that are not believed -----------------------------------------------------------------------------------
 
 
-def row(index: int, chain_before: int, /, **changes: Any) -> list[Any]:
-    """Return a good entry as it is sent, its checksums those of ``changes``; crc and chain can be changed too."""
+def fields_of(index: int, chain_before: int, /, **changes: Any) -> dict[str, Any]:
+    """Return a good entry by field, its checksums those of ``changes``; crc and chain can be changed too."""
     fields = {"term": 3, "kind": 1, "timestamp_ms": 5, "payload": b"payload", **changes}
     if "crc" not in fields:
         fields["crc"] = entry_crc(index, fields["term"], fields["kind"], fields["timestamp_ms"], fields["payload"])
     if "chain" not in fields:
         fields["chain"] = chain_crc(chain_before, fields["crc"])
-    return [fields[name] for name in ("term", "kind", "timestamp_ms", "crc", "chain", "payload")]
+    return fields
 
 
-def with_rows(*rows: object, prev_index: int = 6, prev_chain: int = 77) -> bytes:
+def with_rows(*rows: dict[str, Any], prev_index: int = 6, prev_chain: int = 77) -> bytes:
     """Return a frame with an AppendEntries of term 7 whose entries are ``rows``."""
-    return packed(5, [7, prev_index, 3, prev_chain, list(rows), 4, 9, b""])
+    return frame(5, append_body(*rows, prev_index=prev_index, prev_chain=prev_chain))
 
 
 def test_row_is_good() -> None:
     """What the tests below damage is accepted as it is."""
-    first = row(7, 77)
-    assert decode(with_rows(first, row(8, first[4], term=7)))
+    first = fields_of(7, 77)
+    assert decode(with_rows(first, fields_of(8, first["chain"], term=7)))
 
 
 def test_damaged_payload_names_index_and_checksums() -> None:
     """A payload that is not what its crc was computed over is refused, wherever on the way it was damaged."""
-    good = row(7, 77)
+    good = fields_of(7, 77)
     found = entry_crc(7, 3, 1, 5, b"damaged")
-    with pytest.raises(DamagedFrame, match=f"entry 7: crc of its content {found:08x}, expected {good[3]:08x}"):
-        decode(with_rows([*good[:5], b"damaged"]))
+    with pytest.raises(DamagedFrame, match=f"entry 7: crc of its content {found:08x}, expected {good['crc']:08x}"):
+        decode(with_rows({**good, "payload": b"damaged"}))
 
 
 @pytest.mark.parametrize(("name", "value"), [("term", 4), ("kind", 0), ("timestamp_ms", 6), ("crc", 1)])
 def test_damaged_field_is_refused(name: str, value: int) -> None:
     """The crc covers an entry's term, kind and timestamp as well."""
-    good = row(7, 77)
-    at = ["term", "kind", "timestamp_ms", "crc"].index(name)
     with pytest.raises(DamagedFrame, match="entry 7: crc of its content"):
-        decode(with_rows([*good[:at], value, *good[at + 1 :]]))
+        decode(with_rows({**fields_of(7, 77), name: value}))
 
 
 def test_entry_at_another_index_is_refused() -> None:
     """The crc covers the index: an entry cannot be taken for one elsewhere in the log."""
     with pytest.raises(DamagedFrame, match="entry 8: crc of its content"):
-        decode(with_rows(row(7, 77), prev_index=7))
+        decode(with_rows(fields_of(7, 77), prev_index=7))
 
 
 def test_broken_chain_names_index_and_values() -> None:
     """An entry whose chain does not continue the chain before it is refused."""
-    first, second = row(7, 77), row(8, 78)
-    expected = chain_crc(first[4], second[3])
+    first, second = fields_of(7, 77), fields_of(8, 78)
+    expected, found = chain_crc(first["chain"], second["crc"]), second["chain"]
     with pytest.raises(
-        DamagedFrame, match=f"entry 8: chain after the entry before {expected:08x}, expected {second[4]:08x}"
+        DamagedFrame, match=f"entry 8: chain after the entry before {expected:08x}, expected {found:08x}"
     ):
         decode(with_rows(first, second))
     with pytest.raises(DamagedFrame, match="entry 7: chain"):
@@ -394,8 +392,8 @@ def test_terms_out_of_order(terms: list[int], complaint: str) -> None:
     """Terms of entries never fall, and none is above the leader's."""
     rows, chain = [], 77
     for index, term in enumerate(terms, start=7):
-        rows.append(row(index, chain, term=term))
-        chain = rows[-1][4]
+        rows.append(fields_of(index, chain, term=term))
+        chain = rows[-1]["chain"]
     with pytest.raises(DamagedFrame, match=complaint):
         decode(with_rows(*rows))
 
@@ -404,30 +402,23 @@ def test_terms_out_of_order(terms: list[int], complaint: str) -> None:
     ("changes", "complaint"),
     [
         ({"kind": 3}, "entry 7: kind is 3, expected an entry kind"),
-        ({"kind": 300, "crc": 0}, "entry 7: kind is 300, expected an entry kind"),
-        ({"kind": True}, "entry 7: kind is True, expected an entry kind"),
-        ({"timestamp_ms": -1, "crc": 0}, "entry 7: timestamp_ms is -1, expected a time"),
-        ({"payload": "text", "crc": 0}, "entry 7: payload is 'text', expected bytes"),
-        ({"crc": -1, "chain": 0}, "entry 7: crc is -1, expected an integer"),
-        ({"chain": 2**32}, "entry 7: chain is 4294967296, expected an integer"),
+        ({"kind": 255}, "entry 7: kind is 255, expected an entry kind"),
+        ({"timestamp_ms": TIME_MAX + 1}, "entry 7: timestamp_ms is 9223372036855, expected a time"),
+        ({"term": 2**63}, r"entry 7: term 9223372036854775808, expected \[3, 7\]"),
+        ({"size": 6}, "AppendEntries: 1 bytes behind the last of 1 entries"),
+        ({"size": 8}, "entry 7: a payload of 7 bytes, expected 8"),
+        ({"size": 2**32 - 1}, "entry 7: a payload of 0 bytes, expected 4294967295"),
     ],
 )
 def test_wrong_entry_field(changes: dict[str, Any], complaint: str) -> None:
-    """Each field of an entry is of its type and in its range."""
+    """Each field of an entry is in its range, and its payload as long as it says."""
     with pytest.raises(DamagedFrame, match=complaint):
-        decode(with_rows(row(7, 77, **changes)))
-
-
-@pytest.mark.parametrize("value", [5, None, [], [3, 1, 5, 0, 0], [3, 1, 5, 0, 0, b"", 0]])
-def test_wrong_entry_shape(value: object) -> None:
-    """An entry is an array of six."""
-    with pytest.raises(DamagedFrame, match=r"entry 7: .*expected an array of 6"):
-        decode(with_rows(value))
+        decode(with_rows(fields_of(7, 77, **changes)))
 
 
 def test_a_fetched_entry_is_checked_by_itself() -> None:
     """It follows no other in its frame; its own crc is checked, and the points are points."""
-    good = [7, *row(7, 77)]
+    good = [7, *(fields_of(7, 77)[name] for name in ("term", "kind", "timestamp_ms", "crc", "chain", "payload"))]
     point = [6, 3, 77]
     assert decode(packed(14, [7, [good], [point], point, point]))
     with pytest.raises(DamagedFrame, match="entry 7: crc of its content"):

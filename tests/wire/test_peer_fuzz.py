@@ -12,7 +12,7 @@ from durable_raft.raft.messages import AppendEntries
 from durable_raft.raft.types import chain_crc, entry_crc
 from durable_raft.wire.peer import FrameKind, FrameParser, PeerMessage, decode_body, encode_frame
 from tests.wire.feeding import feed_all, require_damage_noticed
-from tests.wire.peer_messages import BODY_BYTES_MAX, CLUSTER, EXAMPLES, MESSAGES
+from tests.wire.peer_messages import BODY_BYTES_MAX, CLUSTER, EXAMPLES, MESSAGES, append_body
 from tests.wire.resp_inputs import CUTS, cut
 
 
@@ -65,11 +65,26 @@ _VALUES: st.SearchStrategy[object] = st.recursive(
     lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
     max_leaves=20,
 )  # fmt: skip
-_ENTRIES = st.lists(st.lists(st.integers(0, 8) | st.binary(max_size=2), min_size=6, max_size=6) | _VALUES, max_size=3)
+_SMALL = st.integers(0, 8)
+_ROWS = st.fixed_dictionaries(
+    dict.fromkeys(("term", "timestamp_ms", "crc", "chain", "kind"), _SMALL) | {"payload": st.binary(max_size=2)},
+    optional={"size": st.sampled_from((0, 2, 2**32 - 1))},
+)
+_HEADS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(
+            ("term", "prev_index", "prev_term", "commit", "read_round"), _SMALL | st.integers(0, 2**64 - 1)
+        ),
+        **dict.fromkeys(("count", "admits_bytes"), _SMALL),
+        "admits": st.binary(max_size=24),
+    },
+)
 _BODIES = st.one_of(
-    st.binary(max_size=40),
+    st.binary(max_size=60),
+    st.binary(min_size=52, max_size=52),
     _VALUES.map(msgpack.packb),
-    st.tuples(*[st.integers(0, 8)] * 4, _ENTRIES, *[st.integers(0, 8)] * 2).map(msgpack.packb),
+    st.builds(lambda rows, head: append_body(*rows, **head), st.lists(_ROWS, max_size=3), _HEADS),
 )
 
 

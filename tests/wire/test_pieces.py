@@ -15,7 +15,7 @@ from durable_raft.errors import DamagedFrame, PeerError
 from durable_raft.kv.records import make_record
 from durable_raft.raft.messages import FetchEntriesResponse
 from durable_raft.raft.types import LogPoint, Term
-from durable_raft.wire import peer, pieces
+from durable_raft.wire import fixed, peer, pieces
 from durable_raft.wire.peer import FrameEncoder, FrameKind, FrameParser, PeerMessage, encode_frame
 from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX, PIECE_BYTES, Bulk
 from tests.support.growth import require_even_as_in_a_node
@@ -50,7 +50,7 @@ def decode(*chunks: bytes) -> list[PeerMessage]:
 
 def frame(kind: int, body: bytes) -> bytes:
     """Return a frame with good checksums around any body."""
-    header = b"DRpf" + bytes([4, 1, kind, 0]) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
+    header = b"DRpf" + bytes([peer.FRAME_VERSION, 1, kind, 0]) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
     return header + struct.pack(">I", crc32c(header)) + body
 
 
@@ -99,9 +99,9 @@ def test_golden_bytes() -> None:
     """The frames of a bulk never change: the announcement, the head with its blob's place, the blob."""
     message = sent_with(b"v" * (PIECE_BYTES + 1))
     announcement, head, first, last = FrameEncoder(CLUSTER).frames(message)
-    assert announcement[6:7] + announcement[HEADER_BYTES:] == b"\x0f" + bytes.fromhex("9205922ace0003fffd")
+    assert announcement[6:7] + announcement[HEADER_BYTES:] == b"\x0f" + bytes.fromhex("9205924cce0003fffd")
     assert head[6:7] + head[HEADER_BYTES : HEADER_BYTES + 4] == b"\x10" + bytes(4)
-    assert bytes.fromhex("d6010003fffd") in head
+    assert head[-5:] == bytes.fromhex("0003fffd01")
     assert first[HEADER_BYTES:] == bytes.fromhex("00000001") + b"v" * PIECE_BYTES
     assert last[HEADER_BYTES:] == bytes.fromhex("00000002") + b"v"
 
@@ -254,7 +254,8 @@ def test_what_is_announced_takes_no_memory() -> None:
 
 @pytest.fixture
 def _tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 7)
+    for module in (pieces, fixed):
+        monkeypatch.setattr(module, "PIECE_BYTES", 7)
     monkeypatch.setattr(peer, "FRAME_BODY_BYTES_MAX", 11)
 
 
