@@ -27,7 +27,7 @@ from durable_raft.raft.types import (
     Term,
     make_entry,
 )
-from durable_raft.storage.log.meta import Meta, choose_meta, pack_meta, unpack_meta
+from durable_raft.storage.log.meta import JournalMark, Meta, choose_meta, pack_meta, unpack_meta
 from durable_raft.storage.log.records import (
     PIECE_BYTES_MAX,
     entry_of,
@@ -103,6 +103,9 @@ GOLDEN_META_3 = (
     "6e6f6e636520342e000000000000000300000000000000080000000000000005000000000000000000000000000000000000000000000000"
     "0000000000000000000000000000000021c6b692"
 )
+GOLDEN_META_4 = (
+    "04" + GOLDEN_META_3[2:-8] + "6a6f75726e616c2d757569642d31366200000000000000050000000000000009aabbccdd78ec0da1"
+)
 
 
 def test_ident_record_golden_bytes() -> None:
@@ -122,12 +125,15 @@ def test_log_record_golden_bytes() -> None:
 
 
 def test_meta_record_golden_bytes() -> None:
-    """The meta records of versions 1 and 2 are unpacked, that of version 3 packed and unpacked, as it always was."""
+    """Versions 1 and 2 are unpacked; 3 is packed and unpacked without a journal, 4 with one; as they always were."""
     assert unpack_meta(META, bytes.fromhex(GOLDEN_META)) == META_VALUE
     assert unpack_meta(META, bytes.fromhex(GOLDEN_META_2)) == replace(META_VALUE, standing=STANDING)
     value = replace(META_VALUE, standing=MEMORY)
     assert pack_meta(value).hex() == GOLDEN_META_3
     assert unpack_meta(META, bytes.fromhex(GOLDEN_META_3)) == value
+    journaled = replace(value, journal=JournalMark(b"journal-uuid-16b", 5, 9, 0xAABBCCDD))
+    assert pack_meta(journaled).hex() == GOLDEN_META_4
+    assert unpack_meta(META, bytes.fromhex(GOLDEN_META_4)) == journaled
 
 
 def test_meta_without_a_vote_is_not_a_vote_for_nobody() -> None:
@@ -167,6 +173,7 @@ def _unpack_log(data: bytes) -> object:
 RECORDS = {
     "meta": (_unpack_meta, bytes.fromhex(GOLDEN_META)),
     "meta of version 2": (_unpack_meta, bytes.fromhex(GOLDEN_META_2)),
+    "meta of version 4": (_unpack_meta, bytes.fromhex(GOLDEN_META_4)),
     "ident with key": (_unpack_ident, bytes.fromhex(GOLDEN_IDENT_KEY + GOLDEN_IDENT)),
     "log with index": (_unpack_log, bytes.fromhex(GOLDEN_IDENT_KEY + GOLDEN_LOG)),
 }

@@ -1,4 +1,4 @@
-"""The ``meta`` record, format version 3: hard state, standing, identity, membership and the base of the log.
+"""The ``meta`` record, format version 4: hard state, standing, identity, membership, base and journal of the log.
 
 ::
 
@@ -11,11 +11,12 @@
     | lives u16 | per life: number u64, nonce 8 bytes
     | per peer, in the same order: life number u64, life nonce 8 bytes, owed term u64, owed index u64,
       owed in term u64
+    | journal uuid 16 bytes | generation u64 | number of the last group held u64 | its sum u32
     | proof u32
 
 Version 1 ends after the voters: a node that is a voter and has not been told of any disk. Version 2 ends after the
 peers: nothing was remembered of lives and commits. The life number of a peer is 0 when none is known. ``place`` is in
-hexadecimal.
+hexadecimal. Version 3 ends before the journal: all of the log is in LMDB. It is still written where that is so.
 
 Encoding, proof and the two copies are those of storage/proven.py. ``voted_for`` is empty when ``has_vote`` is 0.
 """
@@ -44,9 +45,10 @@ from durable_raft.storage.log.records import FORMAT_VERSION
 from durable_raft.storage.proven import ProvenReader, choose_copy, pack_membership, pack_text, unpack_proven, with_proof
 from durable_raft.storage.wounds import Wound
 
-META_VERSION: Final = 3
+META_VERSION: Final = 4
 _WITH_PEERS: Final = 2
 """The first version that ends no earlier than after the peers."""
+_WITHOUT_JOURNAL: Final = 3
 
 _FIXED: Final = struct.Struct(">BBHQQQQQI16s16s")
 _U8: Final = struct.Struct(">B")
@@ -55,11 +57,26 @@ _POINT: Final = struct.Struct(">QQI")
 _LIFE: Final = struct.Struct(">Q8s")
 _PEER: Final = struct.Struct(">Q8sQQQ")
 _U64: Final = struct.Struct(">Q")
+_JOURNAL: Final = struct.Struct(">16sQQI")
 _NO_NONCE: Final = bytes(8)
 
 
 VOTER: Final = Standing()
 """The standing of version 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalMark:
+    """Which groups of which journal LMDB holds; written in one transaction with their effect (journal_format.py)."""
+
+    uuid: bytes
+    """16 bytes that no other journal has."""
+    generation: int
+    """Groups of another one are not of this log. Each load begins the next one."""
+    number: int
+    """Of the last group that LMDB holds."""
+    sum: int
+    """Of the last group of this generation that was journaled, or 0: the next one names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +90,8 @@ class Meta:
     membership: Membership
     base: Base
     standing: Standing = VOTER
+    journal: JournalMark | None = None
+    """None: all of the log is in LMDB."""
 
 
 def pack_meta(meta: Meta) -> bytes:
@@ -80,7 +99,7 @@ def pack_meta(meta: Meta) -> bytes:
     point, identity, vote = meta.base.point, meta.identity, meta.hard_state.voted_for
     parts = [
         _FIXED.pack(
-            META_VERSION,
+            _WITHOUT_JOURNAL if meta.journal is None else META_VERSION,
             ALGORITHM_CRC32C,
             0,
             meta.sequence,
@@ -96,8 +115,10 @@ def pack_meta(meta: Meta) -> bytes:
         pack_text("" if vote is None else vote),
         pack_text(identity.node_id),
         pack_membership(meta.membership),
-        _pack_standing(meta.standing),
+        pack_standing(meta.standing),
     ]
+    if (mark := meta.journal) is not None:
+        parts.append(_JOURNAL.pack(mark.uuid, mark.generation, mark.number, mark.sum))
     return with_proof(b"".join(parts))
 
 
@@ -108,7 +129,8 @@ def unpack_meta(table: str, value: bytes) -> Meta:
         WoundedLog: it is damaged.
         NewerFormat: its proof is right and its version or algorithm unknown.
     """
-    return unpack_proven(table, value, _unpack_body, versions=(FORMAT_VERSION, _WITH_PEERS, META_VERSION))
+    versions = (FORMAT_VERSION, _WITH_PEERS, _WITHOUT_JOURNAL, META_VERSION)
+    return unpack_proven(table, value, _unpack_body, versions)
 
 
 def choose_meta(first: bytes | None, copy: bytes | None) -> tuple[Meta, tuple[Wound, ...]]:
@@ -116,7 +138,8 @@ def choose_meta(first: bytes | None, copy: bytes | None) -> tuple[Meta, tuple[Wo
     return choose_copy(first, copy, unpack_meta)
 
 
-def _pack_standing(standing: Standing) -> bytes:
+def pack_standing(standing: Standing) -> bytes:
+    """Return the bytes of a standing, as they are in every version from 3 on."""
     point = standing.committed
     parts = [_U8.pack(standing.is_voter), _U16.pack(len(standing.peers))]
     for peer in standing.peers:
@@ -134,7 +157,8 @@ def _pack_standing(standing: Standing) -> bytes:
     return b"".join(parts)
 
 
-def _standing(reader: ProvenReader, version: int) -> Standing:
+def read_standing(reader: ProvenReader, version: int = META_VERSION) -> Standing:
+    """Take a standing off ``reader``; raises as the reader does."""
     is_voter = reader.number(_U8)
     if is_voter > 1:
         raise ValueError(f"is_voter {is_voter}")
@@ -172,7 +196,8 @@ def _unpack_body(body: bytes) -> Meta:
     vote = reader.text()
     node_id = reader.text()
     membership = reader.membership()
-    standing = VOTER if body[0] == FORMAT_VERSION else _standing(reader, body[0])
+    standing = VOTER if body[0] == FORMAT_VERSION else read_standing(reader, body[0])
+    mark = JournalMark(*reader.numbers(_JOURNAL)) if body[0] == META_VERSION else None
     if zero or has_vote > 1 or (vote and not has_vote) or reader.position != len(body):
         raise ValueError(
             f"padding {zero}, has_vote {has_vote}, vote {vote!r}, {len(body) - reader.position} bytes left"
@@ -184,4 +209,5 @@ def _unpack_body(body: bytes) -> Meta:
         membership,
         Base(LogPoint(Index(base_index), Term(base_term), base_chain), base_timestamp_ms),
         standing,
+        mark,
     )

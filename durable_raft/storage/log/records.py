@@ -56,6 +56,7 @@ LOG_KEY: Final = struct.Struct(">QI")
 _HEAD: Final = struct.Struct(">BBBBQQII")
 _U32: Final = struct.Struct(">I")
 _IDENT_VALUE: Final = struct.Struct(">BBBBQQIIII")
+IDENT_BYTES: Final = _IDENT_VALUE.size
 _HEAD_BYTES: Final = _HEAD.size
 HEAD_PROOF_END: Final = _HEAD_BYTES + _U32.size
 _KNOWN_START: Final = bytes((FORMAT_VERSION, ALGORITHM_CRC32C))
@@ -86,21 +87,31 @@ class LogRecord(NamedTuple):
     payload: bytes
 
 
+def pack_idents(entries: Sequence[Entry]) -> list[tuple[bytes, bytes]]:
+    """Return keys and values of the ``ident`` records of ``entries``, ascending as the entries are."""
+    return [(key, value) for key, value, _ in map(_pack_ident, entries)]
+
+
+def _pack_ident(entry: Entry) -> tuple[bytes, bytes, bytes]:
+    """Return key and value of an ident record, and how the log record beside it begins."""
+    key = IDENT_KEY.pack(entry.index)
+    length = len(entry.payload)
+    head = _HEAD.pack(
+        FORMAT_VERSION, ALGORITHM_CRC32C, entry.kind, 0, entry.term, entry.timestamp_ms, length, entry.crc
+    )
+    head_proof = extend(0, key + head)
+    chain = _U32.pack(entry.chain)
+    return key, head + chain + _U32.pack(extend(head_proof, chain)), head + _U32.pack(head_proof)
+
+
 def pack_entries(entries: Sequence[Entry]) -> tuple[Items, Items]:
     """Return the items of the ``ident`` and of the ``log`` table for ``entries``, ascending as the entries are."""
     ident_items: Items = []
     log_items: Items = []
     for entry in entries:
-        key = IDENT_KEY.pack(entry.index)
-        length = len(entry.payload)
-        head = _HEAD.pack(
-            FORMAT_VERSION, ALGORITHM_CRC32C, entry.kind, 0, entry.term, entry.timestamp_ms, length, entry.crc
-        )
-        head_proof = extend(0, key + head)
-        chain = _U32.pack(entry.chain)
-        ident_items.append((key, head + chain + _U32.pack(extend(head_proof, chain))))
-        start = head + _U32.pack(head_proof)
-        if len(start) + length <= PIECE_BYTES_MAX:
+        key, ident, start = _pack_ident(entry)
+        ident_items.append((key, ident))
+        if len(start) + len(entry.payload) <= PIECE_BYTES_MAX:
             log_items.append((LOG_KEY.pack(entry.index, 0), start + entry.payload))
         else:
             _append_pieces(log_items, entry.index, start, entry.payload)

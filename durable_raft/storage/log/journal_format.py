@@ -1,0 +1,243 @@
+"""Bytes of the commit journal, format version 1: what is in the file, and what of it counts. Pure.
+
+The file never changes its size. Integers are big-endian::
+
+    block 0, block 1   the header, twice: magic "DRJF" | version u8 | algorithm u8 | zero u16 | uuid 16 bytes
+                       | generation u64 | ring bytes u64 | proof u32 over all before it
+    block 2 and on     the ring
+
+A *group* is what one flush makes durable. It lies in the ring twice, its second copy right behind the first. Each copy
+begins on a block of 4096 bytes and shares none::
+
+    magic "DRJG" | version u8 | algorithm u8 | zero u16 | uuid 16 bytes | generation u64 | number u64 | held u64
+    | offset u64 | length u32 | previous u32 | sum u32 | proof u32 | body, ``length`` bytes (journal_body.py) | zeros
+
+``offset``      of the first copy in the ring: a copy that lies anywhere else is no group
+``held``        number of the last group that LMDB certainly held when this one was written
+``previous``    sum of the group before in this generation, 0 for the first
+``sum``         CRC-32C over all before it and the body; the proof is that of the head, ``sum`` included
+
+Numbers ascend by one for ever; a group that went to LMDB directly uses up one, too. A generation is what was written
+between two loads of the log. Uuid, generation and number say which groups belong to the log: those of the generation
+that LMDB names (``JournalMark``), numbered after the last one that LMDB holds. Whatever else lies in the ring is old.
+
+*Where it ends.* A group is written when the one before is flushed. So of all groups only the last can be torn, and a
+group of which no copy is whole is the end when no later one was begun. When a later one was begun, it is damage.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from durable_raft.checksum import ALGORITHM_CRC32C, crc32c, extend
+from durable_raft.storage.log.meta import JournalMark
+from durable_raft.storage.wounds import Wound, WoundKind, raise_wounds
+
+JOURNAL: Final = "journal"
+"""The table that wounds of the journal name, and the file beside LMDB's."""
+
+JOURNAL_VERSION: Final = 1
+BLOCK_BYTES: Final = 4096
+"""A group is padded to blocks, so that no flush rewrites bytes that another one made durable."""
+
+RING_AT: Final = 2 * BLOCK_BYTES
+"""Where the ring begins in the file."""
+
+_FILE_MAGIC: Final = b"DRJF"
+_GROUP_MAGIC: Final = b"DRJG"
+_FILE: Final = struct.Struct(">4sBBH16sQQ")
+_HEAD: Final = struct.Struct(">4sBBH16sQQQQII")
+_U32: Final = struct.Struct(">I")
+_SUM: Final = struct.Struct(">II")
+HEAD_BYTES: Final = _HEAD.size + _SUM.size
+_WOUNDS_MAX: Final = 20
+"""Groups that are named when many are damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the first blocks of a journal say."""
+
+    uuid: bytes
+    """16 bytes that no other journal has."""
+    generation: int
+    """At least that of every group in the ring."""
+    ring_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of which one copy is whole."""
+
+    number: int
+    previous: int
+    sum: int
+    body: bytes
+    copies: int
+    """How many copies are whole: 1 or 2."""
+
+
+class _Head(NamedTuple):
+    """A copy's head whose proof is right; in the order of the layout."""
+
+    magic: bytes
+    version: int
+    algorithm: int
+    zero: int
+    uuid: bytes
+    generation: int
+    number: int
+    held: int
+    offset: int
+    length: int
+    previous: int
+
+
+def pack_header(header: Header) -> bytes:
+    """Return both copies of the header."""
+    fields = _FILE.pack(
+        _FILE_MAGIC, JOURNAL_VERSION, ALGORITHM_CRC32C, 0, header.uuid, header.generation, header.ring_bytes
+    )
+    return (fields + _U32.pack(crc32c(fields))).ljust(BLOCK_BYTES, b"\0") * 2
+
+
+def read_header(image: bytes) -> Header:
+    """Return what the header of a journal says: the newer one of its copies.
+
+    Raises:
+        WoundedLog: neither copy is valid.
+        NewerFormat: one is of a newer format.
+    """
+    found = [_file_header(image[at : at + _FILE.size + _U32.size]) for at in (0, BLOCK_BYTES)]
+    valid = [header for header in found if header is not None]
+    if not valid or len({header.uuid for header in valid}) > 1:
+        raise_wounds([_wound("a header", f"{len(valid)} valid copies", WoundKind.CHECKSUM)])
+    return max(valid, key=lambda header: header.generation)
+
+
+def _file_header(data: bytes) -> Header | None:
+    fields = data[: _FILE.size]
+    if len(data) != _FILE.size + _U32.size or crc32c(fields) != int.from_bytes(data[_FILE.size :], "big"):
+        return None
+    magic, version, algorithm, _, uuid, generation, ring_bytes = _FILE.unpack(fields)
+    if magic != _FILE_MAGIC:
+        return None
+    _require_known(version, algorithm)
+    return Header(uuid, generation, ring_bytes)
+
+
+def copy_bytes(body_bytes: int) -> int:
+    """Return what one copy of a group with such a body takes in the ring."""
+    return -(-(HEAD_BYTES + body_bytes) // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def pack_group(mark: JournalMark, number: int, offset: int, body: bytes) -> tuple[bytes, int]:
+    """Return one copy of the group ``number``, padded, and its sum.
+
+    Args:
+        mark: uuid and generation; the last group that LMDB holds; the sum of the group before.
+        number: of this group.
+        offset: where its first copy goes in the ring.
+        body: as ``pack_write`` made it.
+    """
+    fields = _HEAD.pack(
+        _GROUP_MAGIC,
+        JOURNAL_VERSION,
+        ALGORITHM_CRC32C,
+        0,
+        mark.uuid,
+        mark.generation,
+        number,
+        mark.number,
+        offset,
+        len(body),
+        mark.sum,
+    )
+    total = extend(crc32c(fields), body)
+    start = fields + _U32.pack(total)
+    return b"".join((start, _U32.pack(crc32c(start)), body)).ljust(copy_bytes(len(body)), b"\0"), total
+
+
+def read_groups(ring: bytes, mark: JournalMark) -> list[Group]:
+    """Return the groups that LMDB does not hold, in order, up to the end of the journal.
+
+    Args:
+        ring: all of it.
+        mark: what LMDB says it holds.
+
+    Raises:
+        WoundedLog: a group is lost that was flushed, or LMDB has forgotten one that it held.
+        NewerFormat: a group of a newer format.
+    """
+    whole: dict[int, Group] = {}
+    newest = mark.number
+    wounds: list[Wound] = []
+    for head, total, at in _heads(ring, mark.uuid):
+        if head.generation > mark.generation or (head.generation == mark.generation and head.held > mark.number):
+            found = f"group {head.number} of generation {head.generation}, of which it held {head.held}"
+            expected = f"generation {mark.generation}, LMDB holding group {mark.number}"
+            wounds.append(_wound(expected, found, WoundKind.ORDER))
+        elif head.generation == mark.generation and head.number > mark.number:
+            newest = max(newest, head.number)
+            body = ring[at + HEAD_BYTES : at + HEAD_BYTES + head.length]
+            if extend(crc32c(_HEAD.pack(*head)), body) == total:
+                _take(whole, Group(head.number, head.previous, total, body, 1), wounds)
+    groups = list(_consecutive(whole, mark, wounds))
+    end = mark.number + len(groups)
+    lost = [number for number in range(end + 1, min(newest, end + 1 + _WOUNDS_MAX)) if number not in whole]
+    wounds += [_wound(f"group {number}, as {newest} was begun", "no whole copy", WoundKind.MISSING) for number in lost]
+    if wounds:
+        raise_wounds(wounds[:_WOUNDS_MAX])
+    return groups
+
+
+def _take(whole: dict[int, Group], group: Group, wounds: list[Wound]) -> None:
+    other = whole.get(group.number)
+    if other is not None and other.sum != group.sum:
+        expected, found = f"sum {other.sum:#010x} of group {group.number}", f"{group.sum:#010x} in its other copy"
+        wounds.append(_wound(expected, found, WoundKind.DISAGREES))
+    whole[group.number] = Group(group.number, group.previous, group.sum, group.body, 1 if other is None else 2)
+
+
+def _consecutive(whole: dict[int, Group], mark: JournalMark, wounds: list[Wound]) -> Iterator[Group]:
+    number, total = mark.number + 1, mark.sum
+    while (group := whole.get(number)) is not None:
+        if group.previous != total:
+            expected, found = f"group {number} after sum {total:#010x}", f"after {group.previous:#010x}"
+            wounds.append(_wound(expected, found, WoundKind.CHAIN))
+        yield group
+        number, total = number + 1, group.sum
+
+
+def _heads(ring: bytes, uuid: bytes) -> Iterator[tuple[_Head, int, int]]:
+    """Yield every head of this journal that is valid and in its place: head, sum, and where in the ring it is."""
+    at = ring.find(_GROUP_MAGIC)
+    while at >= 0:
+        if at % BLOCK_BYTES == 0 and (found := _head(ring, at, uuid)) is not None:
+            yield (*found, at)
+        at = ring.find(_GROUP_MAGIC, at + 1)
+
+
+def _head(ring: bytes, at: int, uuid: bytes) -> tuple[_Head, int] | None:
+    data = ring[at : at + HEAD_BYTES]
+    head = _Head(*_HEAD.unpack_from(data))
+    total, proof = _SUM.unpack_from(data, _HEAD.size)
+    if head.uuid != uuid or crc32c(data[: -_U32.size]) != proof:
+        return None
+    _require_known(head.version, head.algorithm)
+    size = copy_bytes(head.length)
+    is_in_place = at in (head.offset, head.offset + size) and head.offset + 2 * size <= len(ring)
+    return (head, total) if is_in_place else None
+
+
+def _require_known(version: int, algorithm: int) -> None:
+    if version != JOURNAL_VERSION or algorithm != ALGORITHM_CRC32C:
+        expected = f"version {JOURNAL_VERSION} algorithm {ALGORITHM_CRC32C}"
+        raise_wounds([_wound(expected, f"version {version} algorithm {algorithm}", WoundKind.NEWER_FORMAT)])
+
+
+def _wound(expected: str, found: str, what: WoundKind) -> Wound:
+    return Wound(JOURNAL, None, None, expected, found, what)
