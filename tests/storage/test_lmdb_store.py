@@ -23,6 +23,7 @@ from durable_raft.raft.types import ORIGIN, Identity, Index, NodeId, StoredLog
 from durable_raft.storage import directory as directory_module
 from durable_raft.storage.directory import create_environment, refuse_network_file_system
 from durable_raft.storage.environment import open_environment
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.log_store import LogStore
 from durable_raft.storage.log.tables import open_tables
@@ -30,6 +31,7 @@ from tests.storage.raw import raw_tables
 from tests.support.log_building import (
     IDENTITY,
     MEMBERSHIP,
+    JournalShelf,
     LmdbShelf,
     MemoryShelf,
     entries_after,
@@ -392,7 +394,7 @@ def test_a_file_that_is_short_by_right_opens(tmp_path: Path) -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["append", "append", "cut", "vote", "group", "compact", "reopen"]),
+        st.sampled_from(["append", "append", "cut", "vote", "group", "compact", "move", "reopen"]),
         st.integers(0, 12),
         st.sampled_from([0, 10, 1986, 1987, 5000]),
     ),
@@ -402,11 +404,11 @@ STEPS = st.lists(
 
 @settings(max_examples=40)
 @given(steps=STEPS)
-def test_lmdb_and_memory_hold_the_same(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
-) -> None:
-    """Any sequence of writes, compactions and reopenings leaves both stores with the same log and hard state."""
-    shelves = (LmdbShelf(tmp_path_factory.mktemp("model") / "node"), MemoryShelf())
+def test_all_stores_hold_the_same(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]) -> None:
+    """Any sequence of writes, compactions and reopenings leaves all stores with the same log and hard state."""
+    directory = tmp_path_factory.mktemp("model")
+    journaled = JournalShelf(directory / "journaled", ring_bytes=1 << 16)
+    shelves = (LmdbShelf(directory / "node"), MemoryShelf(), journaled)
     stores: list[LogStore] = [shelf.open() for shelf in shelves]
     for store in stores:
         store.load()
@@ -416,10 +418,14 @@ def test_lmdb_and_memory_hold_the_same(
         base, last = min(points), max(points)
         if action == "reopen":
             stores = [shelf.open() for shelf in shelves]
-            stored, other = (store.load() for store in stores)
-            assert stored == other
+            stored, *others = (store.load() for store in stores)
+            assert [stored, stored] == others
             assert stored.last == points[last]
             number = 0
+            continue
+        if action == "move":
+            assert isinstance(stores[-1], JournaledLogStore)
+            stores[-1].move()
             continue
         if action == "compact":
             upto = min(base + amount, last)
@@ -442,12 +448,13 @@ def test_lmdb_and_memory_hold_the_same(
             store.persist(group)
         _assert_same(stores, min(points), max(points))
     shelves[0].close()
+    journaled.close()
 
 
 def _assert_same(stores: Sequence[LogStore], base: int, last: int) -> None:
     for index in range(base, last + 1):
         assert len({store.chain_at(Index(index)) for store in stores}) == 1
     if last > base:
-        first, second = (read_all(store, base + 1, last + 1) for store in stores)
-        assert first == second
+        first, *others = (read_all(store, base + 1, last + 1) for store in stores)
+        assert [first, first] == others
         assert len(first) == last - base

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +23,13 @@ from durable_raft.raft.types import (
     Term,
     make_entry,
 )
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.log_store import LogStore
 from tests.support.log_building import (
     EVERYTHING,
     IDENTITY,
     MEMBERSHIP,
+    JournalShelf,
     LmdbShelf,
     MemoryShelf,
     Shelf,
@@ -39,15 +41,32 @@ from tests.support.log_building import (
 )
 
 
-@pytest.fixture(params=["lmdb", "memory"])
+@pytest.fixture(params=["lmdb", "memory", "journal", "moved"])
 def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
     """Where a store of each kind lies, empty."""
     if request.param == "memory":
         yield MemoryShelf()
         return
-    lmdb_shelf = LmdbShelf(tmp_path / "node")
-    yield lmdb_shelf
-    lmdb_shelf.close()
+    directory = tmp_path / "node"
+    kinds = {"lmdb": LmdbShelf, "journal": JournalShelf, "moved": MovedShelf}
+    on_disk = kinds[request.param](directory)
+    yield on_disk
+    on_disk.close()
+
+
+class MovedStore(JournaledLogStore):
+    """Moves each group into LMDB before anybody reads it, which must be the same to whoever does."""
+
+    def persist(self, writes: Sequence[Write], compact_to: Index | None = None) -> None:
+        """Persist and move."""
+        super().persist(writes, compact_to)
+        self.move()
+
+
+class MovedShelf(JournalShelf):
+    """A real directory in which nothing stays pending."""
+
+    kind = MovedStore
 
 
 def loaded(shelf: Shelf) -> LogStore:
@@ -81,7 +100,7 @@ def test_what_was_persisted_is_there_after_reopening(shelf: Shelf) -> None:
     assert stored.last == point_of(second[-1])
     assert stored.last_timestamp_ms == second[-1].timestamp_ms
     assert stored.term_starts == ((1, 1), (4, 4))
-    assert read_all(shelf.open(), 1, 6) == first + second
+    assert read_all(loaded(shelf), 1, 6) == first + second
 
 
 def test_the_length_of_a_payload_is_told(shelf: Shelf) -> None:
@@ -124,7 +143,7 @@ def test_truncating_all_entries_leaves_the_base(shelf: Shelf) -> None:
     assert reloaded(shelf).last == ORIGIN
     other = entries_after(ORIGIN, 1, term=2)
     loaded(shelf).persist([write(1, other)])
-    assert read_all(shelf.open(), 1, 2) == other
+    assert read_all(loaded(shelf), 1, 2) == other
 
 
 def test_a_cut_just_behind_the_last_entry_cuts_nothing(shelf: Shelf) -> None:
@@ -168,7 +187,7 @@ def test_writes_of_one_group_apply_in_order(shelf: Shelf) -> None:
     assert read_all(store, 1, 100) == first[:4] + second[:2] + third
     store.persist([replace(groups[3], number=3)])
     assert reloaded(shelf).hard_state == vote(5)
-    assert read_all(shelf.open(), 1, 100) == first[:1] + fourth
+    assert read_all(loaded(shelf), 1, 100) == first[:1] + fourth
 
 
 @pytest.mark.parametrize("size", [0, 1, 1985, 1986, 1987, 2018, 4004, 4005, 20_000, 1 << 20])
@@ -180,7 +199,7 @@ def test_payloads_of_every_size_come_back(shelf: Shelf, size: int) -> None:
     after = entries_after(point_of(large[-1]), 1)
     loaded(shelf).persist([write(1, before + large + after)])
     assert reloaded(shelf).last == point_of(after[-1])
-    assert read_all(shelf.open(), 1, 5) == before + large + after
+    assert read_all(loaded(shelf), 1, 5) == before + large + after
 
 
 def test_a_large_entry_is_cut_whole(shelf: Shelf) -> None:
@@ -190,14 +209,14 @@ def test_a_large_entry_is_cut_whole(shelf: Shelf) -> None:
     replacement = entries_after(ORIGIN, 2, term=2, payload=b"y" * 3000)
     store.persist([write(2, replacement, cut=1)])
     assert reloaded(shelf).last == point_of(replacement[-1])
-    assert read_all(shelf.open(), 1, 3) == replacement
+    assert read_all(loaded(shelf), 1, 3) == replacement
 
 
 def test_a_noop_keeps_its_kind(shelf: Shelf) -> None:
     """The kind of an entry is stored."""
     noop = make_entry(previous=ORIGIN, term=Term(1), kind=EntryKind.NOOP, timestamp_ms=5, payload=b"")
     loaded(shelf).persist([write(1, [noop])])
-    assert read_all(shelf.open(), 1, 2) == [noop]
+    assert read_all(loaded(shelf), 1, 2) == [noop]
 
 
 def test_entries_stops_at_bytes_max_but_gives_at_least_one(shelf: Shelf) -> None:
@@ -270,7 +289,7 @@ def test_compacting_the_whole_log_keeps_point_and_time(shelf: Shelf) -> None:
     assert stored.term_starts == ()
     more = entries_after(stored.last, 2, term=3)
     loaded(shelf).persist([write(1, more)])
-    assert read_all(shelf.open(), 6, 8) == more
+    assert read_all(loaded(shelf), 6, 8) == more
 
 
 def test_a_cut_back_to_a_compacted_base_is_possible(shelf: Shelf) -> None:
@@ -289,9 +308,17 @@ def test_prefix_goes_along_with_a_write(shelf: Shelf) -> None:
     entries = entries_after(ORIGIN, 8)
     store = loaded(shelf)
     store.persist([write(1, entries[:6])])
+    _moved(store)
     store.persist([write(2, entries[6:])], Index(4))
+    _moved(store)
     assert reloaded(shelf).base == point_of(entries[3])
-    assert read_all(shelf.open(), 5, 9) == entries[4:]
+    assert read_all(loaded(shelf), 5, 9) == entries[4:]
+
+
+def _moved(store: LogStore) -> None:
+    """What is pending drops no prefix before it is in LMDB."""
+    if isinstance(store, JournaledLogStore):
+        store.move()
 
 
 def test_what_is_mended_may_be_dropped_by_then(shelf: Shelf) -> None:
@@ -303,7 +330,7 @@ def test_what_is_mended_may_be_dropped_by_then(shelf: Shelf) -> None:
     store.compact(Index(3), 100)
     store.persist([mending])
     assert reloaded(shelf).base == point_of(entries[2])
-    assert read_all(shelf.open(), 4, 7) == entries[3:]
+    assert read_all(loaded(shelf), 4, 7) == entries[3:]
 
 
 @pytest.mark.parametrize("index", [3, 5, 9])
@@ -324,7 +351,7 @@ def test_log_begins_anew_behind_a_snapshot(shelf: Shelf, index: int) -> None:
     assert stored.hard_state == vote(8)
     other = _later(base, 1, term=8)
     loaded(shelf).persist([write(1, other, cut=index + 1)])
-    assert read_all(shelf.open(), index + 1, index + 2) == other
+    assert read_all(loaded(shelf), index + 1, index + 2) == other
 
 
 def _later(base: Base, count: int, term: int) -> list[Entry]:
@@ -370,7 +397,7 @@ def test_impossible_writes_are_refused_and_change_nothing(shelf: Shelf) -> None:
     with pytest.raises(InvariantViolation):
         store.compact(Index(6), 100)
     assert reloaded(shelf) == before
-    assert read_all(shelf.open(), 3, 6) == entries[2:]
+    assert read_all(loaded(shelf), 3, 6) == entries[2:]
 
 
 def _is_refused(store: LogStore, bad: Write) -> bool:
@@ -411,5 +438,5 @@ def test_a_cut_within_one_group_keeps_what_is_before_it(shelf: Shelf) -> None:
     loaded(shelf).persist(group)
     stored = reloaded(shelf)
     assert (stored.last, stored.standing) == (point_of(other[0]), standing)
-    assert read_all(shelf.open(), 1, 6) == entries[:4] + other
+    assert read_all(loaded(shelf), 1, 6) == entries[:4] + other
     assert [entry.index for entry in entries_after(stored.last, 1)] == [6]

@@ -20,6 +20,8 @@ from durable_raft.raft.types import (
     Term,
     make_entry,
 )
+from durable_raft.storage.log.journal import DiskJournalPlace
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.log_store import LogStore
 from tests.support.memory_log_store import MemoryLogStore
@@ -90,6 +92,32 @@ class LmdbShelf:
         """Close what is open and open the directory again."""
         self.close()
         self._store = LmdbLogStore.open(self.directory)
+        return self._store
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+
+class JournalShelf:
+    """A real directory whose store has the journal; each life ends without moving what is pending."""
+
+    kind: type[JournaledLogStore] = JournaledLogStore
+
+    def __init__(self, directory: Path, ring_bytes: int = 1 << 20) -> None:
+        self.directory = directory
+        self._ring_bytes = ring_bytes
+        self._store: JournaledLogStore | None = None
+        LmdbLogStore.create(directory, IDENTITY, MEMBERSHIP)
+
+    def open(self, *, is_used: bool = True) -> JournaledLogStore:
+        """Close what is open and open the directory again."""
+        self.close()
+        home = LmdbLogStore.open(self.directory)
+        place = DiskJournalPlace(home.path)
+        self._store = self.kind(home, place, is_used=is_used, ring_bytes=self._ring_bytes)
         return self._store
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ from durable_raft.storage.environment import (
 )
 from durable_raft.storage.headroom import COMMIT_BYTES, Headroom
 from durable_raft.storage.log import access
-from durable_raft.storage.log.meta import VOTER, Meta, pack_meta
+from durable_raft.storage.log.meta import VOTER, JournalMark, Meta, pack_meta
 from durable_raft.storage.log.plan import Plan, Stand, plan_writes
 from durable_raft.storage.log.records import (
     IDENT,
@@ -64,7 +64,7 @@ from durable_raft.storage.log.records import (
     unpack_ident,
 )
 from durable_raft.storage.log.stored_log import StoredLogBuilder
-from durable_raft.storage.log.tables import Space, Tables, open_tables
+from durable_raft.storage.log.tables import Space, Tables, delete_range, open_tables
 from durable_raft.storage.log.walk import LogWalk
 from durable_raft.storage.poison import PoisonLatch, begin_reading
 from durable_raft.storage.preflight import check_data_file
@@ -72,12 +72,7 @@ from durable_raft.storage.proven import META_KEY
 from durable_raft.storage.wounds import Wound, WoundedLog
 
 if TYPE_CHECKING:
-    from lmdb import Environment, Transaction, _Database
-
-_DELETE_BATCH: Final = 1024
-"""Keys collected before they are deleted: deleting under a moving cursor had bugs (LMDB ITS#9461), and the bound keeps
-memory flat however long the cut is."""
-
+    from lmdb import Environment, Transaction
 
 DROP_PIECES: Final = 256
 """Payload records deleted by one transaction, about: half a millisecond, so that no commit waits for a compaction."""
@@ -236,8 +231,33 @@ class LmdbLogStore:
         """The cluster this directory was made for."""
         return self._meta.membership
 
+    @property
+    def mark(self) -> JournalMark | None:
+        """What of the journal LMDB holds; None when all of the log is in LMDB."""
+        return self._meta.journal
+
+    @property
+    def base_index(self) -> Index:
+        """Index before the first stored entry."""
+        return self._meta.base.point.index
+
+    @property
+    def last_index(self) -> Index:
+        """Index of the last stored entry; to be asked after ``load``."""
+        return self._writable_tail().point.index
+
     def load(self) -> StoredLog:
-        """Verify the whole log in one pass; see the protocol. Write numbers start again after it.
+        """See the protocol.
+
+        Raises:
+            DirectoryRefused: a part of the log may be in its journal: it is to be opened as a ``JournaledLogStore``.
+        """
+        if self._meta.journal is not None:
+            raise DirectoryRefused(f"{self._directory}: a part of the log may be in {self.path}/journal")
+        return self.load_held()
+
+    def load_held(self) -> StoredLog:
+        """Verify in one pass all of the log that LMDB holds. Write numbers start again after it.
 
         ``tolerated`` tells of a wound that does not stop it.
         """
@@ -297,7 +317,7 @@ class LmdbLogStore:
         return begin_reading(environment_path(self._directory), self._environment.begin)
 
     def space(self) -> Space:
-        """Return how much room is left; cheap enough to be asked every second."""
+        """See the protocol."""
         with self._reading() as transaction:
             used, file, map_bytes = measure(self._environment, transaction, self._tables)
         free = disk_free_bytes(self._directory)
@@ -321,9 +341,16 @@ class LmdbLogStore:
         Raises:
             DiskFull: it might not; nothing was done.
         """
-        changed = records_bytes(entries) + 2 * records_bytes(mended)
+        self.require_room(records_bytes(entries) + 2 * records_bytes(mended))
+
+    def require_room(self, changed_bytes: int) -> None:
+        """Go on only if a transaction will find room whose records take so much (``records_bytes``).
+
+        Raises:
+            DiskFull: it might not; nothing was done.
+        """
         # A snapshot that comes in drops the whole log.
-        self._headroom.require(COMMIT_BYTES + changed, may_free_all=True)
+        self._headroom.require(COMMIT_BYTES + changed_bytes, may_free_all=True)
 
     # -- writing (one thread at a time) --------------------------------------------------------------------------
 
@@ -334,12 +361,22 @@ class LmdbLogStore:
             DiskFull: there may be no room; nothing was done, and the same call may be made again.
             StoragePoisoned: anything failed, now or before: final.
         """
+        self.commit(writes, compact_to, self._meta.journal)
+
+    def is_quick(self, write: Write) -> bool:
+        """Every write has its own transaction here."""
+        del write
+        return True
+
+    def commit(self, writes: Sequence[Write], compact_to: Index | None, mark: JournalMark | None) -> None:
+        """Persist ``writes``, and in the same transaction what LMDB holds of the journal now; raises as ``persist``."""
         tail = self._writable_tail()
         meta = self._meta
         stand = Stand(meta.hard_state, meta.base.point.index, tail, self._number)
         plan = plan_writes(writes, stand, self.base_at)
         entry_bytes = 0
-        if not plan.is_empty:
+        if not plan.is_empty or mark != meta.journal:
+            meta = replace(meta, journal=mark)
             if plan.hard_state is not None:
                 meta = replace(meta, hard_state=plan.hard_state)
             if plan.standing is not None:
@@ -393,8 +430,8 @@ class LmdbLogStore:
                 pieces += piece_count(ident.length)
                 base = Base(LogPoint(index, Term(ident.term), ident.chain), ident.timestamp_ms)
         if base is not self._meta.base:
-            _delete(transaction, tables.ident, b"", IDENT_KEY.pack(base.point.index + 1))
-            _delete(transaction, tables.log, b"", LOG_KEY.pack(base.point.index + 1, 0))
+            delete_range(transaction, tables.ident, b"", IDENT_KEY.pack(base.point.index + 1))
+            delete_range(transaction, tables.log, b"", LOG_KEY.pack(base.point.index + 1, 0))
         return base
 
     def _replace_meta(self, meta: Meta) -> None:
@@ -416,7 +453,7 @@ class LmdbLogStore:
         """Write the records of stored entries again."""
         tables = self._tables
         for entry in entries:
-            _delete(transaction, tables.log, LOG_KEY.pack(entry.index, 0), LOG_KEY.pack(entry.index + 1, 0))
+            delete_range(transaction, tables.log, LOG_KEY.pack(entry.index, 0), LOG_KEY.pack(entry.index + 1, 0))
             for table, items in zip((tables.ident, tables.log), pack_entries([entry]), strict=True):
                 for key, value in items:
                     transaction.put(key, value, db=table)
@@ -428,8 +465,8 @@ class LmdbLogStore:
             for table in (tables.ident, tables.log):
                 transaction.drop(table, delete=False)
         if plan.cut_from is not None:
-            _delete(transaction, tables.ident, IDENT_KEY.pack(plan.cut_from), None)
-            _delete(transaction, tables.log, LOG_KEY.pack(plan.cut_from, 0), None)
+            delete_range(transaction, tables.ident, IDENT_KEY.pack(plan.cut_from), None)
+            delete_range(transaction, tables.log, LOG_KEY.pack(plan.cut_from, 0), None)
         size = 0
         if plan.entries:
             for table, items in zip((tables.ident, tables.log), pack_entries(plan.entries), strict=True):
@@ -446,25 +483,3 @@ def _put_meta(transaction: Transaction[bytes], tables: Tables, meta: Meta) -> No
     value = pack_meta(meta)
     transaction.put(META_KEY, value, db=tables.meta)
     transaction.put(META_KEY, value, db=tables.meta_copy)
-
-
-def _delete(transaction: Transaction[bytes], table: _Database, lo: bytes, hi: bytes | None) -> None:
-    """Delete the keys of [lo, hi); of all from ``lo`` on when ``hi`` is None."""
-    while keys := _keys(transaction, table, lo, hi):
-        for key in keys:
-            transaction.delete(key, db=table)
-
-
-def _keys(transaction: Transaction[bytes], table: _Database, lo: bytes, hi: bytes | None) -> list[bytes]:
-    """Return the first keys of [lo, hi)."""
-    keys: list[bytes] = []
-    with transaction.cursor(table) as cursor:
-        if not (cursor.set_range(lo) if lo else cursor.first()):
-            return keys
-        for key in cursor.iternext(values=False):
-            if hi is not None and key >= hi:
-                break
-            keys.append(key)
-            if len(keys) == _DELETE_BATCH:
-                break
-    return keys

@@ -9,10 +9,13 @@ anything about Raft.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import Base, Entry, Identity, Index, Membership, StoredLog
+from durable_raft.raft.types import Base, Entry, Identity, Index, Membership, NodeId, StoredLog
+from durable_raft.storage.log.tables import Space
+from durable_raft.storage.wounds import Wound
 
 
 class LogStore(Protocol):
@@ -39,10 +42,10 @@ class LogStore(Protocol):
         """
 
     def persist(self, writes: Sequence[Write], compact_to: Index | None = None) -> None:
-        """Make ``writes`` durable, in order, as one transaction (a group commit).
+        """Make ``writes`` durable, in order, all or none of them (a group commit).
 
         Along with them a piece of the prefix up to ``compact_to`` is dropped, as ``compact`` would: that costs no
-        flush of its own.
+        flush of its own. A store with a journal drops it when it moves these writes into LMDB.
 
         When it returns all of it survives a power cut; when it raises, none of it may be promised, though a power cut
         may still find it on the disk (a "false failure").
@@ -88,5 +91,58 @@ class LogStore(Protocol):
             InvariantViolation: ``upto`` lies beyond the last entry.
         """
 
+    def is_quick(self, write: Write) -> bool:
+        """Return whether ``persist([write])`` waits for this write's own flushes only, not for work on other threads.
+
+        To be asked by whoever may call ``persist`` next.
+        """
+
     def close(self) -> None:
         """Release the directory; nothing is written."""
+
+
+class DirectoryLogStore(LogStore, Protocol):
+    """A ``LogStore`` in a data directory, and what its node asks of it beside the log."""
+
+    @property
+    def path(self) -> Path:
+        """Where the environment lies."""
+
+    @property
+    def tolerated(self) -> tuple[Wound, ...]:
+        """The wound of a rotten copy of meta, until the next write of meta mends it."""
+
+    @property
+    def healable(self) -> tuple[Wound, ...]:
+        """The wounds of single records that ``load`` found and that did not stop it."""
+
+    @property
+    def is_reserve_kept(self) -> bool:
+        """Whether the file system keeps for this log what is allocated for it."""
+
+    def is_meta_wounded(self) -> bool:
+        """Return whether one copy of meta is rotten; the next write of meta then mends it.
+
+        Raises:
+            WoundedLog: both are.
+        """
+
+    def space(self) -> Space:
+        """Return how much room is left; cheap enough to be asked every second."""
+
+    def readers(self) -> dict[int, int]:
+        """Return how many transactions the readers of each process are behind; those that died are forgotten."""
+
+    def require_present(self) -> None:
+        """Go on only if the directory is still the one that was opened.
+
+        Raises:
+            DirectoryLost: it was removed, replaced, covered or unmounted.
+        """
+
+    def expect(self, cluster_id: bytes | None, node_id: NodeId) -> None:
+        """Check whose data this is; ``cluster_id`` None accepts any cluster.
+
+        Raises:
+            DirectoryRefused: it belongs to another cluster or node.
+        """

@@ -1,0 +1,413 @@
+"""The log store with the commit journal in front of LMDB: one flush for a group of writes.
+
+LMDB is the log's home. A group is made durable in the journal (journal.py) with one write and one flush, then it is
+*pending*: in memory, and in the journal. ``move`` takes all that is pending into LMDB in one durable transaction, which
+also names the last group that LMDB holds. Only then is the journal's space used again. So after any crash the log is
+what LMDB holds and the groups that follow in the journal, and ``load`` moves those first.
+
+Some groups go to LMDB directly, with all that is pending before them, in order: large ones, those that drop or mend
+what LMDB holds, and those for which the journal has no room.
+
+``move`` and ``compact`` may run on another thread while ``persist`` flushes. Two locks keep them apart: one for LMDB's
+transactions, one for what is pending. The second is never held while a disk works.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from durable_raft.errors import CorruptRecord, DiskFull, EntryUnavailable, InvariantViolation, StoragePoisoned
+from durable_raft.raft.ready import Write
+from durable_raft.raft.types import Base, Entry, Identity, Index, Membership, NodeId, StoredLog, chain_crc
+from durable_raft.storage.log.journal import RING_BYTES, FoundJournal, Journal, JournalPlace, new_journal
+from durable_raft.storage.log.journal_body import ENTRIES_MAX, ENTRY_HEAD_BYTES, pack_write
+from durable_raft.storage.log.journal_format import JOURNAL, copy_bytes
+from durable_raft.storage.log.log_store import DirectoryLogStore
+from durable_raft.storage.log.meta import JournalMark
+from durable_raft.storage.log.pending import Pending, pending_group, point_of
+from durable_raft.storage.log.plan import Plan, Stand, plan_writes
+from durable_raft.storage.log.records import records_bytes
+from durable_raft.storage.log.tables import Space
+from durable_raft.storage.wounds import Wound, WoundedLog, WoundKind
+
+GROUP_BYTES_MAX: Final = 64 << 10
+"""Of a group in the journal; a larger one goes to LMDB directly."""
+
+PENDING_BYTES_MAX: Final = 1 << 20
+PENDING_ENTRIES_MAX: Final = 1000
+PENDING_SHARE: Final = 4
+"""When so much waits, or the fourth part of the ring, it is to be moved into LMDB at once."""
+
+_UNKNOWN: Final = Index((1 << 64) - 2)
+"""Before ``load`` nothing is known to be pending, and what is read is LMDB's."""
+
+_STANDING_BYTES: Final = 4096
+"""What a standing and the rest of a group may take beside its entries, at most about."""
+
+
+class HomeStore(DirectoryLogStore, Protocol):
+    """The store of what has its home in LMDB."""
+
+    @property
+    def mark(self) -> JournalMark | None:
+        """What of the journal it holds; None when all of the log is in it."""
+
+    @property
+    def base_index(self) -> Index:
+        """Index before its first entry."""
+
+    @property
+    def last_index(self) -> Index:
+        """Index of its last entry."""
+
+    def load_held(self) -> StoredLog:
+        """Verify what it holds; as ``load`` of a store without a journal."""
+
+    def commit(self, writes: Sequence[Write], compact_to: Index | None, mark: JournalMark | None) -> None:
+        """Persist ``writes``, and in the same transaction what it holds of the journal now; raises as ``persist``."""
+
+    def require_room(self, changed_bytes: int) -> None:
+        """Go on only if a transaction will find room whose records take so much.
+
+        Raises:
+            DiskFull: it might not; nothing was done.
+        """
+
+
+class JournaledLogStore:
+    """A ``DirectoryLogStore``: what ``home`` holds and what is pending, as one log."""
+
+    def __init__(
+        self, home: HomeStore, place: JournalPlace, *, is_used: bool = True, ring_bytes: int = RING_BYTES
+    ) -> None:
+        """Join ``home``, which is open, with the journal at ``place``; ``load`` does the rest.
+
+        Args:
+            home: of the log.
+            place: of the journal.
+            is_used: whether groups go to the journal; otherwise ``load`` moves what is in it and removes it.
+            ring_bytes: of a journal that is made.
+        """
+        self.home = home
+        self._place = place
+        self._is_used = is_used
+        self._ring_bytes = ring_bytes
+        self._journal: Journal | None = None
+        self._stand: Stand | None = None
+        """What the log is, pending groups included; None until ``load``."""
+        self._group = 0
+        """Number of the last group."""
+        self._compact_to: Index | None = None
+        """Up to where the prefix may be dropped along with the next transaction."""
+        self._poison: BaseException | None = None
+        self._flushes = 0
+        self._moving = threading.Lock()
+        """Held while LMDB is written to."""
+        self._mutex = threading.Lock()
+        """Held while ``_pending`` is looked at or changed."""
+        self._pending = Pending(_UNKNOWN)
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    def load(self) -> StoredLog:
+        """See the protocol: LMDB's part is verified, and what the journal holds is moved into it.
+
+        Raises:
+            DiskFull: there may be no room for that in LMDB; nothing was done.
+            StoragePoisoned: it could not be written.
+        """
+        self._require_sound()
+        stored = self.home.load_held()
+        self._close_journal()
+        mark = self.home.mark
+        found = None if mark is None else FoundJournal.open(self._place, mark)
+        self._begin(found)
+        if found is not None and found.writes:
+            stored = self.home.load_held()
+        self._pending = Pending(stored.last.index)
+        self._stand = Stand(stored.hard_state, stored.base.index, Base(stored.last, stored.last_timestamp_ms), number=0)
+        return stored
+
+    def _begin(self, found: FoundJournal | None) -> None:
+        """Move what was found into LMDB; begin the next generation of the journal, or stop using it."""
+        writes = [] if found is None else found.writes
+        self._group = 0 if found is None else found.number
+        journal = None
+        with self._final():
+            if self._is_used:
+                journal = new_journal(self._place, self._ring_bytes) if found is None else found.begin()
+            self._journal = journal
+            try:
+                self.home.commit(writes, None, None if journal is None else journal.mark(self._group))
+            except InvariantViolation as error:
+                wound = Wound(JOURNAL, None, None, "groups that follow what LMDB holds", str(error), WoundKind.ORDER)
+                raise WoundedLog([wound]) from error
+        if journal is None and found is not None:
+            found.close()
+            self._place.remove()
+
+    def close(self) -> None:
+        """Release the directory; nothing is written."""
+        self._close_journal()
+        self.home.close()
+
+    def _close_journal(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def persist(self, writes: Sequence[Write], compact_to: Index | None = None) -> None:
+        """See the protocol; a flush of the journal, or a transaction of LMDB.
+
+        Raises:
+            DiskFull: there may be no room in LMDB for all that is pending; nothing was done.
+            StoragePoisoned: anything failed, now or before, here or where LMDB is written to: final.
+        """
+        stand = self._require_stand()
+        plan = plan_writes(writes, stand, self.base_at)
+        if not plan.is_empty:
+            write = self._merged(plan)
+            body = None if self._is_direct(write) else pack_write(write)
+            if self._journal is None or body is None or not self._journal.has_room(len(body)):
+                self._persist_directly(write, compact_to)
+            else:
+                self._persist_in_journal(self._journal, write, body)
+            self._group = write.number
+        if compact_to is not None:
+            self._compact_to = compact_to
+        number = writes[-1].number if writes else stand.number
+        self._stand = Stand(plan.hard_state or stand.hard_state, self.home.base_index, plan.tail or stand.tail, number)
+
+    def _merged(self, plan: Plan) -> Write:
+        """Return the one write that makes ``plan`` true, as the next group."""
+        mended = tuple(entry for index, entry in plan.mended.items() if index < self._pending.first)
+        number = self._group + 1
+        return Write(number, plan.hard_state, plan.cut_from, tuple(plan.entries), plan.new_base, plan.standing, mended)
+
+    def _persist_in_journal(self, journal: Journal, write: Write, body: bytes) -> None:
+        self.home.require_room(self._pending.record_bytes + records_bytes(write.entries))
+        with self._final():
+            total = journal.append(write.number, body)
+        self._flushes += 1
+        with self._mutex:
+            self._pending.append(pending_group(write, total, 2 * copy_bytes(len(body))))
+
+    def _persist_directly(self, write: Write, compact_to: Index | None) -> None:
+        """Take a group into LMDB, and all that is pending before it."""
+        with self._moving:
+            groups = [group.write for group in self._pending.groups]
+            mark = None if self._journal is None else self._journal.mark(write.number)
+            self._commit([*groups, write], compact_to, mark)
+            self._note_moved(write.number)
+
+    def is_quick(self, write: Write) -> bool:
+        """Return whether a group of this write alone goes to the journal, or nothing ever does."""
+        journal = self._journal
+        if journal is None or self._is_direct(write):
+            return journal is None
+        return journal.has_room(_entries_bytes(write) + _STANDING_BYTES)
+
+    def _is_direct(self, write: Write) -> bool:
+        """Return whether a group has to go to LMDB, however much room the journal has."""
+        return (
+            self._journal is None
+            or write.new_base is not None
+            or bool(write.mended)
+            or len(write.entries) > ENTRIES_MAX
+            or _entries_bytes(write) > GROUP_BYTES_MAX
+        )
+
+    # -- moving -------------------------------------------------------------------------------------------------
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether the journal holds what LMDB does not."""
+        return bool(self._pending.groups)
+
+    @property
+    def is_move_due(self) -> bool:
+        """Whether so much is pending that it is to be moved at once."""
+        pending = self._pending
+        return (
+            pending.record_bytes >= PENDING_BYTES_MAX
+            or len(pending.entries) >= PENDING_ENTRIES_MAX
+            or pending.ring_bytes * PENDING_SHARE >= self._ring_bytes
+        )
+
+    def move(self) -> None:
+        """Take all that is pending into LMDB, in one durable transaction; may run beside ``persist``.
+
+        Raises:
+            DiskFull: there may be no room; nothing was done, and it may be tried again.
+            StoragePoisoned: as ``persist``.
+        """
+        self._require_sound()
+        with self._moving:
+            self._move()
+
+    def _move(self) -> None:
+        with self._mutex:
+            groups = tuple(self._pending.groups)
+        if groups and self._journal is not None:
+            last = groups[-1]
+            mark = self._journal.mark(last.write.number, last.sum)
+            self._commit([group.write for group in groups], self._compact_to, mark)
+            self._note_moved(last.write.number)
+
+    def compact(self, upto: Index, entries_max: int) -> Index:
+        """See the protocol; what is pending is moved before."""
+        last = self._require_stand().tail.point.index
+        if upto > last:
+            raise InvariantViolation(f"compact up to {upto}, but the last entry is {last}")
+        with self._moving:
+            self._move()
+            with self._final():
+                return self.home.compact(upto, entries_max)
+
+    def _commit(self, writes: Sequence[Write], compact_to: Index | None, mark: JournalMark | None) -> None:
+        with self._final():
+            self.home.commit(writes, compact_to, mark)
+
+    def _note_moved(self, number: int) -> None:
+        """A durable transaction of LMDB holds the groups up to ``number``."""
+        with self._mutex:
+            self._pending = self._pending.moved(number, self.home.last_index)
+        if self._journal is not None:
+            self._journal.release(number)
+
+    @contextmanager
+    def _final(self) -> Iterator[None]:
+        """Keep the first failure: nothing is written after it (durability contract 6)."""
+        try:
+            yield
+        except (DiskFull, CorruptRecord, InvariantViolation):
+            raise  # Nothing was begun.
+        except BaseException as error:
+            self._poison = self._poison or error
+            raise
+
+    def _require_sound(self) -> None:
+        if self._poison is not None:
+            raise StoragePoisoned(f"{self.path}: an earlier write failed: {self._poison}") from self._poison
+
+    def _require_stand(self) -> Stand:
+        """Return what the log is, if it may be written at all."""
+        self._require_sound()
+        if self._stand is None:
+            raise InvariantViolation(f"{self.path}: written before load() verified it")
+        return replace(self._stand, base=self.home.base_index)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
+        """See the protocol: LMDB's entries, then those that are pending."""
+        with self._mutex:
+            first = self._pending.first
+            found = self._pending.read(lo, hi, bytes_max)
+        if lo >= first:
+            if not found:
+                raise EntryUnavailable(f"index {lo} is not stored: the log ends before")
+            return found
+        held = self.home.entries(lo, min(hi, first), bytes_max)
+        size = sum(len(entry.payload) for entry in held)
+        for entry in found:
+            before = held[-1]
+            size += len(entry.payload)
+            # Before another cut the two parts were read at one moment; after it they do not fit, and the first stands.
+            is_next = entry.index == before.index + 1 and entry.chain == chain_crc(before.chain, entry.crc)
+            if size > bytes_max or not is_next:
+                break
+            held.append(entry)
+        return held
+
+    def chain_at(self, index: Index) -> int:
+        """See the protocol."""
+        return self.base_at(index).point.chain
+
+    def base_at(self, index: Index) -> Base:
+        """See the protocol; LMDB is asked for what is not pending."""
+        entry = self._pending_at(index)
+        return self.home.base_at(index) if entry is None else point_of(entry)
+
+    def payload_bytes_at(self, index: Index) -> int:
+        """See the protocol."""
+        entry = self._pending_at(index)
+        return self.home.payload_bytes_at(index) if entry is None else len(entry.payload)
+
+    def _pending_at(self, index: Index) -> Entry | None:
+        """Return the entry at ``index`` if it is pending; None: LMDB is to be asked.
+
+        Raises:
+            EntryUnavailable: it lies behind the end.
+        """
+        with self._mutex:
+            first, entry = self._pending.first, self._pending.get(index)
+        if entry is None and index >= first:
+            raise EntryUnavailable(f"index {index} is not stored: the log ends before")
+        return entry
+
+    # -- the directory ------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """Where the environment lies."""
+        return self.home.path
+
+    @property
+    def identity(self) -> Identity:
+        """Whose data this is."""
+        return self.home.identity
+
+    @property
+    def membership(self) -> Membership:
+        """The cluster this directory was made for."""
+        return self.home.membership
+
+    @property
+    def tolerated(self) -> tuple[Wound, ...]:
+        """See the protocol."""
+        return self.home.tolerated
+
+    @property
+    def healable(self) -> tuple[Wound, ...]:
+        """See the protocol."""
+        return self.home.healable
+
+    @property
+    def is_reserve_kept(self) -> bool:
+        """See the protocol."""
+        return self.home.is_reserve_kept
+
+    def is_meta_wounded(self) -> bool:
+        """See the protocol."""
+        return self.home.is_meta_wounded()
+
+    def space(self) -> Space:
+        """See the protocol; what is pending has its room in LMDB, which is not there any more for others."""
+        space = self.home.space()
+        owned = max(0, space.owned_bytes - self._pending.record_bytes)
+        return replace(space, owned_bytes=owned, commits=space.commits + self._flushes)
+
+    def readers(self) -> dict[int, int]:
+        """See the protocol."""
+        return self.home.readers()
+
+    def require_present(self) -> None:
+        """See the protocol."""
+        self.home.require_present()
+
+    def expect(self, cluster_id: bytes | None, node_id: NodeId) -> None:
+        """See the protocol."""
+        self.home.expect(cluster_id, node_id)
+
+
+def _entries_bytes(write: Write) -> int:
+    """Return what the entries of a write take in the body of a group."""
+    return sum(len(entry.payload) + ENTRY_HEAD_BYTES for entry in write.entries)
