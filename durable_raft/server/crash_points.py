@@ -31,6 +31,9 @@ A small write that is alone is persisted on the event loop. A follower does that
 does it last, when its messages have left. So it passes the points of persisting after the others of that turn, and
 those of applying and replying in the next turn."""
 
+MOVE_POINTS: Final = ("before_move", "after_move")
+"""Of what is pending in the journal and goes to LMDB, on a thread of its own (log_mover.py)."""
+
 STATE_POINTS: Final = (
     "before_checkpoint",
     "after_checkpoint_persist",
@@ -45,9 +48,10 @@ STATE_POINTS: Final = (
     "before_snapshot_swap",
     "after_snapshot_swap",
 )
-"""Of checkpoints, compaction and snapshots; in checkpoints.py, log_writer.py, snapshot_fetch.py and keeper.py."""
+"""Of checkpoints, compaction and snapshots; in checkpoints.py, log_writer.py or log_mover.py, snapshot_fetch.py and
+keeper.py."""
 
-CRASH_POINTS: Final = (*WRITE_POINTS, *STATE_POINTS)
+CRASH_POINTS: Final = (*WRITE_POINTS, *MOVE_POINTS, *STATE_POINTS)
 
 
 class CrashPoints:

@@ -17,7 +17,7 @@ from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.logs import event
 from durable_raft.server.state.keeper import StateKeeper
 from durable_raft.storage.headroom import VOTE_BYTES
-from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.log_store import DirectoryLogStore
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class DiskWatch:
 
     def __init__(
         self,
-        store: LmdbLogStore,
+        store: DirectoryLogStore,
         keeper: StateKeeper,
         raft: Raft,
         dispatcher: Dispatcher,

@@ -1,10 +1,12 @@
 """Makes writes of the log durable: on a thread of its own, or on the calling thread when a small write is alone.
 
-An LMDB write transaction runs on one thread from begin to commit, and one lock keeps the two threads from running one
-at the same time. Writes are handed over whole and acknowledged in order. All that wait when a transaction ends go into
-the next one together (group commit). The first failure is final: the thread says so once and takes no more
-(durability contract 6). A full disk is no failure: nothing was begun. The write waits for room, and to the core that is
-a disk that hangs.
+One lock keeps the two threads from persisting at the same time. Without a journal each group is one LMDB transaction,
+which runs on one thread from begin to commit. With one it is a flush of the journal, and a third thread moves what has
+gathered into LMDB (log_mover.py).
+
+Writes are handed over whole and acknowledged in order. All that wait when a flush ends go into the next group together
+(group commit). The first failure is final: the thread says so once and takes no more (durability contract 6). A full
+disk is no failure: nothing was begun. The write waits for room, and to the core that is a disk that hangs.
 """
 
 from __future__ import annotations
@@ -21,23 +23,15 @@ from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Index
 from durable_raft.server.clock import Clock
 from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.log_mover import DROP_ENTRIES, FULL_S, IDLE_S, LogMover
 from durable_raft.server.logs import event
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.log_store import LogStore
 
 _logger = logging.getLogger(__name__)
 
 GROUP_BYTES_MAX = 8 << 20
 """Payload bytes after which a group is closed, so that one transaction does not hold up the next write for long."""
-
-
-IDLE_S = 0.02
-"""After so long without a write the prefix is dropped in transactions of its own."""
-
-FULL_S = 0.1
-"""How long a write that found no room waits before it is tried again."""
-
-DROP_ENTRIES = 1024
-"""Entries dropped by one of them at most; the store bounds the records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,7 @@ class Flushed:
     numbers: tuple[int, ...]
     """Write numbers, ascending."""
     seconds: float
-    """How long the transaction took, its sync included."""
+    """How long the flush took, or the transaction with it."""
 
 
 class LogWriter:
@@ -84,10 +78,13 @@ class LogWriter:
         self.failure: BaseException | None = None
         """What ended the thread; whoever stops it must look, because then nobody is told any more."""
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._mover = LogMover(store, clock, crash_points, self._fail) if isinstance(store, JournaledLogStore) else None
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, and the one that moves what is in the journal."""
         self._thread.start()
+        if self._mover is not None:
+            self._mover.start()
 
     def submit(self, write: Write) -> None:
         """Queue ``write``; it becomes durable after all submitted before it."""
@@ -100,7 +97,8 @@ class LogWriter:
         be one that has been quick.
 
         Returns:
-            None when the thread is at work, or the disk is full: the write was not taken.
+            None when the thread is at work, or the disk is full, or the store would wait for another thread: the write
+            was not taken.
 
         Raises:
             StoragePoisoned: as the store does; final.
@@ -108,7 +106,7 @@ class LogWriter:
         if not self._at_work.acquire(blocking=False):
             return None
         try:
-            return self._persisted([write])
+            return self._persisted([write]) if self._store.is_quick(write) else None
         except DiskFull:
             return None
         finally:
@@ -119,24 +117,32 @@ class LogWriter:
         self._queue.put(_Compaction(upto))
 
     def stop(self, timeout_s: float) -> bool:
-        """Flush what was submitted, if there is room, and end the thread; return whether it ended in time."""
+        """Flush what was submitted, if there is room, and move it; end the threads; return whether they ended in time.
+
+        Each of them is waited for that long.
+        """
         self._is_ending.set()
         self._queue.put(None)
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
+        return self._mover is None or self._mover.stop(timeout_s)
 
     def _run(self) -> None:
         try:
             while self._flush_next_group():
                 pass
         except DurableRaftError as error:
-            self.failure = error
-            self._on_failed(error)
+            self._fail(error)
         except BaseException as error:
             # Whatever it is, nothing may be promised after it.
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failure is None:
             self.failure = error
             self._on_failed(error)
-            raise
 
     def _flush_next_group(self) -> bool:
         """Wait for a write, take all that wait with it, make them durable; return False when told to stop."""
@@ -187,6 +193,8 @@ class LogWriter:
         started = self._clock.monotonic()
         self._store.persist(group, self._compact_to)
         seconds = self._clock.monotonic() - started
+        if self._mover is not None:
+            self._mover.note()
         if self.is_waiting_for_room:
             self.is_waiting_for_room = False
             event(_logger, logging.INFO, "disk_has_room")
@@ -196,6 +204,10 @@ class LogWriter:
     def _drop_prefix(self) -> None:
         """Drop a piece of the prefix while nobody waits for a write."""
         if self._compact_to is None:
+            return
+        if self._mover is not None:
+            self._mover.compact(self._compact_to)
+            self._compact_to = None
             return
         with self._at_work, contextlib.suppress(DiskFull):
             self._crash_points.reach("before_prefix_dropped")

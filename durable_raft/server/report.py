@@ -15,13 +15,13 @@ from durable_raft.server.memory import UNBOUNDED
 from durable_raft.server.node import Node
 from durable_raft.server.settings.config import SETTINGS, NodeConfig
 from durable_raft.server.watchdog import Watchdog
-from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.log_store import DirectoryLogStore
 
 
 class Reporter:
     """Makes the status of one node."""
 
-    def __init__(self, config: NodeConfig, store: LmdbLogStore, node: Node, watchdog: Watchdog) -> None:
+    def __init__(self, config: NodeConfig, store: DirectoryLogStore, node: Node, watchdog: Watchdog) -> None:
         self._store = store
         self._watchdog = watchdog
         self._node = node

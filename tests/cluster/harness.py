@@ -48,6 +48,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 BINARY: Final = os.environ.get("DURABLE_RAFT_BINARY")
 """A file made by tools/build_binary that the nodes run in place of the checkout's code, or None."""
 
+LOG_COMMIT: Final = os.environ.get("DURABLE_RAFT_TEST_LOG_COMMIT")
+"""What makes writes durable (``--log-commit``) in every cluster that asks for neither; None: the default."""
+
 LOG_LINES_SHOWN: Final = 40
 UNHURRIED: Final = {"heartbeat_ms": 100, "election_timeout_min_ms": 500, "election_timeout_max_ms": 1000}
 """Settings of every cluster that asks for no others: on a busy machine a node may get no processor for some hundred
@@ -89,7 +92,7 @@ class Cluster:
         self.nodes = {
             node.node_id: node for node in local_nodes(list(zip(ports[::2], ports[1::2], strict=True)), directory)
         }
-        self.settings = UNHURRIED | settings
+        self.settings = UNHURRIED | ({} if LOG_COMMIT is None else {"log_commit": LOG_COMMIT}) | settings
         self.network: ProxyNetwork | None = None
         self._processes: dict[str, subprocess.Popen[bytes] | node_forks.Fork] = {}
         self._paused: set[str] = set()

@@ -198,6 +198,7 @@ def test_every_setting_is_a_line_of_the_file(tmp_path: Path) -> None:
         "cluster": "['n1=a:1', 'n2=b:1']",
         "cluster_id": f"'{'ab' * 16}'",
         "cluster_name": "'test'",
+        "log_commit": "'journal'",
         "log_format": "'json'",
         "log_level": "'error'",
         "allow_network_fs": "true",

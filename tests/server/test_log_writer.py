@@ -14,21 +14,31 @@ from durable_raft.server.clock import SystemClock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.storage import headroom
-from tests.support.log_building import LmdbShelf, entries_after, point_of, write
+from durable_raft.storage.log.journaled_store import JournaledLogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from tests.support.log_building import JournalShelf, LmdbShelf, entries_after, point_of, write
 from tests.support.waiting import wait_until
 
+AnyShelf = LmdbShelf | JournalShelf
 
-@pytest.fixture
-def lmdb_shelf(tmp_path: Path) -> Iterator[LmdbShelf]:
+
+@pytest.fixture(params=[LmdbShelf, JournalShelf], ids=["lmdb", "journal"])
+def shelf(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[AnyShelf]:
     """A fresh data directory with an empty log."""
-    shelf = LmdbShelf(tmp_path / "node")
+    shelf = request.param(tmp_path / "node")
     yield shelf
     shelf.close()
 
 
-def test_a_failure_in_the_last_moments_is_not_lost(lmdb_shelf: LmdbShelf) -> None:
+def _headroom(store: LmdbLogStore | JournaledLogStore) -> object:
+    home = store.home if isinstance(store, JournaledLogStore) else store
+    assert isinstance(home, LmdbLogStore)
+    return home._headroom
+
+
+def test_a_failure_in_the_last_moments_is_not_lost(shelf: AnyShelf) -> None:
     """Nobody is told any more when the loop has ended: whoever stops the thread finds it."""
-    store = lmdb_shelf.open()
+    store = shelf.open()
     store.load()
     flushed: list[Flushed] = []
     writer = LogWriter(store, SystemClock(), CrashPoints.from_environment({}), flushed.append, lambda _: None)
@@ -40,9 +50,9 @@ def test_a_failure_in_the_last_moments_is_not_lost(lmdb_shelf: LmdbShelf) -> Non
     assert sum(len(each.numbers) for each in flushed) <= 1
 
 
-def test_a_writer_that_worked_has_no_failure(lmdb_shelf: LmdbShelf) -> None:
+def test_a_writer_that_worked_has_no_failure(shelf: AnyShelf) -> None:
     """All that was submitted before the stop is flushed."""
-    store = lmdb_shelf.open()
+    store = shelf.open()
     store.load()
     flushed: list[Flushed] = []
     writer = LogWriter(store, SystemClock(), CrashPoints.from_environment({}), flushed.append, lambda _: None)
@@ -53,15 +63,15 @@ def test_a_writer_that_worked_has_no_failure(lmdb_shelf: LmdbShelf) -> None:
     assert [each.numbers for each in flushed] == [(1,)]
 
 
-def test_a_write_without_room_waits_and_is_no_failure(lmdb_shelf: LmdbShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_without_room_waits_and_is_no_failure(shelf: AnyShelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried again until there is room; a lone write is not taken on the loop meanwhile; a stop waits for none."""
-    store = lmdb_shelf.open()
+    store = shelf.open()
     store.load()
     flushed: list[Flushed] = []
     writer = LogWriter(store, SystemClock(), CrashPoints.from_environment({}), flushed.append, lambda _: None)
     with monkeypatch.context() as patch:
         patch.setattr(headroom, "_fallocate", lambda *_: errno.ENOSPC)
-        patch.setattr(store._headroom, "_allocated", 0)
+        patch.setattr(_headroom(store), "_allocated", 0)
         entries = entries_after(ORIGIN, 2)
         assert writer.persist_now(write(1, entries)) is None
         writer.start()
@@ -72,7 +82,7 @@ def test_a_write_without_room_waits_and_is_no_failure(lmdb_shelf: LmdbShelf, mon
     assert flushed[0].numbers == (1,)
     assert not writer.is_waiting_for_room
     monkeypatch.setattr(headroom, "_fallocate", lambda *_: errno.ENOSPC)
-    monkeypatch.setattr(store._headroom, "_allocated", 0)
+    monkeypatch.setattr(_headroom(store), "_allocated", 0)
     writer.submit(write(2, entries_after(point_of(entries[-1]), 1)))
     wait_until(lambda: writer.is_waiting_for_room, "the second write to wait")
     assert writer.stop(10.0)

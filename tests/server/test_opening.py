@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.opening import open_node
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.server.start.restore import restore_node
+from durable_raft.storage.log.journal_format import BLOCK_BYTES, RING_AT
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from durable_raft.storage.state.backup import BackupWriter, Progress
@@ -48,7 +49,20 @@ def config(directory: Path, membership: Membership = MEMBERSHIP) -> NodeConfig:
         peer_port=17001,
         membership=membership,
         cluster_id=IDENTITY.cluster_id,
+        log_commit=COMMIT[0],
     )
+
+
+COMMIT = ["lmdb"]
+"""What makes the node's writes durable."""
+
+
+@pytest.fixture(autouse=True, params=["lmdb", "journal"])
+def _commit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Open every directory in both ways: what is in it was written without a journal."""
+    COMMIT[0] = request.param
+    yield
+    COMMIT[0] = "lmdb"
 
 
 def made(
@@ -340,3 +354,37 @@ def test_a_restore_is_whole_or_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DirectoryRefused, match="is not empty"):
         restore_node(tmp_path / "file", moved_to(tmp_path / "empty", 1), told_to_nobody)
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["file"]
+
+
+def test_a_directory_goes_over_to_the_journal_and_back(tmp_path: Path) -> None:
+    """What is pending when the way is changed goes to LMDB; each way finds what the others wrote."""
+    made(tmp_path)
+    points = [9]
+    for commit in ("journal", "lmdb", "journal", "journal", "lmdb", "lmdb"):
+        COMMIT[0] = commit
+        data = open_node(config(tmp_path))
+        assert data.stored.last.index == points[-1]
+        data.log_store.persist([write(1, entries_after(data.stored.last, 2))])
+        close(data)
+        points.append(points[-1] + 2)
+        assert (tmp_path / "raft" / "journal").exists() == (commit == "journal")
+
+
+def test_a_damaged_journal_sets_the_directory_aside(tmp_path: Path) -> None:
+    """A group in its middle is lost: other nodes have it. A cluster of one has no others, and refuses."""
+    COMMIT[0] = "journal"
+    for name, membership in (("three", MEMBERSHIP), ("one", ALONE)):
+        directory = tmp_path / name
+        made(directory, membership, last=3, state_at=0)
+        data = open_node(config(directory, membership))
+        entries = entries_after(data.stored.last, 3)
+        for number, entry in enumerate(entries, 1):
+            data.log_store.persist([write(number, [entry])])
+        close(data)
+        with (directory / "raft" / "journal").open("r+b") as file:
+            file.seek(RING_AT + 2 * BLOCK_BYTES)
+            file.write(bytes(2 * BLOCK_BYTES))
+    assert opened(tmp_path / "three") == (0, 0)
+    assert aside(tmp_path / "three") == {"wounded"}
+    with pytest.raises(CorruptRecord, match="no other node"):
+        opened(tmp_path / "one", ALONE)

@@ -16,7 +16,7 @@ from durable_raft.server.clock import SystemClock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.persister import LONE_BYTES_MAX, QUICK_FLUSH_S, QUICK_FLUSHES, Persister
-from tests.support.log_building import LmdbShelf, entries_after, point_of, vote, write
+from tests.support.log_building import JournalShelf, LmdbShelf, entries_after, point_of, vote, write
 
 FLUSH_S = 60.0
 """How long a flush of the thread is waited for before it is called lost."""
@@ -25,7 +25,7 @@ FLUSH_S = 60.0
 class Desk:
     """A persister, its log writer with a real thread, and a real store."""
 
-    def __init__(self, shelf: LmdbShelf) -> None:
+    def __init__(self, shelf: LmdbShelf | JournalShelf) -> None:
         store = shelf.open()
         store.load()
         self.flushed: queue.Queue[Flushed] = queue.Queue()
@@ -49,10 +49,10 @@ class Desk:
             self.persister.flushed(Flushed(numbers, QUICK_FLUSH_S / 2))
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+@pytest.fixture(params=[LmdbShelf, JournalShelf], ids=["lmdb", "journal"])
+def desk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
     """A persister on a new log."""
-    shelf = LmdbShelf(tmp_path / "node")
+    shelf = request.param(tmp_path / "node")
     made = Desk(shelf)
     yield made
     assert made.writer.stop(FLUSH_S)

@@ -21,7 +21,10 @@ from durable_raft.server.settings.config import NodeConfig, derive_cluster_id
 from durable_raft.server.start.cluster_name import expect_name
 from durable_raft.server.start.recovery import NodeData, open_state, set_state_aside
 from durable_raft.storage.directory import KV, DirectoryLock, holds_environment, set_directory_aside
+from durable_raft.storage.log.journal import DiskJournalPlace
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.log_store import DirectoryLogStore
 from durable_raft.storage.place import place_of
 from durable_raft.storage.soundness import (
     StateCheck,
@@ -142,7 +145,7 @@ def _require_others(config: NodeConfig, trouble: str) -> None:
         raise CorruptRecord(f"{trouble}; there is no other node to heal from: see raftlog repair, or restore a backup")
 
 
-def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> LmdbLogStore:
+def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> DirectoryLogStore:
     """Open the log in the node's directory, creating it when there is none, and check whose it is.
 
     Args:
@@ -173,6 +176,9 @@ def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> LmdbLogSt
     except BaseException:
         store.close()
         raise
+    is_journaled = config.log_commit == "journal"
+    if is_journaled or store.mark is not None:
+        return JournaledLogStore(store, DiskJournalPlace(store.path), is_used=is_journaled)
     return store
 
 

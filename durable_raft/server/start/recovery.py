@@ -21,7 +21,7 @@ from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Index, StoredLog, Term
 from durable_raft.server.logs import event
 from durable_raft.storage.directory import KV, environment_path, unused_name
-from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.log_store import DirectoryLogStore
 from durable_raft.storage.log.pages import place_of
 from durable_raft.storage.soundness import StateCheck
 from durable_raft.storage.state.lmdb_directory import LmdbStateDirectory
@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 class NodeData:
     """What a node starts with; closed by whoever opened it."""
 
-    log_store: LmdbLogStore
+    log_store: DirectoryLogStore
     stored: StoredLog
     states: StateDirectory
     """Where the state is, and where a snapshot comes in."""
@@ -53,7 +53,7 @@ class StateBehindLog(CorruptRecord):
     """The state ends before the log begins: the entries between are missing."""
 
 
-def open_state(directory: Path, store: LmdbLogStore, *, map_bytes: int, reserve_bytes: int = 0) -> NodeData:
+def open_state(directory: Path, store: DirectoryLogStore, *, map_bytes: int, reserve_bytes: int = 0) -> NodeData:
     """Load the log of ``store``, open the state beside it, and make the two fit.
 
     Args:
@@ -87,7 +87,7 @@ def open_state(directory: Path, store: LmdbLogStore, *, map_bytes: int, reserve_
 
 
 def _with_state(
-    directory: Path, store: LmdbLogStore, stored: StoredLog, *, map_bytes: int, reserve_bytes: int = 0
+    directory: Path, store: DirectoryLogStore, stored: StoredLog, *, map_bytes: int, reserve_bytes: int = 0
 ) -> NodeData:
     kv = LmdbKvStore.open(directory, map_bytes=map_bytes, reserve_bytes=reserve_bytes)
     try:
@@ -103,7 +103,7 @@ def _with_state(
         raise
 
 
-def mended(store: LmdbLogStore) -> StoredLog:
+def mended(store: DirectoryLogStore) -> StoredLog:
     """Load the log; write again what one of two records, or one copy of meta, still tells.
 
     Raises:
@@ -153,7 +153,7 @@ def set_state_aside(directory: Path, trouble: str) -> None:
 
 
 def _without_state(
-    directory: Path, store: LmdbLogStore, stored: StoredLog, *, map_bytes: int, reserve_bytes: int = 0
+    directory: Path, store: DirectoryLogStore, stored: StoredLog, *, map_bytes: int, reserve_bytes: int = 0
 ) -> NodeData:
     """Go on without a state, if other nodes can give one."""
     where = f"{directory} holds no state, and its log begins behind index {stored.base.index}"
@@ -169,7 +169,7 @@ class LogWentBack(CorruptRecord):
     """The log ends before what its own node has moved into the state: the file is an older one."""
 
 
-def fit(directory: Path, store: LmdbLogStore, stored: StoredLog, kv: StateStore) -> StoredLog:
+def fit(directory: Path, store: DirectoryLogStore, stored: StoredLog, kv: StateStore) -> StoredLog:
     """Return the log as it is once it fits the state.
 
     Raises:

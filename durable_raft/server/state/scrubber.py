@@ -18,7 +18,7 @@ from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.types import Index, LostEntry
 from durable_raft.server.clock import Clock
 from durable_raft.server.state.worker import Worker
-from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.log_store import DirectoryLogStore
 from durable_raft.storage.state.state_store import StateStore
 
 _END: Final = Index(0)
@@ -41,7 +41,7 @@ class Scrubber:
 
     def __init__(
         self,
-        store: LmdbLogStore,
+        store: DirectoryLogStore,
         raft: Raft,
         worker: Worker,
         clock: Clock,
