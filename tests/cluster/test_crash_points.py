@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from durable_raft.server.crash_points import WRITE_POINTS
+from durable_raft.server.crash_points import MOVE_POINTS, WRITE_POINTS
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import EAGER, PATIENT
 from tests.cluster.workload import Workload, assert_on_all_nodes
@@ -31,20 +31,37 @@ COUNTS: Final = {
 heartbeats only, as answers to entries wait for the disk."""
 
 
+VICTIMS: Final = [pytest.param(LEADER, id="leader"), pytest.param(FOLLOWER, id="follower")]
+JOURNAL_POINTS: Final = ("before_persist", "after_persist", *MOVE_POINTS)
+MOVES: Final = 8
+"""Under load a node moves what is pending about once a second, after some times while the cluster begins."""
+
+
 def test_every_count_is_of_a_point() -> None:
     """The counts name points that exist: a renamed one would be tested with the wrong count."""
     assert {point for _, point in COUNTS} <= set(WRITE_POINTS)
 
 
-@pytest.mark.parametrize("victim", [pytest.param(LEADER, id="leader"), pytest.param(FOLLOWER, id="follower")])
+@pytest.mark.parametrize("victim", VICTIMS)
 @pytest.mark.parametrize("point", WRITE_POINTS)
 def test_death_at_a_crash_point_loses_nothing(cluster_of: ClusterFactory, point: str, victim: str) -> None:
     """A node that dies at the point amid writes is survived; when it is back, every node has every acknowledged write.
 
     Followers pass every point, those of replies included: these stand in the order of the node, not of a command.
     """
-    count = COUNTS.get((victim, point), COUNT)
-    cluster = cluster_of(3, crash_at={victim: f"{point}:{count}"}, settings_of={LEADER: EAGER}, **PATIENT)
+    _die_at(cluster_of, point, victim, COUNTS.get((victim, point), COUNT), "lmdb")
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("point", JOURNAL_POINTS)
+def test_death_with_a_journal_loses_nothing(cluster_of: ClusterFactory, point: str, victim: str) -> None:
+    """The same, where writes are made durable by the journal and moved into LMDB later."""
+    _die_at(cluster_of, point, victim, MOVES if point in MOVE_POINTS else COUNT, "journal")
+
+
+def _die_at(cluster_of: ClusterFactory, point: str, victim: str, count: int, log_commit: str) -> None:
+    crash_at, settings_of = {victim: f"{point}:{count}"}, {LEADER: EAGER}
+    cluster = cluster_of(3, crash_at=crash_at, settings_of=settings_of, log_commit=log_commit, **PATIENT)
     assert cluster.wait_ready() == LEADER
     workload = Workload(cluster)
     with workload.running():

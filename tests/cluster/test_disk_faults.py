@@ -5,6 +5,7 @@ System calls are traced and made to fail by strace; every test asserts that its 
 
 from __future__ import annotations
 
+import itertools
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +36,12 @@ FLUSHED: Final = re.compile(r"fdatasync\b.*= 0$", re.MULTILINE)
 META_WRITTEN: Final = re.compile(r"pwrite64\((\d+), .*, 120, (?:32|4128)(?:\)| <unfinished)")
 """LMDB commits by writing the 120 bytes of a meta page on a descriptor that syncs by itself (``SYNCED``)."""
 SYNCED: Final = re.compile(r"data\.mdb\", [^)]*O_DSYNC.* = (\d+)$", re.MULTILINE)
+
+JOURNAL_OPENED: Final = re.compile(r"raft/journal\", O_RDWR[^)]*\) = (\d+)$", re.MULTILINE)
+JOURNAL_WRITTEN: Final = re.compile(r"pwrite64\(\d+, \"DRJG")
+FLUSH_BEGUN: Final = re.compile(r"(\d+) +fdatasync\((\d+)(?:\) += 0| <unfinished)")
+FLUSH_ENDED: Final = re.compile(r"(\d+) +<\.\.\. fdatasync resumed>\) += 0")
+QUIET_WRITES: Final = 40
 
 APPEND_SENT: Final = rf'"DRpf\{FRAME_VERSION}\1\{FrameKind.APPEND_ENTRIES}'
 """How strace shows the beginning of an AppendEntries frame (wire/peer.py)."""
@@ -88,16 +95,77 @@ def _assert_each_write_flushed(cluster: Cluster, node_ids: list[str]) -> None:
             before = after
 
 
+def _journal_flushes(trace: Path) -> int:
+    """Return how many flushes of the journal have ended."""
+    text = trace.read_text()
+    journal, under_way, count = set(JOURNAL_OPENED.findall(text)), {}, 0
+    for line in text.splitlines():
+        if (begun := FLUSH_BEGUN.match(line)) is not None:
+            thread, fd = begun.groups()
+            if "unfinished" in line:
+                under_way[thread] = fd
+            else:
+                count += fd in journal
+        elif (ended := FLUSH_ENDED.match(line)) is not None:
+            count += under_way.pop(ended[1], None) in journal
+    return count
+
+
+def _assert_each_write_flushed_once(cluster: Cluster, node_ids: list[str]) -> None:
+    """Assert that each of a sequence of writes is acknowledged after a flush of the journal, and few after more."""
+    counts: dict[str, list[int]] = {node_id: [] for node_id in node_ids}
+    with Conversation(cluster, LEADER) as client:
+        for number in range(QUIET_WRITES + 1):
+            assert client.ask("SET", f"key{number}", "x") == "OK"
+            for node_id in node_ids:
+                counts[node_id].append(_journal_flushes(_trace(cluster, node_id)))
+    for node_id in node_ids:
+        each = [after - before for before, after in itertools.pairwise(counts[node_id])]
+        assert min(each) >= 1, f"{node_id}: a write was acknowledged without a flush of the journal: {each}"
+        # What the node has to say for itself comes between now and then.
+        assert each.count(1) > QUIET_WRITES * 3 / 4, each
+
+
+def test_each_write_has_one_flush_of_the_journal_on_a_single_node(cluster_of: ClusterFactory, strace: Strace) -> None:
+    """And no transaction of LMDB is waited for."""
+    cluster = cluster_of(1, log_commit="journal")
+    _start_traced(cluster, [LEADER], strace, FLUSHES)
+    _assert_each_write_flushed_once(cluster, [LEADER])
+
+
+def test_each_write_has_one_flush_of_the_journal_on_a_majority(cluster_of: ClusterFactory, strace: Strace) -> None:
+    """With one of three nodes dead, on both that are left."""
+    cluster = cluster_of(3, log_commit="journal", **PATIENT)
+    _start_traced(cluster, ["n1", "n2"], strace, FLUSHES)
+    cluster.kill9("n3")
+    _assert_each_write_flushed_once(cluster, ["n1", "n2"])
+
+
+def test_under_load_each_group_has_one_flush(cluster_of: ClusterFactory, strace: Strace) -> None:
+    """Many clients share them, and LMDB's transactions are far fewer."""
+    cluster = cluster_of(1, log_commit="journal")
+    _start_traced(cluster, [LEADER], strace, FLUSHES)
+    workload = Workload(cluster)
+    with workload.running():
+        workload.wait_for(300)
+    text = _trace(cluster, LEADER).read_text()
+    groups, flushes = len(JOURNAL_WRITTEN.findall(text)), _journal_flushes(_trace(cluster, LEADER))
+    assert abs(groups - flushes) <= 1, f"{groups} groups, {flushes} flushes"
+    synced = set(SYNCED.findall(text))
+    assert sum(fd in synced for fd in META_WRITTEN.findall(text)) < groups / 2
+    assert_on_all_nodes(cluster, workload.acknowledged)
+
+
 def test_every_acknowledged_write_is_flushed_first_on_a_single_node(cluster_of: ClusterFactory, strace: Strace) -> None:
     """Writes one after the other each have an fdatasync and a synced meta page before their reply."""
-    cluster = cluster_of(1)
+    cluster = cluster_of(1, log_commit="lmdb")
     _start_traced(cluster, [LEADER], strace, FLUSHES)
     _assert_each_write_flushed(cluster, [LEADER])
 
 
 def test_every_acknowledged_write_is_flushed_first_on_a_majority(cluster_of: ClusterFactory, strace: Strace) -> None:
     """With one of three nodes dead, both the leader and the follower that is left flush each write before its reply."""
-    cluster = cluster_of(3, **PATIENT)
+    cluster = cluster_of(3, log_commit="lmdb", **PATIENT)
     _start_traced(cluster, ["n1", "n2"], strace, FLUSHES)
     cluster.kill9("n3")
     _assert_each_write_flushed(cluster, ["n1", "n2"])
