@@ -33,6 +33,7 @@ from tests.power_loss.judge import StoreJudge, verdict
 from tests.power_loss.operations import ROOT, Flush, Link, Marker, Operation, Recording, Write
 from tests.power_loss.planted import BUGS
 from tests.power_loss.pool import CHECKOUT, Outcome, Worker
+from tests.power_loss.stores import COMMITS, LMDB
 from tests.power_loss.workload import ROUNDS
 from tests.results import record as results
 
@@ -59,7 +60,7 @@ def missing() -> str | None:
     return f"no mount namespace of its own: {trial.stderr.strip()}" if trial.returncode else None
 
 
-def record(scratch: Path, seed: int, bug: str | None) -> Recording:
+def record(scratch: Path, seed: int, bug: str | None, commit: str) -> Recording:
     """Run the workload on ext4 on the recording disk; the device is the one file of the recording."""
     image, log, fuse, mount = scratch / "ext4", scratch / "log", scratch / "fuse", scratch / "mount"
     with image.open("wb") as file:
@@ -79,7 +80,7 @@ def record(scratch: Path, seed: int, bug: str | None) -> Recording:
         _run("mount", "-o", "loop", str(fuse / "disk"), str(mount))
         try:
             program = [sys.executable, "-m", "tests.power_loss.workload", str(mount / "data/n1"), str(fuse / "marks")]
-            _run(*program, str(seed), str(ROUNDS), *([bug] if bug else []))
+            _run(*program, str(seed), str(ROUNDS), commit, *([bug] if bug else []))
         finally:
             _run("umount", str(mount))
     finally:
@@ -205,6 +206,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.power_loss.block_level", description=__doc__)
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--log-commit", choices=COMMITS, default=LMDB, help="what makes a write durable")
     parser.add_argument("--broken", choices=sorted(BUGS))
     results.add_option(parser)
     options = parser.parse_args(arguments)
@@ -217,7 +219,7 @@ def main(arguments: Sequence[str]) -> int:
         os.execvp(ISOLATED[0], [*ISOLATED, *program])
     seed = fresh_seed() if options.seed is None else options.seed
     with scratch_directory() as scratch:
-        recording = record(scratch, seed, options.broken)
+        recording = record(scratch, seed, options.broken, options.log_commit)
         # A planted bug is meant to be found, and its image of no interest.
         kept = None if options.broken else Path(tempfile.gettempdir()) / f"power-loss-ext4-{seed}.img"
         explorer = BlockExplorer(recording, scratch, seed, kept)

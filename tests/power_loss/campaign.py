@@ -3,6 +3,7 @@
 ::
 
     python -m tests.power_loss --images 50000 --seed 7   so many distinct images; a fresh seed, printed, unless given
+    python -m tests.power_loss --log-commit journal      the same with the journal in front of LMDB
     python -m tests.power_loss --broken no-flush         the same with a planted bug: must fail
     python -m tests.power_loss --broken-all              every planted bug, until it is found
     python -m tests.power_loss ... --json FILE           leave the figures in FILE (tests/results)
@@ -28,11 +29,12 @@ from typing import Any, Final
 from tests.power_loss.disk import build, replay
 from tests.power_loss.explorer import Counts, Explorer, Failure, Waiting, choice_of
 from tests.power_loss.images import KINDS
-from tests.power_loss.judge import NODE_ACTIVITIES, STORE_ACTIVITIES
+from tests.power_loss.judge import MOVE, NODE_ACTIVITIES, STORE_ACTIVITIES
 from tests.power_loss.operations import Recording, load, save
-from tests.power_loss.planted import BUGS
+from tests.power_loss.planted import BUGS, JOURNAL_BUGS
 from tests.power_loss.pool import Outcome, Pool, materialise
 from tests.power_loss.record import TURNS, record_node, record_store
+from tests.power_loss.stores import COMMITS, JOURNAL, LMDB
 from tests.power_loss.strace import missing_strace
 from tests.power_loss.workload import ROUNDS
 from tests.results import record
@@ -43,7 +45,7 @@ FAILURES_KEPT: Final = 20
 FAILURES_SHOWN: Final = 3
 STORE: Final = "store"
 NODE: Final = "node"
-ACTIVITIES: Final = tuple(dict.fromkeys((*STORE_ACTIVITIES, *NODE_ACTIVITIES)))
+ACTIVITIES: Final = tuple(dict.fromkeys((*STORE_ACTIVITIES, MOVE, *NODE_ACTIVITIES)))
 
 
 @contextmanager
@@ -70,14 +72,16 @@ class Campaign:
         workers: int = 1,
         rounds: int = ROUNDS,
         turns: int = TURNS,
+        commit: str = LMDB,
     ) -> None:
-        """Prepare; ``rounds`` and ``turns`` say how long recordings of store and node are."""
+        """Prepare; ``rounds`` and ``turns`` say how long recordings of store and node are, ``commit`` of which kind."""
         self._scratch = scratch
         self._seed = seed
         self._bug = bug
         self._workers = workers
         self._rounds = rounds
         self._turns = turns
+        self.commit = commit
         self._recordings = 0
         """Made so far."""
         self._outcomes: dict[bytes, Outcome | Waiting] = {}
@@ -105,8 +109,8 @@ class Campaign:
     def record(self, source: str, seed: int) -> Recording:
         """Make one recording."""
         if source == NODE:
-            return record_node(self._scratch / "recorded", seed, turns=self._turns)
-        return record_store(self._scratch / "recorded", seed, self._bug, self._rounds)
+            return record_node(self._scratch / "recorded", seed, turns=self._turns, commit=self.commit)
+        return record_store(self._scratch / "recorded", seed, self._bug, self._rounds, self.commit)
 
     def _explore(self, recording: Recording, images: int, *, until_failure: bool) -> None:
         place = self._scratch / "images"
@@ -192,7 +196,7 @@ def replayed(path: Path, scratch: Path, keep: Path | None = None) -> list[Failur
 
 def find_bug(scratch: Path, bug: str, seed: int, images: int = 3_000, rounds: int = ROUNDS) -> Campaign:
     """Explore a workload with a planted bug until it is found."""
-    campaign = Campaign(scratch, seed, bug=bug, rounds=rounds)
+    campaign = Campaign(scratch, seed, bug=bug, rounds=rounds, commit=JOURNAL if bug in JOURNAL_BUGS else LMDB)
     campaign.run(images, (STORE,), until_failure=True)
     return campaign
 
@@ -201,7 +205,7 @@ def find_bugs(scratch: Path, seed: int) -> dict[str, Campaign]:
     """Find each planted bug in turn, and print after how many images it was found as what."""
     print(f"{'bug':20} {'images':>7}  found as")
     found: dict[str, Campaign] = {}
-    for bug in BUGS:
+    for bug in (*BUGS, *JOURNAL_BUGS):
         campaign = found[bug] = find_bug(scratch, bug, seed)
         what = campaign.failures[0].what if campaign.failures else "NOT FOUND"
         print(f"{bug:20} {campaign.images:7}  {what[:120]}", flush=True)
@@ -218,8 +222,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, default=3_000, help="how many distinct images to check")
     parser.add_argument("--seed", type=int, help="of the first recordings and the images; a fresh one unless given")
     parser.add_argument("--source", choices=(STORE, NODE), help="only this one; both unless given")
+    parser.add_argument("--log-commit", choices=COMMITS, default=LMDB, help="what makes a write durable")
     parser.add_argument("--workers", type=int, default=1, help="recovering processes")
-    parser.add_argument("--broken", choices=sorted(BUGS), help="plant a bug in the workload")
+    parser.add_argument("--broken", choices=sorted({**BUGS, **JOURNAL_BUGS}), help="plant a bug in the workload")
     parser.add_argument("--broken-all", action="store_true", help="plant each bug in turn; each must be found")
     parser.add_argument("--until-failure", action="store_true", help="stop at the first failing image")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="judge the images of FILE again")
@@ -254,7 +259,8 @@ def _explore(options: argparse.Namespace, scratch: Path, seed: int, command: str
     sources: Sequence[str] = (STORE, NODE) if options.source is None else (options.source,)
     if options.broken is not None:
         sources = (STORE,)
-    campaign = Campaign(scratch, seed, bug=options.broken, workers=options.workers)
+    commit = JOURNAL if options.broken in JOURNAL_BUGS else options.log_commit
+    campaign = Campaign(scratch, seed, bug=options.broken, workers=options.workers, commit=commit)
     campaign.run(options.images, sources, until_failure=options.until_failure or options.broken is not None)
     record.save(options.json, command, str(seed), campaign.figures())
     print("\n".join(campaign.table()))
@@ -262,11 +268,11 @@ def _explore(options: argparse.Namespace, scratch: Path, seed: int, command: str
     return 1 if campaign.failures else 0
 
 
-def empty_classes(counts: Mapping[str, Counts], sources: Sequence[str]) -> list[str]:
+def empty_classes(counts: Mapping[str, Counts], sources: Sequence[str], commit: str = LMDB) -> list[str]:
     """Return the kinds of image, and what was in flight, that a campaign never met."""
     empty = []
     for source in sources:
-        activities = STORE_ACTIVITIES if source == STORE else NODE_ACTIVITIES
+        activities = NODE_ACTIVITIES if source == NODE else (*STORE_ACTIVITIES, *([MOVE] if commit == JOURNAL else []))
         empty += [f"{source}: {kind}" for kind in KINDS if not counts[source].kinds[kind]]
         empty += [f"{source}: {name} in flight" for name in activities if not counts[source].activities[name]]
     return empty

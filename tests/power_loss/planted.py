@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import lmdb
 
+from durable_raft.storage.log import journal
+
 NO_FLUSH: Final = "no-flush"
 NO_METASYNC: Final = "no-metasync"
 NO_DIRECTORY_SYNC: Final = "no-directory-sync"
@@ -27,6 +29,16 @@ BUGS: Final = {
     IN_PLACE: "a log is created under its final name and not renamed to it",
 }
 
+JOURNAL_NO_FLUSH: Final = "journal-no-flush"
+SPACE_REUSED: Final = "space-reused"
+MARK_FIRST: Final = "mark-first"
+
+JOURNAL_BUGS: Final = {
+    JOURNAL_NO_FLUSH: "a group is written to the journal and not flushed",
+    SPACE_REUSED: "the journal's space is used again before LMDB has what was there",
+    MARK_FIRST: "LMDB names the next generation before the journal's header does",
+}
+
 
 def plant(bug: str | None) -> None:
     """Break this process; those bugs that are in the order of calls are the workload's own to do."""
@@ -39,6 +51,12 @@ def plant(bug: str | None) -> None:
             _skip_directories()
         case "in-place":
             _create_in_place()
+        case "journal-no-flush":
+            _never_flush_journal()
+        case "space-reused":
+            _reuse_space()
+        case "mark-first":
+            _name_generation_first()
 
 
 def _open_lmdb_with(**options: bool) -> None:
@@ -58,6 +76,36 @@ def _skip_directories() -> None:
             real(fd)
 
     os.fsync = broken  # type: ignore[assignment]
+
+
+def _never_flush_journal() -> None:
+    def broken(self: journal.DiskJournalFile) -> None:
+        del self
+
+    journal.DiskJournalFile.flush = broken  # type: ignore[method-assign]
+
+
+def _reuse_space() -> None:
+    real = journal.Journal.append
+
+    def broken(self: journal.Journal, number: int, body: bytes) -> int:
+        self._live.clear()
+        return real(self, number, body)
+
+    journal.Journal.append = broken  # type: ignore[method-assign]
+
+
+def _name_generation_first() -> None:
+    """The header is written, but a group goes before its flush, together with LMDB's mark."""
+    real = journal.FoundJournal.begin
+
+    def broken(self: journal.FoundJournal) -> journal.Journal:
+        self._file.flush = lambda: None  # type: ignore[method-assign]
+        begun = real(self)
+        del self._file.flush
+        return begun
+
+    journal.FoundJournal.begin = broken  # type: ignore[method-assign]
 
 
 def _create_in_place() -> None:

@@ -19,11 +19,11 @@ import hiredis
 from durable_raft.cli.local_cluster import HOST, LocalNode, free_ports, node_environment, serve_command
 from durable_raft.kv.batch import decode_batch
 from durable_raft.raft.types import EntryKind
-from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.power_loss.disk import Image, build, replay
 from tests.power_loss.images import everything
 from tests.power_loss.operations import Marker, Recording
 from tests.power_loss.pool import CHECKOUT
+from tests.power_loss.stores import LMDB, reopen
 from tests.power_loss.strace import UNPROMISED, CutShort, Tracer, strace_command
 from tests.power_loss.workload import ROUNDS
 from tests.support.log_building import read_all
@@ -42,11 +42,13 @@ OK: Final = b"+OK\r\n"
 Command = list[bytes]
 
 
-def record_store(scratch: Path, seed: int, bug: str | None = None, rounds: int = ROUNDS) -> Recording:
-    """Record the scripted workload; ``bug`` names one of planted.py."""
+def record_store(
+    scratch: Path, seed: int, bug: str | None = None, rounds: int = ROUNDS, commit: str = LMDB
+) -> Recording:
+    """Record the scripted workload; ``bug`` names one of planted.py, ``commit`` what makes a write durable."""
     root, marks, trace = _places(scratch)
     program = [sys.executable, "-m", "tests.power_loss.workload", str(root / DIRECTORY), str(marks), str(seed)]
-    program.append(str(rounds))
+    program += [str(rounds), commit]
     finished = subprocess.run(
         [*strace_command(trace), *program, *([bug] if bug else [])],
         capture_output=True,
@@ -117,7 +119,7 @@ def _environment() -> dict[str, str]:
 # -- a real node -----------------------------------------------------------------------------------------------
 
 
-def record_node(scratch: Path, seed: int, lives: int = 2, turns: int = TURNS) -> Recording:
+def record_node(scratch: Path, seed: int, lives: int = 2, turns: int = TURNS, commit: str = LMDB) -> Recording:
     """Record a cluster of one in some lives: killed at the end of each but the last, which is stopped.
 
     In each life a client sends some commands and waits for the answers, ``turns`` times.
@@ -127,14 +129,14 @@ def record_node(scratch: Path, seed: int, lives: int = 2, turns: int = TURNS) ->
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _record_node(scratch, seed, lives, turns)
+            return _record_node(scratch, seed, lives, turns, commit)
         except CutShort:
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError("not reached")
 
 
-def _record_node(scratch: Path, seed: int, lives: int, turns: int) -> Recording:
+def _record_node(scratch: Path, seed: int, lives: int, turns: int, commit: str) -> Recording:
     root, marks, trace = _places(scratch)
     rng = random.Random(seed)
     tracer = Tracer(root, marks)
@@ -142,7 +144,7 @@ def _record_node(scratch: Path, seed: int, lives: int, turns: int) -> Recording:
     client_port, peer_port = free_ports(2)
     local = LocalNode("n1", client_port, peer_port, root / DIRECTORY)
     for life in range(lives):
-        with _Node(local, trace, scratch / "node.log") as node:
+        with _Node(local, trace, scratch / "node.log", commit) as node:
             for _ in range(rng.randint(turns, turns * 4 // 3)):
                 commands = [_command(rng, len(sent) + each) for each in range(rng.choice((1, 1, 2, 5, 12)))]
                 node.ask(commands)
@@ -168,7 +170,7 @@ def _entries_of(directory: Path, sent: Sequence[Command]) -> list[int]:
     Raises:
         AssertionError: the log does not hold exactly the commands that were sent, in their order.
     """
-    store = LmdbLogStore.open(directory)
+    store = reopen(directory)
     try:
         stored = store.load()
         entries = read_all(store, stored.base.index + 1, stored.last.index + 1)
@@ -189,10 +191,11 @@ def _entries_of(directory: Path, sent: Sequence[Command]) -> list[int]:
 class _Node:
     """One life of a node under strace, with one client."""
 
-    def __init__(self, node: LocalNode, trace: Path, log: Path) -> None:
+    def __init__(self, node: LocalNode, trace: Path, log: Path, commit: str) -> None:
         self._port = node.client_port
         self._log = log
-        command = serve_command(node, [node], SETTINGS)
+        program = [sys.executable, "-m", "tests.power_loss.stores"]
+        command = serve_command(node, [node], SETTINGS | {"log_commit": commit}, program)
         with log.open("ab") as output:
             self._tracer = subprocess.Popen(
                 [*strace_command(trace), *command],

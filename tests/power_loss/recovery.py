@@ -25,8 +25,10 @@ from durable_raft.raft.types import HardState, Index, Term
 from durable_raft.server.start.recovery import open_state
 from durable_raft.storage.environment import MAP_BYTES
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.log_store import DirectoryLogStore
 from durable_raft.storage.state.store import LmdbKvStore
 from tests.power_loss.operations import ABSENT
+from tests.power_loss.stores import LMDB, open_store, reopen
 from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, read_all, write
 
 SECONDS_MAX: Final = 60
@@ -35,7 +37,7 @@ SECONDS_MAX: Final = 60
 State = dict[str, Any]
 
 
-def state_of(store: LmdbLogStore) -> State:
+def state_of(store: DirectoryLogStore) -> State:
     """Load the log; return all that must survive a power cut, in values that JSON gives back unchanged."""
     stored = store.load()
     if store.tolerated:
@@ -63,7 +65,7 @@ def recover(directory: Path, *, is_node: bool, is_probed: bool) -> State | str:
     is_there = LmdbLogStore.exists(directory)
     if not is_there:
         LmdbLogStore.create(directory, IDENTITY, MEMBERSHIP)
-    store = LmdbLogStore.open(directory)
+    store = reopen(directory)
     try:
         state = state_of(store)
     finally:
@@ -86,7 +88,7 @@ def _open_state(directory: Path) -> None:
         StorageError: one is damaged, or they do not fit together.
         AssertionError: the state is lost.
     """
-    store = LmdbLogStore.open(directory)
+    store = reopen(directory)
     try:
         data = open_state(directory, store, map_bytes=MAP_BYTES)
         if not isinstance(data.kv, LmdbKvStore):
@@ -101,7 +103,7 @@ def _open_state(directory: Path) -> None:
 
 def _probe(directory: Path) -> None:
     """Write, compact and cut in what was recovered, opening it anew each time."""
-    store = LmdbLogStore.open(directory)
+    store = reopen(directory)
     try:
         stored = store.load()
         hard_state = HardState(Term(stored.hard_state.current_term + 1), IDENTITY.node_id)
@@ -114,7 +116,8 @@ def _probe(directory: Path) -> None:
         base = store.compact(Index(max(stored.base.index, last.index - 1)), 5)
     finally:
         store.close()
-    store = LmdbLogStore.open(directory)
+    # Without the journal: what it holds is moved, and it goes.
+    store = open_store(directory, LMDB)
     try:
         again = store.load()
         if (again.hard_state, again.last, again.base.index) != (hard_state, last, base):

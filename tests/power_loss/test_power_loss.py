@@ -25,9 +25,10 @@ from tests.power_loss.campaign import (
 )
 from tests.power_loss.explorer import Explorer
 from tests.power_loss.operations import Flush, Link, Marker, Operation, Recording
-from tests.power_loss.planted import BUGS
+from tests.power_loss.planted import BUGS, JOURNAL_BUGS
 from tests.power_loss.pool import CHECKOUT, Pool
 from tests.power_loss.record import record_node, record_store
+from tests.power_loss.stores import COMMITS
 from tests.power_loss.strace import missing_strace
 from tests.support.waiting import WAIT_S
 
@@ -54,38 +55,40 @@ def play(campaign: Campaign, source: str, images: int) -> None:
     """Explore ``images``, and as many again of another recording while something that must be met was not."""
     for _ in range(RECORDINGS_MAX):
         campaign.run(campaign.images + images, (source,))
-        if campaign.failures or not empty_classes(campaign.counts, (source,)):
+        if campaign.failures or not empty_classes(campaign.counts, (source,), campaign.commit):
             return
 
 
-def assert_nothing_lost(campaign: Campaign, source: str, images: int, place: Path) -> None:
+def assert_nothing_lost(campaign: Campaign, source: str, images: int, place: Path, commit: str) -> None:
     """Assert that a campaign was as large as meant, met everything it should, and found nothing."""
     print("\n".join(campaign.table()))
     assert not campaign.failures, "\n".join(report(campaign.failures, place))
     assert campaign.images >= images
     assert campaign.deaths == 0
-    assert empty_classes(campaign.counts, (source,)) == []
+    assert empty_classes(campaign.counts, (source,), commit) == []
     assert campaign.counts[source].probes > images // 40
 
 
-def test_store_keeps_what_it_promised(scratch: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("commit", COMMITS)
+def test_store_keeps_what_it_promised(scratch: Path, tmp_path: Path, commit: str) -> None:
     """A cut of creation, append, hard state, truncation or compaction loses no promise and leaves no half state."""
     seed = fresh_seed()
-    print(f"python -m tests.power_loss --source store --images {STORE_IMAGES} --seed {seed}")
-    campaign = Campaign(scratch, seed, rounds=1)
+    print(f"python -m tests.power_loss --source store --log-commit {commit} --images {STORE_IMAGES} --seed {seed}")
+    campaign = Campaign(scratch, seed, rounds=1, commit=commit)
     play(campaign, STORE, STORE_IMAGES)
-    assert_nothing_lost(campaign, STORE, STORE_IMAGES, tmp_path)
+    assert_nothing_lost(campaign, STORE, STORE_IMAGES, tmp_path, commit)
 
 
 @pytest.mark.cluster
-def test_node_keeps_what_it_acknowledged(scratch: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("commit", COMMITS)
+def test_node_keeps_what_it_acknowledged(scratch: Path, tmp_path: Path, commit: str) -> None:
     """Every command that was answered with OK before the cut is in the log afterwards, term and vote with it."""
-    campaign = Campaign(scratch, fresh_seed(), turns=TURNS)
+    campaign = Campaign(scratch, fresh_seed(), turns=TURNS, commit=commit)
     play(campaign, NODE, NODE_IMAGES)
-    assert_nothing_lost(campaign, NODE, NODE_IMAGES, tmp_path)
+    assert_nothing_lost(campaign, NODE, NODE_IMAGES, tmp_path, commit)
 
 
-@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.parametrize("bug", [*BUGS, *JOURNAL_BUGS])
 def test_planted_bug_is_found(scratch: Path, tmp_path: Path, bug: str) -> None:
     """The explorer sees each bug among the first images, and the file it leaves shows the same failure again."""
     campaign = find_bug(scratch, bug, fresh_seed(), rounds=1)
@@ -180,10 +183,11 @@ def block_level(*options: str) -> subprocess.CompletedProcess[str]:
     return finished
 
 
-def test_ext4_on_a_disk_that_loses_writes_keeps_what_was_promised() -> None:
+@pytest.mark.parametrize("commit", COMMITS)
+def test_ext4_on_a_disk_that_loses_writes_keeps_what_was_promised(commit: str) -> None:
     """Images of the device itself, mounted so that ext4 replays its journal, hold what the store had promised."""
     seed = fresh_seed()
-    finished = block_level("--images", "40", "--seed", str(seed))
+    finished = block_level("--images", "40", "--seed", str(seed), "--log-commit", commit)
     print(finished.stdout)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "40 distinct images" in finished.stdout

@@ -1,9 +1,11 @@
 """The scripted workload on the real log store, run under strace (record.py).
 
-``python -m tests.power_loss.workload DIRECTORY MARKS SEED ROUNDS [BUG]`` creates a log in DIRECTORY and goes through
-everything that a store is asked to do. Around each transaction it writes a line to MARKS, which is how the trace tells
-where a promise was made: ``submit`` with the state that comes after the transaction, then ``promise`` when the call
-returned.
+``python -m tests.power_loss.workload DIRECTORY MARKS SEED ROUNDS COMMIT [BUG]`` creates a log in DIRECTORY and goes
+through everything that a store is asked to do. COMMIT is ``lmdb`` or ``journal``; with the latter what is pending is
+moved into LMDB now and then, which changes no state.
+
+Around each transaction it writes a line to MARKS, which is how the trace tells where a promise was made: ``submit``
+with the state that comes after the transaction, then ``promise`` when the call returned.
 What the state should be is computed here, not asked of the store.
 """
 
@@ -19,26 +21,31 @@ from typing import Any, Final
 
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import ORIGIN, Entry, HardState, Index, LogPoint, NodeId, Term
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
-from tests.power_loss.judge import APPEND, COMPACTION, CREATION, HARD_STATE, TRUNCATION
+from tests.power_loss.judge import APPEND, COMPACTION, CREATION, HARD_STATE, MOVE, TRUNCATION
 from tests.power_loss.planted import ACKNOWLEDGES_EARLY, TWO_TRANSACTIONS, plant
+from tests.power_loss.stores import AnyStore, open_store
 from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, write
 
 ROUNDS: Final = 3
 SMALL: Final = (0, 10, 60, 300, 1500)
 LARGE: Final = (2100, 5000, 9000, 20_000)
 """Payload bytes: of one piece, and of several pages."""
+MOVE_SHARE: Final = 0.3
+"""How often what is pending in the journal is moved after a transaction."""
 
 
 class Script:
     """A store, what should be in it, and the descriptor for the marks."""
 
-    def __init__(self, directory: Path, marks: Path, seed: int, bug: str | None) -> None:
+    def __init__(self, directory: Path, marks: Path, seed: int, commit: str, bug: str | None) -> None:
         self._directory = directory
+        self._commit = commit
         self._bug = bug
         self._rng = random.Random(seed)
         self._marks = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._store: LmdbLogStore | None = None
+        self._store: AnyStore | None = None
         self._number = 0
         self.hard_state = HardState()
         self.base = ORIGIN
@@ -76,7 +83,7 @@ class Script:
         """Open, or close and open again."""
         if self._store is not None:
             self._store.close()
-        self._store = LmdbLogStore.open(self._directory)
+        self._store = open_store(self._directory, self._commit)
         stored = self._store.load()
         self._number = 0
         if (stored.hard_state, stored.base, stored.last) != (self.hard_state, self.base, self.last):
@@ -105,6 +112,15 @@ class Script:
         for group in self._groups(writes):
             self._store.persist(group)
         self._mark("promise")
+        if self._rng.random() < MOVE_SHARE:
+            self._move()
+
+    def _move(self) -> None:
+        """Have LMDB hold what is in the journal."""
+        if isinstance(self._store, JournaledLogStore) and self._store.has_pending:
+            self._mark("submit", activities=[MOVE])
+            self._store.move()
+            self._mark("promise")
 
     def _groups(self, writes: list[Write]) -> list[list[Write]]:
         hard_state = writes[0].hard_state
@@ -193,9 +209,9 @@ class Script:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the workload."""
-    directory, marks, seed, rounds, *bug = arguments
+    directory, marks, seed, rounds, commit, *bug = arguments
     plant(bug[0] if bug else None)
-    Script(Path(directory), Path(marks), int(seed), bug[0] if bug else None).play(int(rounds))
+    Script(Path(directory), Path(marks), int(seed), commit, bug[0] if bug else None).play(int(rounds))
     return 0
 
 
