@@ -91,7 +91,7 @@ class DiskJournalPlace:
     """A ``JournalPlace`` beside an environment of LMDB."""
 
     def __init__(self, environment: Path) -> None:
-        """The journal lies in the directory ``environment``."""
+        """The journal is in the directory ``environment``."""
         self.path = journal_path(environment)
 
     def create(self, header: Header) -> None:

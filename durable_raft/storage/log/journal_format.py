@@ -6,7 +6,7 @@ The file never changes its size. Integers are big-endian::
                        | generation u64 | ring bytes u64 | proof u32 over all before it
     block 2 and on     the ring
 
-A *group* is what one flush makes durable. It lies in the ring twice, its second copy right behind the first. Each copy
+A *group* is what one flush makes durable. It is in the ring twice, its second copy right behind the first. Each copy
 begins on a block of 4096 bytes and shares none::
 
     magic "DRJG" | version u8 | algorithm u8 | zero u16 | uuid 16 bytes | generation u64 | number u64 | held u64
@@ -19,7 +19,7 @@ begins on a block of 4096 bytes and shares none::
 
 Numbers ascend by one for ever; a group that went to LMDB directly uses up one, too. A generation is what was written
 between two loads of the log. Uuid, generation and number say which groups belong to the log: those of the generation
-that LMDB names (``JournalMark``), numbered after the last one that LMDB holds. Whatever else lies in the ring is old.
+that LMDB names (``JournalMark``), numbered after the last one that LMDB holds. Whatever else is in the ring is old.
 
 *Where it ends.* A group is written when the one before is flushed. So of all groups only the last can be torn, and a
 group of which no copy is whole is the end when no later one was begun. When a later one was begun, it is damage.
