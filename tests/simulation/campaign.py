@@ -8,6 +8,8 @@
     python -m tests.simulation --mutant NAME --trace 17   the same with a planted bug
     python -m tests.simulation --mutants                  every planted bug: caught by which rule, after how many seeds
     python -m tests.simulation ... --json FILE            leave the figures in FILE (tests/results)
+
+The figures of seeds are left there now and then: a campaign that is ended early is a shorter one.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +35,7 @@ TIMELINE_LINES: Final = 60
 
 MODULE: Final = "tests.simulation"
 SEEDS: Final = 200
+PROGRESS_SEEDS: Final = 50
 SEEDS_PER_MUTANT: Final = 2_000
 """After so many seeds a mutant counts as not caught."""
 
@@ -131,18 +134,28 @@ def run_seed(seed: int, mutant: str | None = None, *, is_traced: bool = False) -
     return world, None
 
 
-def run_seeds(seeds: Sequence[int], mutant: str | None = None, *, until_fail: bool = False) -> Result:
-    """Play seeds until they are used up."""
+def run_seeds(
+    seeds: Sequence[int],
+    mutant: str | None = None,
+    *,
+    until_fail: bool = False,
+    told: Callable[[Result], None] | None = None,
+) -> Result:
+    """Play seeds until they are used up; ``told`` is told now and then, and at the end, what was counted by then."""
     result = Result()
     worked = time.process_time()
     for seed in seeds:
         world, rule = run_seed(seed, mutant)
         result.add(world)
+        result.seconds = time.process_time() - worked
         if rule is not None:
             result.failures.append(Failure(seed, rule, mutant))
             if until_fail:
                 break
-    result.seconds = time.process_time() - worked
+        if told is not None and result.seeds % PROGRESS_SEEDS == 0:
+            told(result)
+    if told is not None:
+        told(result)
     return result
 
 
@@ -221,10 +234,15 @@ def main(arguments: Sequence[str]) -> int:
     if options.mutants:
         return _mutants(options.seeds or SEEDS_PER_MUTANT, arguments, options.json)
     first = fresh_seed() if options.first is None else options.first
-    seeds = f"{first} to {first + (options.seeds or SEEDS) - 1}"
-    print(f"seeds {seeds}", flush=True)
-    result = run_seeds(range(first, first + (options.seeds or SEEDS)), options.mutant, until_fail=options.until_fail)
-    record.save(options.json, record.command_line(MODULE, arguments, first=first), seeds, result.figures())
+    seeds = range(first, first + (options.seeds or SEEDS))
+    print(f"seeds {first} to {seeds[-1]}", flush=True)
+
+    def told(result: Result) -> None:
+        words = ["--seeds", str(result.seeds), *(["--mutant", options.mutant] if options.mutant else [])]
+        played = f"{first} to {first + result.seeds - 1}"
+        record.save(options.json, record.command_line(MODULE, words, first=first), played, result.figures())
+
+    result = run_seeds(seeds, options.mutant, until_fail=options.until_fail, told=told)
     print("\n".join(result.lines()))
     if silent := result.silent_faults():
         print(f"never struck       {', '.join(silent)}")
