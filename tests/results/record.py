@@ -43,6 +43,11 @@ def command_line(module: str, arguments: Sequence[str], **drawn: int | None) -> 
     return shlex.join(["python", "-m", module, *kept])
 
 
+def today() -> str:
+    """Return the day on which a campaign is played."""
+    return datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+
+
 def save(path: Path | None, command: str, seeds: str, figures: Mapping[str, Any]) -> None:
     """Write the figures of a run to ``path``; None: nowhere.
 
@@ -53,7 +58,6 @@ def save(path: Path | None, command: str, seeds: str, figures: Mapping[str, Any]
     """
     if path is None:
         return
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    result = {"command": command, "seeds": seeds, "date": today, "figures": figures}
+    result = {"command": command, "seeds": seeds, "date": today(), "figures": figures}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

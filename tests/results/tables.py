@@ -92,11 +92,17 @@ def _faults(figures: Figures) -> str:
 
 def _mutants(figures: Figures) -> str:
     caught = [
-        [f"`{name}`", str(each["seeds"]), rule_of(each["rule"])] for name, each in figures.items() if each["rule"]
+        [f"`{name}`", str(each["seeds"]), rule_of(each["rule"]), each["date"]]
+        for name, each in figures.items()
+        if each["rule"]
     ]
-    missed = [[f"`{name}`", f"> {each['seeds']}", "not caught"] for name, each in figures.items() if not each["rule"]]
+    missed = [
+        [f"`{name}`", f"> {each['seeds']}", "not caught", each["date"]]
+        for name, each in figures.items()
+        if not each["rule"]
+    ]
     share = f"{len(caught)} of {len(figures)} were caught.\n\n"
-    return share + table(["mutant", "seeds", "caught by"], [*caught, *missed])
+    return share + table(["mutant", "seeds", "caught by", "played"], [*caught, *missed])
 
 
 def _power_loss(figures: Figures) -> str:

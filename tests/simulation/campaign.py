@@ -7,6 +7,7 @@
     python -m tests.simulation --trace 17                 one seed, its whole timeline
     python -m tests.simulation --mutant NAME --trace 17   the same with a planted bug
     python -m tests.simulation --mutants                  every planted bug: caught by which rule, after how many seeds
+    python -m tests.simulation --mutants --only NAME ...  some of them; FILE keeps what it says of the others
     python -m tests.simulation ... --json FILE            leave the figures in FILE (tests/results)
 
 The figures of seeds are left there now and then: a campaign that is ended early is a shorter one.
@@ -15,11 +16,12 @@ The figures of seeds are left there now and then: a campaign that is ended early
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,14 +189,13 @@ class Verdict:
         return f"{self.name:34} {self.seeds:5}  {self.rule or f'NOT CAUGHT{self.why_not}'}"
 
 
-def play_mutants(seeds_max: int = SEEDS_PER_MUTANT, names: Sequence[str] = ()) -> list[Verdict]:
+def play_mutants(seeds_max: int = SEEDS_PER_MUTANT, names: Sequence[str] = ()) -> Iterator[Verdict]:
     """Play each planted bug with the seeds from 1 on until it is caught, and print what became of it."""
     print(f"{'mutant':34} {'seeds':>5}  caught by", "-" * 110, sep="\n")
-    verdicts = []
     for name in names or list(MUTANTS):
-        verdicts.append(_verdict(name, run_seeds(range(1, seeds_max + 1), name, until_fail=True)))
-        print(verdicts[-1].line(), flush=True)
-    return verdicts
+        verdict = _verdict(name, run_seeds(range(1, seeds_max + 1), name, until_fail=True))
+        print(verdict.line(), flush=True)
+        yield verdict
 
 
 def _verdict(name: str, result: Result) -> Verdict:
@@ -222,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trace", type=int, metavar="SEED", help="play one seed and print its whole timeline")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="switch a planted bug on")
     parser.add_argument("--mutants", action="store_true", help="play every planted bug until it is caught")
+    parser.add_argument("--only", nargs="+", choices=sorted(MUTANTS), default=(), help="with --mutants: only these")
     record.add_option(parser)
     return parser
 
@@ -232,7 +234,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.trace is not None:
         return _trace(Failure(options.trace, "", options.mutant))
     if options.mutants:
-        return _mutants(options.seeds or SEEDS_PER_MUTANT, arguments, options.json)
+        return _mutants(options.seeds or SEEDS_PER_MUTANT, options.only, options.json)
     first = fresh_seed() if options.first is None else options.first
     seeds = range(first, first + (options.seeds or SEEDS))
     print(f"seeds {first} to {seeds[-1]}", flush=True)
@@ -253,12 +255,18 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if result.failures else 0
 
 
-def _mutants(seeds_max: int, arguments: Sequence[str], json: Path | None) -> int:
-    print(f"{len(MUTANTS)} mutants, at most {seeds_max} seeds each")
-    verdicts = play_mutants(seeds_max)
-    figures = {each.name: {"seeds": each.seeds, "rule": each.rule} for each in verdicts}
-    record.save(json, record.command_line(MODULE, arguments), f"1 to {seeds_max}, until it is caught", figures)
-    return 0 if all(each.rule for each in verdicts) else 1
+def _mutants(seeds_max: int, names: Sequence[str], file: Path | None) -> int:
+    """Play mutants; what ``file`` says of others stays, with the day on which they were played."""
+    print(f"{len(names or MUTANTS)} mutants, at most {seeds_max} seeds each")
+    known = json.loads(file.read_text(encoding="utf-8"))["figures"] if file is not None and file.exists() else {}
+    is_all_caught = True
+    for each in play_mutants(seeds_max, names):
+        is_all_caught = is_all_caught and each.rule is not None
+        known[each.name] = {"seeds": each.seeds, "rule": each.rule, "date": record.today()}
+        figures = {name: known[name] for name in MUTANTS if name in known}
+        words = ["--mutants", *([] if seeds_max == SEEDS_PER_MUTANT else ["--seeds", str(seeds_max)])]
+        record.save(file, record.command_line(MODULE, words), f"1 to {seeds_max}, until it is caught", figures)
+    return 0 if is_all_caught else 1
 
 
 def _trace(failure: Failure) -> int:
