@@ -105,6 +105,17 @@ def _mutants(figures: Figures) -> str:
     return share + table(["mutant", "seeds", "caught by", "played"], [*caught, *missed])
 
 
+def _fuzz(figures: Figures) -> str:
+    lines = [[f"`{target}`", number(count)] for target, count in figures["inputs"].items()]
+    lines += [
+        ["all", number(sum(figures["inputs"].values()))],
+        ["memory at most", f"{figures['resident_kib'] / 1024:.1f} MiB"],
+        ["growth after the first fifth", f"{figures['growth_kib'] / 1024:.1f} MiB"],
+        ["**crashes**", f"**{len(figures['failures'])}**"],
+    ]
+    return table(["fed to", "inputs"], lines)
+
+
 def _power_loss(figures: Figures) -> str:
     lines = [[name, *(number(count) for count in counts)] for name, counts in figures["rows"].items()]
     rate = figures["rows"]["distinct images"][-1] / figures["seconds"]
@@ -176,6 +187,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Figures], str]]]] = {
     "simulation": ("simulation", _simulation),
     "simulation_faults": ("simulation", _faults),
     "mutants": ("mutants", _mutants),
+    "fuzz": ("fuzz", _fuzz),
     "power_loss": ("power_loss", _power_loss),
     "power_loss_bugs": ("power_loss_bugs", _power_loss_bugs),
     "block_level": ("block_level", _block_level),
