@@ -26,7 +26,7 @@ def test_heartbeats_and_reads_pass_a_value_on_a_slow_network(cluster_of: Cluster
 
     A read that comes meanwhile is answered meanwhile: its round passes the value.
     """
-    cluster = cluster_of(3, proxied=True)
+    cluster = cluster_of(3, proxied=True, election_timeout_min_ms=2000, election_timeout_max_ms=4000)
     leader = cluster.wait_ready()
     terms = _terms(cluster)
     assert cluster.network is not None
@@ -38,7 +38,7 @@ def test_heartbeats_and_reads_pass_a_value_on_a_slow_network(cluster_of: Cluster
     def sent() -> list[int]:
         return [link.bytes_forwarded - was for link, was in zip(links, before, strict=True)]
 
-    cluster.network.throttle(leader, 8 * MIB)
+    cluster.network.throttle(leader, 2 * MIB)
     with ThreadPoolExecutor(1) as threads:
         writing = threads.submit(cluster.client(leader, socket_timeout=DONE_S).set, "large", value)
         cluster.wait(lambda: max(sent()) > 2 * MIB, "the value to be on its way")

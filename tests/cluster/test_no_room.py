@@ -111,6 +111,12 @@ def test_a_follower_without_room_lives_on_and_catches_up(disks: Disks, cluster_o
     assert "event=stopping" not in cluster.log(victim)
 
 
+def _follows(cluster: Cluster, node_id: str, leader: str) -> bool:
+    """Return whether a node answers, and says who leads it."""
+    info = cluster.info(node_id)
+    return info is not None and info["raft_leader_id"] == leader
+
+
 def test_a_snapshot_without_room_waits(disks: Disks, cluster_of: ClusterFactory) -> None:
     """A node that starts with a full disk, and is too far behind for the log, runs on and fetches the state later."""
     cluster = cluster_of(3, **SETTINGS, log_tail_entries=50, log_tail_bytes=65536, checkpoint_entries=100)
@@ -125,9 +131,7 @@ def test_a_snapshot_without_room_waits(disks: Disks, cluster_of: ClusterFactory)
     cluster.wait(lambda: "event=snapshot_waits_for_room" in cluster.log(victim), "the snapshot to wait")
     with Conversation(cluster, leader) as client:
         assert client.ask("SET", "key:last", "x") == "OK"
-    info = cluster.info(victim)
-    assert info is not None, cluster.explain("the node without room does not answer")
-    assert info["raft_leader_id"] == leader
+    cluster.wait(lambda: _follows(cluster, victim, leader), "the node without room to follow its leader")
     disks.make_room(victim)
     cluster.wait_converged()
     assert "event=snapshot_installed" in cluster.log(victim)
