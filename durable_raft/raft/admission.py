@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final
 
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, Introduce, IntroduceResponse
 from durable_raft.raft.progress import Progress
-from durable_raft.raft.types import HardState, Index, KnownDisk, Life, NodeId, Role
+from durable_raft.raft.types import LEADER, HardState, Index, KnownDisk, Life, NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +137,7 @@ def void(state: RaftState, now: int, source: NodeId, nonce: bytes) -> None:
     state.doubts.void_nonces[source] = nonce
     state.doubts.void_votes[source] = state.current_term
     state.votes.pop(source, None)
-    if state.role is Role.LEADER:
+    if state.role is LEADER:
         state.read_round += 1
         progress = _begin_again(state, now, source)
         progress.heed_from = state.read_round
@@ -157,7 +157,7 @@ def know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
         state.standing = state.standing.with_peer(KnownDisk(source, node_uuid, former))
         state.observe("disk_replaced", peer=source, uuid=node_uuid.hex(), was=known.node_uuid.hex())
         state.votes.pop(source, None)
-        if state.role is Role.LEADER:
+        if state.role is LEADER:
             _begin_again(state, now, source)
     return True
 

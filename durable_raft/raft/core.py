@@ -44,9 +44,11 @@ from durable_raft.raft.progress import Progress
 from durable_raft.raft.ready import Ready
 from durable_raft.raft.state import Contradiction, Observer, RaftState
 from durable_raft.raft.types import (
+    COMMANDS,
+    LEADER,
+    TIME_RESET,
     Base,
     Entry,
-    EntryKind,
     Index,
     LogPoint,
     LostEntry,
@@ -159,7 +161,7 @@ class Raft:
         """Return when ``timeout`` must be called (ms), or None when only events can change anything."""
         state = self._state
         due: int | None = state.election_deadline
-        if state.role is Role.LEADER:
+        if state.role is LEADER:
             due = state.heartbeat_due if state.peers else None
         if state.has_retries:
             due = state.retry_due if due is None else min(due, state.retry_due)
@@ -172,10 +174,10 @@ class Raft:
         state = self._state
         if state.has_retries and now >= state.retry_due:
             self._retry(now)
-        if state.role is Role.LEADER:
+        if state.role is LEADER:
             if now >= state.heartbeat_due and state.peers:
                 replication.check_quorum(state, now)
-                if state.role is Role.LEADER:
+                if state.role is LEADER:
                     work_list.sending(replication.heartbeat, state, now)
         elif now >= state.election_deadline:
             election.election_timeout(state, now)
@@ -223,15 +225,15 @@ class Raft:
         Returns:
             The entry, whose (index, term) names its fate; None when this node does not lead.
         """
-        if self._state.role is not Role.LEADER:
+        if self._state.role is not LEADER:
             return None
-        return replication.append_as_leader(self._state, EntryKind.COMMANDS, payload, timestamp_ms)
+        return replication.append_as_leader(self._state, COMMANDS, payload, timestamp_ms)
 
     def propose_time_reset(self, timestamp_ms: int) -> Entry | None:
         """Append an entry that sets the cluster time to ``timestamp_ms``; returns as ``propose``."""
-        if self._state.role is not Role.LEADER:
+        if self._state.role is not LEADER:
             return None
-        return replication.append_as_leader(self._state, EntryKind.TIME_RESET, b"", timestamp_ms)
+        return replication.append_as_leader(self._state, TIME_RESET, b"", timestamp_ms)
 
     def read(self, read_id: int, after: Index) -> None:
         """Register a linearizable read; it comes back in ``Ready.reads`` or ``Ready.lost_reads`` (Ongaro §6.4).
@@ -248,7 +250,7 @@ class Raft:
         state.acknowledge_write(now, number)
         if election.own_vote_flushed(state, now):
             replication.begin_term(state, now)
-        if state.role is Role.LEADER and state.log.flushed > state.log.commit_index:
+        if state.role is LEADER and state.log.flushed > state.log.commit_index:
             replication.advance_commit_index(state)
 
     def patience(self, now: int) -> Patience:
@@ -364,7 +366,7 @@ class Raft:
         state = self._state
         if not state.is_whole:
             return False
-        if state.role is Role.LEADER:
+        if state.role is LEADER:
             return state.log.last_applied >= state.term_start_index
         return state.leader_commit is not None and state.log.last_applied >= state.leader_commit
 
@@ -474,7 +476,7 @@ class Raft:
         elif isinstance(message, InstallSnapshot):
             snapshots.handle_install_snapshot(state, now, source, message)
         elif isinstance(message, AppendEntriesResponse):
-            if state.role is Role.LEADER:
+            if state.role is LEADER:
                 replication.handle_append_response(state, now, source, message)
                 reads.confirm(state)
                 admission.confirm(state, reads.confirmed_round)

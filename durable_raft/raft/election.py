@@ -9,7 +9,7 @@ from __future__ import annotations
 from durable_raft.raft import healing, reluctance
 from durable_raft.raft.messages import RequestVote, RequestVoteResponse
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import NodeId, Role, Term
+from durable_raft.raft.types import CANDIDATE, LEADER, PRE_CANDIDATE, NodeId, Term
 
 
 def election_timeout(state: RaftState, now: int) -> None:
@@ -24,7 +24,7 @@ def election_timeout(state: RaftState, now: int) -> None:
     if is_unfit or reluctance.holds_back(state):
         state.reset_election_deadline(now)
         return
-    if state.role is Role.CANDIDATE:
+    if state.role is CANDIDATE:
         state.timeouts.failed_campaigns += 1
     state.become_pre_candidate(now)
     state.timeouts.pre_vote_asked(now)
@@ -35,7 +35,7 @@ def election_timeout(state: RaftState, now: int) -> None:
 
 def own_vote_flushed(state: RaftState, now: int) -> bool:
     """Count a candidate's vote for itself, now that it is durable; return whether that wins the election."""
-    if state.role is not Role.CANDIDATE or not state.is_hard_state_flushed:
+    if state.role is not CANDIDATE or not state.is_hard_state_flushed:
         return False
     state.votes[state.config.node_id] = True
     return _count_votes(state, now)
@@ -61,7 +61,7 @@ def handle_request_vote(state: RaftState, now: int, source: NodeId, message: Req
             state.send(source, RequestVoteResponse(state.current_term, granted, pre_vote=False))
         return
     if granted:
-        if state.role is Role.PRE_CANDIDATE:
+        if state.role is PRE_CANDIDATE:
             # It has helped another to this term: late answers to its own pre-vote must not start the next one.
             state.become_follower(now, state.current_term, None)
         state.grant_vote(now, source)
@@ -74,12 +74,12 @@ def handle_request_vote_response(state: RaftState, now: int, source: NodeId, mes
         return False
     if message.pre_vote:
         expected_term = state.current_term + 1 if message.vote_granted else state.current_term
-        counts = state.role is Role.PRE_CANDIDATE and message.term == expected_term
+        counts = state.role is PRE_CANDIDATE and message.term == expected_term
         if counts and message.vote_granted:
             # No flush is waited for in between, so this is how far away the others are.
             state.timeouts.pre_vote_granted(now)
     else:
-        counts = state.role is Role.CANDIDATE and message.term == state.current_term
+        counts = state.role is CANDIDATE and message.term == state.current_term
     if not counts:
         return False
     state.votes[source] = message.vote_granted
@@ -88,7 +88,7 @@ def handle_request_vote_response(state: RaftState, now: int, source: NodeId, mes
 
 def hears_a_leader(state: RaftState, now: int) -> bool:
     """Return whether a leader spoke within the shortest election timeout, so that no vote is due (Ongaro §4.2.3)."""
-    if state.role is Role.LEADER:
+    if state.role is LEADER:
         return True
     heard_at = state.heard_from_leader_at
     return heard_at is not None and now - heard_at < state.timeouts.shortest(now)
@@ -97,7 +97,7 @@ def hears_a_leader(state: RaftState, now: int) -> bool:
 def ask_for_votes(state: RaftState, now: int) -> None:
     """Ask every peer that has not answered in this campaign: a question or an answer may have been lost (Raft §5.1)."""
     last = state.log.last
-    is_pre_vote = state.role is Role.PRE_CANDIDATE
+    is_pre_vote = state.role is PRE_CANDIDATE
     term = Term(state.current_term + 1) if is_pre_vote else state.current_term
     for peer in state.peers:
         if peer not in state.votes:
@@ -111,11 +111,11 @@ def _count_votes(state: RaftState, now: int) -> bool:
     refused = len(state.votes) - granted
     if granted < state.majority():
         if refused >= state.majority():
-            if state.role is Role.CANDIDATE:
+            if state.role is CANDIDATE:
                 state.timeouts.failed_campaigns += 1
             state.become_follower(now, state.current_term, None)
         return False
-    if state.role is Role.PRE_CANDIDATE:
+    if state.role is PRE_CANDIDATE:
         state.become_candidate(now)
         ask_for_votes(state, now)
         return False

@@ -19,9 +19,9 @@ from durable_raft.raft.inflight import WritesInFlight
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
     ORIGIN,
+    TIME_RESET,
     Base,
     Entry,
-    EntryKind,
     HardState,
     Index,
     LogPoint,
@@ -288,7 +288,7 @@ class RaftLog:
         self._cache_bytes += len(entry.payload)
         self.last = LogPoint(entry.index, entry.term, entry.chain)
         self.last_timestamp_ms = entry.timestamp_ms
-        if entry.kind is EntryKind.TIME_RESET:
+        if entry.kind is TIME_RESET:
             self.last_time_reset = entry.index
 
     def truncate_from(self, index: Index) -> None:

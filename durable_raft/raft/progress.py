@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from typing import Final
 
 from durable_raft.raft.types import DiskRoom, Index
 
@@ -18,6 +19,10 @@ class Pace(enum.Enum):
 
     PROBE = "probe"
     REPLICATE = "replicate"
+
+
+PROBE: Final = Pace.PROBE
+REPLICATE: Final = Pace.REPLICATE
 
 
 class Progress:
@@ -47,7 +52,7 @@ class Progress:
         """Highest index known to be flushed on the follower and equal to the leader's (Figure 2)."""
         self.next_index = next_index
         """Index of the next entry to send (Figure 2)."""
-        self.pace = Pace.PROBE
+        self.pace = PROBE
         self.probe_sent = False
         """PROBE only: ``next_index`` was asked about, mostly with entries; the follower has not said if they fit."""
         self._inflight: deque[tuple[Index, int]] = deque()
@@ -80,7 +85,7 @@ class Progress:
 
     def became_sent(self, last_index: Index, payload_bytes: int) -> None:
         """Note that entries up to ``last_index`` left for the follower."""
-        if self.pace is Pace.PROBE:
+        if self.pace is PROBE:
             self.probe_sent = True
             return
         self._inflight.append((last_index, payload_bytes))
@@ -98,8 +103,8 @@ class Progress:
         """Note that the follower flushed up to ``match_index``; return whether that is news."""
         while self._inflight and self._inflight[0][0] <= match_index:
             self.inflight_bytes -= self._inflight.popleft()[1]
-        if self.pace is Pace.PROBE:
-            self.pace = Pace.REPLICATE
+        if self.pace is PROBE:
+            self.pace = REPLICATE
             self.probe_sent = False
         self.next_index = max(self.next_index, Index(match_index + 1))
         if match_index <= self.match_index:
@@ -109,7 +114,7 @@ class Progress:
 
     def probe_from(self, next_index: Index) -> None:
         """Go back to probing, from ``next_index`` or just after what is known to match, whichever is higher."""
-        self.pace = Pace.PROBE
+        self.pace = PROBE
         self.probe_sent = False
         self._inflight.clear()
         self.inflight_bytes = 0

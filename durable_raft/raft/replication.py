@@ -20,10 +20,20 @@ from durable_raft.errors import EntryUnread, InvariantViolation
 from durable_raft.raft import admission, contradiction, healing, room
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import APPEND_ENTRIES_MAX, AppendEntries, AppendEntriesResponse, InstallSnapshot
-from durable_raft.raft.progress import Pace, Progress
+from durable_raft.raft.progress import PROBE, Progress
 from durable_raft.raft.quorum import majority_value
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import ORIGIN, DiskRoom, Entry, EntryKind, Index, LogPoint, NodeId, Term, make_entry
+from durable_raft.raft.types import (
+    ORIGIN,
+    TIME_RESET,
+    Entry,
+    EntryKind,
+    Index,
+    LogPoint,
+    NodeId,
+    Term,
+    make_entry,
+)
 
 _NEVER: Final = -(1 << 62)
 """A time before any."""
@@ -42,7 +52,7 @@ def begin_term(state: RaftState, now: int) -> None:
 
 def append_as_leader(state: RaftState, kind: EntryKind, payload: bytes, timestamp_ms: int) -> Entry:
     """Append one entry of the current term; only a TIME_RESET's timestamp may go back (ARCHITECTURE "Time")."""
-    floor_ms = 0 if kind is EntryKind.TIME_RESET else state.log.last_timestamp_ms
+    floor_ms = 0 if kind is TIME_RESET else state.log.last_timestamp_ms
     entry = make_entry(
         previous=state.log.last,
         term=state.current_term,
@@ -139,7 +149,7 @@ def advance_commit_index(state: RaftState) -> None:
 def _handle_rejection(state: RaftState, progress: Progress, message: AppendEntriesResponse) -> None:
     """Find the next place where the logs may meet, skipping whole terms (Raft §5.3, end)."""
     rejected = message.rejected_index
-    stale = rejected <= progress.match_index or (progress.pace is Pace.PROBE and rejected != progress.next_index - 1)
+    stale = rejected <= progress.match_index or (progress.pace is PROBE and rejected != progress.next_index - 1)
     if stale:
         return
     next_index = message.conflict_index
@@ -159,9 +169,9 @@ def _handle_rejection(state: RaftState, progress: Progress, message: AppendEntri
 def _may_send_entries(state: RaftState, progress: Progress) -> bool:
     if progress.next_index > state.log.last.index or progress.next_index < state.log.first_index:
         return False
-    if progress.room is DiskRoom.NONE or not state.log.is_readable(progress.next_index):
+    if progress.room is room.NONE or not state.log.is_readable(progress.next_index):
         return False
-    if progress.pace is Pace.PROBE:
+    if progress.pace is PROBE:
         return not progress.probe_sent
     config = state.config
     return (
@@ -192,7 +202,7 @@ def _send_entries(state: RaftState, peer: NodeId, progress: Progress) -> bool:
     except EntryUnread:
         return False
     size = sum([len(entry.payload) for entry in entries])
-    if progress.pace is Pace.PROBE and size > PROMPT_BYTES:
+    if progress.pace is PROBE and size > PROMPT_BYTES:
         # Where the logs meet is not known: they might be refused, and sent again.
         _send(state, peer, progress, place, [])
         progress.probe_sent = True

@@ -11,10 +11,14 @@ Nothing here weakens Raft: an entry that is not taken is a message that was lost
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import DiskRoom, Entry, stored_bytes
+
+AMPLE: Final = DiskRoom.AMPLE
+NONE: Final = DiskRoom.NONE
 
 
 def note(state: RaftState, free_bytes: int, *, is_low: bool) -> None:
@@ -31,8 +35,8 @@ def note(state: RaftState, free_bytes: int, *, is_low: bool) -> None:
 def own(state: RaftState) -> DiskRoom:
     """Return what this node's disk can still take."""
     if state.room.free_bytes <= 0 or state.room.is_refusing:
-        return DiskRoom.NONE
-    return DiskRoom.LOW if state.room.is_low else DiskRoom.AMPLE
+        return NONE
+    return DiskRoom.LOW if state.room.is_low else AMPLE
 
 
 def takeable(state: RaftState, entries: Sequence[Entry]) -> int:
@@ -55,7 +59,8 @@ def took(state: RaftState, entry: Entry) -> None:
 
 def is_ample_on_majority(state: RaftState) -> bool:
     """Return whether a majority of the voters, as far as this leader knows, has room for what needs memory."""
-    ample = (own(state) is DiskRoom.AMPLE) + sum(
-        progress.room is DiskRoom.AMPLE and progress.is_voter for progress in state.progress.values()
-    )
+    ample = int(own(state) is AMPLE)
+    for progress in state.progress.values():
+        if progress.room is AMPLE and progress.is_voter:
+            ample += 1
     return ample >= majority(len(state.config.voters))

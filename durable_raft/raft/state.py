@@ -18,7 +18,21 @@ from durable_raft.raft.quorum import majority
 from durable_raft.raft.ready import Offer, ReadReady, Write
 from durable_raft.raft.term_budget import TermBudget
 from durable_raft.raft.timeouts import Timeouts, flush_patience_ms
-from durable_raft.raft.types import HardState, Index, LogPoint, NodeId, RaftConfig, Role, Standing, StoredLog, Term
+from durable_raft.raft.types import (
+    CANDIDATE,
+    FOLLOWER,
+    LEADER,
+    PRE_CANDIDATE,
+    HardState,
+    Index,
+    LogPoint,
+    NodeId,
+    RaftConfig,
+    Role,
+    Standing,
+    StoredLog,
+    Term,
+)
 
 
 class RoomLeft:
@@ -151,7 +165,7 @@ class RaftState:
         self._inflight_hard_states: deque[tuple[int, HardState]] = deque()
         self._write_number = 0
 
-        self.role: Role = Role.FOLLOWER
+        self.role: Role = FOLLOWER
         self.leader_id: NodeId | None = None
         """The leader of ``current_term`` as far as this node knows."""
         self.leader_commit: Index | None = None
@@ -230,14 +244,14 @@ class RaftState:
     @property
     def is_campaigning(self) -> bool:
         """Whether this node asks for votes or pre-votes."""
-        return self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)
+        return self.role in (PRE_CANDIDATE, CANDIDATE)
 
     @property
     def waits_for_votes(self) -> bool:
         """Whether a campaign waits for the answer of a peer that was asked: a candidate's own vote is flushed."""
         if not self.is_campaigning:
             return False
-        is_asked = self.role is Role.PRE_CANDIDATE or self.is_hard_state_flushed
+        is_asked = self.role is PRE_CANDIDATE or self.is_hard_state_flushed
         return is_asked and any(peer not in self.votes for peer in self.peers)
 
     def reset_election_deadline(self, now: int, *, is_voting: bool = False) -> None:
@@ -320,7 +334,7 @@ class RaftState:
             self.timeouts.note_flush(now, now - submitted_at, unflushed_bytes)
         if self._inflight_hard_states and self._inflight_hard_states[0][0] == number:
             self.flushed_hard_state = self._inflight_hard_states.popleft()[1]
-            has_voted = self.role in (Role.FOLLOWER, Role.CANDIDATE) and self.voted_for is not None
+            has_voted = self.role in (FOLLOWER, CANDIDATE) and self.voted_for is not None
             if has_voted and self.leader_id is None and self.is_hard_state_flushed:
                 self.reset_election_deadline(now, is_voting=True)
                 self.retry_due = now + self.config.heartbeat_ms
@@ -332,28 +346,28 @@ class RaftState:
         if term < self.current_term:
             raise InvariantViolation(f"term would fall from {self.current_term} to {term}")
         was = self.role
-        if was is Role.LEADER:
+        if was is LEADER:
             self.remember_owed()
         if term > self.current_term:
             self.hard_state = HardState(term, None)
-        if was is not Role.FOLLOWER or leader_id != self.leader_id:
+        if was is not FOLLOWER or leader_id != self.leader_id:
             self.observe("became_follower", term=term, leader=leader_id, was=was.value)
-        self.role = Role.FOLLOWER
+        self.role = FOLLOWER
         self.leader_id = leader_id
         self.leader_commit = None
         self.heard_from_leader_at = None
         self.votes = {}
-        if was is Role.LEADER:
+        if was is LEADER:
             self.progress = {}
             self._lose_reads()
-        if was is not Role.FOLLOWER:
+        if was is not FOLLOWER:
             self.reset_election_deadline(now)
 
     def hear_leader(self, now: int, source: NodeId) -> None:
         """Follow ``source``, which spoke as the leader of the current term (Figure 2, Rules for Servers)."""
         if self.leader_id not in (None, source):
             raise InvariantViolation(f"two leaders in term {self.current_term}: {self.leader_id} and {source}")
-        if self.role is not Role.FOLLOWER or self.leader_id != source:
+        if self.role is not FOLLOWER or self.leader_id != source:
             self.become_follower(now, self.current_term, source)
         self.timeouts.leader_spoke(now, self.current_term, source)
         self.timeouts.failed_campaigns = 0
@@ -365,7 +379,7 @@ class RaftState:
     def become_pre_candidate(self, now: int) -> None:
         """Ask whether an election could be won, changing neither term nor vote (Ongaro §9.6)."""
         self._leave_leader()
-        self.role = Role.PRE_CANDIDATE
+        self.role = PRE_CANDIDATE
         self.votes = {self.config.node_id: True}
         self.reset_election_deadline(now)
         self.observe("became_pre_candidate", term=self.current_term)
@@ -373,7 +387,7 @@ class RaftState:
     def become_candidate(self, now: int) -> None:
         """Begin an election: increment current_term, vote for self, reset the election timer (Figure 2)."""
         self._leave_leader()
-        self.role = Role.CANDIDATE
+        self.role = CANDIDATE
         self.hard_state = HardState(Term(self.current_term + 1), self.config.node_id)
         self.votes = {}
         self.reset_election_deadline(now, is_voting=True)
@@ -381,9 +395,9 @@ class RaftState:
 
     def become_leader(self, now: int) -> None:
         """Lead the current term; next_index and match_index start anew (Figure 2)."""
-        if self.role is not Role.CANDIDATE:
+        if self.role is not CANDIDATE:
             raise InvariantViolation(f"a {self.role.value} of term {self.current_term} would become leader")
-        self.role = Role.LEADER
+        self.role = LEADER
         self.leader_id = self.config.node_id
         self.timeouts.failed_campaigns = 0
         next_index = Index(self.log.last.index + 1)
@@ -432,7 +446,7 @@ class RaftState:
             self.standing = replace(self.standing, cut_in=self.current_term)
 
     def _leave_leader(self) -> None:
-        if self.role is Role.LEADER:
+        if self.role is LEADER:
             raise InvariantViolation(f"a leader of term {self.current_term} would campaign")
         self.leader_id = None
         self.heard_from_leader_at = None

@@ -34,7 +34,7 @@ from durable_raft.raft.messages import (
     TermlessMessage,
     TermMessage,
 )
-from durable_raft.raft.types import Entry, Index, LogPoint, NodeId, Role, Term, goes_back_in_time
+from durable_raft.raft.types import LEADER, Entry, Index, LogPoint, NodeId, Term, goes_back_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def _validate_term(state: RaftState, now: int, source: NodeId, message: TermMess
             _check_entries(state, now, source, message)
     elif isinstance(message, AppendEntriesResponse):
         _check_answer_shape(message)
-        if message.term == state.current_term and state.role is Role.LEADER:
+        if message.term == state.current_term and state.role is LEADER:
             _check_answer(state, source, message)
     elif isinstance(message, RequestVote):
         _check_end("last_log", message.last_log_index, message.last_log_term)

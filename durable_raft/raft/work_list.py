@@ -14,7 +14,7 @@ from durable_raft.errors import EntryUnread
 from durable_raft.raft import healing, reads, replication
 from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.ready import Ready
-from durable_raft.raft.types import Index, Role
+from durable_raft.raft.types import LEADER, Index
 
 if TYPE_CHECKING:
     from durable_raft.raft.state import RaftState
@@ -101,11 +101,11 @@ def _has_unnoticed_losses(state: RaftState) -> bool:
     log = state.log
     if not log.lost:
         return log.has_newly_lost()
-    return log.has_newly_lost() or (state.role is Role.LEADER and bool(log.missing()))
+    return log.has_newly_lost() or (state.role is LEADER and bool(log.missing()))
 
 
 def _has_sendable(state: RaftState, now: int) -> bool:
-    return state.role is Role.LEADER and replication.is_send_due(state, now)
+    return state.role is LEADER and replication.is_send_due(state, now)
 
 
 def _has_answerable(state: RaftState) -> bool:

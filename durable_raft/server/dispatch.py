@@ -19,7 +19,7 @@ from durable_raft.kv.machine import Machine
 from durable_raft.kv.replies import CommandSteps, ErrorReply, Reply
 from durable_raft.kv.slots import key_slot
 from durable_raft.raft.core import Raft
-from durable_raft.raft.types import Entry, EntryKind, Index, Member, NodeId, Role
+from durable_raft.raft.types import COMMANDS, LEADER, TIME_RESET, Entry, Index, Member, NodeId
 from durable_raft.server.claims import Claims
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.pending import Batch, Forming, Queued, Slot, Waiting
@@ -140,7 +140,7 @@ class Dispatcher:
 
     def _route(self, waiting: Waiting) -> None:
         waiting.slot.leave_batch()
-        if self._raft.role is Role.LEADER:
+        if self._raft.role is LEADER:
             self._accept(waiting)
         elif not waiting.spec.is_write and waiting.slot.owner.is_readonly and self.is_caught_up:
             self._answer_stale(waiting)
@@ -197,7 +197,7 @@ class Dispatcher:
 
     def propose_due(self) -> None:
         """Register the reads that wait, then propose batches while the window has room (leader only)."""
-        if self._raft.role is not Role.LEADER:
+        if self._raft.role is not LEADER:
             return
         now_ms = self._stamp_ms()
         if now_ms is not None and self._is_expiry_due(now_ms):
@@ -276,7 +276,7 @@ class Dispatcher:
 
     def apply(self, entry: Entry) -> Steps:
         """Apply a committed entry to the machine and answer who waits for it."""
-        if entry.kind is EntryKind.TIME_RESET:
+        if entry.kind is TIME_RESET:
             self._machine.reset_time(entry.timestamp_ms)
         else:
             yield from self._machine.advance_time_in_steps(entry.timestamp_ms)
@@ -285,7 +285,7 @@ class Dispatcher:
             self.commit_latency.add_sample(self._monotonic() - batch.proposed_at)
             self.counters.commands += len(batch.writes)
             yield from self._answer_all(batch.items)
-        elif entry.kind is EntryKind.COMMANDS:
+        elif entry.kind is COMMANDS:
             commands = yield from self._decoded(entry)
             self.counters.commands += len(commands)
             yield from self._machine.execute_in_steps(commands)
@@ -436,7 +436,7 @@ class Dispatcher:
         """Route what waits anew: this node's role, the leader it knows, or the link to that leader has changed."""
         self._last_proposed, self._last_proposed_ms = Index(0), 0
         self._orphan_batches()
-        if self._raft.role is not Role.LEADER:
+        if self._raft.role is not LEADER:
             unproposed = [*self._free_reads, *self._forming.take_all_runs()]
             self._free_reads = []
             for waiting in unproposed:
@@ -448,7 +448,7 @@ class Dispatcher:
 
     def _orphan_batches(self) -> None:
         """Set aside the batches of a leadership that was lost, even if it was won again since."""
-        is_leader, term = self._raft.role is Role.LEADER, self._raft.current_term
+        is_leader, term = self._raft.role is LEADER, self._raft.current_term
         lost = [index for index, batch in self._inflight.items() if not is_leader or batch.term != term]
         for index in lost:
             batch = self._inflight.pop(index)

@@ -18,7 +18,7 @@ from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import Record
 from durable_raft.kv.replies import ErrorReply, Later, Reply
 from durable_raft.raft.core import Raft
-from durable_raft.raft.types import Entry, Index, NodeId, Role, Term
+from durable_raft.raft.types import LEADER, Entry, Index, NodeId, Role, Term
 from durable_raft.server.alarms import Alarm, alarms_of
 from durable_raft.server.applying import Applier
 from durable_raft.server.clock import Timer
@@ -138,7 +138,7 @@ class Node:
         self.peers = platform.links(store.identity, members, dials, link_events)
         self._unvoted_ticks = self._alarm_ticks = 0
         self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term, False)
-        self._timer = CoreTimer(self._loop, self._clock, lambda: self.raft.role is Role.LEADER, self._on_timer)
+        self._timer = CoreTimer(self._loop, self._clock, lambda: self.raft.role is LEADER, self._on_timer)
         self._expiry_timer = ExpiryTimer(self._loop, self._process)
         self._housekeeping_timer: Timer | None = None
 
@@ -345,7 +345,7 @@ class Node:
         if ready.messages:
             reach("before_send")
             self.peers.send(ready.messages)
-        if self.raft.role is not Role.LEADER:
+        if self.raft.role is not LEADER:
             self._persist_lone()
             if self._is_stopped:
                 return
@@ -438,7 +438,7 @@ class Node:
         deadline = self.raft.deadline()
         if deadline is not None:
             self._timer.arm(deadline / 1000)
-        deadline_ms = self.keeper.machine.next_deadline_ms() if self.raft.role is Role.LEADER else None
+        deadline_ms = self.keeper.machine.next_deadline_ms() if self.raft.role is LEADER else None
         self._expiry_timer.arm(deadline_ms, self.timekeeper.stamp_ms)
 
     def _housekeeping(self) -> None:

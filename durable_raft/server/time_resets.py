@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from durable_raft.kv.replies import ErrorReply
-from durable_raft.raft.types import Entry, EntryKind
+from durable_raft.raft.types import TIME_RESET, Entry
 from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.timekeeper import Timekeeper
 from durable_raft.storage.time_request import forget_time_request, is_time_reset_requested
@@ -48,7 +48,7 @@ class TimeResets:
     def applied(self, entry: Entry) -> None:
         """Take note of an applied entry: a reset fulfils the request, whoever proposed it."""
         self._timekeeper.applied(entry)
-        if entry.kind is EntryKind.TIME_RESET:
+        if entry.kind is TIME_RESET:
             self._forget_request()
 
     def _forget_request(self) -> None:

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from durable_raft.raft.core import Raft
 from durable_raft.raft.quorum import majority
-from durable_raft.raft.types import Entry, EntryKind, Index, NodeId, Role, Term
+from durable_raft.raft.types import LEADER, TIME_RESET, Entry, Index, NodeId, Term
 from durable_raft.server.agreed_clock import AgreedClock, Agreement
 from durable_raft.server.clock import Clock
 from durable_raft.server.cluster_time import ClusterTime
@@ -96,7 +96,7 @@ class Timekeeper:
     def stamp_ms(self) -> int | None:
         """Return the time to stamp an entry with; None on a leader that does not know it yet, and on all others."""
         raft = self._raft
-        if raft.role is not Role.LEADER:
+        if raft.role is not LEADER:
             return None
         now_ms, floor_ms = self._now_ms(), raft.log.last_timestamp_ms
         if self._office != raft.current_term and not self._take_office(now_ms):
@@ -164,7 +164,7 @@ class Timekeeper:
         now_ms = self._now_ms()
         if isinstance(message, AskTime):
             # A leader's word is what it stamps with; it has none before it knows.
-            knows = self.stamp_ms() is not None if self._raft.role is Role.LEADER else self._time.is_known
+            knows = self.stamp_ms() is not None if self._raft.role is LEADER else self._time.is_known
             time_ms = self._time.time_ms(now_ms) if knows else 0
             answer = TellTime(message.asked_ms, self._own_ms(), time_ms, self._applied)
             self._tell(source, answer)
@@ -217,7 +217,7 @@ class Timekeeper:
     def applied(self, entry: Entry) -> None:
         """Note how far the machine is."""
         self._applied = entry.index
-        if entry.kind is EntryKind.TIME_RESET:
+        if entry.kind is TIME_RESET:
             self._reset_applied(entry)
 
     def _reset_applied(self, entry: Entry) -> None:
@@ -225,7 +225,7 @@ class Timekeeper:
         self.resets += 1
         self._told.clear()
         self._least_applied = entry.index
-        if self._office != self._raft.current_term or self._raft.role is not Role.LEADER:
+        if self._office != self._raft.current_term or self._raft.role is not LEADER:
             self._time.forget()
             self.ask()
         event(_logger, logging.WARNING, "cluster_time_reset", index=entry.index, time_ms=entry.timestamp_ms)
