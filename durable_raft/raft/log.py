@@ -173,6 +173,8 @@ class RaftLog:
             hi = min(hi, min((index for index in missing if index > lo), default=hi))
             if lo in missing:
                 raise EntriesLost([self.lost[lo]])
+        elif hi == lo + 1 and lo >= self._cache_first:
+            return [self._cache[lo]]
         found: list[Entry] = []
         if lo < self._cache_first:
             found = self._read(lo, min(hi, self._cache_first), bytes_max)
@@ -416,14 +418,14 @@ class RaftLog:
         self, now: int, number: int, hard_state: HardState | None, standing: Standing | None = None
     ) -> Write:
         """Hand out everything not yet submitted as write ``number``."""
-        entries = tuple(self._cache[Index(i)] for i in range(self.submitted + 1, self.last.index + 1))
+        entries = tuple([self._cache[Index(i)] for i in range(self.submitted + 1, self.last.index + 1)])
         mended, self._mended = self._mended, {}
-        copies = tuple(mended[index] for index in sorted(mended))
+        copies = tuple([mended[index] for index in sorted(mended)])
         write = Write(number, hard_state, self._cut_from, entries, self._new_base, standing, copies)
         self._cut_from = self._new_base = None
         self.submitted = self.last.index
         whole_again = [self.lost[entry.index] for entry in copies]
-        size = sum(len(entry.payload) for entry in (*entries, *copies))
+        size = sum([len(entry.payload) for entry in (*entries, *copies)])
         self.inflight.add(number, self.last.index, now, whole_again, size)
         return write
 

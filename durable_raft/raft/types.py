@@ -194,7 +194,10 @@ class Standing:
 
     def peer(self, node_id: NodeId) -> KnownDisk | None:
         """Return what is known of ``node_id``'s disk."""
-        return next((known for known in self.peers if known.node_id == node_id), None)
+        for known in self.peers:
+            if known.node_id == node_id:
+                return known
+        return None
 
     def with_peer(self, known: KnownDisk) -> Standing:
         """Return the standing that knows ``known`` in place of what it knew of that node."""

@@ -199,6 +199,10 @@ class Dispatcher:
         """Register the reads that wait, then propose batches while the window has room (leader only)."""
         if self._raft.role is not LEADER:
             return
+        has_commands = self._forming or self._free_reads
+        if not has_commands and self._last_proposed and self._machine.next_deadline_ms() is None:
+            # Before its first proposal a leader looks for the time to stamp with, commands or not.
+            return
         now_ms = self._stamp_ms()
         if now_ms is not None and self._is_expiry_due(now_ms):
             self._propose_with_reads(now_ms)

@@ -176,12 +176,17 @@ class Accepted(asyncio.Protocol):
             self._refuse(error)
 
     def _take(self, message: PeerMessage) -> None:
-        if isinstance(message, Confirm) and self._hello is not None:
-            self._confirm(NodeId(self._hello.node_id), message)
-        elif self._source is None or isinstance(message, (Hello, HelloReply, Confirm, Confirmed)):
+        source, hello = self._source, self._hello
+        if (
+            source is not None
+            and hello is not None
+            and not isinstance(message, (Hello, HelloReply, Confirm, Confirmed))
+        ):
+            self._hear(source, hello.node_uuid, message)
+        elif isinstance(message, Confirm) and hello is not None:
+            self._confirm(NodeId(hello.node_id), message)
+        else:
             self._handshake(message)
-        elif self._hello is not None:
-            self._hear(self._source, self._hello.node_uuid, message)
 
     def _hear(self, source: NodeId, node_uuid: bytes, message: NodeMessage) -> None:
         if self._peers.was_replaced(source, node_uuid):

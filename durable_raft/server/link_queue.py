@@ -84,12 +84,15 @@ class LinkQueue:
             self._term = message.term
             self._drop_older_terms()
         encoded = self._encoder.encode(message)
-        if isinstance(encoded, Bulk) or any(stands_on(message, earlier) for earlier, _ in self._waiting):
+        if isinstance(encoded, Bulk) or (self._waiting and self._stands_on_waiting(message)):
             self._wait(message, encoded)
         elif transport.get_write_buffer_size() > SMALL_BYTES_MAX:
             self._drop(len(encoded))
         else:
             transport.write(encoded)
+
+    def _stands_on_waiting(self, message: NodeMessage) -> bool:
+        return any(stands_on(message, earlier) for earlier, _ in self._waiting)
 
     def choke(self) -> None:
         """Note that the transport holds what the kernel did not take."""

@@ -230,15 +230,15 @@ class Node:
 
     def _receive(self, source: NodeId, message: NodeMessage) -> None:
         if not self._is_stopped:
-            self.heard_at[source] = self._now_ms()
+            self.heard_at[source] = now = self._now_ms()
             if isinstance(message, (FetchSnapshot, SnapshotChunk, StateHash)):
                 self.keeper.receive(source, message)
             else:
                 if isinstance(message, (AskTime, TellTime)):
                     self.timekeeper.receive(source, message)
                 else:
-                    self.raft.step(self._now_ms(), source, message)
-                if not self._is_due():
+                    self.raft.step(now, source, message)
+                if not self._is_due(now):
                     self._arm_timers()
                     return
             self.wake()
@@ -296,7 +296,7 @@ class Node:
 
     def _process_if_due(self) -> None:
         """Do what the last event left to be done; most events of a busy node leave nothing but another deadline."""
-        if self._is_due():
+        if self._is_due(self._now_ms()):
             self._process()
         else:
             self._arm_timers()
@@ -306,10 +306,10 @@ class Node:
             self.raft.timeout(self._now_ms())
             self._process()
 
-    def _is_due(self) -> bool:
+    def _is_due(self, now_ms: int) -> bool:
         """Return whether ``_process`` has something to do; most events of a busy node leave nothing."""
         return (
-            self.raft.has_ready(self._now_ms(), may_apply=self.may_apply)
+            self.raft.has_ready(now_ms, may_apply=self.may_apply)
             or self.dispatcher.has_due()
             or self._leadership() != self._known
             or not self.dispatcher.is_caught_up
@@ -395,7 +395,7 @@ class Node:
             return
         if flushed is not None:
             self._take_flushed(flushed)
-            if self._is_due():
+            if self._is_due(self._now_ms()):
                 # Others' turn first: the next write may be alone, too.
                 self.wake()
 
@@ -421,9 +421,10 @@ class Node:
 
     def _leadership(self) -> tuple[Role, NodeId | None, Term, bool]:
         """Return role, leader, term, and whether the leader can be reached."""
-        leader_id = self.raft.leader_id
+        state = self.raft.state
+        leader_id = state.leader_id
         is_led = leader_id is not None and self._is_reachable(leader_id)
-        return self.raft.role, leader_id, self.raft.current_term, is_led
+        return state.role, leader_id, state.hard_state.current_term, is_led
 
     def now_s(self) -> float:
         """Return the monotonic time in seconds."""
