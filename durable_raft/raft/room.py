@@ -59,8 +59,9 @@ def took(state: RaftState, entry: Entry) -> None:
 
 def is_ample_on_majority(state: RaftState) -> bool:
     """Return whether a majority of the voters, as far as this leader knows, has room for what needs memory."""
-    ample = int(own(state) is AMPLE)
+    missing = majority(len(state.config.voters)) - (own(state) is AMPLE)
     for progress in state.progress.values():
-        if progress.room is AMPLE and progress.is_voter:
-            ample += 1
-    return ample >= majority(len(state.config.voters))
+        if missing <= 0:
+            break
+        missing -= progress.room is AMPLE and progress.is_voter
+    return missing <= 0

@@ -149,7 +149,8 @@ class Connection(asyncio.Protocol):
         if not self._input and len(data) <= PIECE_BYTES and self._clients.turns.may_go_on():
             self._take_piece(data)
             self._pause_if_owed()
-            self.flush()
+            if self._is_flush_needed:
+                self.flush()
         else:
             self._input.append(data)
             self._note_memory(is_new=False)
@@ -281,6 +282,12 @@ class Connection(asyncio.Protocol):
         if waiting > self._clients.config.output_bytes_max:
             event(_logger, logging.WARNING, "client_too_slow", client=self.session.address, waiting_bytes=waiting)
             self.abort()
+
+    @property
+    def _is_flush_needed(self) -> bool:
+        """Whether ``flush`` has anything to do before the next reply is there: with most commands it has not."""
+        slots = self._slots
+        return bool(self._waits) or self.session.closing or not slots or slots[0].reply is not None
 
     def flush(self) -> None:
         """Send the replies at the head of the queue that are there."""

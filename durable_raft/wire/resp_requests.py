@@ -231,9 +231,11 @@ class StrictParser:
 
     def trim(self) -> None:
         """Let go of what is parsed, and of a buffer that a large request made large."""
+        if not self._at:
+            return
         if self._at == len(self._buffer):
             self._buffer = bytearray()
-        elif self._at:
+        else:
             del self._buffer[: self._at]
         self._at = 0
 

@@ -42,11 +42,17 @@ def classify(request: Request) -> Verdict:
     return spec
 
 
-def runs(requests: Iterable[Request]) -> Iterator[tuple[Verdict, list[Request]]]:
+def runs(requests: list[Request]) -> Iterable[tuple[Verdict, list[Request]]]:
     """Cut requests into runs, in order: those of one command that follow each other, at most ``RUN_MAX``.
 
-    A request that is refused is a run by itself.
+    A request that is refused is a run by itself. A request is looked up when the runs before it have been taken.
     """
+    if len(requests) == 1:
+        return ((classify(requests[0]), requests),)
+    return _runs_of_many(requests)
+
+
+def _runs_of_many(requests: list[Request]) -> Iterator[tuple[Verdict, list[Request]]]:
     run: list[Request] = []
     current: Verdict | None = None
     for request in requests:
