@@ -328,6 +328,11 @@ class SimStore:
         self.number = 0
         return stored
 
+    def is_quick(self, write: Write) -> bool:
+        """Return whether ``write`` waits for nothing but the flush: there is no journal here."""
+        del write
+        return True
+
     def persist(self, writes: Sequence[Write], compact_to: Index | None = None) -> None:
         """Write and flush a group as one transaction; errors poison the store, as LMDB's do."""
         if self._poison is not None:
