@@ -165,11 +165,21 @@ class Checkpointer:
         config = self._config
         return (
             self._is_requested
-            or self._due_share() >= 1
+            or self._has_changed_enough()
             or self._room_share() >= 0.5
             or log.last_applied - last >= config.checkpoint_entries
             or (self._clock.monotonic() - self._last_at) * 1000 >= config.checkpoint_interval_ms
         )
+
+    def _has_changed_enough(self) -> bool:
+        """Return whether ``_due_share`` is at least 1; asked after each entry, so what is far from it is told first."""
+        config, machine = self._config, self._machine
+        may_be = (
+            machine.overlay_changes >= min(config.checkpoint_changes, config.checkpoint_pages)
+            or machine.active_bytes >= config.checkpoint_bytes
+            or self._applied_bytes - self._last_bytes >= config.checkpoint_log_bytes
+        )
+        return may_be and self._due_share() >= 1
 
     def _due_share(self) -> float:
         """Return how far the next checkpoint is due by what changed since the last one began; from 1 on it is."""
