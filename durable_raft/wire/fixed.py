@@ -148,8 +148,8 @@ def unpack_append_entries(body: bytes, blobs: Sequence[bytes]) -> AppendEntries:
     if at > len(body):
         raise DamagedFrame(f"AppendEntries: {len(body)} bytes, expected {at} at least")
     admits = body[_HEAD.size : at]
-    has_bad_name = admits_bytes > 0 and not DISK.holds(admits)
-    if max(term, prev_term) > NUMBER_MAX or max(prev_index, commit, read_round) > INDEX_MAX or has_bad_name:
+    is_named = DISK.holds(admits)
+    if max(term, prev_term) > NUMBER_MAX or max(prev_index, commit, read_round) > INDEX_MAX or not is_named:
         fields = [term, prev_index, prev_term, commit, read_round, admits]
         check_fields("AppendEntries", _HEAD_FIELDS, _HEAD_CHECKS, fields)
     if count > APPEND_ENTRIES_MAX:

@@ -183,6 +183,16 @@ def test_a_long_payload_is_the_next_blob() -> None:
         appended(body, long, longer, b"spare")
 
 
+def test_a_payload_as_long_as_a_piece_stands_in_the_body() -> None:
+    """Only what is longer is a blob."""
+    body = append_body(entry_row(7, 77, b"p" * PIECE_BYTES))
+    found = appended(body)
+    assert isinstance(found, AppendEntries)
+    blobs: list[bytes] = []
+    assert fixed.pack_append_entries(found, blobs) == body
+    assert blobs == []
+
+
 @pytest.mark.parametrize("name", ["heartbeat", "append_entries", "append_entries_response"])
 def test_bodies_are_those_of_the_drawing(name: str) -> None:
     """What is sent, taken apart again, is the message."""
