@@ -128,15 +128,7 @@ class DiskJournalFile:
 
     def read(self) -> bytes:
         """Return the whole file, with zeros for blocks that the disk does not give."""
-        size = os.fstat(self._fd).st_size
-        with contextlib.suppress(OSError):
-            return read_fully(self._fd, 0, size)
-        return b"".join(self._block(at) for at in range(0, size, BLOCK_BYTES))
-
-    def _block(self, at: int) -> bytes:
-        with contextlib.suppress(OSError):
-            return read_fully(self._fd, at, BLOCK_BYTES)
-        return bytes(BLOCK_BYTES)
+        return read_blocks(self._fd)
 
     def write(self, offset: int, data: bytes) -> None:
         """Put ``data`` there with one pwrite.
@@ -156,6 +148,20 @@ class DiskJournalFile:
     def close(self) -> None:
         """Release the file."""
         os.close(self._fd)
+
+
+def read_blocks(fd: int) -> bytes:
+    """Return a whole file, with zeros for blocks that the disk does not give: each group is there twice."""
+    size = os.fstat(fd).st_size
+    with contextlib.suppress(OSError):
+        return read_fully(fd, 0, size)
+    return b"".join(_block(fd, at) for at in range(0, size, BLOCK_BYTES))
+
+
+def _block(fd: int, at: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return read_fully(fd, at, BLOCK_BYTES)
+    return bytes(BLOCK_BYTES)
 
 
 def read_fully(fd: int, offset: int, length: int) -> bytes:
@@ -361,16 +367,32 @@ def writes_in(image: bytes, mark: JournalMark) -> tuple[int, list[Write]]:
         WoundedLog: the journal is damaged, or is not the one that LMDB names.
         NewerFormat: it is of a newer format.
     """
+    ring_bytes = ring_of(image, mark)
+    return ring_bytes, [write_of(group) for group in read_groups(image[RING_AT:], mark)]
+
+
+def ring_of(image: bytes, mark: JournalMark) -> int:
+    """Return the size of the ring in a journal's file.
+
+    Raises:
+        WoundedLog: the header is damaged, or the journal is not the one that LMDB names.
+        NewerFormat: it is of a newer format.
+    """
     header = read_header(image)
     is_named = header.uuid == mark.uuid and header.generation in (mark.generation, mark.generation + 1)
     if not is_named or len(image) != RING_AT + header.ring_bytes:
         expected = f"journal {mark.uuid.hex()} of generation {mark.generation}"
         found = f"{header.uuid.hex()} of {header.generation}, {len(image)} bytes, ring of {header.ring_bytes}"
         raise_wounds([Wound(JOURNAL, None, None, expected, found, WoundKind.DISAGREES)])
-    return header.ring_bytes, [_write_of(group) for group in read_groups(image[RING_AT:], mark)]
+    return header.ring_bytes
 
 
-def _write_of(group: Group) -> Write:
+def write_of(group: Group) -> Write:
+    """Return the write in a group.
+
+    Raises:
+        WoundedLog: its body has no layout that is known.
+    """
     try:
         return unpack_write(group.number, group.body)
     except (ValueError, struct.error) as error:

@@ -172,6 +172,18 @@ def read_groups(ring: bytes, mark: JournalMark) -> list[Group]:
         WoundedLog: a group is lost that was flushed, or LMDB has forgotten one that it held.
         NewerFormat: a group of a newer format.
     """
+    groups, wounds = find_groups(ring, mark)
+    if wounds:
+        raise_wounds(wounds)
+    return groups
+
+
+def find_groups(ring: bytes, mark: JournalMark) -> tuple[list[Group], list[Wound]]:
+    """Return the groups that LMDB does not hold, in order, up to the end or the first one lost; and what is wrong.
+
+    Raises:
+        NewerFormat: a group of a newer format.
+    """
     whole: dict[int, Group] = {}
     newest = mark.number
     wounds: list[Wound] = []
@@ -189,9 +201,7 @@ def read_groups(ring: bytes, mark: JournalMark) -> list[Group]:
     end = mark.number + len(groups)
     lost = [number for number in range(end + 1, min(newest, end + 1 + _WOUNDS_MAX)) if number not in whole]
     wounds += [_wound(f"group {number}, as {newest} was begun", "no whole copy", WoundKind.MISSING) for number in lost]
-    if wounds:
-        raise_wounds(wounds[:_WOUNDS_MAX])
-    return groups
+    return groups, wounds[:_WOUNDS_MAX]
 
 
 def _take(whole: dict[int, Group], group: Group, wounds: list[Wound]) -> None:

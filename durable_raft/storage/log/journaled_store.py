@@ -29,7 +29,7 @@ from durable_raft.storage.log.journal_body import ENTRIES_MAX, ENTRY_HEAD_BYTES,
 from durable_raft.storage.log.journal_format import JOURNAL, copy_bytes
 from durable_raft.storage.log.log_store import DirectoryLogStore
 from durable_raft.storage.log.meta import JournalMark
-from durable_raft.storage.log.pending import Pending, pending_group, point_of
+from durable_raft.storage.log.pending import ANY_INDEX, Pending, pending_group, point_of
 from durable_raft.storage.log.plan import Plan, Stand, plan_writes
 from durable_raft.storage.log.records import records_bytes
 from durable_raft.storage.log.tables import Space
@@ -42,9 +42,6 @@ PENDING_BYTES_MAX: Final = 1 << 20
 PENDING_ENTRIES_MAX: Final = 1000
 PENDING_SHARE: Final = 4
 """When so much waits, or the fourth part of the ring, it is to be moved into LMDB at once."""
-
-_UNKNOWN: Final = Index((1 << 64) - 2)
-"""Before ``load`` nothing is known to be pending, and what is read is LMDB's."""
 
 _STANDING_BYTES: Final = 4096
 """What a standing and the rest of a group may take beside its entries, at most about."""
@@ -110,7 +107,7 @@ class JournaledLogStore:
         """Held while LMDB is written to."""
         self._mutex = threading.Lock()
         """Held while ``_pending`` is looked at or changed."""
-        self._pending = Pending(_UNKNOWN)
+        self._pending = Pending(ANY_INDEX)
 
     # -- opening ------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Base, Entry, Index, LogPoint
 from durable_raft.storage.log.records import records_bytes
+
+ANY_INDEX: Final = Index((1 << 64) - 2)
+"""As if LMDB's last entry were there: nothing is known to be pending, and every index is LMDB's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ A read transaction that stays open keeps LMDB from reusing pages, and a node's f
 looks. So a walk reads in batches, each in a short transaction of its own whose result is complete before any of it is
 handed out. What the node compacts or cuts between two batches is noticed and is not a wound.
 
+What the journal holds and LMDB does not is read along with each batch (glance.py): the reader sees one log.
+
 Damage comes out as wounds. A damaged page can still kill the process that maps the file: run this in a child process
 when that matters.
 """
@@ -12,9 +14,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import lmdb
 
@@ -23,8 +27,10 @@ from durable_raft.raft.types import Base, Index, LogPoint, Term
 from durable_raft.storage.directory import RAFT, require_environment
 from durable_raft.storage.environment import measure, open_read_only, tree_wound
 from durable_raft.storage.log import access
+from durable_raft.storage.log.glance import glance_at_journal, pending_in
 from durable_raft.storage.log.meta import Meta
-from durable_raft.storage.log.records import IDENT, IDENT_KEY, LOG_KEY
+from durable_raft.storage.log.pending import ANY_INDEX, Pending, point_of
+from durable_raft.storage.log.records import IDENT, IDENT_KEY, LOG_KEY, Items, pack_entries
 from durable_raft.storage.log.tables import Tables, open_tables
 from durable_raft.storage.log.walk import LogWalk, Walked
 from durable_raft.storage.preflight import check_data_file, page_problems
@@ -37,6 +43,9 @@ _BATCH_ENTRIES_MAX: Final = 2000
 _BATCH_BYTES_MAX: Final = 8 << 20
 """Payload after which a batch ends: a few milliseconds of one read transaction."""
 
+_GLANCES_MAX: Final = 3
+"""A node that starts may begin another generation of its journal between two looks; another look then finds both."""
+
 
 @dataclass(frozen=True, slots=True)
 class Overview:
@@ -45,7 +54,7 @@ class Overview:
     meta: Meta | None
     """None when neither copy is valid."""
     wounds: tuple[Wound, ...]
-    """Of meta."""
+    """Of meta and of the journal."""
     first_index: int
     """0 when the log is empty."""
     last_index: int
@@ -56,12 +65,26 @@ class Overview:
     """Pages ever used: the size of the file."""
 
 
+class _Moment(NamedTuple):
+    """One read transaction, and what the journal adds to what it sees."""
+
+    transaction: Transaction[bytes]
+    meta: Meta | None
+    """With the hard state and the standing that are pending."""
+    meta_wounds: tuple[Wound, ...]
+    last: Index
+    """Of LMDB's last entry; the base's when it has none; ``ANY_INDEX`` when that cannot be told."""
+    pending: Pending
+    journal_wounds: tuple[Wound, ...]
+
+
 class LogReader:
     """The log of one data directory, read-only."""
 
     def __init__(self, environment: Environment, tables: Tables) -> None:
         self._environment = environment
         self._tables = tables
+        self._path = Path(environment.path())
 
     @classmethod
     def open(cls, directory: Path) -> LogReader:
@@ -96,8 +119,8 @@ class LogReader:
             CorruptRecord: LMDB cannot walk its own pages.
         """
         try:
-            with self._environment.begin() as transaction:
-                meta, wounds = self._meta(transaction)
+            with self._moment() as moment:
+                transaction, pending = moment.transaction, moment.pending
                 used, file, _ = measure(self._environment, transaction, self._tables)
                 entries = transaction.stat(self._tables.ident)["entries"]
                 with transaction.cursor(self._tables.ident) as idents:
@@ -105,7 +128,13 @@ class LogReader:
                     last = int.from_bytes(idents.key(), "big") if idents.last() else 0
         except lmdb.Error as error:
             raise WoundedLog([tree_wound(IDENT, error)]) from error
-        return Overview(meta, wounds, first, last, entries, used, file)
+        if pending.groups:
+            # Those that a pending cut takes are still there.
+            entries += len(pending.entries) - (int(moment.last) + 1 - pending.first)
+            last = pending.end - 1 if entries else 0
+            first = (first if 0 < first < pending.first else int(pending.first)) if entries else 0
+        wounds = (*moment.meta_wounds, *moment.journal_wounds)
+        return Overview(moment.meta, wounds, first, last, entries, used, file)
 
     def walk(self, lo: int = 0, hi: int | None = None) -> Iterator[Walked]:
         """Yield what is known of each index of [lo, hi), ascending, going on past damage.
@@ -115,13 +144,13 @@ class LogReader:
         walk: LogWalk | None = None
         finished = False
         while not finished:
-            with self._environment.begin() as transaction:
+            with self._moment() as moment:
                 if walk is None:
-                    walk = self._first_walk(transaction, lo)
+                    walk = self._first_walk(moment, lo)
                     start = lo
                 else:
-                    start = self._resume(transaction, walk)
-                batch, finished = self._batch(transaction, walk, start, hi)
+                    start = self._resume(moment, walk)
+                batch, finished = self._batch(moment, walk, start, hi)
             yield from batch
 
     def touch(self) -> None:
@@ -141,12 +170,11 @@ class LogReader:
         Raises:
             CorruptRecord: its ident record is damaged.
         """
-        with self._environment.begin() as transaction:
-            meta, _ = self._meta(transaction)
-            if meta is not None and index == meta.base.point.index:
-                return meta.base
+        with self._moment() as moment:
+            if moment.meta is not None and index == moment.meta.base.point.index:
+                return moment.meta.base
             try:
-                return access.read_point(transaction, self._tables, Index(index))
+                return self._read_point(moment, index)
             except EntryUnavailable:
                 return None
             except lmdb.Error as error:
@@ -154,15 +182,48 @@ class LogReader:
 
     # -- inside one read transaction ----------------------------------------------------------------------------
 
-    def _meta(self, transaction: Transaction[bytes]) -> tuple[Meta | None, tuple[Wound, ...]]:
-        try:
-            return access.read_meta(transaction, self._tables)
-        except (WoundedLog, NewerFormat) as error:
-            return None, error.wounds
+    @contextmanager
+    def _moment(self) -> Iterator[_Moment]:
+        for left in range(_GLANCES_MAX - 1, -1, -1):
+            image = glance_at_journal(self._path)
+            with self._environment.begin() as transaction:
+                moment = self._at(transaction, image)
+                if left and moment.journal_wounds:
+                    continue
+                yield moment
+                return
 
-    def _first_walk(self, transaction: Transaction[bytes], lo: int) -> LogWalk:
+    def _at(self, transaction: Transaction[bytes], image: bytes | None) -> _Moment:
+        """Read what there is; where meta or LMDB's pages do not tell, nothing counts as pending."""
+        try:
+            meta, wounds = access.read_meta(transaction, self._tables)
+            with transaction.cursor(self._tables.ident) as idents:
+                has_entries = idents.last()
+                last = Index(int.from_bytes(idents.key(), "big")) if has_entries else meta.base.point.index
+        except (WoundedLog, NewerFormat) as error:
+            return _Moment(transaction, None, error.wounds, ANY_INDEX, Pending(ANY_INDEX), ())
+        except lmdb.Error:
+            return _Moment(transaction, meta, wounds, ANY_INDEX, Pending(ANY_INDEX), ())
+        pending, journal_wounds = pending_in(image, meta.journal, last)
+        for group in pending.groups:
+            meta = replace(
+                meta,
+                hard_state=group.write.hard_state or meta.hard_state,
+                standing=group.write.standing or meta.standing,
+            )
+        return _Moment(transaction, meta, wounds, last, pending, journal_wounds)
+
+    def _read_point(self, moment: _Moment, index: int) -> Base:
+        """Return point and timestamp of an entry; raises as ``access.read_point``."""
+        if (entry := moment.pending.get(Index(index))) is not None:
+            return point_of(entry)
+        if index >= moment.pending.first:
+            raise EntryUnavailable(f"index {index} is not stored")
+        return access.read_point(moment.transaction, self._tables, Index(index))
+
+    def _first_walk(self, moment: _Moment, lo: int) -> LogWalk:
         """Return a walk that expects the entry at ``lo``, or the first one when that is later."""
-        meta, _ = self._meta(transaction)
+        meta, transaction = moment.meta, moment.transaction
         if meta is not None and lo <= meta.base.point.index + 1:
             return LogWalk(meta.base)
         before = max(lo - 1, 0)
@@ -170,44 +231,55 @@ class LogReader:
             with transaction.cursor(self._tables.ident) as idents:
                 if idents.set_range(IDENT_KEY.pack(lo)):
                     before = max(int.from_bytes(idents.key(), "big") - 1, 0)
-            return LogWalk(access.read_point(transaction, self._tables, Index(before)))
+            return LogWalk(self._read_point(moment, before))
         except (WoundedLog, NewerFormat, EntryUnavailable, lmdb.Error):
             # Pages that LMDB cannot walk are met again, and told, when the entries are read.
             return LogWalk(Base(LogPoint(Index(before), Term(0), 0), 0), chain_known=False)
 
-    def _resume(self, transaction: Transaction[bytes], walk: LogWalk) -> int:
+    def _resume(self, moment: _Moment, walk: LogWalk) -> int:
         """Return the index to go on from, after the node may have compacted or cut the log since the last batch."""
         following = walk.index + 1
-        meta, _ = self._meta(transaction)
+        meta = moment.meta
         if meta is not None and following <= meta.base.point.index + 1:
             walk.restart(meta.base)
             return meta.base.point.index + 1
         try:
-            before = access.read_point(transaction, self._tables, Index(walk.index))
+            before = self._read_point(moment, walk.index)
         except (WoundedLog, NewerFormat, EntryUnavailable, lmdb.Error):
             return following
         if before.point.chain != walk.chain:
             walk.restart(before)
         return following
 
-    def _batch(
-        self, transaction: Transaction[bytes], walk: LogWalk, lo: int, hi: int | None
-    ) -> tuple[list[Walked], bool]:
+    def _batch(self, moment: _Moment, walk: LogWalk, lo: int, hi: int | None) -> tuple[list[Walked], bool]:
         """Return the next entries from ``lo`` on and whether they are the last ones."""
         batch: list[Walked] = []
         size = 0
-        ident_end, log_end = (None, None) if hi is None else (IDENT_KEY.pack(hi), LOG_KEY.pack(hi, 0))
+        transaction, pending = moment.transaction, moment.pending
+        end = pending.first if hi is None else min(hi, pending.first)
+        ident_end, log_end = (IDENT_KEY.pack(end), LOG_KEY.pack(end, 0)) if end <= moment.last else (None, None)
+        more_idents, more_pieces = _pending_items(pending, lo, hi)
         try:
             with transaction.cursor(self._tables.ident) as idents, transaction.cursor(self._tables.log) as pieces:
-                from_idents = _items(idents, IDENT_KEY.pack(lo), ident_end)
-                for walked in walk.run(from_idents, _items(pieces, LOG_KEY.pack(lo, 0), log_end)):
+                from_idents = chain(_items(idents, IDENT_KEY.pack(lo), ident_end), more_idents)
+                from_pieces = chain(_items(pieces, LOG_KEY.pack(lo, 0), log_end), more_pieces)
+                for walked in walk.run(from_idents, from_pieces):
                     batch.append(walked)
                     size += len(walked.payload or b"")
                     if len(batch) >= _BATCH_ENTRIES_MAX or size >= _BATCH_BYTES_MAX:
                         return batch, False
         except lmdb.Error as error:
             batch.append(Walked(walk.index, None, None, (tree_wound(IDENT, error),)))
+        if moment.journal_wounds and (hi is None or hi > pending.end):
+            batch.append(Walked(walk.index, None, None, moment.journal_wounds))
         return batch, True
+
+
+def _pending_items(pending: Pending, lo: int, hi: int | None) -> tuple[Iterator[tuple[bytes, bytes]], ...]:
+    """Return the records that the pending entries of [lo, hi) will have."""
+    end = pending.end if hi is None else min(hi, pending.end)
+    tables: tuple[Items, Items] = pack_entries([entry for entry in pending.entries if lo <= entry.index < end])
+    return tuple(((key, bytes(value)) for key, value in items) for items in tables)
 
 
 def _items(cursor: Cursor[bytes], lo: bytes, hi: bytes | None) -> Iterator[tuple[bytes, bytes]]:
