@@ -60,6 +60,11 @@ class LogMover:
         self._is_out_of_room = False
         self._thread = threading.Thread(target=self._run, name="log-mover", daemon=True)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether ``work`` should be called in a moment."""
+        return self._has_work.is_set()
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()

@@ -12,8 +12,8 @@ from durable_raft.raft.quorum import majority
 from durable_raft.server.agreed_clock import READING_LIFE_MS
 from durable_raft.server.crash_points import CRASH_POINTS
 from durable_raft.storage.log.records import LOG
+from tests.simulation.disk import JOURNAL_LIE, OWNED_BYTES, Image
 from tests.simulation.disk import LIES as DISK_LIES
-from tests.simulation.disk import OWNED_BYTES, Image
 from tests.simulation.lies import LIES
 from tests.simulation.swarm import MS
 
@@ -30,6 +30,7 @@ class Faults:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = random.Random(world.rng_of("faults"))
+        self._journal_rng = random.Random(world.rng_of("rotten journals"))
         self._is_over = False
         self._read_wrong: dict[str, int] = {}
         """Nodes whose clock was set right, and until when a wrong reading of it may count."""
@@ -42,6 +43,8 @@ class Faults:
         """Plan the first fault."""
         if self._world.swarm.fault_interval:
             self._plan_next()
+            if "journal" in self._world.swarm.commits:
+                self._rot_journal()
 
     def end(self) -> None:
         """Undo every fault that lasts."""
@@ -348,9 +351,25 @@ class Faults:
         self._struck(name, site.name)
         if name == "bit_rot":
             site.disk.rot()
+            if site.disk.lie == JOURNAL_LIE:
+                # What is in the journal is in LMDB soon, and then of no interest.
+                site.crashed("loses a group of its journal")
         else:
             site.disk.pending_lie = name
         self._world.at(self._later(0.2, 3), None, self._reveal, site)
+
+    def _rot_journal(self) -> None:
+        """Put rubbish into one page of a journal now and then, before it is read: that loses nothing, ever."""
+        if self._is_over:
+            return
+        up = self._world.up()
+        site = self._journal_rng.choice(up) if up else None
+        if site is not None and (file := site.disk.journal.sim_file) is not None and file.rot_page(self._journal_rng):
+            self._world.counts["pages of journals rotten"] += 1
+            if self._journal_rng.random() < 0.7:
+                site.crashed("a page of its journal rots", loses_power=self._journal_rng.random() < 0.5)
+        pause = int(self._journal_rng.expovariate(0.5) * self._world.swarm.fault_interval) + 1
+        self._world.at(self._world.now + pause, None, self._rot_journal)
 
     def _reveal(self, site: Site) -> None:
         """Have a lie found before the log moves on, more often than chance would."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from tests.simulation import (
     mutants_copies,
     mutants_disk,
+    mutants_journal,
     mutants_links,
     mutants_peers,
     mutants_raft,
@@ -26,6 +27,7 @@ __all__ = [
     "MUTANTS",
     "mutants_copies",
     "mutants_disk",
+    "mutants_journal",
     "mutants_links",
     "mutants_peers",
     "mutants_raft",

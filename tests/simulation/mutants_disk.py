@@ -26,8 +26,9 @@ from durable_raft.storage.log.plan import Plan
 from durable_raft.storage.log.records import IDENT, LOG
 from durable_raft.storage.proven import META
 from durable_raft.storage.wounds import WoundedLog
-from tests.simulation.disk import Change, Disk, SimStore
+from tests.simulation.disk import Change, Disk
 from tests.simulation.planting import Patch, mutant
+from tests.simulation.sim_store import SimStore
 
 # -- durability -------------------------------------------------------------------------------------------------------
 
@@ -177,14 +178,15 @@ def group_not_atomic() -> Sequence[Patch]:
 
     end = Process.end
 
-    def tear(self: Process) -> None:
+    def tear(self: Process, *, loses_power: bool = False) -> None:
         writes = [write for write in self.platform.writer.drain() if write.entries]
-        if writes and writes[0].entries[0].index == self.site.disk.promised.last_index + 1:
+        is_next = writes and writes[0].entries[0].index == self.site.disk.promised.last_index + 1
+        if is_next and isinstance(self.store, SimStore):
             plan = Plan(entries=list(writes[0].entries))
             changes = self.store.changes(plan, self.store._meta)
             self.site.disk.write(changes[: len(changes) // 2])
             self.site.disk.flush()
-        end(self)
+        end(self, loses_power=loses_power)
 
     return [(Process, "end", tear)]
 

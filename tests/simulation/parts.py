@@ -88,6 +88,9 @@ class SimLinks:
         """Nothing to close."""
 
 
+LOOK_US: Final = 20_000
+"""How often the mover looks whether something is to be moved."""
+
 ROOM_MS: Final = 20
 """How long a write that found no room waits."""
 
@@ -110,6 +113,7 @@ class SimLogWriter(LogWriter):
         super().__init__(store, process.site.clock, crash_points, on_flushed, on_failed)
         self._process = process
         self._is_busy = False
+        self._is_looking = False
         self._waiting: list[Write] = []
         """Writes that came while a transaction was under way; the next one takes them."""
         self._begun: list[Write] = []
@@ -138,7 +142,32 @@ class SimLogWriter(LogWriter):
         process.world.rules.entries_accepted(process.site.name, write.entries)
         process.world.counts["written on the loop"] += 1
         self._begun = [write]
-        return super().persist_now(write)
+        flushed = super().persist_now(write)
+        self._look_at_journal()
+        return flushed
+
+    def _look_at_journal(self) -> None:
+        """Have the mover look in a moment, while it has anything to do."""
+        if self._mover is None or self._is_looking or not self._mover.has_work:
+            return
+        self._is_looking = True
+        world = self._process.world
+        world.at(world.now + self._process.site.draw_disk_delay() + LOOK_US, self._process, self._look)
+
+    def _look(self) -> None:
+        process, mover = self._process, self._mover
+        self._is_looking = False
+        if mover is None or process.site.hung_until > process.world.now:
+            self._look_at_journal()
+            return
+        try:
+            mover.work()
+        except InvariantViolation:
+            raise
+        except DurableRaftError as error:
+            self._on_failed(error)
+            return
+        self._look_at_journal()
 
     def _begin(self) -> None:
         self._is_busy = True
@@ -166,6 +195,7 @@ class SimLogWriter(LogWriter):
         except DurableRaftError as error:
             self._on_failed(error)
             return
+        self._look_at_journal()
         if process.world.is_traced:
             process.world.say(f"    {process.site.name} flushed up to {process.site.disk.promised.last_index}")
         if self._waiting and not self._is_busy:

@@ -26,7 +26,7 @@ from durable_raft.errors import (
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.raft import invariants
 from durable_raft.raft.timeouts import Timeouts
-from durable_raft.raft.types import Entry, NodeId
+from durable_raft.raft.types import Entry, HardState, NodeId
 from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.node import Node
 from durable_raft.server.pending import Slot
@@ -37,9 +37,10 @@ from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.state.meta import first_meta
 from durable_raft.wire.peer import NodeMessage
 from tests.simulation.campaigns import Campaigns
-from tests.simulation.disk import SimStore
+from tests.simulation.journal_disk import SimJournaledStore
 from tests.simulation.parts import Callback, SimulatedCrash
 from tests.simulation.platform import SimPlatform
+from tests.simulation.sim_store import SimStore
 from tests.simulation.state_disk import SimKv, SimStateDirectory
 from tests.support.random_timeouts import RandomTimeouts
 
@@ -145,7 +146,7 @@ class Process:
         self.learns: bool = not world.swarm.is_patience_random or world.is_healing
         """Whether the node waits for as long as it has learned, or for as long as chance says."""
         world.running = self
-        self.store = SimStore(site.disk, lambda held: world.rules.hard_state_flushed(site.name, held))
+        self.store = self._open_store()
         data = self._recover()
         self.platform = SimPlatform(self)
         config = replace(site.config, accept_old_copy=site.accepts_old_copy)
@@ -160,6 +161,21 @@ class Process:
         self._wrap_apply()
         self._check_start()
         self.run(self._start, ())
+
+    def _open_store(self) -> SimStore | SimJournaledStore:
+        """Open the log in one of the ways of this run, whatever the way of the life before."""
+        disk, world, name = self.site.disk, self.world, self.site.name
+
+        def flushed(held: HardState) -> None:
+            world.rules.hard_state_flushed(name, held)
+
+        commit = random.Random(world.rng_of(f"commit {name} {self.site.lives}")).choice(world.swarm.commits)
+        world.counts[f"lives with {commit}"] += 1
+        home = SimStore(disk, flushed)
+        if commit == "lmdb" and home.mark is None:
+            return home
+        home = SimStore(disk, lambda _: None, is_home=True)
+        return SimJournaledStore(home, disk.journal, flushed, is_used=commit == "journal")
 
     def _recover(self) -> NodeData:
         """Open the disk as the real recovery does."""
@@ -338,8 +354,11 @@ class Process:
         else:
             raise error
 
-    def end(self) -> None:
-        """End this life; some of the writes under way may have reached the disk, in order, unknown to anybody."""
+    def end(self, *, loses_power: bool = False) -> None:
+        """End this life; some of the writes under way may have reached the disk, in order, unknown to anybody.
+
+        ``loses_power``: the next one may be half written.
+        """
         self.is_alive = False
         for connection in self.connections:
             connection.on_lost()
@@ -355,6 +374,13 @@ class Process:
             except DurableRaftError as error:
                 if isinstance(error, InvariantViolation):
                     raise
+        if isinstance(self.store, SimJournaledStore):
+            if loses_power and len(reached) < len(writes):
+                self.store.lose_power(writes[len(reached) :])
+            elif self.rng.random() < 0.5:
+                # A move was under way, and got there.
+                with suppress(StorageError):
+                    self.store.move()
         self.store.close()
 
     def _worker_job(self) -> Callable[[], object] | None:

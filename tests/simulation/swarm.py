@@ -99,6 +99,8 @@ class Swarm:
     """Chance that a client sends its next pipeline to any node, on a connection it may have had for long."""
     reads: float
     """Share of reads among the commands."""
+    commits: tuple[str, ...]
+    """What makes writes durable (``--log-commit``); each life of a node draws one of them."""
     checkpoints: dict[str, Any]
     """Settings of ``NodeConfig``: when checkpoints are due, and how much of the log stays."""
     queue_bytes_max: int
@@ -169,6 +171,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         group_share=group_share,
         duration=election_min * MS * rng.choice((60, 120)),
         faults_weights=tuple(FAULTS[name] for name in faults),
+        commits=random.Random(f"{seed} commit").choice((("lmdb",), ("journal",), ("journal",), ("lmdb", "journal"))),
         checkpoints=_draw_checkpoints(rng),
         # Drawn last: the seeds of tests stay what they were in all else.
         bulk_delay=rng.choice((0, 0, heartbeat * 5, heartbeat * 30)),

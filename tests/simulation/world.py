@@ -187,9 +187,9 @@ class Site:
         if why.startswith("crash_at_point"):
             world.faults["crash_at_point"] += 1
             world.counts[why] += 1
-        elif why.startswith("stops: simulated"):
+        elif why.startswith("stops: ") and "simulated" in why:
             world.faults["disk_error" if "EIO" in why else "full_disk"] += 1
-        process.end()
+        process.end(loses_power=loses_power or self.disk.lie is not None)
         if loses_power or self.disk.lie is not None:
             self.disk.power_cut()
             self.clock.jump(self._rng.uniform(-1000, 0))

@@ -14,6 +14,7 @@ class MemoryJournalFile:
     """A ``JournalFile``; it outlives those who open it."""
 
     def __init__(self, header: Header) -> None:
+        self.header = header
         self.durable = bytearray(pack_header(header) + bytes(header.ring_bytes))
         self._cached = bytearray(self.durable)
         self.unflushed: list[tuple[int, bytes]] = []
@@ -37,7 +38,8 @@ class MemoryJournalFile:
         """Make everything durable."""
         if self.fails is not None:
             raise self.fails
-        self.durable = bytearray(self._cached)
+        for offset, data in self.unflushed:
+            self.durable[offset : offset + len(data)] = data
         self.unflushed = []
         self.flushes += 1
 
@@ -54,11 +56,15 @@ class MemoryJournalFile:
 
     def cut_power(self, kept: Collection[int]) -> None:
         """Keep, of the sectors that are not flushed, those with the numbers in ``kept``."""
+        self.write_back(kept)
+        self.unflushed = []
+        self._cached = bytearray(self.durable)
+
+    def write_back(self, kept: Collection[int]) -> None:
+        """Have the sectors with the numbers in ``kept`` on the disk before they are flushed."""
         for number, (offset, data) in enumerate(self.sectors()):
             if number in kept:
                 self.durable[offset : offset + len(data)] = data
-        self.unflushed = []
-        self._cached = bytearray(self.durable)
 
     def damage(self, offset: int, data: bytes) -> None:
         """Have other bytes on the disk."""
