@@ -77,7 +77,7 @@ class Quick:
     def __init__(self, base: Base, place: Path) -> None:
         self._base = base
         self._place = place
-        self._config = _config(base, place / "trial")
+        self._config = config_of(base, place / "trial")
         sound = replace(self._config, directory=place / "truth")
         base.refill(VICTIM, sound.directory)
         self._truth = start.truth_of(sound)
@@ -102,7 +102,8 @@ class Quick:
         return start.outcome_of(self._config, self._truth), data != before
 
 
-def _config(base: Base, directory: Path) -> NodeConfig:
+def config_of(base: Base, directory: Path) -> NodeConfig:
+    """Return what the victim is told when its directory is ``directory``."""
     members = tuple(
         Member(NodeId(n.node_id), f"127.0.0.1:{n.client_port}", f"127.0.0.1:{n.peer_port}")
         for n in base.cluster.nodes.values()
@@ -123,7 +124,7 @@ def run_quick(base: Base, place: Path, seed: int, count: int, *, tells: bool = T
     """Play ``count`` quick trials, as many of each kind and environment."""
     result, quick = Result(), Quick(base, place)
     for number, (kind, environment) in enumerate(_kinds(count)):
-        outcome, is_changed = quick.run(kind, environment, _rng(seed, kind, environment, number))
+        outcome, is_changed = quick.run(kind, environment, rng_of(seed, kind, environment, number))
         result.unchanged[kind] += not is_changed
         result.note(kind, environment, outcome, _replay(seed, kind, environment, number))
         if tells:
@@ -137,7 +138,7 @@ def run_whole(base: Base, place: Path, seed: int, count: int, *, tells: bool = T
     for number, (kind, environment) in enumerate(_kinds(count)):
         if number % 4 == 0:
             kind, environment = nodes.EVERY_NODE, "raft"
-        rng = _rng(seed, kind, environment, number)
+        rng = rng_of(seed, kind, environment, number)
         outcome = nodes.outcome_of(base, nodes.damaged(base, kind, environment, rng))
         result.note(kind, environment, outcome, _replay(seed, kind, environment, number) + " --nodes")
         if outcome.startswith(start.FAILURES):
@@ -164,7 +165,8 @@ def _kinds(count: int) -> Iterator[tuple[str, str]]:
     return (pairs[number % len(pairs)] for number in range(count))
 
 
-def _rng(seed: int, kind: str, environment: str, number: int) -> random.Random:
+def rng_of(seed: int, kind: str, environment: str, number: int) -> random.Random:
+    """Return the generator of one trial."""
     return random.Random(f"{seed} {kind} {environment} {number}")
 
 
@@ -229,7 +231,7 @@ def _played(options: argparse.Namespace, base: Base, place: Path, seed: int) -> 
     if options.trial is None:
         return [run_quick(base, place, seed, options.quick), run_whole(base, place, seed, options.whole)]
     kind, environment = options.kind, options.environment
-    rng = _rng(seed, kind, environment, options.trial)
+    rng = rng_of(seed, kind, environment, options.trial)
     result = Result()
     if options.nodes:
         outcome = nodes.outcome_of(base, nodes.damaged(base, kind, environment, rng))

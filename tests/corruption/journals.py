@@ -1,0 +1,95 @@
+"""Quick trials on a directory whose newest entries are in its journal: damage to that, and to LMDB beside it.
+
+A node that is stopped leaves nothing in its journal, and one that is killed little. So entries are put there by the
+store, which is closed before it moves them: what a power cut under load leaves.
+
+A stale journal as a whole is not tried: of what is put back with every sum right, only what came after it tells
+(ARCHITECTURE "The commit journal").
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from durable_raft.raft.ready import Write
+from durable_raft.raft.types import EntryKind, LogPoint, make_entry
+from durable_raft.storage.log.journal import DiskJournalPlace
+from durable_raft.storage.log.journal_format import BLOCK_BYTES, JOURNAL
+from durable_raft.storage.log.journaled_store import JournaledLogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from tests.corruption import start
+from tests.corruption.base import Base
+from tests.corruption.campaign import VICTIM, Result, config_of, rng_of
+from tests.corruption.damage import KINDS
+
+RING_BYTES: Final = 64 * BLOCK_BYTES
+"""Small, so that most damage strikes what is in use."""
+GROUPS: Final = 24
+FILES: Final = {JOURNAL: f"raft/{JOURNAL}", "raft": "raft/data.mdb"}
+LEFT_OUT: Final = {JOURNAL: frozenset({"stale_file"}), "raft": frozenset[str]()}
+
+
+class JournalTrials:
+    """Trials on one directory."""
+
+    def __init__(self, base: Base, place: Path) -> None:
+        """Put entries into the journal of a copy of the victim's directory."""
+        self._place = place
+        self._sound = place / "sound"
+        self._config = replace(config_of(base, place / "trial"), log_commit="journal")
+        base.refill(VICTIM, self._sound)
+        self._older = {"raft": base.older_file(VICTIM, "raft"), JOURNAL: _fill(self._sound)}
+        self._refill(place / "truth")
+        self._truth = start.truth_of(replace(self._config, directory=place / "truth"))
+
+    def run(self, kind: str, file: str, rng: random.Random) -> tuple[str, bool]:
+        """Return the outcome of one trial, and whether any byte was changed."""
+        self._refill(self._config.directory)
+        path = self._config.directory / FILES[file]
+        before = path.read_bytes()
+        data = bytearray(before)
+        KINDS[kind](data, self._older[file], rng)
+        path.write_bytes(data)
+        return start.outcome_of(self._config, self._truth), data != before
+
+    def _refill(self, directory: Path) -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+        shutil.copytree(self._sound, directory)
+
+
+def _fill(directory: Path) -> bytes:
+    """Leave groups in the journal of ``directory``; return its file as it was half of them ago."""
+    home = LmdbLogStore.open(directory)
+    store = JournaledLogStore(home, DiskJournalPlace(home.path), ring_bytes=RING_BYTES)
+    stored = store.load()
+    last, stamp, older = stored.last, stored.last_timestamp_ms, b""
+    for number in range(1, GROUPS + 1):
+        entry = make_entry(
+            previous=last,
+            term=stored.hard_state.current_term,
+            kind=EntryKind.COMMANDS,
+            timestamp_ms=stamp,
+            payload=bytes(number) * 10,
+        )
+        store.persist([Write(number, None, None, (entry,))])
+        last = LogPoint(entry.index, entry.term, entry.chain)
+        if number == GROUPS // 2:
+            older = (home.path / JOURNAL).read_bytes()
+    store.close()
+    return older
+
+
+def run_journals(base: Base, place: Path, seed: int, count: int) -> Result:
+    """Play ``count`` trials, as many of each kind and file."""
+    result, trials = Result(), JournalTrials(base, place)
+    pairs = [(kind, file) for kind in KINDS for file in FILES if kind not in LEFT_OUT[file]]
+    for number in range(count):
+        kind, file = pairs[number % len(pairs)]
+        outcome, is_changed = trials.run(kind, file, rng_of(seed, kind, file, number))
+        result.unchanged[f"{kind} {file}"] += not is_changed
+        result.note(kind, file, outcome, f"run_journals with seed {seed}: trial {number}")
+    return result
