@@ -60,8 +60,12 @@ class Outcome:
 class Cell:
     """One run of the workload with one fault."""
 
-    def __init__(self, directory: Path, call: str, error: str, number: int | None) -> None:
-        """Make call ``call`` number ``number`` fail with ``error``; None: let everything succeed, and count."""
+    def __init__(self, directory: Path, call: str, error: str, number: int | None, commit: str = "lmdb") -> None:
+        """Make call ``call`` number ``number`` fail with ``error``; None: let everything succeed, and count.
+
+        ``commit`` is what makes the node's writes durable (``--log-commit``).
+        """
+        self._commit = commit
         self._directory = directory
         self._call, self._error, self._number = call, error, number
         port, peer = free_ports(2)
@@ -102,7 +106,7 @@ class Cell:
         return [program, "-f", "--seccomp-bpf", "-s", "8", "-o", str(self._trace), "-e", f"trace={self._call}", *inject]
 
     def _start(self, wrapper: list[str]) -> subprocess.Popen[bytes]:
-        command = [*wrapper, *serve_command(self._node, [self._node], SETTINGS)]
+        command = [*wrapper, *serve_command(self._node, [self._node], SETTINGS | {"log_commit": self._commit})]
         with self._log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=checkout_environment(), start_new_session=True)
 

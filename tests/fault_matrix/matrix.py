@@ -4,6 +4,7 @@
 
     python -m tests.fault_matrix                     every n of every call: some minutes
     python -m tests.fault_matrix --sample 3          about so many n of each
+    python -m tests.fault_matrix --log-commit journal    the same with the journal in front of LMDB
     python -m tests.fault_matrix --json FILE         leave the figures in FILE (tests/results)
     python -m tests.fault_matrix --call fdatasync --error EIO --number 17
 
@@ -32,6 +33,7 @@ MODULE: Final = "tests.fault_matrix"
 CALLS: Final = ("pwrite64", "writev", "fdatasync", "fsync", "ftruncate", "rename", "mkdir")
 """With which the node changes files. LMDB writes pages by the first two (sockets may see ``writev`` too)."""
 ERRORS: Final = ("EIO", "ENOSPC")
+COMMITS: Final = ("lmdb", "journal")
 
 Key = tuple[str, str, int]
 
@@ -46,9 +48,9 @@ def why_not() -> str | None:
     return None if trial.returncode == 0 else f"strace may not inject here: {trial.stderr.strip()[-200:]}"
 
 
-def count_calls(directory: Path) -> dict[str, int]:
+def count_calls(directory: Path, commit: str) -> dict[str, int]:
     """Run the workload without a fault; return how often each call is made."""
-    cell = Cell(directory, ",".join(CALLS), "", None)
+    cell = Cell(directory, ",".join(CALLS), "", None, commit)
     cell.run()
     return cell.calls()
 
@@ -116,14 +118,16 @@ class Table:
         return lines
 
 
-def play(keys: Sequence[Key], counts: dict[str, int], workers: int, *, shows: bool = False) -> Table:
+def play(
+    keys: Sequence[Key], counts: dict[str, int], workers: int, *, commit: str = "lmdb", shows: bool = False
+) -> Table:
     """Play the cells, a few at a time."""
     table = Table(counts)
 
     def one(key: Key) -> Outcome | CellFailed:
         with tempfile.TemporaryDirectory() as directory:
             try:
-                return Cell(Path(directory), *key).run()
+                return Cell(Path(directory), *key, commit).run()
             except CellFailed as failure:
                 return failure
 
@@ -147,6 +151,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fault_matrix", description="An error at every call.")
     parser.add_argument("--sample", type=int, help="about so many places of each call; all unless given")
     parser.add_argument("--workers", type=int, default=3, help="nodes at one time")
+    parser.add_argument("--log-commit", choices=COMMITS, default="lmdb", help="what makes a write durable")
     parser.add_argument("--call", choices=CALLS)
     parser.add_argument("--error", choices=ERRORS, default="EIO")
     parser.add_argument("--number", type=int, default=1)
@@ -156,10 +161,11 @@ def main(arguments: Sequence[str]) -> int:
         print(reason)
         return 2
     with tempfile.TemporaryDirectory() as directory:
-        counts = count_calls(Path(directory))
+        counts = count_calls(Path(directory), options.log_commit)
     print("calls of the workload: " + ", ".join(f"{call} {count}" for call, count in counts.items()), flush=True)
     one = [(options.call, options.error, options.number)] if options.call else None
-    table = play(one or list(places(counts, options.sample)), counts, options.workers, shows=True)
+    keys = one or list(places(counts, options.sample))
+    table = play(keys, counts, options.workers, commit=options.log_commit, shows=True)
     record.save(options.json, record.command_line(MODULE, arguments), _played(options), table.figures())
     print("\n".join(table.lines()))
     for failure in table.failures:

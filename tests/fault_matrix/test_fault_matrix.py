@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fault_matrix.cell import Cell, CellFailed
-from tests.fault_matrix.matrix import CALLS, ERRORS, count_calls, why_not
+from tests.fault_matrix.matrix import CALLS, COMMITS, ERRORS, count_calls, why_not
 
 pytestmark = pytest.mark.cluster
 
@@ -21,24 +21,25 @@ def needs_strace() -> None:
 
 
 @pytest.fixture(scope="module")
-def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
-    """How often the workload makes each call."""
-    return count_calls(tmp_path_factory.mktemp("counted"))
+def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
+    """How often the workload makes each call, by what makes a write durable."""
+    return {commit: count_calls(tmp_path_factory.mktemp("counted"), commit) for commit in COMMITS}
 
 
+@pytest.mark.parametrize("commit", COMMITS)
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("call", CALLS)
 def test_error_at_any_write_or_flush_loses_nothing(
-    counts: dict[str, int], tmp_path: Path, call: str, error: str
+    counts: dict[str, dict[str, int]], tmp_path: Path, call: str, error: str, commit: str
 ) -> None:
     """Whichever call fails, the node stops with a documented exit code or goes on, and keeps its word."""
-    assert counts[call], "the workload does not make it"
-    number = random.randint(1, counts[call])
+    assert counts[commit][call], "the workload does not make it"
+    number = random.randint(1, counts[commit][call])
     while True:
-        print(f"python -m tests.fault_matrix --call {call} --error {error} --number {number}")
+        print(f"python -m tests.fault_matrix --log-commit {commit} --call {call} --error {error} --number {number}")
         directory = tmp_path / str(number)
         directory.mkdir()
-        if Cell(directory, call, error, number).run().fired:
+        if Cell(directory, call, error, number, commit).run().fired:
             return
         # Calls are counted thread by thread, and which thread flushes depends on the machine.
         assert number > 1, "the first call of a thread is made in every run"
