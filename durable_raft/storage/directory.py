@@ -4,7 +4,7 @@
 
     DIR                 exclusively flocked itself while a node runs: it cannot be replaced without being missed
     DIR/LOCK            the same, for older versions; holds the process id and node id
-    DIR/raft/           the LMDB environment of the log (log/lmdb_store.py)
+    DIR/raft/           the LMDB environment of the log (log/lmdb_store.py), and its journal (log/journal.py)
     DIR/kv/             the LMDB environment of the KV state at a checkpoint (state/store.py)
     DIR/kv.*/           a KV state on its way in or out (state/install.py)
     DIR/flight          the last core events, for ``raftlog timeline`` (flight.py)
