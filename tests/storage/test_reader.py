@@ -13,6 +13,8 @@ import pytest
 from durable_raft.errors import CorruptRecord, DirectoryRefused
 from durable_raft.raft.types import ORIGIN, Index
 from durable_raft.storage.log import reader as reader_module
+from durable_raft.storage.log.journal import DiskJournalPlace
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from durable_raft.storage.wounds import WoundedLog, WoundKind
@@ -156,12 +158,15 @@ def test_a_cut_between_two_batches_is_no_wound(filled: LmdbShelf, monkeypatch: p
     assert [entry.wounds for entry in walked + shorter if entry.wounds] == []
 
 
-def test_walking_beside_a_writer_finds_no_wounds(lmdb_shelf: LmdbShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("journal", [(), ("journal",)], ids=["lmdb", "journal"])
+def test_walking_beside_a_writer_finds_no_wounds(
+    lmdb_shelf: LmdbShelf, monkeypatch: pytest.MonkeyPatch, journal: tuple[str, ...]
+) -> None:
     """Entries that are cut, replaced and compacted between two batches are not taken for damage."""
     monkeypatch.setattr(reader_module, "_BATCH_ENTRIES_MAX", 25)
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
-    command = [sys.executable, "-m", "tests.storage.churn", str(lmdb_shelf.directory), str(seed)]
+    command = [sys.executable, "-m", "tests.storage.churn", str(lmdb_shelf.directory), str(seed), *journal]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as writer:
         try:
             assert writer.stdout is not None
@@ -179,7 +184,8 @@ def test_walking_beside_a_writer_finds_no_wounds(lmdb_shelf: LmdbShelf, monkeypa
             assert writer.poll() is None
         finally:
             writer.kill()
-    lmdb_shelf.open().load()
+    home = lmdb_shelf.open()
+    JournaledLogStore(home, DiskJournalPlace(home.path), is_used=False).load()
 
 
 def test_a_point_is_told_of_what_is_stored_and_of_the_base(filled: LmdbShelf) -> None:

@@ -93,8 +93,9 @@ def test_a_damaged_journal_is_a_wound_and_what_is_before_it_is_seen(shelf: Journ
         walked = list(reader.walk())
         overview = reader.overview()
     assert [each.index for each in walked] == [1, 1]
-    assert (overview.last_index, [wound.table for wound in overview.wounds]) == (1, ["journal"])
-    assert walked[-1].wounds == overview.wounds
+    assert (overview.last_index, overview.wounds) == (1, ())
+    assert [wound.table for wound in walked[-1].wounds] == ["journal"]
     path.unlink()
     with LogReader.open(shelf.directory) as reader:
-        assert [wound.what for wound in reader.overview().wounds] == [WoundKind.MISSING]
+        (last,) = reader.walk()
+        assert [wound.what for wound in last.wounds] == [WoundKind.MISSING]

@@ -21,6 +21,7 @@ from durable_raft.storage.directory import (
     holds_environment,
     running_node,
 )
+from durable_raft.storage.log.journal_format import JOURNAL
 from durable_raft.storage.log.reader import LogReader, structure_problems
 from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.verify import read_checkpoint, verify_state
@@ -31,7 +32,8 @@ from raftlog.running import CLEAN, REFUSED, WOUNDED
 FIT: Final = "fit"
 
 _BEYOND_REPAIR: Final = frozenset({WoundKind.TREE, WoundKind.NEWER_FORMAT, WoundKind.CHAIN, WoundKind.ORDER})
-"""Not one record that another copy can stand in for: pages, a newer program, or two histories in one log."""
+"""Not one record that another copy can stand in for: pages, a newer program, or two histories in one log. Nor is a
+wound of the journal: each group of it is there twice."""
 
 _LOOKS: Final = 50
 """Looks at a directory in which a node works; what is seen half done is whole at one of the next."""
@@ -58,7 +60,7 @@ class Part:
     @property
     def code(self) -> int:
         """Exit code: 0 clean; 1 wounds that heal from peers or by repair; 2 damage beyond."""
-        if self.damage or any(wound.what in _BEYOND_REPAIR for wound in self.wounds):
+        if self.damage or any(wound.what in _BEYOND_REPAIR or wound.table == JOURNAL for wound in self.wounds):
             return REFUSED
         return WOUNDED if self.wounds else CLEAN
 

@@ -54,7 +54,7 @@ class Overview:
     meta: Meta | None
     """None when neither copy is valid."""
     wounds: tuple[Wound, ...]
-    """Of meta and of the journal."""
+    """Of meta; a walk tells those of the journal."""
     first_index: int
     """0 when the log is empty."""
     last_index: int
@@ -133,13 +133,13 @@ class LogReader:
             entries += len(pending.entries) - (int(moment.last) + 1 - pending.first)
             last = pending.end - 1 if entries else 0
             first = (first if 0 < first < pending.first else int(pending.first)) if entries else 0
-        wounds = (*moment.meta_wounds, *moment.journal_wounds)
-        return Overview(moment.meta, wounds, first, last, entries, used, file)
+        return Overview(moment.meta, moment.meta_wounds, first, last, entries, used, file)
 
     def walk(self, lo: int = 0, hi: int | None = None) -> Iterator[Walked]:
         """Yield what is known of each index of [lo, hi), ascending, going on past damage.
 
-        A page that LMDB cannot walk ends it, with a wound that says so.
+        A page that LMDB cannot walk ends it, with a wound that says so. Where that is the end of the log, the wounds of
+        the journal come last.
         """
         walk: LogWalk | None = None
         finished = False
