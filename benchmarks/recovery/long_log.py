@@ -15,6 +15,7 @@ from benchmarks.clusters import Node, Ours
 from benchmarks.etcd import Etcd, run_h2load
 from benchmarks.recovery.preload import VALUE_BYTES
 from durable_raft.kv.batch import encode_batch
+from durable_raft.kv.runs import Run
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Entry, EntryKind, LogPoint, make_entry
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
@@ -55,7 +56,7 @@ def lengthen_ours(cluster: Ours, entries: int) -> None:
         made: list[Entry] = []
         numbers = count(1)
         for number in range(entries):
-            payload = encode_batch([[b"set", b"key:%08d" % (number % DISTINCT_KEYS), b"x" * VALUE_BYTES]])
+            payload = encode_batch([Run(b"set", 1, [b"key:%08d" % (number % DISTINCT_KEYS), b"x" * VALUE_BYTES])])
             entry = make_entry(
                 previous=previous,
                 term=term,

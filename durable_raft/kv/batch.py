@@ -1,4 +1,11 @@
-"""The payload of a COMMANDS entry: one version byte, then a msgpack array of commands, each an array of byte strings.
+"""The payload of a COMMANDS entry: one version byte, then msgpack.
+
+::
+
+    version 2    [run, ...]        run      [name, length, argument, ...]     arguments column by column (runs.py)
+    version 1    [command, ...]    command  [name, argument, ...]            read for ever, written no more
+
+Names and arguments are byte strings. A run has at least one command, and exactly one if there are no arguments.
 
 The version stands for the meaning of the commands too: a later version of this program that executes a command
 differently must write another one, and go on executing the old one as it was.
@@ -6,53 +13,104 @@ differently must write another one, and go on executing the old one as it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Final, cast
+from typing import Any, Final
 
 import msgpack
 
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
+from durable_raft.kv.runs import Run, commands_of
 
-BATCH_VERSION: Final = 1
-_PREFIX: Final = bytes([BATCH_VERSION])
+BATCH_VERSION: Final = 2
+ROWS_VERSION: Final = 1
+"""Of the payloads that hold each command by itself."""
+
+VERSIONS: Final = (ROWS_VERSION, BATCH_VERSION)
+_SHAPES: Final = {ROWS_VERSION: "a list of lists of byte strings", BATCH_VERSION: "a list of runs of byte strings"}
 _packer = msgpack.Packer(use_bin_type=True, autoreset=False)
 
 
-def encode_batch(commands: Sequence[Sequence[bytes]]) -> bytes:
-    """Return the payload for ``commands``; none at all is legal and only moves the cluster time."""
+def encode_batch(runs: Sequence[Run]) -> bytes:
+    """Return the payload for ``runs``; none at all is legal and only moves the cluster time."""
     try:
         # The number is packed as the byte that it is; so nothing large is copied to put it in front.
         _packer.pack(BATCH_VERSION)
-        _packer.pack(commands)
+        _packer.pack_array_header(len(runs))
+        for name, count, args in runs:
+            _packer.pack([name, count, *args])
         payload: bytes = _packer.bytes()
     finally:
         _packer.reset()
     return payload
 
 
-def decode_batch(payload: bytes) -> list[list[bytes]]:
-    """Return the commands in ``payload``.
+def decode_batch(payload: bytes) -> list[Run]:
+    """Return the runs in ``payload``, of either version.
 
     Raises:
         UnknownFormatVersion: another version than this build knows.
-        CorruptRecord: not what ``encode_batch`` makes.
+        CorruptRecord: no batch of its version.
     """
-    if payload[:1] != _PREFIX:
-        found = payload[0] if payload else "none"
-        raise UnknownFormatVersion(f"batch of version {found}; this build knows {BATCH_VERSION}")
+    version = version_of(payload)
     try:
-        commands = msgpack.unpackb(memoryview(payload)[1:])
+        found = msgpack.unpackb(memoryview(payload)[1:])
     except ValueError as error:
         raise CorruptRecord(f"batch of {len(payload)} bytes cannot be decoded: {error}") from error
-    if not _are_commands(commands):
-        raise CorruptRecord(f"batch of {len(payload)} bytes: expected a list of lists of byte strings")
-    return cast("list[list[bytes]]", commands)
+    if version == ROWS_VERSION and _are_commands(found):
+        return [Run(command[0], 1, command[1:]) for command in found]
+    if version == BATCH_VERSION and _are_runs(found):
+        return [Run(run[0], run[1], run[2:]) for run in found]
+    raise no_batch(payload)
 
 
-def _are_commands(commands: object) -> bool:
-    """Return whether these are lists of byte strings, none of them empty; every loop runs in C."""
-    if type(commands) is not list:
+def decode_commands(payload: bytes) -> list[list[bytes]]:
+    """Return the commands in ``payload`` one by one, each with its name first; raises as ``decode_batch``."""
+    return commands_of(decode_batch(payload))
+
+
+def version_of(payload: bytes) -> int:
+    """Return the version of ``payload``.
+
+    Raises:
+        UnknownFormatVersion: another one than this build knows, or none.
+    """
+    if payload[:1] and payload[0] in VERSIONS:
+        return payload[0]
+    found = payload[0] if payload else "none"
+    known = " and ".join(map(str, VERSIONS))
+    raise UnknownFormatVersion(f"batch of version {found}; this build knows {known}")
+
+
+def no_batch(payload: bytes) -> CorruptRecord:
+    """Return the error for a payload that is not what its version says."""
+    return CorruptRecord(f"batch of {len(payload)} bytes: expected {_SHAPES[payload[0]]}")
+
+
+def is_count(count: object, args: int) -> bool:
+    """Return whether a run of ``args`` arguments may say that it has ``count`` commands."""
+    if type(count) is not int or count < 1:
         return False
-    are_lists = set(map(type, commands)) <= {list}
-    return are_lists and all(commands) and set(map(type, chain.from_iterable(commands))) <= {bytes}
+    return not args % count if args else count == 1
+
+
+def _are_commands(found: Any) -> bool:
+    """Return whether these are lists of byte strings, none of them empty; every loop runs in C."""
+    return _are_lists(found) and all(found) and _are_bytes(chain.from_iterable(found))
+
+
+def _are_runs(found: Any) -> bool:
+    if not _are_lists(found):
+        return False
+    for run in found:
+        if len(run) < 2 or type(run[0]) is not bytes or not is_count(run[1], len(run) - 2) or not _are_bytes(run[2:]):
+            return False
+    return True
+
+
+def _are_lists(found: Any) -> bool:
+    return type(found) is list and set(map(type, found)) <= {list}
+
+
+def _are_bytes(found: Iterable[object]) -> bool:
+    return set(map(type, found)) <= {bytes}

@@ -81,15 +81,15 @@ COMMANDS: Final[Mapping[bytes, CommandSpec]] = {
 }
 
 
-def has_arity(spec: CommandSpec, args: Sequence[bytes]) -> bool:
-    """Return whether ``args``, the name included, are as many as ``spec`` takes."""
+def has_arity(spec: CommandSpec, count: int) -> bool:
+    """Return whether ``spec`` takes so many arguments, the name included."""
     arity = spec.arity
-    return len(args) == arity or (arity < 0 and len(args) >= -arity)
+    return count == arity or (arity < 0 and count >= -arity)
 
 
 def check_arity(spec: CommandSpec, args: Sequence[bytes]) -> ErrorReply | None:
     """Return Redis's error when ``args`` have another arity than ``spec``; None when they have not."""
-    return None if has_arity(spec, args) else wrong_arity(spec.name)
+    return None if has_arity(spec, len(args)) else wrong_arity(spec.name)
 
 
 def wrong_arity(name: bytes) -> ErrorReply:

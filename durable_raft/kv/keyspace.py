@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -189,23 +189,28 @@ class Keyspace:
             self._keep(key, make_record(key, value, deadline_ms))
 
     def put_for_ever(self, key: bytes, value: Value) -> None:
-        """Set a key to a value, without a deadline: what most writes do."""
+        """Set a key to a value, without a deadline."""
+        self.put_all_for_ever((key,), (value,))
+
+    def put_all_for_ever(self, keys: Sequence[bytes], values: Sequence[Value]) -> None:
+        """Set keys to values, in order, without deadlines: what most writes do."""
         # What ``_keep`` does, without looking again for what was just looked for.
-        record = make_record(key, value)
         layer = self._active
-        old = layer.changes.get(key, _ABSENT)
-        if old is _ABSENT:
-            old = self._kept_below(key)
-            layer.size_bytes += CHANGE_BYTES + len(key) + len(value)
-        else:
-            layer.size_bytes += len(value) if old is None else len(value) - len(old[0])
-        if old is None:
-            self._key_count += 1
-            self._state_hash += record[2]
-        else:
-            self._expires_count -= old[1] != NO_DEADLINE
-            self._state_hash += record[2] - old[2]
-        layer.changes[key] = record
+        changes = layer.changes
+        for key, value, record in zip(keys, values, map(make_record, keys, values), strict=True):
+            old = changes.get(key, _ABSENT)
+            if old is _ABSENT:
+                old = self._kept_below(key)
+                layer.size_bytes += CHANGE_BYTES + len(key) + len(value)
+            else:
+                layer.size_bytes += len(value) if old is None else len(value) - len(old[0])
+            if old is None:
+                self._key_count += 1
+                self._state_hash += record[2]
+            else:
+                self._expires_count -= old[1] != NO_DEADLINE
+                self._state_hash += record[2] - old[2]
+            changes[key] = record
 
     def replace(self, key: bytes, value: bytes) -> None:
         """Set a key to a value and leave its deadline as it is."""

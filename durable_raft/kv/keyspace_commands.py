@@ -21,7 +21,7 @@ from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
 from durable_raft.kv.replies import OK, CommandSteps, ErrorReply, Reply, Simple
 from durable_raft.kv.scan import ScanCursors
-from durable_raft.kv.steps import KEYS_A_STEP, REPLY_BYTES_MAX, REPLY_ITEM_BYTES, Args
+from durable_raft.kv.steps import KEYS_A_STEP, REPLY_BYTES_MAX, REPLY_ITEM_BYTES, Args, Columns, Handlers
 
 TTL_NO_KEY: Final = -2
 TTL_NO_DEADLINE: Final = -1
@@ -43,10 +43,8 @@ _STRING: Final = Simple(b"string")
 _NONE: Final = Simple(b"none")
 
 
-def handlers(
-    keyspace: Keyspace, cursors: ScanCursors, reply_bytes_max: int = REPLY_BYTES_MAX
-) -> tuple[dict[bytes, Callable[[Args], Reply]], dict[bytes, Callable[[Args], CommandSteps]]]:
-    """Return the commands of this module, by name: those that are always short, and those that take steps."""
+def handlers(keyspace: Keyspace, cursors: ScanCursors, reply_bytes_max: int = REPLY_BYTES_MAX) -> Handlers:
+    """Return the commands of this module."""
     commands = _KeyspaceCommands(keyspace, cursors, reply_bytes_max)
     in_steps: dict[bytes, Callable[[Args], CommandSteps]] = {
         b"del": commands.delete,
@@ -68,7 +66,12 @@ def handlers(
         b"ttl": commands.ttl,
         b"type": commands.type,
     }
-    return short, in_steps
+    in_columns: dict[tuple[bytes, int], Columns] = {
+        (b"del", 1): commands.delete_each,
+        (b"exists", 1): lambda keys: [int(keyspace.find(key) is not None) for key in keys],
+        (b"unlink", 1): commands.delete_each,
+    }
+    return Handlers(short, in_steps, in_columns)
 
 
 class _KeyspaceCommands:
@@ -90,6 +93,9 @@ class _KeyspaceCommands:
                 yield
             removed += sum(map(self._keyspace.remove, args[at : at + KEYS_A_STEP]))
         return removed
+
+    def delete_each(self, keys: list[bytes]) -> list[Reply]:
+        return [*map(int, map(self._keyspace.remove, keys))]
 
     def exists(self, args: Args) -> CommandSteps:
         found = 0

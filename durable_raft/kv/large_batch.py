@@ -13,8 +13,8 @@ from typing import Final, NoReturn
 
 import msgpack
 
-from durable_raft.errors import CorruptRecord
-from durable_raft.kv.batch import BATCH_VERSION, decode_batch
+from durable_raft.kv.batch import BATCH_VERSION, ROWS_VERSION, is_count, no_batch, version_of
+from durable_raft.kv.runs import Run
 
 LARGE_BYTES: Final = 4 << 20
 """Size from which a batch is worth more than one turn of the loop."""
@@ -32,17 +32,17 @@ _BIN_HEADER: Final = struct.Struct(">BI")
 class BatchEncoder:
     """Makes the payload of one batch; equal to what ``encode_batch`` makes."""
 
-    def __init__(self, commands: Sequence[Sequence[bytes]]) -> None:
+    def __init__(self, runs: Sequence[Run]) -> None:
         self._packer = msgpack.Packer(use_bin_type=True, autoreset=False)
         self._payload = BytesIO()
-        self._commands = iter(commands)
+        self._runs = iter(runs)
         self._args: list[bytes] = []
-        """Arguments of the command under way, the next one last."""
+        """Arguments of the run under way, the next one last."""
         self._large: memoryview | None = None
         """What is not written yet of a large argument."""
         self._is_done = False
         self._packer.pack(BATCH_VERSION)
-        self._packer.pack_array_header(len(commands))
+        self._packer.pack_array_header(len(runs))
 
     def step(self) -> bool:
         """Write a slice; return whether the payload is complete."""
@@ -68,11 +68,13 @@ class BatchEncoder:
         elif self._args:
             self._begin_arg(self._args.pop())
         else:
-            command = next(self._commands, None)
-            self._is_done = command is None
-            if command is not None:
-                self._packer.pack_array_header(len(command))
-                self._args = list(reversed(command))
+            run = next(self._runs, None)
+            self._is_done = run is None
+            if run is not None:
+                self._packer.pack_array_header(2 + len(run.args))
+                self._packer.pack(run.name)
+                self._packer.pack(run.length)
+                self._args = run.args[::-1]
 
     def _begin_arg(self, arg: bytes) -> None:
         if len(arg) < 1 << 16:
@@ -88,33 +90,32 @@ class BatchEncoder:
 
 
 class BatchDecoder:
-    """Reads the commands of one payload; the same as ``decode_batch`` returns."""
+    """Reads the runs of one payload, of either version; the same as ``decode_batch`` returns."""
 
     def __init__(self, payload: bytes) -> None:
         self._payload = payload
         self._view = memoryview(payload)
         self._at = 1
-        self._commands: list[list[bytes]] = []
+        self._is_in_rows = False
+        self._runs: list[Run] = []
         self._large = BytesIO()
         self._large_end = 0
         """Where the large argument ends of which a part was read; 0: there is none."""
         self._args_left = 0
-        """Arguments that the last command is short of."""
-        self._commands_left = -1
-        """Commands that the batch is short of; -1: their number was not read yet."""
+        """Arguments that the last run is short of."""
+        self._runs_left = -1
+        """Runs that the batch is short of; -1: their number was not read yet."""
 
     def step(self) -> bool:
-        """Read a slice; return whether the commands are complete.
+        """Read a slice; return whether the runs are complete.
 
         Raises:
             UnknownFormatVersion: another version than this build knows.
-            CorruptRecord: not what ``encode_batch`` makes.
+            CorruptRecord: no batch of its version.
         """
-        if self._commands_left < 0:
-            # A payload of another version, or one that is no batch at all, is named as ever.
-            if self._payload[:1] != bytes([BATCH_VERSION]):
-                decode_batch(self._payload[:1])
-            self._commands_left = self._array_header()
+        if self._runs_left < 0:
+            self._is_in_rows = version_of(self._payload) == ROWS_VERSION
+            self._runs_left = self._array_header()
         budget = SLICE_BYTES
         for _ in range(SLICE_ARGS):
             if budget <= 0 or self._is_done():
@@ -122,48 +123,55 @@ class BatchDecoder:
             budget -= self._read_next(budget)
         return self._is_done()
 
-    def commands(self) -> list[list[bytes]]:
-        """Return the commands, all that is missing of them read at once; raises as ``step``."""
+    def runs(self) -> list[Run]:
+        """Return the runs, all that is missing of them read at once; raises as ``step``."""
         while not self.step():
             pass
-        return self._commands
+        return self._runs
 
     def _is_done(self) -> bool:
-        if self._commands_left or self._args_left or self._large_end:
+        if self._runs_left or self._args_left or self._large_end:
             return False
         if self._at != len(self._payload):
             self._raise()
         return True
 
     def _read_next(self, budget: int) -> int:
-        """Read an argument, a part of one, or the head of a command; return how many bytes were copied."""
+        """Read an argument, a part of one, or the head of a run; return how many bytes were copied."""
         if self._large_end:
             return self._read_large(budget)
         if not self._args_left:
-            self._commands_left -= 1
-            self._args_left = self._array_header()
-            if not self._args_left:
-                self._raise()
-            self._commands.append([])
-            return 0
-        length = self._bin_header()
-        end = self._at + length
-        if end > len(self._payload):
-            self._raise()
-        if length > SLICE_BYTES:
+            return self._read_head()
+        end = self._bin_end()  # Which goes on to where it begins.
+        if end - self._at > SLICE_BYTES:
             self._large, self._large_end = BytesIO(), end
             return 0
-        self._commands[-1].append(self._payload[self._at : end])
-        self._at = end
+        start, self._at = self._at, end
+        self._runs[-1].args.append(self._payload[start:end])
         self._args_left -= 1
-        return length
+        return end - start
+
+    def _read_head(self) -> int:
+        """Read a run up to its first argument; return how many bytes were copied."""
+        self._runs_left -= 1
+        head = 1 if self._is_in_rows else 2
+        self._args_left = self._array_header() - head
+        if self._args_left < 0:
+            self._raise()
+        end = self._bin_end()
+        name, self._at = self._payload[self._at : end], end
+        count = 1 if self._is_in_rows else self._count()
+        if not is_count(count, self._args_left):
+            self._raise()
+        self._runs.append(Run(name, count, []))
+        return len(name)
 
     def _read_large(self, budget: int) -> int:
         end = min(self._large_end, self._at + budget)
         copied = self._large.write(self._view[self._at : end])
         self._at = end
         if end == self._large_end:
-            self._commands[-1].append(self._large.getvalue())
+            self._runs[-1].args.append(self._large.getvalue())
             self._large, self._large_end = BytesIO(), 0
             self._args_left -= 1
         return copied
@@ -177,19 +185,32 @@ class BatchDecoder:
             self._raise()
         return self._number(2 if first == 0xDC else 4)
 
-    def _bin_header(self) -> int:
-        """Return the length of the byte string that begins here."""
+    def _bin_end(self) -> int:
+        """Go to the first byte of the byte string whose header stands here; return where the string ends."""
         first = self._number(1)
         if not 0xC4 <= first <= _BIN_32:
             self._raise()
-        return self._number(1 << (first - 0xC4))
+        length = self._number(1 << (first - 0xC4))
+        end = self._at + length
+        if end > len(self._payload):
+            self._raise()
+        return end
 
-    def _number(self, size: int) -> int:
+    def _count(self) -> int:
+        """Return the number that stands here."""
+        first = self._number(1)
+        if first < 0x80:
+            return first
+        if not 0xCC <= first <= 0xD3:
+            self._raise()
+        return self._number(1 << (first & 3), is_signed=first >= 0xD0)
+
+    def _number(self, size: int, *, is_signed: bool = False) -> int:
         data = self._payload[self._at : self._at + size]
         if len(data) < size:
             self._raise()
         self._at += size
-        return int.from_bytes(data, "big")
+        return int.from_bytes(data, "big", signed=is_signed)
 
     def _raise(self) -> NoReturn:
-        raise CorruptRecord(f"batch of {len(self._payload)} bytes: expected a list of lists of byte strings")
+        raise no_batch(self._payload)

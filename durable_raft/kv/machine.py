@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
+from itertools import repeat
 from typing import Final
 
 from durable_raft.kv import keyspace_commands, string_commands
@@ -20,13 +21,14 @@ from durable_raft.kv.keyspace_commands import KEYS_MAX
 from durable_raft.kv.layer import Layer
 from durable_raft.kv.records import EMPTY_STATE, StateSummary, StateView
 from durable_raft.kv.replies import CommandSteps, Reply
+from durable_raft.kv.runs import Run
 from durable_raft.kv.scan import ScanCursors
 from durable_raft.kv.slots import key_slot
-from durable_raft.kv.steps import BYTES_A_STEP, REPLY_BYTES_MAX, Args, at_once
+from durable_raft.kv.steps import BYTES_A_STEP, REPLY_BYTES_MAX, Args, Replies, at_once
 
 VALUE_BYTES_MAX: Final = 512 << 20
 
-COMMANDS_A_STEP: Final = 32
+COMMANDS_A_STEP: Final = 64
 """Short commands executed in one step: about a tenth of a millisecond."""
 
 
@@ -51,15 +53,16 @@ class Machine:
             reply_bytes_max: bytes that a reply of several values, or keys, may have; replicas need not agree.
         """
         self._keyspace = Keyspace(base, time_ms)
-        strings, long_strings = string_commands.handlers(self._keyspace, value_bytes_max, reply_bytes_max)
-        keys, long_keys = keyspace_commands.handlers(self._keyspace, ScanCursors(rng), reply_bytes_max)
-        self.in_steps: Mapping[bytes, Callable[[Args], CommandSteps]] = {**long_strings, **long_keys}
+        strings = string_commands.handlers(self._keyspace, value_bytes_max, reply_bytes_max)
+        keys = keyspace_commands.handlers(self._keyspace, ScanCursors(rng), reply_bytes_max)
+        self.in_steps: Mapping[bytes, Callable[[Args], CommandSteps]] = {**strings.in_steps, **keys.in_steps}
         """The commands that may take long, by name; kv/steps.py says what may happen between two steps."""
         self._execute: dict[bytes, Callable[[Args], Reply]] = {
-            **strings,
-            **keys,
+            **strings.short,
+            **keys.short,
             **{name: at_once(steps) for name, steps in self.in_steps.items()},
         }
+        self._in_columns = {**strings.in_columns, **keys.in_columns}
 
     def execute(self, args: Args) -> Reply:
         """Execute a command of the table, its name in lower case and its arity right, at the present cluster time.
@@ -69,25 +72,42 @@ class Machine:
         """
         return self._execute[args[0]](args)
 
-    def execute_all(self, commands: Sequence[Args]) -> list[Reply]:
-        """Execute commands in order, as ``execute`` does each; return their replies."""
-        handlers = self._execute
-        return [handlers[args[0]](args) for args in commands]
+    def is_in_steps(self, run: Run) -> bool:
+        """Return whether one command of ``run`` may take long by itself."""
+        return run.name in self.in_steps and (run.name, run.width) not in self._in_columns
 
-    def execute_in_steps(self, commands: Sequence[Args]) -> Generator[None, None, None]:
-        """Execute commands in order whose replies nobody waits for; raises as ``execute``."""
-        handlers, in_steps = self._execute, self.in_steps
-        step_bytes = 0
-        for number, args in enumerate(commands, start=1):
-            name = args[0]
-            if name in in_steps:
-                yield from in_steps[name](args)
-            else:
-                handlers[name](args)
-            step_bytes += len(args[-1])
-            if not number % COMMANDS_A_STEP or step_bytes > BYTES_A_STEP:
-                step_bytes = 0
+    def execute_run(self, run: Run) -> Generator[None, None, Replies]:
+        """Execute the commands of a run in order, in steps; raises as ``execute``."""
+        name, length, args = run
+        if length == 1 and name not in self.in_steps:
+            return [self._execute[name]((name, *args))]
+        if self.is_in_steps(run):
+            replies: list[Reply] = []
+            for command in run.rows():
+                replies.append((yield from self.in_steps[name](command)))
                 yield
+            return replies
+        pieces = self.pieces(run)
+        found = next(pieces)
+        for more in pieces:
+            # A handler that has one reply for all has it for all pieces.
+            if isinstance(found, list) and isinstance(more, list):
+                found += more
+            yield
+        return found
+
+    def pieces(self, run: Run) -> Iterator[Replies]:
+        """Execute the commands of a run in order, as many with each piece as make a step; raises as ``execute``."""
+        name, columns = run.name, run.columns()
+        in_columns = self._in_columns.get((name, len(columns)))
+        execute = self._execute[name]
+        for piece in _cut(run, columns):
+            if in_columns is not None:
+                yield in_columns(*piece)
+            elif piece:
+                yield list(map(execute, zip(repeat(name), *piece, strict=False)))
+            else:
+                yield [execute((name,))]
 
     def advance_time(self, time_ms: int) -> None:
         """Move the cluster time forward (never back) and drop every key whose time is up."""
@@ -170,3 +190,21 @@ class Machine:
             RuntimeError: none is under way.
         """
         return self._keyspace.checkpointed(base)
+
+
+def _cut(run: Run, columns: list[list[bytes]]) -> Iterator[list[list[bytes]]]:
+    """Cut the columns of a run so that the commands of each piece can be executed in one step."""
+    if sum(map(len, run.args)) <= BYTES_A_STEP:
+        if run.length <= COMMANDS_A_STEP:
+            yield columns
+            return
+        for at in range(0, run.length, COMMANDS_A_STEP):
+            yield [column[at : at + COMMANDS_A_STEP] for column in columns]
+        return
+    start = step_bytes = 0
+    for at, args in enumerate(zip(*columns, strict=True)):
+        if at - start == COMMANDS_A_STEP or step_bytes > BYTES_A_STEP:
+            yield [column[start:at] for column in columns]
+            start, step_bytes = at, 0
+        step_bytes += sum(map(len, args))
+    yield [column[start:] for column in columns]

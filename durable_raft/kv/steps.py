@@ -6,12 +6,32 @@ sees one state, and leaves another, as if it took no time. A checkpoint that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Generator, Sequence
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
-from durable_raft.kv.replies import CommandSteps, Reply
+from durable_raft.kv.replies import CommandSteps, Reply, Simple
+
+T = TypeVar("T")
 
 Args: TypeAlias = Sequence[bytes]
+
+Replies: TypeAlias = "list[Reply] | Simple"
+"""To the commands of a run, one for each; or one that is the same for all."""
+
+Columns: TypeAlias = "Callable[..., Replies]"
+"""Executes several short commands of one name; takes their first arguments, their second ones, and so on."""
+
+
+class Handlers(NamedTuple):
+    """What executes commands, by their names."""
+
+    short: dict[bytes, Callable[[Args], Reply]]
+    """Those that are always short."""
+    in_steps: dict[bytes, Callable[[Args], CommandSteps]]
+    """Those that may take long."""
+    in_columns: dict[tuple[bytes, int], Columns]
+    """Several at once, by name and number of arguments; each of them is short."""
+
 
 REPLY_BYTES_MAX: Final = 64 << 20
 """Bytes of all values, or keys, in one reply, unless given; a single value may be longer."""
@@ -29,14 +49,14 @@ BYTES_A_STEP: Final = 1 << 18
 """Bytes of values after which a step ends early: some tenths of a millisecond to copy and verify."""
 
 
-def finish(steps: CommandSteps) -> Reply:
-    """Take all steps at once; return the reply."""
+def finish(steps: Generator[None, None, T]) -> T:
+    """Take all steps at once; return what comes of them."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            reply: Reply = end.value
-            return reply
+            found: T = end.value
+            return found
 
 
 def at_once(in_steps: Callable[[Args], CommandSteps]) -> Callable[[Args], Reply]:

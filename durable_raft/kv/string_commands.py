@@ -18,7 +18,7 @@ from durable_raft.kv.errors import (
 from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.long_values import Value
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
-from durable_raft.kv.replies import OK, CommandSteps, ErrorReply, Reply
+from durable_raft.kv.replies import OK, CommandSteps, ErrorReply, Reply, Simple
 from durable_raft.kv.steps import (
     BYTES_A_STEP,
     KEYS_A_STEP,
@@ -26,13 +26,13 @@ from durable_raft.kv.steps import (
     REPLY_BYTES_MAX,
     REPLY_ITEM_BYTES,
     Args,
+    Columns,
+    Handlers,
 )
 
 
-def handlers(
-    keyspace: Keyspace, value_bytes_max: int, reply_bytes_max: int = REPLY_BYTES_MAX
-) -> tuple[dict[bytes, Callable[[Args], Reply]], dict[bytes, Callable[[Args], CommandSteps]]]:
-    """Return the commands of this module, by name: those that are always short, and those that take steps."""
+def handlers(keyspace: Keyspace, value_bytes_max: int, reply_bytes_max: int = REPLY_BYTES_MAX) -> Handlers:
+    """Return the commands of this module."""
     commands = _StringCommands(keyspace, value_bytes_max, reply_bytes_max)
     in_steps: dict[bytes, Callable[[Args], CommandSteps]] = {b"mget": commands.mget, b"mset": commands.mset}
     short: dict[bytes, Callable[[Args], Reply]] = {
@@ -50,7 +50,13 @@ def handlers(
         b"setnx": commands.setnx,
         b"strlen": commands.strlen,
     }
-    return short, in_steps
+    in_columns: dict[tuple[bytes, int], Columns] = {
+        (b"decr", 1): lambda keys: [commands.add(key, -1) for key in keys],
+        (b"get", 1): lambda keys: [*map(keyspace.get, keys)],
+        (b"incr", 1): lambda keys: [commands.add(key, 1) for key in keys],
+        (b"set", 2): commands.set_all,
+    }
+    return Handlers(short, in_steps, in_columns)
 
 
 @dataclass(slots=True)
@@ -152,6 +158,10 @@ class _StringCommands:
             return old
         return None if refused else OK
 
+    def set_all(self, keys: list[bytes], values: list[bytes]) -> Simple:
+        self._keyspace.put_all_for_ever(keys, values)
+        return OK
+
     def setnx(self, args: Args) -> Reply:
         if self._get(args[1]) is not None:
             return 0
@@ -222,22 +232,22 @@ class _StringCommands:
     # -- counting ---------------------------------------------------------------------------------------------------
 
     def incr(self, args: Args) -> Reply:
-        return self._add(args[1], 1)
+        return self.add(args[1], 1)
 
     def decr(self, args: Args) -> Reply:
-        return self._add(args[1], -1)
+        return self.add(args[1], -1)
 
     def incrby(self, args: Args) -> Reply:
         amount = parse_int64(args[2])
-        return NOT_AN_INTEGER if amount is None else self._add(args[1], amount)
+        return NOT_AN_INTEGER if amount is None else self.add(args[1], amount)
 
     def decrby(self, args: Args) -> Reply:
         amount = parse_int64(args[2])
         if amount is None:
             return NOT_AN_INTEGER
-        return DECREMENT_WOULD_OVERFLOW if amount == INT64_MIN else self._add(args[1], -amount)
+        return DECREMENT_WOULD_OVERFLOW if amount == INT64_MIN else self.add(args[1], -amount)
 
-    def _add(self, key: bytes, amount: int) -> Reply:
+    def add(self, key: bytes, amount: int) -> Reply:
         old = self._get(key)
         number = 0 if old is None else parse_int64(old) if isinstance(old, bytes) else None
         if number is None:

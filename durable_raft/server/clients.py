@@ -13,8 +13,9 @@ from typing import cast
 from durable_raft.addresses import Address
 from durable_raft.kv.commands import CommandSpec
 from durable_raft.kv.replies import ErrorReply, Later, Reply
+from durable_raft.kv.runs import Run
 from durable_raft.server.commands.actions import NodeActions
-from durable_raft.server.commands.classify import Request, Verdict, runs
+from durable_raft.server.commands.classify import Request, classify, refusal
 from durable_raft.server.commands.connection import execute_connection_command
 from durable_raft.server.commands.session import Session
 from durable_raft.server.commands.status import ClientCounts, NodeStatus
@@ -188,11 +189,11 @@ class Connection(asyncio.Protocol):
         return data[at : at + PIECE_BYTES]
 
     def _take_piece(self, data: bytes) -> None:
-        requests = self._parser.feed(data)
-        self._note_memory(is_new=bool(requests))
+        runs = self._parser.feed(data)
+        self._note_memory(is_new=bool(runs))
         if self._is_closing:
             return
-        self._take(requests)
+        self._take(runs)
         if self._parser.error is not None and not self.session.closing:
             self.session.closing = True
             if not self._parser.error.close_silently:
@@ -208,35 +209,36 @@ class Connection(asyncio.Protocol):
 
     # -- commands -------------------------------------------------------------------------------------------------
 
-    def _take(self, requests: list[Request]) -> None:
+    def _take(self, runs: list[Run]) -> None:
         """Execute requests in order: a run of the machine's at once, all others one by one."""
         session = self.session
-        for verdict, run in runs(requests):
-            if isinstance(verdict, ErrorReply) or verdict.is_connections or session.silent_commands:
+        for run in runs:
+            spec = classify(run)
+            if spec is None or spec.is_connections or session.silent_commands:
                 # CLIENT REPLY SKIP may end within a run, and QUIT ends it.
-                for request in run:
+                for request in run.rows() if spec is None else run.rows_named(spec.name):
                     session.begin_command()
-                    self._execute(verdict, request)
+                    self._execute(spec, request)
                     if session.closing:
                         return
             else:
-                self._dispatch(verdict, run)
+                self._dispatch(spec, run)
                 if session.closing:
                     return
 
-    def _execute(self, verdict: Verdict, request: Request) -> None:
-        if isinstance(verdict, ErrorReply):
-            self._owe().fill(verdict)
-        elif verdict.is_connections:
-            self._answer(request)
+    def _execute(self, spec: CommandSpec | None, request: Request) -> None:
+        if spec is None:
+            self._owe().fill(refusal(request))
+        elif spec.is_connections:
+            self._answer([*request])
         else:
-            self._dispatch(verdict, [request])
+            self._dispatch(spec, Run(spec.name, 1, [*request[1:]]))
 
-    def _dispatch(self, spec: CommandSpec, run: list[Request]) -> None:
-        self._clients.commands_processed += len(run)
-        self._clients.dispatcher.route_run(self._owe(len(run)), spec, run)
+    def _dispatch(self, spec: CommandSpec, run: Run) -> None:
+        self._clients.commands_processed += run.length
+        self._clients.dispatcher.route_run(self._owe(run.length), spec, run)
 
-    def _answer(self, request: Request) -> None:
+    def _answer(self, request: list[bytes]) -> None:
         """Answer a command of the connection's; a WAIT when the writes before it are answered."""
         self._clients.commands_processed += 1
         slot = self._owe()

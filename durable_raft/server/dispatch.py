@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from durable_raft.addresses import parse_address
 from durable_raft.kv.batch import decode_batch
-from durable_raft.kv.commands import CommandSpec, first_key
+from durable_raft.kv.commands import CommandSpec
 from durable_raft.kv.large_batch import LARGE_BYTES, BatchDecoder
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.replies import CommandSteps, ErrorReply, Reply
+from durable_raft.kv.runs import Run
 from durable_raft.kv.slots import key_slot
+from durable_raft.kv.steps import finish
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import COMMANDS, LEADER, TIME_RESET, Entry, Index, Member, NodeId
 from durable_raft.server.claims import Claims
 from durable_raft.server.latency import LatencyRing
-from durable_raft.server.pending import Batch, Forming, Queued, Slot, Waiting
+from durable_raft.server.pending import Batch, Forming, Part, Queued, Slot, Waiting
 from durable_raft.server.slices import Jobs, Steps
 from durable_raft.wire.resp import is_large
 
@@ -126,17 +129,15 @@ class Dispatcher:
 
     # -- taking commands in ---------------------------------------------------------------------------------------
 
-    def route_run(self, slot: Slot, spec: CommandSpec, commands: Sequence[Sequence[bytes]]) -> None:
+    def route_run(self, slot: Slot, spec: CommandSpec, run: Run) -> None:
         """Take in a run: commands of ``spec`` whose arity is right; the slot is filled now or later, exactly once."""
-        size = count = 0
-        for args in commands:
-            count += len(args)
-            size += sum(map(len, args))
+        count = run.length + len(run.args)
+        size = run.length * len(run.name) + sum(map(len, run.args))
         slot.enter_queue(self.queued, size + ARG_MEMORY_BYTES * count)
         size += 16 * count
         if spec.is_write:
             slot.expect_write()
-        self._route(Waiting(slot, spec, commands, size))
+        self._route(Waiting(slot, spec, run, size))
 
     def _route(self, waiting: Waiting) -> None:
         waiting.slot.leave_batch()
@@ -176,7 +177,7 @@ class Dispatcher:
             return
         if not waiting.deadline:
             waiting.deadline = self._monotonic() + self._limits.hold_s
-            self.counters.held += len(waiting.commands)
+            self.counters.held += waiting.run.length
         self._held.append(waiting)
 
     def _is_full_for(self, waiting: Waiting) -> bool:
@@ -184,14 +185,15 @@ class Dispatcher:
         return self.queued.size_bytes > max(self._limits.pending_bytes_max, waiting.slot.queued_bytes)
 
     def _refuse_overload(self, waiting: Waiting) -> None:
-        self.counters.overloaded += len(waiting.commands)
+        self.counters.overloaded += waiting.run.length
         limit = self._limits.pending_bytes_max
         waiting.slot.fill(ErrorReply(f"OVERLOADED more than {limit} bytes of commands wait; nothing was done"))
 
     def _move(self, waiting: Waiting, address: str) -> None:
-        self.counters.moved += len(waiting.commands)
-        keys = [first_key(waiting.spec, args) for args in waiting.commands]
-        waiting.slot.fill_all([ErrorReply(f"MOVED {0 if key is None else key_slot(key)} {address}") for key in keys])
+        self.counters.moved += waiting.run.length
+        run, position = waiting.run, waiting.spec.first_key
+        slots = map(key_slot, run.columns()[position - 1]) if position else [0] * run.length
+        waiting.slot.fill_all([ErrorReply(f"MOVED {slot} {address}") for slot in slots])
 
     # -- proposing ------------------------------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class Dispatcher:
             if batch.writes:
                 self._propose(batch, now_ms)
             else:
-                self._register(batch.items, self._last_proposed)
+                self._register(batch.items(), self._last_proposed)
 
     def has_due(self) -> bool:
         """Return whether ``propose_due`` has anything that waits for it."""
@@ -247,14 +249,14 @@ class Dispatcher:
     def _propose_with_reads(self, now_ms: int) -> None:
         """Propose an entry now, commands or not, for the cluster time it carries; the reads that wait go along."""
         batch = self._forming.take_oldest() if self._forming else Batch()
-        batch.items[:0] = self._free_reads
+        batch.parts[:0] = map(Part, self._free_reads)
         self._free_reads = []
         self._propose(batch, now_ms)
 
     def _propose(self, batch: Batch, now_ms: int) -> None:
         entry = self._raft.propose(batch.payload(), now_ms)
         if entry is None:
-            for waiting in batch.items:
+            for waiting in batch.items():
                 self._route(waiting)
             return
         batch.term = entry.term
@@ -287,15 +289,16 @@ class Dispatcher:
         batch = self._take_batch(entry)
         if batch is not None:
             self.commit_latency.add_sample(self._monotonic() - batch.proposed_at)
-            self.counters.commands += len(batch.writes)
-            yield from self._answer_all(batch.items)
+            self.counters.commands += batch.writes
+            yield from self._answer_all(batch.parts)
         elif entry.kind is COMMANDS:
-            commands = yield from self._decoded(entry)
-            self.counters.commands += len(commands)
-            yield from self._machine.execute_in_steps(commands)
+            runs = yield from self._decoded(entry)
+            self.counters.commands += sum([run.length for run in runs])
+            for run in runs:
+                yield from self._machine.execute_run(run)
 
-    def _decoded(self, entry: Entry) -> Generator[None, None, list[list[bytes]]]:
-        """Return the commands of an entry, a large one's in steps.
+    def _decoded(self, entry: Entry) -> Generator[None, None, list[Run]]:
+        """Return the runs of an entry, a large one's in steps.
 
         Raises:
             UnknownFormatVersion: another version than this build knows.
@@ -306,7 +309,7 @@ class Dispatcher:
         decoder = BatchDecoder(entry.payload)
         while not decoder.step():
             yield
-        return decoder.commands()
+        return decoder.runs()
 
     def _take_batch(self, entry: Entry) -> Batch | None:
         """Return this node's batch behind ``entry``, if it is the one; route those whose place another entry took."""
@@ -326,7 +329,7 @@ class Dispatcher:
 
         Its writes are not proposed again: the connection may have newer ones under way, which they would overtake.
         """
-        for waiting in batch.items:
+        for waiting in batch.items():
             if waiting.spec.is_write:
                 waiting.slot.fill(ErrorReply("TRYAGAIN leadership changed; the write had no effect"))
             else:
@@ -335,8 +338,8 @@ class Dispatcher:
     def answer_reads(self, read_id: int) -> Steps:
         """Answer the reads of one confirmed ReadIndex round from the machine as it is now."""
         reads = self._registered_reads.pop(read_id)
-        self.counters.reads += sum(len(waiting.commands) for waiting in reads)
-        yield from self._answer_all(reads)
+        self.counters.reads += sum(waiting.run.length for waiting in reads)
+        yield from self._answer_all([*map(Part, reads)])
 
     def give_back_reads(self, read_ids: Sequence[int]) -> None:
         """Route reads again that could not be confirmed."""
@@ -353,62 +356,67 @@ class Dispatcher:
 
     def _answer_stale(self, waiting: Waiting) -> None:
         """Answer a read from this replica's own state, once the machine is done with what it is at."""
-        self.counters.reads += len(waiting.commands)
+        self.counters.reads += waiting.run.length
         name = waiting.spec.name
         if self._jobs.are_under_way or name in self._machine.in_steps or name in _RETURNS_VALUES:
-            self._jobs.add(lambda: self._answer_all([waiting]), lambda: self._route(waiting))
+            self._jobs.add(lambda: self._answer_all([Part(waiting)]), lambda: self._route(waiting))
             self._wake()
         else:
-            self._answer_now(waiting)
+            finish(self._answer_part(Part(waiting)))
 
-    def _answer_all(self, items: Sequence[Waiting]) -> Steps:
+    def _answer_all(self, parts: Sequence[Part]) -> Steps:
         """Answer runs in order; those that are left when the state is another's are given up or routed again."""
-        answered = 0
         try:
-            for waiting in items:
-                if waiting.spec.name in self._machine.in_steps:
-                    yield from self._answer_in_steps(waiting)
-                elif waiting.spec.name in _RETURNS_VALUES:
-                    yield from self._answer_with_values(waiting)
+            for part in parts:
+                if part.spec.name in _RETURNS_VALUES:
+                    for waiting in part.items:
+                        yield from self._answer_with_values(waiting)
+                elif self._machine.is_in_steps(part.run()):
+                    for waiting in part.items:
+                        yield from self._answer_in_steps(waiting)
                 else:
-                    self._answer_now(waiting)
-                answered += 1
+                    yield from self._answer_part(part)
                 yield
         except GeneratorExit:
-            for waiting in items[answered:]:
-                self._give_up_run(waiting)
+            for part in parts:
+                for waiting in part.items:
+                    if not waiting.slot.is_filled:
+                        self._give_up_run(waiting)
 
-    def _answer_now(self, waiting: Waiting) -> None:
-        if waiting.spec.name in _SHOWS_TIME_LEFT:
+    def _answer_part(self, part: Part) -> Steps:
+        if part.spec.name in _SHOWS_TIME_LEFT:
             self._machine.show_time(self._shown_ms())
-        waiting.slot.fill_all(self._machine.execute_all(waiting.commands))
+        part.fill((yield from self._machine.execute_run(part.run())))
 
     def _answer_in_steps(self, waiting: Waiting) -> Steps:
-        execute = self._machine.in_steps[waiting.spec.name]
+        name, is_write = waiting.spec.name, waiting.spec.is_write
+        execute = self._machine.in_steps[name]
         is_wanted = True
-        for args in waiting.commands:
-            if is_wanted or waiting.spec.is_write:
+        for args in waiting.run.rows_named(name):
+            if is_wanted or is_write:
                 reply = yield from execute(args)
                 is_wanted = yield from waiting.slot.add_in_steps(reply)
         waiting.slot.fill_added()
 
     def _answer_with_values(self, waiting: Waiting) -> Steps:
         """Answer a run whose replies may be large."""
-        execute = self._machine.execute
-        slot, small = waiting.slot, list[Reply]()
+        run, slot = waiting.run, waiting.slot
+        small: list[Reply] = []
         are_large, is_wanted = False, True
-        for args in waiting.commands:
+        for replies in self._machine.pieces(Run(waiting.spec.name, run.length, run.args)):
+            for reply in cast("list[Reply]", replies):
+                are_large |= is_large(reply)
+                if not are_large:
+                    small.append(reply)
+                    continue
+                for earlier in small:
+                    yield from slot.add_in_steps(earlier)
+                small.clear()
+                if is_wanted:
+                    is_wanted = yield from slot.add_in_steps(reply)
             if not is_wanted and not waiting.spec.is_write:
-                continue
-            reply = execute(args)
-            are_large |= is_large(reply)
-            if not are_large:
-                small.append(reply)
-                continue
-            for earlier in small:
-                yield from slot.add_in_steps(earlier)
-            small.clear()
-            is_wanted = yield from slot.add_in_steps(reply)
+                break
+            yield
         if are_large:
             slot.fill_added()
         else:
@@ -474,12 +482,12 @@ class Dispatcher:
 
     def _give_up(self, batch: Batch) -> None:
         """Tell that a batch's fate is unknown; its reads had no effect and are routed again."""
-        for waiting in batch.items:
+        for waiting in batch.items():
             self._give_up_run(waiting)
 
     def _give_up_run(self, waiting: Waiting) -> None:
         if waiting.spec.is_write:
-            self.counters.unknown += len(waiting.commands)
+            self.counters.unknown += waiting.run.length
             waiting.slot.fill(ErrorReply("UNKNOWN leadership was lost before the write's fate was known"))
         else:
             self._route_again(waiting)

@@ -15,9 +15,10 @@ from typing import Protocol
 from durable_raft.kv.batch import encode_batch
 from durable_raft.kv.commands import CommandSpec
 from durable_raft.kv.large_batch import LARGE_BYTES, BatchEncoder
-from durable_raft.kv.replies import Reply
+from durable_raft.kv.replies import Reply, Simple
+from durable_raft.kv.runs import Run, joined, may_join
 from durable_raft.raft.types import Term
-from durable_raft.wire.resp import encode_in_pieces, encode_replies, encode_reply
+from durable_raft.wire.resp import RESP2, encode_in_pieces, encode_replies, encode_reply
 
 BATCH_COMMANDS_MAX = 2000
 """Writes in one entry, about: every node decodes them in one go, a millisecond."""
@@ -85,6 +86,11 @@ class Slot:
         """Encoded replies of the run that come before others of it."""
         self._added_bytes = 0
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether no reply is owed any more."""
+        return self.reply is not None
+
     def enter_queue(self, queued: Queued, size_bytes: int) -> None:
         """Count the run's memory until it is answered."""
         self._queued, self.queued_bytes = queued, size_bytes
@@ -111,8 +117,12 @@ class Slot:
         encoded = encode_reply(reply, self.protocol) if self.protocol != NO_REPLY else b""
         self._fill(encoded if self.owed == 1 else encoded * self.owed)
 
+    def fill_lines(self, line: bytes) -> None:
+        """Give each command of a run the same reply, which is encoded."""
+        self._fill(line * self.owed if self.protocol != NO_REPLY else b"")
+
     def fill_all(self, replies: Sequence[Reply]) -> None:
-        """Give each command of a run its reply."""
+        """Give each command of a run its own reply."""
         self._fill(encode_replies(replies, self.protocol) if self.protocol != NO_REPLY else b"")
 
     def add_in_steps(self, reply: Reply) -> Generator[None, None, bool]:
@@ -154,24 +164,63 @@ class Waiting:
     What happens to the commands of a run happens to all: they go into one batch, are held, moved or refused together.
     """
 
-    __slots__ = ("commands", "deadline", "size_bytes", "slot", "spec")
+    __slots__ = ("deadline", "run", "size_bytes", "slot", "spec")
 
-    def __init__(self, slot: Slot, spec: CommandSpec, commands: Sequence[Sequence[bytes]], size_bytes: int) -> None:
+    def __init__(self, slot: Slot, spec: CommandSpec, run: Run, size_bytes: int) -> None:
         self.slot = slot
         self.spec = spec
-        """Of every command of the run."""
-        self.commands = commands
+        """Of every command of the run, whose name there is as the client spelled it."""
+        self.run = run
         self.size_bytes = size_bytes
         self.deadline = 0.0
         """While held for want of a leader: when to give up (monotonic, seconds)."""
+
+
+class Part:
+    """Runs of one command that follow each other in a batch, whoever waits for them: they are executed as one run."""
+
+    __slots__ = ("_first", "_joined", "items", "spec")
+
+    def __init__(self, waiting: Waiting) -> None:
+        self.spec = waiting.spec
+        self.items = [waiting]
+        self._first = waiting.run
+        self._joined: Run | None = None
+
+    def takes(self, waiting: Waiting) -> bool:
+        """Return whether a run may follow those that are here."""
+        return waiting.spec is self.spec and may_join(self._first, waiting.run)
+
+    def run(self) -> Run:
+        """Return all commands, when no more follow."""
+        if self._joined is None:
+            self._joined = joined(self.spec.name, [waiting.run for waiting in self.items])
+        return self._joined
+
+    def fill(self, replies: Sequence[Reply] | Simple) -> None:
+        """Give each command its reply; one for all when they are the same."""
+        if isinstance(replies, Simple):
+            self._fill_alike(replies)
+            return
+        at = 0
+        for waiting in self.items:
+            end = at + waiting.run.length
+            waiting.slot.fill_all(replies[at:end])
+            at = end
+
+    def _fill_alike(self, reply: Simple) -> None:
+        line = encode_reply(reply, RESP2)  # A status line is the same in every protocol.
+        for waiting in self.items:
+            waiting.slot.fill_lines(line)
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
     """Runs that travel in one entry, in order, with the reads that go along."""
 
-    items: list[Waiting] = field(default_factory=list)
-    writes: list[Sequence[bytes]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    writes: int = 0
+    """How many of the commands are writes."""
     size_bytes: int = 0
     term: Term | None = None
     """Term in which it was proposed; None before."""
@@ -186,20 +235,30 @@ class Batch:
         if self.size_bytes < LARGE_BYTES:
             return True
         if self._encoder is None:
-            self._encoder = BatchEncoder(self.writes)
+            self._encoder = BatchEncoder(self._written())
         return self._encoder.step()
 
     def payload(self) -> bytes:
         """Return the payload of its entry."""
         encoder, self._encoder = self._encoder, None
-        return encode_batch(self.writes) if encoder is None else encoder.payload()
+        return encode_batch(self._written()) if encoder is None else encoder.payload()
+
+    def _written(self) -> list[Run]:
+        return [part.run() for part in self.parts if part.spec.is_write]
 
     def append_run(self, waiting: Waiting) -> None:
         """Take one more run along."""
-        self.items.append(waiting)
+        if self.parts and self.parts[-1].takes(waiting):
+            self.parts[-1].items.append(waiting)
+        else:
+            self.parts.append(Part(waiting))
         self.size_bytes += waiting.size_bytes
         if waiting.spec.is_write:
-            self.writes.extend(waiting.commands)
+            self.writes += waiting.run.length
+
+    def items(self) -> list[Waiting]:
+        """Return every run, in order."""
+        return [waiting for part in self.parts for waiting in part.items]
 
 
 class Forming:
@@ -226,7 +285,7 @@ class Forming:
         return self._batches[0].encode_slice()
 
     def _is_full(self, batch: Batch) -> bool:
-        return batch.size_bytes >= self._batch_bytes_max or len(batch.writes) >= BATCH_COMMANDS_MAX
+        return batch.size_bytes >= self._batch_bytes_max or batch.writes >= BATCH_COMMANDS_MAX
 
     def take_oldest(self) -> Batch:
         """Return the oldest batch."""
@@ -236,7 +295,7 @@ class Forming:
 
     def take_all_runs(self) -> list[Waiting]:
         """Return every run that waits, in order."""
-        items = [waiting for batch in self._batches for waiting in batch.items]
+        items = [waiting for batch in self._batches for waiting in batch.items()]
         self._batches.clear()
         self.size_bytes = 0
         return items

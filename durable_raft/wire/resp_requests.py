@@ -1,11 +1,12 @@
-"""Requests in: bytes of a client to commands, each a list of byte strings.
+"""Requests in: bytes of a client to runs of commands (kv/runs.py).
 
 Two parsers stand behind one door. The *strict* one follows Redis 7.0 (networking.c, sds.c) byte for byte: inline
 commands, limits, the exact error texts. The *fast* one takes whole commands in canonical form from the front of a
 chunk: it splits the chunk at every CRLF, takes every other part as an argument, and believes the result only when each
-header is exactly the header that the argument after it would be given. What passes is the only way to write those
-commands canonically, so the strict parser would say the same; whatever does not pass is left to the strict parser. So
-are chunks of large arguments: the strict one does not look at every byte of those.
+header is exactly the header that the argument after it would be given. Commands of one name and one number of arguments
+are looked at together, column by column. What passes is the only way to write those commands canonically, so the strict
+parser would say the same; whatever does not pass is left to the strict parser. So are chunks of large arguments: the
+strict one does not look at every byte of those.
 
 A C parser made for replies (hiredis) is not used here. It takes what is no request (``+``, ``:``, ``%``, nested
 arrays, nulls) and makes room for announced arrays before their elements arrive (16 GB for ``*2000000000``), so its
@@ -26,9 +27,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import takewhile
 from typing import Final
 
 from durable_raft.errors import ProtocolError
+from durable_raft.kv.runs import WIDTH_MAX, Run
 
 LINE_BYTES_MAX: Final = 64 * 1024
 """Longest inline command or length line, without its end; PROTO_INLINE_MAX_SIZE of Redis."""
@@ -38,6 +41,9 @@ ARGS_MAX: Final = 1024 * 1024
 
 BULK_BYTES_MAX: Final = 512 << 20
 """Longest argument; proto-max-bulk-len of Redis."""
+
+RUN_MAX: Final = 32
+"""Commands of one run: what a run costs beside them is small then, and so is what it holds in replies."""
 
 LARGE_BYTES: Final = 64 << 10
 """A longer argument is laid, as it comes, into an object of its own, which is what is handed out: copying 60 MB when
@@ -50,6 +56,7 @@ _ARG_OVERHEAD_BYTES: Final = len(b"$0\r\n\r\n")
 _LENGTH: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 """What string2ll of Redis takes, up to numbers that overflow 64 bits: those are over every limit anyway."""
 
+_new_run: Final = tuple.__new__
 _STRETCH: Final = slice(1 << 10, 6 << 10)
 _CR: Final = b"\r"
 _STAR: Final = ord("*")
@@ -87,40 +94,44 @@ class RequestParser:
         """Memory that a request which has begun and is not complete takes, about; 0 between requests."""
         return self._strict.held_bytes
 
-    def feed(self, data: bytes) -> list[list[bytes]]:
+    def feed(self, data: bytes) -> list[Run]:
         """Take the next bytes and return the commands that are now complete, in order.
 
-        Each command is a list of at least one byte string. When malformed input is met, the commands before it are
-        returned, ``error`` is set, and this and all further input is ignored. What is returned, and when, does not
-        depend on how the bytes were cut into chunks.
+        Their names are spelled as they came. When malformed input is met, the commands before it are returned,
+        ``error`` is set, and this and all further input is ignored. Which commands are returned, and when, does not
+        depend on how the bytes were cut into chunks; which of them are one run does.
         """
         if self.error is not None:
             return []
-        commands: list[list[bytes]] = []
+        runs: list[Run] = []
         try:
-            self._parse(data, commands)
+            self._parse(data, runs)
             self._strict.trim()
         except ProtocolError as error:
             # Its traceback would keep this parser and what it was fed until the garbage collector comes.
             self.error = error.with_traceback(None)
             self._strict = StrictParser(self._limits)  # Lets go of what it holds.
-        return commands
+        return runs
 
-    def _parse(self, data: bytes, commands: list[list[bytes]]) -> None:
+    def _parse(self, data: bytes, runs: list[Run]) -> None:
         strict = self._strict
         if strict.is_waiting:
             strict.append(data)
             command = strict.next_command()
             if command is None:
                 return
-            commands.append(command)
+            runs.append(_single(command))
             data = strict.take_rest()
         if len(data) <= self._fast_bytes_max and not _holds_large_arguments(data):
-            data = take_canonical(data, commands)
+            data = take_canonical(data, runs)
         if data:
             strict.append(data)
             while (command := strict.next_command()) is not None:
-                commands.append(command)
+                runs.append(_single(command))
+
+
+def _single(command: list[bytes]) -> Run:
+    return Run(command[0], 1, command[1:])
 
 
 # -- the fast parser ------------------------------------------------------------------------------------------------
@@ -142,7 +153,7 @@ _COUNTS: Final = {b"*%d" % count: count for count in range(1, 1025)}
 _bulk_header: Final = _BulkHeaders({length: b"$%d" % length for length in range(1025)}).__getitem__
 
 
-def take_canonical(data: bytes, commands: list[list[bytes]]) -> bytes:
+def take_canonical(data: bytes, runs: list[Run]) -> bytes:
     """Append the commands at the front of ``data`` that are complete and canonical; return the bytes that are left."""
     parts = data.split(b"\r\n")
     last = len(parts) - 1  # What follows the last CRLF; every part before it was ended by one.
@@ -151,16 +162,56 @@ def take_canonical(data: bytes, commands: list[list[bytes]]) -> bytes:
         count = _COUNTS.get(parts[at])
         if count is None:
             break
-        after = at + 1 + 2 * count
+        step = 1 + 2 * count
+        after = at + step
+        third = after + step
+        if third < last and 1 < count <= WIDTH_MAX + 1 and parts[third] == parts[after] == parts[at]:
+            taken = _take_run(parts, at, step)
+            if taken is not None:
+                runs.append(taken)
+                at += taken.length * step
+                continue
         args = parts[at + 2 : after : 2]
         if after > last or parts[at + 1 : after : 2] != list(map(_bulk_header, map(len, args))):
             joined = _join_arguments(parts, at + 1, count)
             if joined is None:
                 break
             args, after = joined
-        commands.append(args)
+        name = args.pop(0)
+        runs.append(_new_run(Run, (name, 1, args)))
         at = after
     return parts[last] if at == last else b"\r\n".join(parts[at:])
+
+
+def _take_run(parts: list[bytes], at: int, step: int) -> Run | None:
+    """Return the commands from ``parts[at]`` on that are like the first, each of ``step`` parts, as one run.
+
+    Returns None when they are fewer than two, or one of them is not canonical as it was split.
+    """
+    end = min(at + step * RUN_MAX, len(parts) - 1)
+    end -= (end - at) % step
+    count = _number_alike(parts[at:end:step], parts[at + 2 : end : step])
+    end = at + step * count
+    if count < 2 or parts[at + 1 : end : step].count(parts[at + 1]) < count:
+        return None
+    if parts[at + 1] != _bulk_header(len(parts[at + 2])):
+        return None
+    args: list[bytes] = []
+    for place in range(at + 4, at + step, 2):
+        column = parts[place:end:step]
+        if parts[place - 1 : end : step] != list(map(_bulk_header, map(len, column))):
+            return None
+        args += column
+    return _new_run(Run, (parts[at + 2], count, args))
+
+
+def _number_alike(heads: list[bytes], names: list[bytes]) -> int:
+    """Return how many commands at the front have the head and the name of the first."""
+    head, name = heads[0], names[0]
+    if heads.count(head) == len(heads) and names.count(name) == len(names):
+        return len(heads)
+    alike = takewhile((head, name).__eq__, zip(heads, names, strict=True))
+    return sum(1 for _ in alike)
 
 
 def _join_arguments(parts: Sequence[bytes], at: int, count: int) -> tuple[list[bytes], int] | None:

@@ -17,10 +17,10 @@ from typing import Final
 import pytest
 
 from durable_raft.cli.local_cluster import HOST, free_ports
-from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.types import ORIGIN, EntryKind, Term, make_entry
 from tests import documents
 from tests.cluster.harness import checkout_environment
+from tests.support.batches import batch_of
 from tests.support.waiting import WAIT_S, wait_until
 from tests.tools.directories import make_log, make_state
 
@@ -142,7 +142,7 @@ def test_a_cluster_is_run_as_the_pages_say(shell: Shell) -> None:
 def test_the_log_tool_is_called_as_the_page_says(shell: Shell, heading: str, program: str) -> None:
     """Each line ends with the exit code that says that nothing is wrong; DIR stands for one node after the other."""
     directories = [str(shell.directory / node_id) for node_id in NODE_IDS]
-    payload = encode_batch([[b"set", b"city", b"Paris"]])
+    payload = batch_of([[b"set", b"city", b"Paris"]])
     kind, time_ms = EntryKind.COMMANDS, 1_700_000_000_000
     entry = make_entry(previous=ORIGIN, term=Term(1), kind=kind, timestamp_ms=time_ms, payload=payload)
     for node_id, directory in zip(NODE_IDS, directories, strict=True):

@@ -32,7 +32,7 @@ from tests.fuzz.targets import TARGETS
 from tests.results import record
 
 BLOCK: Final = 10_000
-SHARES: Final = {"frames": 4_000, "requests": 4_000, "core": 1_400, "node": 100, "handshake": 500}
+SHARES: Final = {"frames": 3_500, "requests": 3_500, "payloads": 1_000, "core": 1_400, "node": 100, "handshake": 500}
 """Inputs of a block; a message to a whole node costs fifty times as much as a frame to a parser."""
 
 PROGRESS_BLOCKS: Final = 100

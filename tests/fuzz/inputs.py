@@ -9,6 +9,8 @@ from typing import Any, Final
 import msgpack
 
 from durable_raft.checksum import crc32c
+from durable_raft.kv.batch import encode_batch
+from durable_raft.kv.runs import Run
 from durable_raft.wire.peer import HEADER_BYTES, FrameEncoder, FrameKind, encode_frame
 from durable_raft.wire.pieces import Bulk
 from tests.wire.peer_messages import CLUSTER, EXAMPLES
@@ -32,6 +34,16 @@ REQUESTS: Final = (
     b"GET key\r\n",
     b"SET \"a b\" 'c d'\r\n",
     b"*4\r\n$4\r\nMSET\r\n$1\r\na\r\n$1\r\nb\r\n$2\r\n\r\n\r\n",
+)
+
+PAYLOADS: Final = (
+    encode_batch([]),
+    encode_batch(
+        [Run(b"set", 3, [b"a", b"b", b"c", b"1", b"2", b"3"]), Run(b"flushall", 1, []), Run(b"get", 1, [b"a"])]
+    ),
+    encode_batch([Run(b"incr", 200, [b"key"] * 200)]),
+    encode_batch([Run(b"set", 1, [b"key", b"v" * 70_000])]),
+    b"\x01" + msgpack.packb([[b"set", b"a", b"1"], [b"flushall"], [b"get", b"a"]]),
 )
 
 NUMBERS: Final = (0, 1, 2, 127, 255, 2**16, 2**31, 2**32, 2**56, 2**56 + 1, 2**63 - 1, 2**63, 2**64 - 1, -1)
@@ -143,6 +155,18 @@ def request(rng: random.Random) -> bytes:
         number = str(rng.choice(NUMBERS)).encode()
         return rng.choice((b"*" + number, b"*1\r\n$" + number, b"*" + number + b"\r\n$1")) + b"\r\n" + sound
     return damaged(rng, sound)
+
+
+def payload(rng: random.Random) -> bytes:
+    """Return something that may be the payload of an entry."""
+    choice = rng.random()
+    if choice < 0.6:
+        return damaged(rng, rng.choice(PAYLOADS))
+    version = rng.choice((b"", b"\x01", b"\x02", b"\x02", b"\x03"))
+    if choice < 0.9:
+        runs = [[rng.choice((b"set", _value(rng))), _value(rng), *(_value(rng) for _ in range(rng.randrange(4)))]]
+        return version + bytes(msgpack.packb(runs * rng.randrange(3)))
+    return version + bytes(msgpack.packb(_value(rng)))
 
 
 def pieces(rng: random.Random, data: bytes) -> list[bytes]:

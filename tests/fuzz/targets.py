@@ -2,6 +2,7 @@
 
 ``frames``     the parser of what peers send
 ``requests``   the parser of what clients send
+``payloads``   the decoders of what entries hold, either version
 ``handshake``  the hearing end of a link, before and after it is proven (handshake.py)
 ``core``       the algorithm, fed with well-formed messages that say anything (lies.py)
 ``node``       a whole node, fed with the same and with all else that nodes say (node.py)
@@ -16,7 +17,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final, cast
 
-from durable_raft.errors import PeerError, PeerMisbehaved, ProtocolError
+from durable_raft.errors import CorruptRecord, PeerError, PeerMisbehaved, ProtocolError, UnknownFormatVersion
+from durable_raft.kv.batch import decode_batch
+from durable_raft.kv.large_batch import BatchDecoder
+from durable_raft.kv.runs import commands_of
 from durable_raft.raft import invariants
 from durable_raft.raft.messages import Message
 from durable_raft.raft.types import Entry, Life, NodeId
@@ -61,6 +65,24 @@ def requests(rng: random.Random) -> Target:
         with contextlib.suppress(ProtocolError):
             for piece in inputs.pieces(rng, inputs.request(rng)):
                 parser.feed(piece)
+
+    return run
+
+
+def payloads(rng: random.Random) -> Target:
+    """Decode the payload of an entry: at once and in slices alike, into runs that can be told command by command."""
+
+    def run() -> None:
+        payload = inputs.payload(rng)
+        at_once = in_slices = None
+        with contextlib.suppress(CorruptRecord, UnknownFormatVersion):
+            at_once = decode_batch(payload)
+        with contextlib.suppress(CorruptRecord, UnknownFormatVersion):
+            in_slices = BatchDecoder(payload).runs()
+        if at_once != in_slices:
+            raise AssertionError(f"{payload.hex()}: {at_once} at once, {in_slices} in slices")
+        if at_once is not None and sum(run.length for run in at_once) != len(commands_of(at_once)):
+            raise AssertionError(f"{payload.hex()}: {at_once} has other commands than it says")
 
     return run
 
@@ -117,4 +139,9 @@ def core(rng: random.Random) -> Target:
     return _Misled(rng).run
 
 
-TARGETS: Final[dict[str, Callable[[random.Random], Target]]] = {"frames": frames, "requests": requests, "core": core}
+TARGETS: Final[dict[str, Callable[[random.Random], Target]]] = {
+    "frames": frames,
+    "requests": requests,
+    "payloads": payloads,
+    "core": core,
+}

@@ -299,14 +299,6 @@ def test_the_empty_state_is_empty() -> None:
 # -- the machine's door ------------------------------------------------------------------------------------------------
 
 
-def test_commands_executed_together_answer_as_one_by_one() -> None:
-    """In their order."""
-    commands = [[b"set", b"a", b"1"], [b"incr", b"a"], [b"get", b"a"], [b"get", b"b"]]
-    one, other = new_machine(), new_machine()
-    assert one.execute_all(commands) == [other.execute(command) for command in commands]
-    assert one.digest() == other.digest()
-
-
 def test_a_machine_is_checkpointed_as_its_keyspace_is() -> None:
     """What it freezes is what changed, and what it says of its size is the overlay's."""
     machine = new_machine("SET a 123")

@@ -135,8 +135,7 @@ def small_scan(keys: list[bytes], cursors: ScanCursors) -> Callable[[bytes], tup
     keyspace = Keyspace()
     for key in keys:
         keyspace.put(key, b"v", None)
-    _, in_steps = handlers(keyspace, cursors)
-    execute = at_once(in_steps[b"scan"])
+    execute = at_once(handlers(keyspace, cursors).in_steps[b"scan"])
 
     def next_page(cursor: bytes) -> tuple[bytes, list[bytes]]:
         reply = execute([b"scan", cursor])

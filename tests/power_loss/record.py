@@ -17,7 +17,7 @@ from typing import Final
 import hiredis
 
 from durable_raft.cli.local_cluster import HOST, LocalNode, free_ports, node_environment, serve_command
-from durable_raft.kv.batch import decode_batch
+from durable_raft.kv.batch import decode_commands
 from durable_raft.raft.types import EntryKind
 from tests.power_loss.disk import Image, build, replay
 from tests.power_loss.images import everything
@@ -180,7 +180,7 @@ def _entries_of(directory: Path, sent: Sequence[Command]) -> list[int]:
         (entry.index, command)
         for entry in entries
         if entry.kind is EntryKind.COMMANDS
-        for command in decode_batch(entry.payload)
+        for command in decode_commands(entry.payload)
     ]
     held = [[command[0].upper(), *command[1:]] for _, command in found]
     if held != list(sent):

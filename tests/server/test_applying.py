@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from durable_raft.kv.batch import decode_batch, encode_batch
+from durable_raft.kv.batch import decode_commands
+from durable_raft.kv.commands import COMMANDS
 from durable_raft.kv.keyspace import DROP_MAX
-from durable_raft.kv.machine import Machine
+from durable_raft.kv.machine import COMMANDS_A_STEP, Machine
+from durable_raft.kv.runs import Run
 from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, Role, Term, make_entry
-from durable_raft.server.commands.classify import RUN_MAX
-from durable_raft.server.pending import BATCH_COMMANDS_MAX
+from durable_raft.server.pending import BATCH_COMMANDS_MAX, Slot
+from durable_raft.wire.resp_requests import RUN_MAX
+from tests.support.batches import batch_of
 from tests.support.desk import N2, Desk, desk_at
 from tests.support.raft_solo import accepted
 
@@ -136,7 +139,7 @@ def test_a_leader_that_is_replaced_in_the_middle_answers_what_it_has_committed(l
 def entry_of(desk: Desk, *commands: list[str]) -> Entry:
     """Return the entry that another leader has behind the last one."""
     last, log = desk.raft.log.last.index, desk.raft.log
-    payload = encode_batch([[word.encode() for word in command] for command in commands])
+    payload = batch_of([[word.encode() for word in command] for command in commands])
     point = LogPoint(last, log.term_at(last), log.chain_at(last))
     term = Term(desk.raft.current_term + 1)
     return make_entry(previous=point, term=term, kind=EntryKind.COMMANDS, timestamp_ms=2_000_000, payload=payload)
@@ -200,6 +203,37 @@ def test_what_another_state_covers_is_applied_no_further(leading: Desk) -> None:
     assert writer.writes_outstanding == writer.batched == reader.batched == 0
 
 
+def test_of_runs_that_are_executed_together_those_that_are_answered_stay_so(leading: Desk) -> None:
+    """The state is replaced between two of them: nobody is answered twice, and the other is of unknown fate."""
+    clients = [leading.client(), leading.client()]
+    for client in clients:
+        slot = Slot(client, 2)
+        client.slots.append(slot)
+        leading.dispatcher.route_run(slot, COMMANDS[b"del"], Run(b"del", 1, [b"a", b"b", b"c"]))
+    with single_turns(leading):
+        leading.turn()
+    leading._writer.work()
+    acknowledged(leading)
+    turned_until(leading, lambda: clients[0].replies != [None])
+    assert [client.replies for client in clients] == [[b":0\r\n"], [None]]
+    leading.node._machine_replaced(Machine(random.Random(1)))
+    assert clients[0].replies == [b":0\r\n"]
+    assert (clients[1].replies[0] or b"").startswith(b"-UNKNOWN")
+    assert [client.writes_outstanding for client in clients] == [0, 0]
+    assert leading.dispatcher.counters.unknown == 1
+
+
+def test_a_long_run_is_executed_in_turns(desk: Desk) -> None:
+    """Of however many connections it is put together."""
+    count = 5 * COMMANDS_A_STEP
+    with single_turns(desk):
+        desk.follow(N2, entry_of(desk, *(["set", f"k{number}", "v"] for number in range(count))))
+    desk._writer.work()
+    turned_until(desk, lambda: 0 < desk.machine.summary.key_count < count)
+    desk.turn()
+    assert desk.machine.summary.key_count == count
+
+
 def test_the_loop_turns_while_expired_keys_are_dropped(leading: Desk) -> None:
     """All of an entry's, before its first command is executed; what is left of them is hidden already."""
     client = leading.client()
@@ -230,7 +264,7 @@ def test_an_entry_has_no_more_commands_than_can_be_decoded_at_once(tmp_path: Pat
             client.send_run(*["incr a"] * RUN_MAX)
         for _ in range(5):
             desk.acknowledge()
-        counts = [len(decode_batch(entry.payload)) for entry in desk.proposed[before:]]
+        counts = [len(decode_commands(entry.payload)) for entry in desk.proposed[before:]]
         assert max(counts) < BATCH_COMMANDS_MAX + RUN_MAX
         assert sum(counts) == 3 * BATCH_COMMANDS_MAX // RUN_MAX * RUN_MAX
         assert None not in client.replies

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from durable_raft.kv.batch import decode_batch, encode_batch
+from durable_raft.kv.batch import decode_batch, decode_commands
 from durable_raft.kv.commands import COMMANDS
+from durable_raft.kv.runs import Run
 from durable_raft.raft.types import (
     Entry,
     EntryKind,
@@ -18,8 +19,10 @@ from durable_raft.raft.types import (
     make_entry,
 )
 from durable_raft.server.dispatch import INFLIGHT_BATCHES_MAX, QUICK_COMMIT_S
-from durable_raft.server.pending import Slot
+from durable_raft.server.pending import NO_REPLY, Slot
+from tests.support.batches import batch_of
 from tests.support.desk import HOLD_S, LOOK_S, N2, N3, Desk, desk_at
+from tests.support.desk_client import Client
 from tests.support.raft_solo import accepted
 
 
@@ -42,7 +45,7 @@ def other_leaders_entry(desk: Desk, index: int, term: int) -> Entry:
     log = desk.raft.log
     previous = Index(index - 1)
     point = LogPoint(previous, log.term_at(previous), log.chain_at(previous))
-    payload = encode_batch([[b"set", b"other", b"1"]])
+    payload = batch_of([[b"set", b"other", b"1"]])
     return make_entry(previous=point, term=Term(term), kind=EntryKind.COMMANDS, timestamp_ms=2_000_000, payload=payload)
 
 
@@ -61,9 +64,9 @@ def test_commands_of_one_turn_share_an_entry(leading: Desk) -> None:
     for number, client in enumerate(clients):
         slot = Slot(client, 2)
         client.slots.append(slot)
-        leading.dispatcher.route_run(slot, COMMANDS[b"set"], [[b"set", b"k%d" % number, b"v"]])
+        leading.dispatcher.route_run(slot, COMMANDS[b"set"], Run(b"set", 1, [b"k%d" % number, b"v"]))
     leading.turn()
-    assert [len(decode_batch(entry.payload)) for entry in leading.proposed] == [3]
+    assert [len(decode_commands(entry.payload)) for entry in leading.proposed] == [3]
 
 
 def test_reads_of_a_connection_stand_between_its_writes(leading: Desk) -> None:
@@ -114,6 +117,59 @@ def test_run_is_executed_in_order_and_answered_as_one(leading: Desk) -> None:
     assert leading.dispatcher.counters.commands == 4
 
 
+def taken_in(desk: Desk, *runs: Run) -> list[Client]:
+    """Have a new client for each run, all in one turn; return them."""
+    clients = [desk.client() for _ in runs]
+    for client, run in zip(clients, runs, strict=True):
+        slot = Slot(client, 2, run.length)
+        client.slots.append(slot)
+        desk.dispatcher.route_run(slot, COMMANDS[run.name.lower()], run)
+    desk.turn()
+    return clients
+
+
+def test_runs_of_several_connections_travel_as_one(leading: Desk) -> None:
+    """In the order in which they came, in columns; each connection is answered its own."""
+    clients = taken_in(
+        leading,
+        Run(b"INCR", 2, [b"a", b"b"]),
+        Run(b"incr", 1, [b"a"]),
+        Run(b"SET", 1, [b"b", b"7"]),
+        Run(b"set", 2, [b"c", b"d", b"8", b"9"]),
+        Run(b"set", 1, [b"e", b"1", b"nx"]),
+        Run(b"incr", 3, [b"a", b"b", b"c"]),
+    )
+    (entry,) = leading.proposed
+    assert decode_batch(entry.payload) == [
+        Run(b"incr", 3, [b"a", b"b", b"a"]),
+        Run(b"set", 3, [b"b", b"c", b"d", b"7", b"8", b"9"]),
+        Run(b"set", 1, [b"e", b"1", b"nx"]),
+        Run(b"incr", 3, [b"a", b"b", b"c"]),
+    ]
+    leading.acknowledge()
+    assert [client.replies for client in clients] == [
+        [b":1\r\n:1\r\n"],
+        [b":2\r\n"],
+        [b"+OK\r\n"],
+        [b"+OK\r\n+OK\r\n"],
+        [b"+OK\r\n"],
+        [b":3\r\n:8\r\n:9\r\n"],
+    ]
+    assert leading.dispatcher.counters.commands == 10
+
+
+def test_a_connection_that_wants_no_reply_gets_none_of_a_run_of_many(leading: Desk) -> None:
+    """The others do."""
+    quiet, other = leading.client(), leading.client()
+    for client, protocol in ((quiet, NO_REPLY), (other, 3)):
+        slot = Slot(client, protocol, 2)
+        client.slots.append(slot)
+        leading.dispatcher.route_run(slot, COMMANDS[b"set"], Run(b"set", 2, [b"a", b"b", b"1", b"2"]))
+    leading.turn()
+    leading.acknowledge()
+    assert (quiet.replies, other.replies) == ([b""], [b"+OK\r\n+OK\r\n"])
+
+
 def test_run_that_is_refused_is_refused_as_often_as_it_has_commands(desk: Desk) -> None:
     """Moved: each command to the slot of its own key; held in vain: each told so."""
     desk.follow(N2)
@@ -139,7 +195,7 @@ def test_next_batch_waits_for_a_quick_commit_but_not_for_long(leading: Desk) -> 
     leading.now += QUICK_COMMIT_S
     assert leading.dispatcher.has_due()
     leading.wait(leading.raft.state.config.heartbeat_ms / 1000)
-    assert [len(decode_batch(entry.payload)) for entry in leading.proposed] == [1, 2]
+    assert [len(decode_commands(entry.payload)) for entry in leading.proposed] == [1, 2]
     leading.acknowledge()
     assert [each.replies for each in (client, *others)] == [[b"+OK\r\n"]] * 3
 
@@ -339,7 +395,7 @@ def test_key_expires_by_an_entry_and_a_read_in_between_waits_for_it(leading: Des
     leading.acknowledge()
     leading.acknowledge()
     assert client.replies[1:] == [b"$-1\r\n", b"$-1\r\n"]
-    assert [decode_batch(entry.payload) for entry in leading.proposed[written:]] == [[]]
+    assert [decode_commands(entry.payload) for entry in leading.proposed[written:]] == [[]]
 
 
 def test_read_that_lost_its_leadership_never_sees_the_writes_behind_it(leading: Desk) -> None:

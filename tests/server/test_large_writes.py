@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from durable_raft.kv import large_batch
-from durable_raft.kv.batch import decode_batch, encode_batch
+from durable_raft.kv.batch import decode_commands
 from durable_raft.kv.commands import COMMANDS
+from durable_raft.kv.runs import Run
 from durable_raft.raft.types import EntryKind, Term, make_entry
 from durable_raft.server import dispatch, pending
 from durable_raft.server.pending import Slot
+from tests.support.batches import batch_of
 from tests.support.desk import N2, N3, Desk, desk_at
 from tests.support.desk_client import Client
 from tests.support.raft_solo import accepted
@@ -42,7 +44,7 @@ def send(desk: Desk) -> Client:
     client = desk.client()
     slot = Slot(client, 2)
     client.slots.append(slot)
-    desk.dispatcher.route_run(slot, COMMANDS[b"set"], [[b"set", b"large", VALUE.encode()]])
+    desk.dispatcher.route_run(slot, COMMANDS[b"set"], Run(b"set", 1, [b"large", VALUE.encode()]))
     return client
 
 
@@ -67,7 +69,7 @@ def test_a_large_batch_is_encoded_in_turns(desk: Desk) -> None:
     client.send("set small 1")
     desk.acknowledge()
     desk.acknowledge()
-    assert [decode_batch(entry.payload)[0][1] for entry in desk.proposed[before:]] == [b"large", b"small"]
+    assert [decode_commands(entry.payload)[0][1] for entry in desk.proposed[before:]] == [b"large", b"small"]
     assert client.replies == [b"+OK\r\n", b"+OK\r\n"]
 
 
@@ -87,8 +89,8 @@ def test_a_large_entry_is_decoded_in_turns_before_it_is_applied(desk: Desk) -> N
     """A follower answers its leader meanwhile; then the entry is applied, and what is behind it."""
     log = desk.raft.log
     payloads = [
-        encode_batch([[b"set", b"large", VALUE.encode()], [b"set", b"b", b"1"]]),
-        encode_batch([[b"get", b"b"]]),
+        batch_of([[b"set", b"large", VALUE.encode()], [b"set", b"b", b"1"]]),
+        batch_of([[b"get", b"b"]]),
     ]
     entries = []
     place = log.last
@@ -102,7 +104,7 @@ def test_a_large_entry_is_decoded_in_turns_before_it_is_applied(desk: Desk) -> N
     desk.follow(N2, *entries, term=term, commit=0)
     desk.turn()
     assert log.last_applied == entries[-1].index
-    assert desk.machine.execute_all([[b"get", b"large"]]) == [VALUE.encode()]
+    assert desk.machine.execute([b"get", b"large"]) == VALUE.encode()
 
 
 def test_heartbeats_are_answered_while_a_large_entry_is_decoded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +119,7 @@ def test_heartbeats_are_answered_while_a_large_entry_is_decoded(desk: Desk, monk
 
     monkeypatch.setattr(large_batch.BatchDecoder, "step", count)
     log = desk.raft.log
-    payload = encode_batch([[b"set", b"large", VALUE.encode()]])
+    payload = batch_of([[b"set", b"large", VALUE.encode()]])
     entry = make_entry(
         previous=log.last, term=Term(7), kind=EntryKind.COMMANDS, timestamp_ms=2_000_000, payload=payload
     )

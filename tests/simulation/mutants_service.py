@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from durable_raft.kv.batch import decode_batch
+from durable_raft.kv.batch import decode_commands
 from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.replies import OK
 from durable_raft.raft import reads, replication
@@ -101,16 +101,16 @@ def answered_before_commit() -> Sequence[Patch]:
     def early(self: Dispatcher, batch: Batch, now_ms: int) -> None:
         propose(self, batch, now_ms)
         if batch.term is not None:
-            for waiting in batch.items:
+            for waiting in batch.items():
                 if waiting.spec.name == b"set":
                     waiting.slot.fill(OK)
 
-    def fill(self: Slot, reply: Any) -> None:
+    def fill(self: Slot, encoded: Any) -> None:
         if self.reply is None:
-            original(self, reply)
+            original(self, encoded)
 
-    original = Slot.fill
-    return [(Dispatcher, "_propose", early), (Slot, "fill", fill)]
+    original = Slot._fill
+    return [(Dispatcher, "_propose", early), (Slot, "_fill", fill)]
 
 
 @mutant
@@ -138,7 +138,7 @@ def proposed_twice() -> Sequence[Patch]:
     """The server repeats writes of a lost leadership by itself (redisraft #13)."""
 
     def give_up(self: Dispatcher, batch: Batch) -> None:
-        for waiting in batch.items:
+        for waiting in batch.items():
             self._route(waiting)
 
     return [(Dispatcher, "_give_up", give_up)]
@@ -170,7 +170,7 @@ def applied_twice() -> Sequence[Patch]:
     def again(self: Dispatcher, entry: Entry) -> Steps:
         yield from apply(self, entry)
         if entry.kind is EntryKind.COMMANDS and entry.index % 7 == 0 and self._raft.role is not Role.LEADER:
-            for args in decode_batch(entry.payload):
+            for args in decode_commands(entry.payload):
                 self._machine.execute(args)
 
     return [(Dispatcher, "apply", again)]

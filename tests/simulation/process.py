@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -42,6 +40,7 @@ from tests.simulation.parts import Callback, SimulatedCrash
 from tests.simulation.platform import SimPlatform
 from tests.simulation.sim_store import SimStore
 from tests.simulation.state_disk import SimKv, SimStateDirectory
+from tests.support.batches import runs_of
 from tests.support.random_timeouts import RandomTimeouts
 
 if TYPE_CHECKING:
@@ -86,11 +85,10 @@ class Connection:
 
     def take(self, commands: Sequence[list[bytes]]) -> None:
         """Take commands as the real connection does, all in one turn, those of one name together."""
-        for name, same in groupby(commands, itemgetter(0)):
-            run = list(same)
-            slot = Slot(self, 2, len(run))
+        for run in runs_of(commands):
+            slot = Slot(self, 2, run.length)
             self._slots.append(slot)
-            self.process.node.dispatcher.route_run(slot, COMMANDS[name], run)
+            self.process.node.dispatcher.route_run(slot, COMMANDS[run.name], run)
         self.flush()
 
     def flush(self) -> None:

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from typing import Any, Final
 
 from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
-from durable_raft.kv.batch import decode_batch
+from durable_raft.kv.batch import decode_commands
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.invariants import ClusterInvariants
 from durable_raft.raft.types import Entry, EntryKind, Identity, Member, Membership, NodeId, Role
@@ -416,7 +416,7 @@ class World:
             else:
                 reference.advance_time(entry.timestamp_ms)
             if entry.kind is EntryKind.COMMANDS:
-                for args in decode_batch(entry.payload):
+                for args in decode_commands(entry.payload):
                     reference.execute(args)
         expected = reference.digest()
         for site in self.up():

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from durable_raft.errors import InvariantViolation, StoragePoisoned
-from durable_raft.kv.batch import encode_batch
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Term, make_entry
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.time_request import forget_time_request, is_time_reset_requested, request_time_reset
+from tests.support.batches import batch_of
 from tests.support.log_building import IDENTITY, MEMBERSHIP, point_of, read_all, write
 from tests.tools.directories import raftlog
 
 FUTURE_MS, NOW_MS = 7_258_118_400_000, 1_700_000_000_000
-SET = encode_batch([[b"set", b"k", b"v", b"px", b"5000"]])
+SET = batch_of([[b"set", b"k", b"v", b"px", b"5000"]])
 
 
 def back(kind: EntryKind) -> list[Entry]:

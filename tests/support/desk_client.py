@@ -8,6 +8,7 @@ from durable_raft.kv.commands import COMMANDS
 from durable_raft.kv.replies import Later, Reply
 from durable_raft.server.dispatch import QUICK_COMMIT_S
 from durable_raft.server.pending import Slot
+from tests.support.batches import run_of
 
 if TYPE_CHECKING:
     from tests.support.desk import Desk
@@ -43,7 +44,7 @@ class Client:
             args = [word.encode() for word in command.split()]
             slot = Slot(self, 2)
             self.slots.append(slot)
-            self._desk.dispatcher.route_run(slot, COMMANDS[args[0]], [args])
+            self._desk.dispatcher.route_run(slot, COMMANDS[args[0]], run_of([args]))
         self._desk.turn()
 
     def send_run(self, *commands: str) -> None:
@@ -51,7 +52,7 @@ class Client:
         run = [[word.encode() for word in command.split()] for command in commands]
         slot = Slot(self, 2, len(run))
         self.slots.append(slot)
-        self._desk.dispatcher.route_run(slot, COMMANDS[run[0][0]], run)
+        self._desk.dispatcher.route_run(slot, COMMANDS[run[0][0]], run_of(run))
         self._desk.turn()
 
     def send_later(self, reply: Reply) -> None:

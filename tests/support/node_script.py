@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.types import EntryKind, NodeId, make_entry
 from durable_raft.server.persister import QUICK_FLUSHES
+from tests.support.batches import batch_of
 from tests.support.desk import Desk, desk_at
 from tests.support.desk_client import Client
 from tests.support.raft_script import played
@@ -71,7 +71,7 @@ class Script:
 
     def _send(self, leader: NodeId, command: list[str]) -> None:
         raft = self._desk.raft
-        payload = encode_batch([[word.encode() for word in command]])
+        payload = batch_of([[word.encode() for word in command]])
         entry = make_entry(
             previous=raft.log.last,
             term=raft.current_term,

@@ -6,9 +6,10 @@ import dataclasses
 
 import hiredis
 
-from durable_raft.kv.replies import ErrorReply, Reply
+from durable_raft.kv.replies import Reply
+from durable_raft.kv.runs import Run
 from durable_raft.raft.types import Index, Member, Membership, NodeId, Patience, Role, Term
-from durable_raft.server.commands.classify import classify
+from durable_raft.server.commands.classify import classify, refusal
 from durable_raft.server.commands.connection import execute_connection_command
 from durable_raft.server.commands.session import Session
 from durable_raft.server.commands.status import NodeStatus, PeerStatus
@@ -76,10 +77,11 @@ def answered(
     session: Session, request: list[bytes], status: NodeStatus, connections: Connections | None = None
 ) -> Reply:
     """Return what a connection is answered to one request that is not the machine's."""
-    verdict = classify(request)
-    if isinstance(verdict, ErrorReply):
-        return verdict
-    return execute_connection_command(session, request, lambda: status, Actions(), connections or Connections(session))
+    spec = classify(Run(request[0], 1, request[1:]))
+    if spec is None:
+        return refusal(request)
+    named = [spec.name, *request[1:]]
+    return execute_connection_command(session, named, lambda: status, Actions(), connections or Connections(session))
 
 
 FOLLOWER = NodeStatus(

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import lmdb
 
-from durable_raft.kv.batch import encode_batch
 from durable_raft.kv.records import Record, StateSummary, make_record
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
@@ -32,6 +31,7 @@ from durable_raft.raft.types import (
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.state.records import stored_key
 from durable_raft.storage.state.store import LmdbKvStore
+from tests.support.batches import batch_of
 from tests.support.log_building import MEMBERSHIP, point_of
 from tests.tools import preloaded
 
@@ -66,7 +66,7 @@ def sets(previous: LogPoint, terms: Iterable[int], payload: str = "value") -> li
     """Return one entry per term after ``previous``, each ``SET key:INDEX payload``."""
     entries: list[Entry] = []
     for term in terms:
-        batch = encode_batch([[b"SET", b"key:%d" % (previous.index + 1), payload.encode()]])
+        batch = batch_of([[b"SET", b"key:%d" % (previous.index + 1), payload.encode()]])
         entry = make_entry(
             previous=previous,
             term=Term(term),

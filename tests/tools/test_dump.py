@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from raftlog.choose import keys_of
 
-from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import ORIGIN, Base, Entry, EntryKind, Index, Term, make_entry
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from tests.storage.raw import change, flip_bit
+from tests.support.batches import batch_of
 from tests.support.log_building import point_of, write
 from tests.tools.directories import command, environment, make_log, raftlog, sets
 
@@ -39,7 +39,7 @@ def directory(tmp_path: Path) -> Path:
     entries: list[Entry] = []
     for number, batch in enumerate(BATCHES):
         kind = EntryKind.NOOP if batch is None else EntryKind.COMMANDS
-        payload = b"" if batch is None else encode_batch(batch)
+        payload = b"" if batch is None else batch_of(batch)
         previous = point_of(entries[-1]) if entries else ORIGIN
         entries.append(
             make_entry(previous=previous, term=Term(1 + number // 3), kind=kind, timestamp_ms=1000, payload=payload)
@@ -97,7 +97,7 @@ def test_a_key_that_is_no_text(directory: Path) -> None:
 
 def test_dump_raw(directory: Path) -> None:
     """The payload in place of the commands, as it was stored."""
-    payload = encode_batch(BATCHES[1] or []).hex()
+    payload = batch_of(BATCHES[1] or []).hex()
     found = raftlog("dump", directory, "--raw", "--to", "2")
     assert found.returncode == 0
     first, second = found.stdout.splitlines()

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Term, make_entry
 from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from tests.storage.raw import change, flip_bit
+from tests.support.batches import batch_of
 from tests.support.log_building import point_of
 from tests.tools.directories import PAGE_BYTES, command, environment, make_log, raftlog, sets
 
@@ -50,7 +50,7 @@ def directory(tmp_path: Path) -> Path:
                 term=Term(1 + number // 3),
                 kind=EntryKind.NOOP if batch is None else EntryKind.COMMANDS,
                 timestamp_ms=1000 + number,
-                payload=b"" if batch is None else encode_batch(batch),
+                payload=b"" if batch is None else batch_of(batch),
             )
         )
     return make_log(tmp_path / "node", entries)
@@ -124,7 +124,7 @@ def test_parquet_of_a_long_log(tmp_path: Path) -> None:
                 term=Term(1),
                 kind=EntryKind.COMMANDS,
                 timestamp_ms=1000,
-                payload=encode_batch(batch),
+                payload=batch_of(batch),
             )
         )
     output = tmp_path / "log.parquet"
@@ -193,7 +193,7 @@ def test_a_batch_that_cannot_be_decoded(tmp_path: Path) -> None:
     found = raftlog("export", make_log(tmp_path / "node", [entry]), "--format", "csv")
     assert (found.returncode, found.stderr) == (1, "the commands of 1 entries cannot be decoded\n")
     ((*_, wounds),) = table(found.stdout)
-    assert wounds == ["payload cannot be decoded: batch of version 9; this build knows 1"]
+    assert wounds == ["payload cannot be decoded: batch of version 9; this build knows 1 and 2"]
 
 
 def test_no_file_is_overwritten(directory: Path, tmp_path: Path) -> None:

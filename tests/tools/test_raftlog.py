@@ -10,10 +10,10 @@ import pytest
 from raftlog.lines import quoted
 from raftlog.main import main
 
-from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.types import ORIGIN, Entry, EntryKind, LogPoint, Term, make_entry
 from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from tests.storage.raw import change, flip_bit
+from tests.support.batches import batch_of
 from tests.support.log_building import IDENTITY, LmdbShelf, point_of, vote, write
 from tests.tools.directories import raftlog
 
@@ -21,7 +21,7 @@ from tests.tools.directories import raftlog
 def entry(previous: LogPoint, term: int, commands: list[list[bytes]] | None) -> Entry:
     """Return a COMMANDS entry, or a NOOP for None."""
     kind = EntryKind.NOOP if commands is None else EntryKind.COMMANDS
-    payload = b"" if commands is None else encode_batch(commands)
+    payload = b"" if commands is None else batch_of(commands)
     return make_entry(
         previous=previous, term=Term(term), kind=kind, timestamp_ms=1_700_000_000_000 + previous.index, payload=payload
     )

@@ -13,7 +13,6 @@ import pytest
 from raftlog.replaying import NotReplayable, Source, State, Value, changes
 
 from durable_raft.errors import CorruptRecord
-from durable_raft.kv.batch import encode_batch
 from durable_raft.kv.machine import VALUE_BYTES_MAX, Machine
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import ORIGIN, Base, Entry, EntryKind, Index, LogPoint, Term, make_entry
@@ -26,6 +25,7 @@ from durable_raft.storage.state.store import LmdbKvStore
 from durable_raft.storage.state.view import open_view
 from tests.cluster.harness import Cluster
 from tests.storage.raw import change, flip_bit
+from tests.support.batches import batch_of
 from tests.support.log_building import MEMBERSHIP, point_of
 from tests.tools.directories import flip_bit_of_state, identity, make_log, raftlog
 
@@ -83,7 +83,7 @@ def entries_of(batches: list[Batch | None], step_ms: int = 5) -> list[Entry]:
                 term=Term(1 + number // 20),
                 kind=EntryKind.NOOP if batch is None else EntryKind.COMMANDS,
                 timestamp_ms=TIME_MS + number * step_ms,
-                payload=b"" if batch is None else encode_batch(batch),
+                payload=b"" if batch is None else batch_of(batch),
             )
         )
     return entries
@@ -373,8 +373,8 @@ def test_another_history(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("payload", "code", "said"),
     [
-        (encode_batch([[b"hset", b"a", b"b", b"c"]]), 2, "entry 1: command b'hset' is none that this build knows"),
-        (encode_batch([[b"set", b"a"]]), 1, "entry 1: 2 arguments of b'set', expected -3"),
+        (batch_of([[b"hset", b"a", b"b", b"c"]]), 2, "entry 1: command b'hset' is none that this build knows"),
+        (batch_of([[b"set", b"a"]]), 1, "entry 1: 2 arguments of b'set', expected -3"),
         (b"\x09nothing", 2, "entry 1: batch of version 9"),
         (b"\x01nothing", 1, "entry 1: batch of 8 bytes"),
     ],

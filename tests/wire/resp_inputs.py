@@ -8,6 +8,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from durable_raft.errors import ProtocolError
+from durable_raft.kv.runs import commands_of
 from durable_raft.wire.resp_requests import ParserLimits, RequestParser, StrictParser
 
 LINE_BYTES_MAX = 65536
@@ -121,10 +122,15 @@ class Parsed(NamedTuple):
     close_silently: bool
 
 
+def feed(parser: RequestParser, data: bytes) -> list[list[bytes]]:
+    """Return the commands that ``parser`` finds complete with ``data``, one by one."""
+    return commands_of(parser.feed(data))
+
+
 def parse(chunks: list[bytes], limits: ParserLimits | None = None) -> Parsed:
     """Return what a ``RequestParser`` makes of ``chunks``."""
     parser = RequestParser(limits) if limits else RequestParser()
-    commands = [command for chunk in chunks for command in parser.feed(chunk)]
+    commands = [command for chunk in chunks for command in feed(parser, chunk)]
     return Parsed(commands, *_error(parser.error))
 
 

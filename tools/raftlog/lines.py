@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from durable_raft.errors import DurableRaftError
-from durable_raft.kv.batch import decode_batch
+from durable_raft.kv.batch import decode_commands
 from durable_raft.raft.types import EntryKind
 from durable_raft.storage.log.walk import Walked
 from durable_raft.storage.wounds import Wound
@@ -28,7 +28,7 @@ def commands_of(walked: Walked) -> list[list[bytes]] | str | None:
     if walked.payload is None or walked.ident is None or walked.ident.kind != EntryKind.COMMANDS:
         return None
     try:
-        return decode_batch(walked.payload)
+        return decode_commands(walked.payload)
     except (DurableRaftError, ValueError) as error:
         return f"payload cannot be decoded: {error}"
 

@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple, NoReturn
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused, EntryUnavailable, StorageError, UnknownFormatVersion
-from durable_raft.kv.batch import decode_batch
+from durable_raft.kv.batch import decode_commands
 from durable_raft.kv.commands import COMMANDS, check_arity
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import EMPTY_STATE, StateView, order_key
@@ -223,7 +223,7 @@ def _apply(machine: Machine, index: int, ident: IdentRecord, payload: bytes) -> 
     if ident.kind != EntryKind.COMMANDS:
         return
     try:
-        commands = decode_batch(payload)
+        commands = decode_commands(payload)
     except StorageError as error:
         raise type(error)(f"entry {index}: {error}") from error
     for command in commands:

@@ -1,26 +1,22 @@
-"""What a client's requests are: which command each names, whether its arity is right, and which run together.
+"""What a client's requests are: which command each names, and whether its arity is right.
 
-This is the one place where a request is looked up. Whoever executes it afterwards has its spec, its name in lower case
-and the right number of arguments, or the error that it gets instead.
+This is the one place where a request is looked up. Whoever executes it afterwards has its spec and the right number of
+arguments, or the error that it gets instead. The commands of a run have one name and one number of arguments, so a run
+is looked up once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 from durable_raft.kv.commands import COMMANDS, CommandSpec, has_arity, unknown_command, wrong_arity
 from durable_raft.kv.replies import ErrorReply
+from durable_raft.kv.runs import Run
 from durable_raft.server.commands.specs import CONNECTION_COMMANDS
 
-Request: TypeAlias = list[bytes]
-"""A whole request, its name first, in any case until it is classified."""
-
-Verdict: TypeAlias = CommandSpec | ErrorReply
-"""The command that a request is, or why it is refused."""
-
-RUN_MAX: Final = 32
-"""Requests of one run: what a run costs beside its requests is small then, and so is what it holds in replies."""
+Request: TypeAlias = Sequence[bytes]
+"""A whole request, its name first."""
 
 ALL_COMMANDS: Final[Mapping[bytes, CommandSpec]] = {**COMMANDS, **CONNECTION_COMMANDS}
 """Every command by its name, the machine's first."""
@@ -31,37 +27,16 @@ _SPELLINGS: Final[Mapping[bytes, CommandSpec]] = {
 """The same by the two ways in which nearly every client spells a name."""
 
 
-def classify(request: Request) -> Verdict:
-    """Return which command ``request`` is, whose name becomes lower case; or Redis's error."""
-    spec = _SPELLINGS.get(request[0]) or ALL_COMMANDS.get(request[0].lower())
+def classify(run: Run) -> CommandSpec | None:
+    """Return which command those of ``run`` are; None when they are refused, each with its own ``refusal``."""
+    spec = _SPELLINGS.get(run.name) or ALL_COMMANDS.get(run.name.lower())
     if spec is None:
-        return unknown_command(request)
-    if len(request) != spec.arity and not has_arity(spec, request):
-        return wrong_arity(spec.name)
-    request[0] = spec.name
-    return spec
+        return None
+    count = 1 + len(run.args) // run.length
+    return spec if count == spec.arity or has_arity(spec, count) else None
 
 
-def runs(requests: list[Request]) -> Iterable[tuple[Verdict, list[Request]]]:
-    """Cut requests into runs, in order: those of one command that follow each other, at most ``RUN_MAX``.
-
-    A request that is refused is a run by itself. A request is looked up when the runs before it have been taken.
-    """
-    if len(requests) == 1:
-        return ((classify(requests[0]), requests),)
-    return _runs_of_many(requests)
-
-
-def _runs_of_many(requests: list[Request]) -> Iterator[tuple[Verdict, list[Request]]]:
-    run: list[Request] = []
-    current: Verdict | None = None
-    for request in requests:
-        verdict = classify(request)
-        if verdict is current and len(run) < RUN_MAX:
-            run.append(request)
-            continue
-        if current is not None:
-            yield current, run
-        current, run = verdict, [request]
-    if current is not None:
-        yield current, run
+def refusal(request: Request) -> ErrorReply:
+    """Return Redis's error for a request that ``classify`` refuses."""
+    spec = ALL_COMMANDS.get(request[0].lower())
+    return unknown_command(request) if spec is None else wrong_arity(spec.name)
