@@ -9,24 +9,18 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from itertools import islice
-from operator import itemgetter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sortedcontainers import SortedKeyList
 
 from durable_raft.kv.records import SHORT_KEY_BYTES_MAX, Record, order_key
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from durable_raft.kv.sorting import PIECE_KEYS, sorted_ranges
 
 HEAP_SLACK: Final = 1024
 """Stale items that the heap of deadlines may hold beyond as many as there are keys with a deadline."""
 
 CHANGE_BYTES: Final = 300
 """Memory that a change takes beside its key and value, about."""
-
-SORT_PIECE: Final = 2048
-"""Keys sorted at once, about half a millisecond: nothing else runs in the process meanwhile."""
 
 ORDER_PIECE: Final = 256
 """Keys put in order at once for a scan, under a millisecond."""
@@ -39,15 +33,6 @@ Change = tuple[bytes, Record | None]
 
 Due = tuple[int, bytes, bytes]
 """(deadline_ms, order key, key): the order in which keys expire, the same on every replica."""
-
-
-_key = itemgetter(0)
-
-
-def _place(change: Change) -> bytes:
-    """Return what a change is ordered by."""
-    key = change[0]
-    return key if len(key) <= SHORT_KEY_BYTES_MAX else order_key(key)
 
 
 class Layer:
@@ -125,22 +110,22 @@ class Layer:
         found: Iterator[bytes] = self._order.irange_key(min_key=order_key(after), inclusive=(False, True))
         return found
 
-    def sorted_changes(self) -> Iterable[Change]:
+    def sorted_changes(self) -> Iterator[Change]:
         """Yield all changes of a frozen layer in the order of keys, never busy long at one stretch; for a thread."""
-        return heapq.merge(*self._pieces(), key=_place)
-
-    def _pieces(self) -> Iterator[list[Change]]:
-        changes = iter(self.changes.items())
-        while piece := list(islice(changes, SORT_PIECE)):
-            is_short = max(map(len, map(_key, piece))) <= SHORT_KEY_BYTES_MAX
-            piece.sort(key=_key if is_short else _place)
-            yield piece
+        keys: list[bytes] = []
+        changes, are_short = iter(self.changes), True
+        while piece := list(islice(changes, PIECE_KEYS)):
+            are_short = are_short and max(map(len, piece)) <= SHORT_KEY_BYTES_MAX
+            keys += piece
+        record_of = self.changes.__getitem__
+        for found in sorted_ranges(keys, None if are_short else order_key):
+            yield from zip(found, map(record_of, found), strict=True)
 
     def dissolve(self, pause: Callable[[], None]) -> None:
         """Let go of everything, little by little: freeing a million changes at once takes as long as a disk write."""
         self._order, self._unordered = SortedKeyList(key=order_key), []
         while self._heap:
-            del self._heap[-SORT_PIECE:]
+            del self._heap[-PIECE_KEYS:]
         changes = self.changes
         while changes:
             for _ in range(min(len(changes), FREE_PIECE)):

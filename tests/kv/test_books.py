@@ -12,7 +12,7 @@ from durable_raft.kv import keyspace_commands, scan
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
 from durable_raft.kv.keyspace import Keyspace
-from durable_raft.kv.layer import CHANGE_BYTES, FREE_PIECE, HEAP_SLACK, SORT_PIECE, Layer
+from durable_raft.kv.layer import CHANGE_BYTES, FREE_PIECE, HEAP_SLACK, Layer
 from durable_raft.kv.machine import VALUE_BYTES_MAX, Machine
 from durable_raft.kv.records import (
     EMPTY_STATE,
@@ -25,6 +25,7 @@ from durable_raft.kv.records import (
 )
 from durable_raft.kv.replies import PONG, Simple
 from durable_raft.kv.slots import key_slot
+from durable_raft.kv.sorting import PIECE_KEYS
 from durable_raft.kv.steps import finish
 from tests.kv.machines import NOW_MS, new_machine, run
 from tests.kv.state_views import PlainView
@@ -137,17 +138,15 @@ def test_a_layer_is_let_go_in_pieces() -> None:
     assert left[-1] == 0
 
 
-@pytest.mark.parametrize("count", [0, 1, SORT_PIECE - 1, SORT_PIECE, SORT_PIECE + 1, 3 * SORT_PIECE])
-def test_changes_are_sorted_in_pieces(count: int) -> None:
-    """All of them, in the order of keys, long ones among them; no piece larger than it may be."""
+@pytest.mark.parametrize("count", [0, 1, PIECE_KEYS, PIECE_KEYS + 1, 3 * PIECE_KEYS])
+def test_changes_are_sorted(count: int) -> None:
+    """All of them, in the order of keys, long ones among them."""
     layer = Layer()
     rng = random.Random(count)
     keys = [b"%d" % rng.getrandbits(40) + b"x" * rng.choice((0, 0, 0, 600)) for _ in range(count)]
     for key in keys:
         layer.put(key, None)
     assert [key for key, _ in layer.sorted_changes()] == list(layer.ordered(None))
-    assert all(len(piece) <= SORT_PIECE for piece in layer._pieces())
-    assert sum(len(piece) for piece in layer._pieces()) == len(set(keys))
 
 
 # -- the base ----------------------------------------------------------------------------------------------------------
@@ -397,7 +396,7 @@ def test_bounds_are_what_they_were() -> None:
     assert (keyspace_commands.SCAN_COUNT_DEFAULT, keyspace_commands.SCAN_COUNT_MAX) == (10, 10_000)
     assert (scan.CURSORS_MAX, scan.CURSOR_BITS) == (10_000, 53)
     assert VALUE_BYTES_MAX == 512 * 1024 * 1024
-    assert (CHANGE_BYTES, HEAP_SLACK, SORT_PIECE, FREE_PIECE) == (300, 1024, 2048, 512)
+    assert (CHANGE_BYTES, HEAP_SLACK, PIECE_KEYS, FREE_PIECE) == (300, 1024, 2048, 512)
     assert SHORT_KEY_BYTES_MAX == 480
     assert len(order_key(b"x" * 481)) == 496
     assert Simple(b"PONG") == PONG
