@@ -13,9 +13,8 @@ differently must write another one, and go on executing the old one as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
 import msgpack
 
@@ -28,6 +27,8 @@ ROWS_VERSION: Final = 1
 
 VERSIONS: Final = (ROWS_VERSION, BATCH_VERSION)
 _SHAPES: Final = {ROWS_VERSION: "a list of lists of byte strings", BATCH_VERSION: "a list of runs of byte strings"}
+_IS_BYTES: Final = frozenset((bytes,)).issuperset
+_new_run: Final = tuple.__new__
 _packer = msgpack.Packer(use_bin_type=True, autoreset=False)
 
 
@@ -36,9 +37,7 @@ def encode_batch(runs: Sequence[Run]) -> bytes:
     try:
         # The number is packed as the byte that it is; so nothing large is copied to put it in front.
         _packer.pack(BATCH_VERSION)
-        _packer.pack_array_header(len(runs))
-        for name, count, args in runs:
-            _packer.pack([name, count, *args])
+        _packer.pack([[name, length, *args] for name, length, args in runs])
         payload: bytes = _packer.bytes()
     finally:
         _packer.reset()
@@ -57,11 +56,12 @@ def decode_batch(payload: bytes) -> list[Run]:
         found = msgpack.unpackb(memoryview(payload)[1:])
     except ValueError as error:
         raise CorruptRecord(f"batch of {len(payload)} bytes cannot be decoded: {error}") from error
-    if version == ROWS_VERSION and _are_commands(found):
-        return [Run(command[0], 1, command[1:]) for command in found]
-    if version == BATCH_VERSION and _are_runs(found):
-        return [Run(run[0], run[1], run[2:]) for run in found]
-    raise no_batch(payload)
+    if type(found) is not list:
+        raise no_batch(payload)
+    runs = map(_of_row if version == ROWS_VERSION else _of_run, found)
+    if None in (decoded := [*runs]):
+        raise no_batch(payload)
+    return cast("list[Run]", decoded)
 
 
 def decode_commands(payload: bytes) -> list[list[bytes]]:
@@ -94,23 +94,19 @@ def is_count(count: object, args: int) -> bool:
     return not args % count if args else count == 1
 
 
-def _are_commands(found: Any) -> bool:
-    """Return whether these are lists of byte strings, none of them empty; every loop runs in C."""
-    return _are_lists(found) and all(found) and _are_bytes(chain.from_iterable(found))
+def _of_row(found: Any) -> Run | None:
+    """Return the run that an element of version 1 is, if it is a list of byte strings that is not empty."""
+    if type(found) is not list or not found or not _IS_BYTES(map(type, found)):
+        return None
+    name, *args = found
+    return _new_run(Run, (name, 1, args))
 
 
-def _are_runs(found: Any) -> bool:
-    if not _are_lists(found):
-        return False
-    for run in found:
-        if len(run) < 2 or type(run[0]) is not bytes or not is_count(run[1], len(run) - 2) or not _are_bytes(run[2:]):
-            return False
-    return True
-
-
-def _are_lists(found: Any) -> bool:
-    return type(found) is list and set(map(type, found)) <= {list}
-
-
-def _are_bytes(found: Iterable[object]) -> bool:
-    return set(map(type, found)) <= {bytes}
+def _of_run(found: Any) -> Run | None:
+    """Return the run that an element of version 2 is, if it is one."""
+    if type(found) is not list or len(found) < 2:
+        return None
+    name, length, *args = found
+    if type(name) is not bytes or not is_count(length, len(args)) or not _IS_BYTES(map(type, args)):
+        return None
+    return _new_run(Run, (name, length, args))

@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 WIDTH_MAX: Final = 4
 """Most arguments of a command that is put together with others; what has more is a run by itself."""
 
+_new_run: Final = tuple.__new__
+
 
 class Run(NamedTuple):
     """One command, or several of one name that have equally many arguments."""
@@ -61,7 +63,7 @@ def joined(name: bytes, runs: Sequence[Run]) -> Run:
     """Return the commands of several runs, of which each may join the first, as one run."""
     first = runs[0]
     if len(runs) == 1:
-        return Run(name, first.length, first.args)
+        return _new_run(Run, (name, first.length, first.args))
     args: list[bytes] = []
     for column in range(len(first.args) // first.length):
         for run in runs:

@@ -106,6 +106,7 @@ class _StringCommands:
         self._value_bytes_max = value_bytes_max
         self._get: Callable[[bytes], Value | None] = keyspace.get
         self._put: Callable[[bytes, bytes], None] = keyspace.put_for_ever
+        self._put_all = keyspace.put_all_for_ever
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ class _StringCommands:
 
     def set(self, args: Args) -> Reply:
         if len(args) == 3:
-            self._put(args[1], args[2])
+            self._put_all(args[1:2], args[2:])
             return OK
         options = _parse_set_options(args[3:])
         if options is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from durable_raft.addresses import parse_address
 from durable_raft.kv.batch import decode_batch
@@ -25,7 +24,7 @@ from durable_raft.raft.core import Raft
 from durable_raft.raft.types import COMMANDS, LEADER, TIME_RESET, Entry, Index, Member, NodeId
 from durable_raft.server.claims import Claims
 from durable_raft.server.latency import LatencyRing
-from durable_raft.server.pending import Batch, Forming, Part, Queued, Slot, Waiting
+from durable_raft.server.pending import Batch, Forming, Part, Queued, Slot, Waiting, parts_of
 from durable_raft.server.slices import Jobs, Steps
 from durable_raft.wire.resp import is_large
 
@@ -37,6 +36,9 @@ QUICK_COMMIT_S = 0.003
 
 ARG_MEMORY_BYTES = 64
 """What an argument takes in memory beside its bytes: an object's head, its places in a list and in its run."""
+
+VALUES_A_STEP = 16
+"""Values that are answered in one step, none of them large."""
 
 _STATE_REPLACED = ErrorReply("TRYAGAIN the state was replaced; nothing was done")
 
@@ -249,7 +251,7 @@ class Dispatcher:
     def _propose_with_reads(self, now_ms: int) -> None:
         """Propose an entry now, commands or not, for the cluster time it carries; the reads that wait go along."""
         batch = self._forming.take_oldest() if self._forming else Batch()
-        batch.parts[:0] = map(Part, self._free_reads)
+        batch.parts[:0] = parts_of(self._free_reads)
         self._free_reads = []
         self._propose(batch, now_ms)
 
@@ -339,7 +341,7 @@ class Dispatcher:
         """Answer the reads of one confirmed ReadIndex round from the machine as it is now."""
         reads = self._registered_reads.pop(read_id)
         self.counters.reads += sum(waiting.run.length for waiting in reads)
-        yield from self._answer_all([*map(Part, reads)])
+        yield from self._answer_all(parts_of(reads))
 
     def give_back_reads(self, read_ids: Sequence[int]) -> None:
         """Route reads again that could not be confirmed."""
@@ -369,8 +371,7 @@ class Dispatcher:
         try:
             for part in parts:
                 if part.spec.name in _RETURNS_VALUES:
-                    for waiting in part.items:
-                        yield from self._answer_with_values(waiting)
+                    yield from self._answer_with_values(part)
                 elif self._machine.is_in_steps(part.run()):
                     for waiting in part.items:
                         yield from self._answer_in_steps(waiting)
@@ -398,25 +399,37 @@ class Dispatcher:
                 is_wanted = yield from waiting.slot.add_in_steps(reply)
         waiting.slot.fill_added()
 
-    def _answer_with_values(self, waiting: Waiting) -> Steps:
-        """Answer a run whose replies may be large."""
-        run, slot = waiting.run, waiting.slot
+    def _answer_with_values(self, part: Part) -> Steps:
+        """Answer runs whose replies may be large."""
+        execute, name = self._machine.execute, part.spec.name
+        for number, waiting in enumerate(part.items, start=1):
+            slot, run = waiting.slot, waiting.run
+            if run.length > 1:
+                yield from self._answer_run_with_values(waiting)
+            elif is_large(reply := execute((name, *run.args))):
+                yield from slot.add_in_steps(reply)
+                slot.fill_added()
+            else:
+                slot.fill(reply)
+            if not number % VALUES_A_STEP:
+                yield
+
+    def _answer_run_with_values(self, waiting: Waiting) -> Steps:
+        execute, slot, name = self._machine.execute, waiting.slot, waiting.spec.name
         small: list[Reply] = []
         are_large, is_wanted = False, True
-        for replies in self._machine.pieces(Run(waiting.spec.name, run.length, run.args)):
-            for reply in cast("list[Reply]", replies):
-                are_large |= is_large(reply)
-                if not are_large:
-                    small.append(reply)
-                    continue
-                for earlier in small:
-                    yield from slot.add_in_steps(earlier)
-                small.clear()
-                if is_wanted:
-                    is_wanted = yield from slot.add_in_steps(reply)
+        for args in waiting.run.rows_named(name):
             if not is_wanted and not waiting.spec.is_write:
-                break
-            yield
+                continue
+            reply = execute(args)
+            are_large |= is_large(reply)
+            if not are_large:
+                small.append(reply)
+                continue
+            for earlier in small:
+                yield from slot.add_in_steps(earlier)
+            small.clear()
+            is_wanted = yield from slot.add_in_steps(reply)
         if are_large:
             slot.fill_added()
         else:

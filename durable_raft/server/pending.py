@@ -8,7 +8,7 @@ registered before any write that its connection sends later is proposed (raft/re
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -194,7 +194,8 @@ class Part:
     def run(self) -> Run:
         """Return all commands, when no more follow."""
         if self._joined is None:
-            self._joined = joined(self.spec.name, [waiting.run for waiting in self.items])
+            runs = [waiting.run for waiting in self.items]
+            self._joined = joined(self.spec.name, runs)
         return self._joined
 
     def fill(self, replies: Sequence[Reply] | Simple) -> None:
@@ -212,6 +213,21 @@ class Part:
         line = encode_reply(reply, RESP2)  # A status line is the same in every protocol.
         for waiting in self.items:
             waiting.slot.fill_lines(line)
+
+
+def parts_of(items: Iterable[Waiting]) -> list[Part]:
+    """Return runs in their order, those of one command that follow each other together."""
+    parts: list[Part] = []
+    for waiting in items:
+        _append(parts, waiting)
+    return parts
+
+
+def _append(parts: list[Part], waiting: Waiting) -> None:
+    if parts and parts[-1].takes(waiting):
+        parts[-1].items.append(waiting)
+    else:
+        parts.append(Part(waiting))
 
 
 @dataclass(slots=True, eq=False)
@@ -248,10 +264,7 @@ class Batch:
 
     def append_run(self, waiting: Waiting) -> None:
         """Take one more run along."""
-        if self.parts and self.parts[-1].takes(waiting):
-            self.parts[-1].items.append(waiting)
-        else:
-            self.parts.append(Part(waiting))
+        _append(self.parts, waiting)
         self.size_bytes += waiting.size_bytes
         if waiting.spec.is_write:
             self.writes += waiting.run.length
