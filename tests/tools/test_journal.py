@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from durable_raft.kv.batch import encode_batch
 from durable_raft.raft.types import ORIGIN, EntryKind, Term, make_entry
 from durable_raft.storage.log.journal import journal_path
 from durable_raft.storage.log.journal_format import BLOCK_BYTES, RING_AT
+from tests.support.batches import batch_of
 from tests.support.log_building import JournalShelf, point_of, vote, write
 from tests.tools.directories import raftlog
 
@@ -27,7 +27,7 @@ def directory(tmp_path: Path) -> Path:
             term=Term(1),
             kind=EntryKind.COMMANDS,
             timestamp_ms=1_000 + number,
-            payload=encode_batch([[b"SET", b"key%d" % number, b"value"]]),
+            payload=batch_of([[b"SET", b"key%d" % number, b"value"]]),
         )
         store.persist([write(number, [entry], hard_state=vote(4) if number == 6 else None)])
         last = point_of(entry)
