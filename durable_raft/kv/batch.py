@@ -19,12 +19,14 @@ from typing import Any, Final, cast
 import msgpack
 
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
+from durable_raft.kv.keyspace import DROP_MAX, DROP_MAX_BEFORE
 from durable_raft.kv.runs import Run, commands_of
 
 BATCH_VERSION: Final = 2
 ROWS_VERSION: Final = 1
 """Of the payloads that hold each command by itself."""
 
+_PREFIX: Final = bytes([BATCH_VERSION])
 VERSIONS: Final = (ROWS_VERSION, BATCH_VERSION)
 _SHAPES: Final = {ROWS_VERSION: "a list of lists of byte strings", BATCH_VERSION: "a list of runs of byte strings"}
 _IS_BYTES: Final = frozenset((bytes,)).issuperset
@@ -80,6 +82,11 @@ def version_of(payload: bytes) -> int:
     found = payload[0] if payload else "none"
     known = " and ".join(map(str, VERSIONS))
     raise UnknownFormatVersion(f"batch of version {found}; this build knows {known}")
+
+
+def drop_max_of(payload: bytes) -> int:
+    """Return how many expired keys the entry with this payload drops at most (keyspace.py)."""
+    return DROP_MAX if payload[:1] == _PREFIX else DROP_MAX_BEFORE
 
 
 def no_batch(payload: bytes) -> CorruptRecord:

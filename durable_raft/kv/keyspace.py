@@ -31,10 +31,13 @@ from durable_raft.kv.records import (
 )
 from durable_raft.kv.steps import BYTES_A_STEP
 
-DROP_MAX: Final = 1000
-"""Expired keys dropped with one entry, some milliseconds of work. Replicas must agree on it."""
+DROP_MAX: Final = 200
+"""Expired keys dropped with one entry, about a millisecond of work. Replicas must agree on it."""
 
-DROPS_A_STEP: Final = 200
+DROP_MAX_BEFORE: Final = 1000
+"""The same for entries that were written before payload version 2, and for those that have no commands."""
+
+DROPS_A_STEP: Final = 100
 """Of them in one step."""
 
 PAGE_MIN: Final = 8
@@ -267,17 +270,17 @@ class Keyspace:
 
     # -- expiry -----------------------------------------------------------------------------------------------------
 
-    def advance_time(self, time_ms: int) -> None:
-        """Move the time forward, never back, and drop keys whose deadline it has reached, at most ``DROP_MAX``."""
-        for _ in self.advance_time_in_steps(time_ms):
+    def advance_time(self, time_ms: int, drop_max: int = DROP_MAX) -> None:
+        """Move the time forward, never back, and drop keys whose deadline it has reached, at most ``drop_max``."""
+        for _ in self.advance_time_in_steps(time_ms, drop_max):
             pass
 
-    def advance_time_in_steps(self, time_ms: int) -> Generator[None, None, None]:
+    def advance_time_in_steps(self, time_ms: int, drop_max: int = DROP_MAX) -> Generator[None, None, None]:
         """Do the same, the dropping in steps; what is expired is hidden from the first of them on."""
         self.time_ms = max(self.time_ms, time_ms)
         if not self._expires_count:
             return
-        for _ in range(0, DROP_MAX, DROPS_A_STEP):
+        for _ in range(0, drop_max, DROPS_A_STEP):
             if self._drop(DROPS_A_STEP) < DROPS_A_STEP:
                 return
             yield
@@ -294,7 +297,13 @@ class Keyspace:
     def reset_time(self, time_ms: int) -> None:
         """Set the time, back or forward. What was hidden and is not dropped yet may be seen again, on every replica."""
         self.time_ms = 0
-        self.advance_time(time_ms)
+        self.advance_time(time_ms, DROP_MAX_BEFORE)
+
+    @property
+    def is_dropping(self) -> bool:
+        """Whether keys are hidden that are still to be dropped."""
+        due = self._earliest() if self._expires_count else None
+        return due is not None and due[0] <= self.time_ms
 
     def next_deadline_ms(self) -> int | None:
         """Return when the next key that can be seen expires, or None.

@@ -16,7 +16,7 @@ from typing import Final
 
 from durable_raft.kv import keyspace_commands, string_commands
 from durable_raft.kv.errors import TOO_MANY_KEYS
-from durable_raft.kv.keyspace import Keyspace
+from durable_raft.kv.keyspace import DROP_MAX, Keyspace
 from durable_raft.kv.keyspace_commands import KEYS_MAX
 from durable_raft.kv.layer import Layer
 from durable_raft.kv.records import EMPTY_STATE, StateSummary, StateView
@@ -109,13 +109,23 @@ class Machine:
             else:
                 yield [execute((name,))]
 
-    def advance_time(self, time_ms: int) -> None:
-        """Move the cluster time forward (never back) and drop every key whose time is up."""
-        self._keyspace.advance_time(time_ms)
+    def advance_time(self, time_ms: int, drop_max: int = DROP_MAX) -> None:
+        """Move the cluster time forward (never back) and drop keys whose time is up.
 
-    def advance_time_in_steps(self, time_ms: int) -> Generator[None, None, None]:
+        Args:
+            time_ms: of the entry that is about to be executed.
+            drop_max: how many at most, as ``batch.drop_max_of`` says of it; the others are hidden.
+        """
+        self._keyspace.advance_time(time_ms, drop_max)
+
+    def advance_time_in_steps(self, time_ms: int, drop_max: int = DROP_MAX) -> Generator[None, None, None]:
         """Do the same, in steps; nothing else may be executed before the last of them."""
-        return self._keyspace.advance_time_in_steps(time_ms)
+        return self._keyspace.advance_time_in_steps(time_ms, drop_max)
+
+    @property
+    def is_dropping(self) -> bool:
+        """Whether keys are hidden that are still to be dropped: nobody sees them, and the next entries drop them."""
+        return self._keyspace.is_dropping
 
     def reset_time(self, time_ms: int) -> None:
         """Set the cluster time, back or forward, and drop every key whose time is up."""

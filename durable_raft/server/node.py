@@ -439,7 +439,7 @@ class Node:
         deadline = self.raft.deadline()
         if deadline is not None:
             self._timer.arm(deadline / 1000)
-        deadline_ms = self.keeper.machine.next_deadline_ms() if self.raft.role is LEADER else None
+        deadline_ms = self.dispatcher.next_expiry_ms() if self.raft.role is LEADER else None
         self._expiry_timer.arm(deadline_ms, self.timekeeper.stamp_ms)
 
     def _housekeeping(self) -> None:

@@ -389,7 +389,7 @@ def test_a_slot_is_of_what_stands_between_the_first_braces() -> None:
 
 def test_bounds_are_what_they_were() -> None:
     """Replicas must agree on some, clients see others, and all were chosen: one that changes is changed on purpose."""
-    assert keyspace_module.DROP_MAX == 1000
+    assert (keyspace_module.DROP_MAX, keyspace_module.DROP_MAX_BEFORE) == (200, 1000)
     assert keyspace_module.DUE_CHUNK == 256
     assert PATTERN_BYTES_MAX == 1024
     assert keyspace_commands.KEYS_MAX == 250_000

@@ -22,8 +22,8 @@ NOT_AN_INTEGER = "ERR value is not an integer or out of range"
 def test_every_command_of_the_table_has_one_handler() -> None:
     """The table and the machine agree on which commands there are, and none is answered by two modules."""
     keyspace = Keyspace()
-    of_strings = {name for some in string_handlers(keyspace, 1) for name in some}
-    of_keys = {name for some in keyspace_handlers(keyspace, ScanCursors(random.Random(1))) for name in some}
+    of_strings = {name for some in string_handlers(keyspace, 1)[:2] for name in some}
+    of_keys = {name for some in keyspace_handlers(keyspace, ScanCursors(random.Random(1)))[:2] for name in some}
     assert of_strings | of_keys == COMMANDS.keys()
     assert not of_strings & of_keys
 

@@ -9,6 +9,7 @@ import pytest
 
 from durable_raft.kv.batch import decode_batch, decode_commands
 from durable_raft.kv.commands import COMMANDS
+from durable_raft.kv.keyspace import DROP_MAX
 from durable_raft.kv.runs import Run
 from durable_raft.raft.types import (
     Entry,
@@ -379,6 +380,30 @@ def test_writes_taken_in_since_the_disk_was_looked_at_count_against_its_room(lea
     leading.acknowledge()
     assert client.replies[0] == client.replies[3] == b"+OK\r\n"
     assert leading.machine.summary.key_count == 2
+
+
+def test_keys_that_are_hidden_already_are_dropped_now_and_then(leading: Desk) -> None:
+    """By an entry each ten milliseconds, while nobody reads; a read wants the time to the millisecond."""
+    client = leading.client()
+    client.send_run(*(f"set k{number} 1 px 500" for number in range(5 * DROP_MAX)))
+    leading.acknowledge()
+    count = len(leading.proposed)
+    leading.now += 0.5
+    leading.time_of_day_ms += 500
+    counts = []
+    for _ in range(35):
+        leading.wait(0.001)
+        leading.acknowledge()
+        counts.append(len(leading.proposed) - count)
+    assert counts[0] == 1
+    assert counts[-1] == 4
+    assert leading.machine.summary.key_count == DROP_MAX
+    leading.wait(0.001)
+    client.send("get k0")
+    assert len(leading.proposed) - count == 5
+    leading.acknowledge()
+    assert client.replies[-1] == b"$-1\r\n"
+    assert leading.machine.summary.key_count == 0
 
 
 def test_key_expires_by_an_entry_and_a_read_in_between_waits_for_it(leading: Desk) -> None:

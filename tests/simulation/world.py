@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from typing import Any, Final
 
 from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
-from durable_raft.kv.batch import decode_commands
+from durable_raft.kv.batch import decode_commands, drop_max_of
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.invariants import ClusterInvariants
 from durable_raft.raft.types import Entry, EntryKind, Identity, Member, Membership, NodeId, Role
@@ -414,7 +414,7 @@ class World:
             if entry.kind is EntryKind.TIME_RESET:
                 reference.reset_time(entry.timestamp_ms)
             else:
-                reference.advance_time(entry.timestamp_ms)
+                reference.advance_time(entry.timestamp_ms, drop_max_of(entry.payload))
             if entry.kind is EntryKind.COMMANDS:
                 for args in decode_commands(entry.payload):
                     reference.execute(args)

@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple, NoReturn
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused, EntryUnavailable, StorageError, UnknownFormatVersion
-from durable_raft.kv.batch import decode_commands
+from durable_raft.kv.batch import decode_commands, drop_max_of
 from durable_raft.kv.commands import COMMANDS, check_arity
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import EMPTY_STATE, StateView, order_key
@@ -219,7 +219,7 @@ def _apply(machine: Machine, index: int, ident: IdentRecord, payload: bytes) -> 
     if ident.kind == EntryKind.TIME_RESET:
         machine.reset_time(ident.timestamp_ms)
     else:
-        machine.advance_time(ident.timestamp_ms)
+        machine.advance_time(ident.timestamp_ms, drop_max_of(payload))
     if ident.kind != EntryKind.COMMANDS:
         return
     try:
