@@ -6,11 +6,13 @@ Rules that only a rare coincidence would show to be broken (who admits a disk, a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from durable_raft.errors import EntryUnread
 from durable_raft.raft import admission, healing
-from durable_raft.raft.log import RaftLog
+from durable_raft.raft.log import EntriesLost, RaftLog
 from durable_raft.raft.messages import AppendEntriesResponse, FetchEntries, FetchEntriesResponse
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.state import RaftState
@@ -65,7 +67,10 @@ def other_entry_heals() -> Sequence[Patch]:
     def give(state: RaftState, source: NodeId, message: FetchEntries) -> None:
         log = state.log
         indexes = [point.index for point in message.wanted if log.base.index < point.index <= log.flushed]
-        found = [log.entries(index, Index(index + 1), 0)[0] for index in indexes if index not in log.lost]
+        found: list[Entry] = []
+        for index in indexes:
+            with suppress(EntriesLost, EntryUnread):
+                found += log.entries(index, Index(index + 1), 0)[:1]
         state.send(source, FetchEntriesResponse(state.current_term, tuple(found), (), state.snapshot, log.base))
 
     return [(RaftLog, "mend", mend), (healing, "handle_fetch_entries", give)]

@@ -32,7 +32,7 @@ QUICK_MUTANTS = {
     "own_entry_unflushed": 2,
     "disk_error_ignored": 2,
     "disk_never_flushes": 1,
-    "group_not_atomic": 2,
+    "group_not_atomic": 4,
     "minority_commits": 1,
     "commit_beyond_verified": 4,
     "old_term_committed_by_counting": 1,
@@ -52,7 +52,7 @@ QUICK_MUTANTS = {
     "passed_entries_taken_for_acknowledged": 1,
     "lost_entries_never_found": 30,
     "heartbeat_without_round": 1,
-    "other_entry_heals": 1,
+    "other_entry_heals": 29,
     "moved_cluster_is_all_copies": 9,
 }
 """Planted bug -> a short seed that caught it; ``python -m tests.simulation --mutants`` plays all from seed 1 on."""
