@@ -16,17 +16,16 @@ from durable_raft.kv.batch import decode_batch, drop_max_of
 from durable_raft.kv.commands import CommandSpec
 from durable_raft.kv.large_batch import LARGE_BYTES, BatchDecoder
 from durable_raft.kv.machine import Machine
-from durable_raft.kv.replies import CommandSteps, ErrorReply, Reply
+from durable_raft.kv.replies import CommandSteps, ErrorReply
 from durable_raft.kv.runs import Run
 from durable_raft.kv.slots import key_slot
-from durable_raft.kv.steps import finish
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import COMMANDS, LEADER, TIME_RESET, Entry, Index, Member, NodeId
+from durable_raft.server.answering import Answering
 from durable_raft.server.claims import Claims
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.pending import Batch, Forming, Part, Queued, Slot, Waiting, parts_of
 from durable_raft.server.slices import Jobs, Steps
-from durable_raft.wire.resp import is_large
 
 INFLIGHT_BATCHES_MAX = 2
 """Own batches in flight before the next one waits and grows: one on its way to the disks, one behind it."""
@@ -40,16 +39,7 @@ DROP_PAUSE_MS = 10
 ARG_MEMORY_BYTES = 64
 """What an argument takes in memory beside its bytes: an object's head, its places in a list and in its run."""
 
-VALUES_A_STEP = 16
-"""Values that are answered in one step, none of them large."""
-
 _STATE_REPLACED = ErrorReply("TRYAGAIN the state was replaced; nothing was done")
-
-_RETURNS_VALUES = frozenset({b"get", b"getdel", b"getset"})
-"""Commands whose replies may be large."""
-
-_SHOWS_TIME_LEFT = frozenset({b"ttl", b"pttl"})
-"""Reads whose reply moves with the time of day; what they decide does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +98,7 @@ class Dispatcher:
         }
         self._limits = limits
         self._monotonic, self._stamp_ms, self._shown_ms = clocks
+        self._answering = Answering(machine, self._shown_ms)
         self._wake = wake
         self._is_reachable = is_reachable
         self._jobs = jobs
@@ -372,81 +363,23 @@ class Dispatcher:
     def _answer_stale(self, waiting: Waiting) -> None:
         """Answer a read from this replica's own state, once the machine is done with what it is at."""
         self.counters.reads += waiting.run.length
-        name = waiting.spec.name
-        if self._jobs.are_under_way or name in self._machine.in_steps or name in _RETURNS_VALUES:
+        if self._jobs.are_under_way or not self._answering.is_short(waiting.spec.name):
             self._jobs.add(lambda: self._answer_all([Part(waiting)]), lambda: self._route(waiting))
             self._wake()
         else:
-            finish(self._answer_part(Part(waiting)))
+            self._answering.answer_now(Part(waiting))
 
     def _answer_all(self, parts: Sequence[Part]) -> Steps:
         """Answer runs in order; those that are left when the state is another's are given up or routed again."""
         try:
             for part in parts:
-                if part.spec.name in _RETURNS_VALUES:
-                    yield from self._answer_with_values(part)
-                elif self._machine.is_in_steps(part.run()):
-                    for waiting in part.items:
-                        yield from self._answer_in_steps(waiting)
-                else:
-                    yield from self._answer_part(part)
+                yield from self._answering.answer(part)
                 yield
         except GeneratorExit:
             for part in parts:
                 for waiting in part.items:
                     if not waiting.slot.is_filled:
                         self._give_up_run(waiting)
-
-    def _answer_part(self, part: Part) -> Steps:
-        if part.spec.name in _SHOWS_TIME_LEFT:
-            self._machine.show_time(self._shown_ms())
-        part.fill((yield from self._machine.execute_run(part.run())))
-
-    def _answer_in_steps(self, waiting: Waiting) -> Steps:
-        name, is_write = waiting.spec.name, waiting.spec.is_write
-        execute = self._machine.in_steps[name]
-        is_wanted = True
-        for args in waiting.run.rows_named(name):
-            if is_wanted or is_write:
-                reply = yield from execute(args)
-                is_wanted = yield from waiting.slot.add_in_steps(reply)
-        waiting.slot.fill_added()
-
-    def _answer_with_values(self, part: Part) -> Steps:
-        """Answer runs whose replies may be large."""
-        execute, name = self._machine.execute, part.spec.name
-        for number, waiting in enumerate(part.items, start=1):
-            slot, run = waiting.slot, waiting.run
-            if run.length > 1:
-                yield from self._answer_run_with_values(waiting)
-            elif is_large(reply := execute((name, *run.args))):
-                yield from slot.add_in_steps(reply)
-                slot.fill_added()
-            else:
-                slot.fill(reply)
-            if not number % VALUES_A_STEP:
-                yield
-
-    def _answer_run_with_values(self, waiting: Waiting) -> Steps:
-        execute, slot, name = self._machine.execute, waiting.slot, waiting.spec.name
-        small: list[Reply] = []
-        are_large, is_wanted = False, True
-        for args in waiting.run.rows_named(name):
-            if not is_wanted and not waiting.spec.is_write:
-                continue
-            reply = execute(args)
-            are_large |= is_large(reply)
-            if not are_large:
-                small.append(reply)
-                continue
-            for earlier in small:
-                yield from slot.add_in_steps(earlier)
-            small.clear()
-            is_wanted = yield from slot.add_in_steps(reply)
-        if are_large:
-            slot.fill_added()
-        else:
-            slot.fill_all(small)
 
     def answer_later(self, slot: Slot, steps: CommandSteps) -> None:
         """Answer a command of the connection's that looks at the machine, when the machine is done with the rest."""
@@ -465,6 +398,7 @@ class Dispatcher:
         Batches of this node's at or before it were not applied here, so nobody can say what became of them.
         """
         self._machine = machine
+        self._answering = Answering(machine, self._shown_ms)
         for index in [index for index in self._orphans if index <= last_applied]:
             self._give_up(self._orphans.pop(index))
 
