@@ -10,6 +10,8 @@ import pytest
 
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import HardState, KnownDisk, Term
+from durable_raft.storage.log.journal import DiskJournalPlace
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.cluster.conftest import ClusterFactory
 from tests.tools.test_repair import raftlog
@@ -21,7 +23,8 @@ LAST = Term(2**63 - 1)
 
 def brick(directory: Path) -> None:
     """Leave in a stopped node's directory what one frame of the last term and a forged introduction once did."""
-    store = LmdbLogStore.open(directory)
+    home = LmdbLogStore.open(directory)
+    store = JournaledLogStore(home, DiskJournalPlace(home.path), is_used=False)
     try:
         stored = store.load()
         forged = tuple(

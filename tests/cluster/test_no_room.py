@@ -13,15 +13,16 @@ from typing import Final
 
 import pytest
 
+from durable_raft.storage.log.journal import RING_BYTES
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.disks import Disks, NoDisks
-from tests.cluster.harness import Cluster
+from tests.cluster.harness import LOG_COMMIT, Cluster
 from tests.cluster.raw import Conversation
 from tests.cluster.workload import Workload, assert_on_all_nodes
 
 pytestmark = pytest.mark.cluster
 
-DISK_BYTES: Final = 64 << 20
+DISK_BYTES: Final = (64 << 20) + (RING_BYTES if LOG_COMMIT == "journal" else 0)
 SETTINGS: Final = {"disk_reserve_bytes": 16 << 20, "checkpoint_interval_ms": 500}
 
 

@@ -24,7 +24,7 @@ def write(cluster: Cluster, count: int, *, start: int = 0) -> None:
 
 def put_back(copy: Path, directory: Path) -> None:
     """Have the files of ``directory`` hold what those of ``copy`` do, as a volume that was rolled back would."""
-    for path in (path for path in copy.rglob("*") if path.is_file() and path.name == "data.mdb"):
+    for path in (path for path in copy.rglob("*") if path.is_file() and path.name in ("data.mdb", "journal")):
         with (directory / path.relative_to(copy)).open("r+b") as file:
             file.write(path.read_bytes())
             file.truncate()

@@ -6,6 +6,7 @@ What every store promises is in test_log_store.py, which the journaled one passe
 from __future__ import annotations
 
 import errno
+import os
 import random
 import shutil
 import threading
@@ -25,7 +26,8 @@ from durable_raft.errors import (
 )
 from durable_raft.raft.types import ORIGIN, Base, Index, LogPoint, Standing, Term
 from durable_raft.storage import headroom
-from durable_raft.storage.log.journal import DiskJournalFile, journal_path
+from durable_raft.storage.log import journal
+from durable_raft.storage.log.journal import DiskJournalFile, Journal, journal_path
 from durable_raft.storage.log.journal_format import BLOCK_BYTES, RING_AT, Header, pack_header
 from durable_raft.storage.log.journaled_store import (
     GROUP_BYTES_MAX,
@@ -34,7 +36,8 @@ from durable_raft.storage.log.journaled_store import (
     JournaledLogStore,
 )
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
-from tests.support.journal_files import MemoryJournalPlace, some_of
+from durable_raft.storage.log.meta import JournalMark
+from tests.support.journal_files import MemoryJournalFile, MemoryJournalPlace, some_of
 from tests.support.log_building import JournalShelf, entries_after, point_of, read_all, vote, write
 
 
@@ -417,3 +420,50 @@ def _work(store: JournaledLogStore, rng: random.Random, points: list[LogPoint]) 
         points += map(point_of, entries)
         if rng.random() < 0.2:
             store.move()
+
+
+def test_a_journal_that_finds_no_room_leaves_none(shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing half made stays; the directory opens afterwards as if nothing had been tried."""
+    real = os.pwrite
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        if offset > RING_AT:
+            raise OSError(errno.ENOSPC, "injected")
+        return real(fd, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        patch.setattr(journal, "_FILL_BYTES", BLOCK_BYTES)
+        with pytest.raises(StoragePoisoned, match="injected"):
+            shelf.open().load()
+    assert sorted(path.name for path in (shelf.directory / "raft").iterdir()) == ["data.mdb", "lock.mdb"]
+    loaded(shelf).persist([write(1, entries_after(ORIGIN, 1))])
+
+
+def test_unreadable_blocks_are_as_damaged_ones(shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that gives one page no more loses nothing, as each group is there twice."""
+    entries = entries_after(ORIGIN, 3)
+    store = loaded(shelf)
+    for number, entry in enumerate(entries, 1):
+        store.persist([write(number, [entry])])
+    shelf.close()
+    real, bad = os.pread, RING_AT + 2 * BLOCK_BYTES
+
+    def unreadable(fd: int, length: int, offset: int) -> bytes:
+        if offset <= bad < offset + length:
+            raise OSError(errno.EIO, "injected")
+        return real(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", unreadable)
+    assert read_all(loaded(shelf), 1, 4) == entries
+
+
+def test_a_short_write_or_a_ring_without_room_is_final() -> None:
+    """Neither is a group."""
+    header = Header(b"u" * 16, 1, 2 * BLOCK_BYTES)
+    file = MemoryJournalFile(header)
+    ring = Journal(file, JournalMark(header.uuid, 1, 0, 0), header.ring_bytes)
+    ring.append(1, b"body")
+    assert not ring.has_room(0)
+    with pytest.raises(StoragePoisoned, match="no room"):
+        ring.append(2, b"body")

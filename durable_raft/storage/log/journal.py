@@ -196,6 +196,10 @@ def create_journal_file(path: Path, header: Header) -> None:
             if os.pwrite(fd, bytes(length), at) != length:
                 raise OSError(f"{creating}: less written than asked")
         os.fsync(fd)
+    except OSError:
+        # A full disk gets back what was taken.
+        creating.unlink(missing_ok=True)
+        raise
     finally:
         os.close(fd)
     creating.rename(path)
