@@ -6,12 +6,13 @@ import random
 
 import pytest
 
-from durable_raft.kv.commands import COMMANDS
+from durable_raft.kv.commands import COMMANDS, has_arity
 from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.keyspace_commands import handlers as keyspace_handlers
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
 from durable_raft.kv.replies import OK, ErrorReply, Reply
+from durable_raft.kv.runs import WIDTH_MAX
 from durable_raft.kv.scan import ScanCursors
 from durable_raft.kv.string_commands import handlers as string_handlers
 from tests.kv.machines import NOW_MS, error_of, new_machine, run
@@ -22,10 +23,16 @@ NOT_AN_INTEGER = "ERR value is not an integer or out of range"
 def test_every_command_of_the_table_has_one_handler() -> None:
     """The table and the machine agree on which commands there are, and none is answered by two modules."""
     keyspace = Keyspace()
-    of_strings = {name for some in string_handlers(keyspace, 1)[:2] for name in some}
-    of_keys = {name for some in keyspace_handlers(keyspace, ScanCursors(random.Random(1)))[:2] for name in some}
+    strings = string_handlers(keyspace, 1)
+    keys = keyspace_handlers(keyspace, ScanCursors(random.Random(1)))
+    of_strings, of_keys = ({*each.short, *each.in_steps} for each in (strings, keys))
     assert of_strings | of_keys == COMMANDS.keys()
     assert not of_strings & of_keys
+    for of_module, handlers in ((of_strings, strings), (of_keys, keys)):
+        for name, width in handlers.in_columns:
+            assert name in of_module
+            assert 1 <= width <= WIDTH_MAX
+            assert has_arity(COMMANDS[name], 1 + width)
 
 
 @pytest.mark.parametrize(
