@@ -123,17 +123,6 @@ def journal_direct_group_without_number() -> Sequence[Patch]:
 
 
 @mutant
-def journal_generation_not_begun() -> Sequence[Patch]:
-    """A start goes on in the generation of the one before, and numbers its groups from what LMDB holds anew."""
-
-    def goes_on(self: FoundJournal) -> Journal:
-        mark = replace(self._mark, number=self.number)
-        return Journal(self._file, mark, self._ring_bytes)
-
-    return [(FoundJournal, "begin", goes_on)]
-
-
-@mutant
 def journal_left_behind() -> Sequence[Patch]:
     """A start without the journal forgets what is in it."""
     begin = JournaledLogStore._begin
