@@ -114,6 +114,23 @@ def test_a_large_group_goes_to_lmdb_with_all_that_is_pending(shelf: JournalShelf
     assert read_all(store, 1, 5) == first + large + last
 
 
+def test_a_prefix_that_reaches_behind_a_pending_cut_is_not_made_of_what_is_cut(shelf: JournalShelf) -> None:
+    """What came in place of it may be applied, and be compacted, before LMDB knows of the cut."""
+    store = loaded(shelf)
+    old = entries_after(ORIGIN, 20)
+    store.persist([write(1, old, hard_state=vote(1))])
+    store.move()
+    new = entries_after(point_of(old[9]), 10, term=2)
+    store.persist([write(2, new[:5], cut=11, hard_state=vote(2))])
+    store.persist([write(3, new[5:])], compact_to=Index(15))
+    store.move()
+    assert store.home.base_index == 10
+    assert store.compact(Index(15), 100) == 15
+    assert store.chain_at(Index(15)) == new[4].chain
+    stored = loaded(shelf).load()
+    assert (stored.base, stored.last) == (point_of(new[4]), point_of(new[9]))
+
+
 def test_a_snapshot_goes_to_lmdb_directly(shelf: JournalShelf) -> None:
     """And what was pending is gone with what was there."""
     store = loaded(shelf)

@@ -386,7 +386,10 @@ class LmdbLogStore:
             self._require_room(plan.entries, list(plan.mended.values()))
             with self._transaction() as transaction:
                 if compact_to is not None and plan.new_base is None:
-                    meta = replace(meta, base=self._drop_prefix(transaction, compact_to, DROP_ENTRIES))
+                    # What is cut is still there: nothing of it becomes the base. What comes in its place may be applied
+                    # by now, and reach up to ``compact_to``, when these writes were in a journal first.
+                    upto = compact_to if plan.cut_from is None else min(compact_to, Index(plan.cut_from - 1))
+                    meta = replace(meta, base=self._drop_prefix(transaction, upto, DROP_ENTRIES))
                 if meta != self._meta or self.tolerated:
                     meta = replace(meta, sequence=meta.sequence + 1)
                     _put_meta(transaction, self._tables, meta)
