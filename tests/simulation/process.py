@@ -372,6 +372,8 @@ class Process:
             except DurableRaftError as error:
                 if isinstance(error, InvariantViolation):
                     raise
+                # It found no room: what was handed over behind it waits for it.
+                writes = reached
         if isinstance(self.store, SimJournaledStore):
             if loses_power and len(reached) < len(writes):
                 self.store.lose_power(writes[len(reached) :])
