@@ -14,6 +14,9 @@ from typing import Final
 
 FILLER: Final = "filler"
 PROBE: Final = "probe"
+MIB: Final = 1 << 20
+ALLOCATIONS: Final = 20
+"""How often at most is tried to allocate all that is free, before the rest is written."""
 THROTTLE: Final = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device")
 """Takes ``MAJOR:MINOR WRITES`` a second, 0: as many as there are (Linux, cgroup-v1/blkio-controller)."""
 
@@ -75,16 +78,17 @@ class Disks:
     def fill(self, node_id: str) -> None:
         """Leave not a byte, unless the node gives some back at this moment."""
         with (self._place / node_id / FILLER).open("ab", buffering=0) as filler:
-            with suppress(OSError):
-                # The most of it at once, without writing it.
-                os.posix_fallocate(filler.fileno(), 0, self.free_bytes(node_id))
-            filler.seek(0, os.SEEK_END)
-            for size in (1 << 20, 4096, 1):
-                try:
+            # The most of it without writing it; what another file gave back may take a moment to be free again.
+            for _ in range(ALLOCATIONS):
+                end, free = filler.seek(0, os.SEEK_END), self.free_bytes(node_id)
+                if free < MIB:
+                    break
+                with suppress(OSError):
+                    os.posix_fallocate(filler.fileno(), end, free)
+            for size in (MIB, 4096, 1):
+                with suppress(OSError):
                     while True:
                         filler.write(bytes(size))
-                except OSError:
-                    continue
 
     def make_room(self, node_id: str) -> None:
         """Take the file away."""
