@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from operator import length_hint
 from typing import Final
 
 from durable_raft.kv.layer import CHANGE_BYTES, Due, Layer
@@ -40,9 +40,8 @@ DROP_MAX_BEFORE: Final = 1000
 DROPS_A_STEP: Final = 100
 """Of them in one step."""
 
-PAGE_MIN: Final = 8
-PAGE_MAX: Final = 256
-"""Keys in a page of a long scan: it begins with few, because their values may be large."""
+PAGE_KEYS: Final = 256
+"""Keys in a page of a long scan, at most: there are fewer when their values are large."""
 
 DUE_CHUNK: Final = 256
 """Deadlines read from the base at once."""
@@ -64,6 +63,9 @@ class Keyspace:
         self.time_ms = time_ms
         self.shown_ms = 0
         """The present time as far as TTL and PTTL show it: no part of the state, and nothing is decided by it."""
+        self.bytes_read = 0
+        """Bytes of values that were read from the base so far, each of them copied and verified. Work in steps looks
+        at it: a key is named in a few bytes, and its value may be large."""
         self._key_count, self._expires_count, self._state_hash = base.summary
         self._base_due: deque[Due] = deque()
         """The base's next deadlines."""
@@ -110,33 +112,52 @@ class Keyspace:
 
         Args:
             key: need not be there.
-            chunk: about how many will be taken: read from the base at a time.
+            chunk: how many at most are read from the base at a time.
         """
-        for found, record in self._changed_after(key, chunk):
-            if record is not None and self._is_seen(record):
-                yield found, record
+        for page in self.pages(key, chunk):
+            yield from page
 
-    def pages(self, key: bytes | None, size: int = PAGE_MIN) -> Iterator[list[tuple[bytes, Record]]]:
+    def pages(self, key: bytes | None, size: int = PAGE_KEYS) -> Iterator[list[tuple[bytes, Record]]]:
         """Yield what ``after`` yields, in pages of what a step can do, some of them empty.
 
         Between two pages a checkpoint may end; nothing else may happen to the state.
 
         Args:
             key: as of ``after``.
-            size: of the first page, in keys.
+            size: of a page, in keys at most.
         """
         for layer in self._layers():
             while layer.order_more():
                 yield []
-        while True:
-            found = list(islice(self._changed_after(key, size), size))
-            page = [(each, record) for each, record in found if record is not None and self._is_seen(record)]
-            yield page
-            if len(found) < size:
-                return
-            key = found[-1][0]
-            read_bytes = sum(len(each) + len(record.value) for each, record in page)
-            size = min(2 * size, PAGE_MAX) if read_bytes < BYTES_A_STEP else max(size // 4, 1)
+        is_last = False
+        while not is_last:
+            found, is_last = self._page(key, size)
+            yield [(each, record) for each, record in found if record is not None and self._is_seen(record)]
+            key = found[-1][0] if found else None
+
+    def _page(self, after: bytes | None, size: int) -> tuple[list[tuple[bytes, Record | None]], bool]:
+        """Merge the layers and what a step may read of the base; return what is there, and whether that is all.
+
+        Of several that know a key the uppermost counts; None where it is gone.
+        """
+        layers = self._layers()
+        is_hidden = any(layer.is_cleared for layer in layers)
+        base = () if is_hidden else self._base.after(after, size, BYTES_A_STEP)
+        self.bytes_read += sum(len(record.value) for _, record in base)
+        sources: list[Iterable[tuple[bytes, int, bytes, Record | None]]] = [
+            _in_layer(layer, rank, after) for rank, layer in enumerate(layers)
+        ]
+        sources.append((order_key(key), len(layers), key, record) for key, record in base)
+        until = order_key(base[-1][0]) if base else None
+        found: list[tuple[bytes, Record | None]] = []
+        previous: bytes | None = None
+        for order, _, key, record in heapq.merge(*sources):
+            if len(found) == size or (until is not None and order > until):
+                return found, False
+            if order != previous:
+                found.append((key, record))
+            previous = order
+        return found, not base
 
     def _kept(self, key: bytes) -> Record | None:
         """Return what is kept of ``key``, expired or not."""
@@ -156,20 +177,11 @@ class Keyspace:
             if self._frozen.is_cleared:
                 return None
         record = self._written.changes.get(key, _ABSENT)
-        return self._base.get(key) if record is _ABSENT else record
-
-    def _changed_after(self, after: bytes | None, chunk: int) -> Iterator[tuple[bytes, Record | None]]:
-        """Merge the layers and the base; of several that know a key the uppermost counts, None where it is gone."""
-        sources: list[Iterator[tuple[bytes, int, bytes, Record | None]]] = []
-        for rank, layer in enumerate(self._layers()):
-            sources.append(_in_layer(layer, rank, after))
-        if not any(layer.is_cleared for layer in self._layers()):
-            sources.append(_in_base(self._base, len(sources), after, chunk))
-        previous: bytes | None = None
-        for order, _, key, record in heapq.merge(*sources):
-            if order != previous:
-                yield key, record
-            previous = order
+        if record is _ABSENT:
+            record = self._base.get(key)
+            if record is not None:
+                self.bytes_read += len(record.value)
+        return record
 
     def _is_seen(self, record: Record) -> bool:
         return not NO_DEADLINE < record.deadline_ms <= self.time_ms
@@ -195,14 +207,26 @@ class Keyspace:
         """Set a key to a value, without a deadline."""
         self.put_all_for_ever((key,), (value,))
 
-    def put_all_for_ever(self, keys: Sequence[bytes], values: Sequence[Value]) -> None:
-        """Set keys to values, in order, without deadlines: what most writes do."""
+    def put_all_for_ever(self, keys: Sequence[bytes], values: Sequence[Value], until: int | None = None) -> int:
+        """Set keys to values, in order, without deadlines: what most writes do.
+
+        Args:
+            keys: of which one may come twice.
+            values: one for each.
+            until: end before anything is read when ``bytes_read`` has come so far; None: do not.
+
+        Returns:
+            How many were set.
+        """
         # What ``_keep`` does, without looking again for what was just looked for.
         layer = self._active
         changes = layer.changes
-        for key, value, record in zip(keys, values, map(make_record, keys, values), strict=True):
+        coming = iter(keys)
+        for key, value, record in zip(coming, values, map(make_record, keys, values), strict=True):
             old = changes.get(key, _ABSENT)
             if old is _ABSENT:
+                if until is not None and self.bytes_read >= until:
+                    return len(keys) - length_hint(coming) - 1  # This one has come, and is not set.
                 old = self._kept_below(key)
                 layer.size_bytes += CHANGE_BYTES + len(key) + len(value)
             else:
@@ -214,24 +238,26 @@ class Keyspace:
                 self._expires_count -= old[1] != NO_DEADLINE
                 self._state_hash += record[2] - old[2]
             changes[key] = record
+        return len(keys)
 
     def replace(self, key: bytes, value: bytes) -> None:
         """Set a key to a value and leave its deadline as it is."""
-        record = self.find(key)
-        self._keep(key, make_record(key, value, NO_DEADLINE if record is None else record.deadline_ms))
+        old = self._kept(key)
+        deadline_ms = NO_DEADLINE if old is None or not self._is_seen(old) else old.deadline_ms
+        self._exchange(key, old, make_record(key, value, deadline_ms))
 
     def extend(self, key: bytes, record: Record, suffix: bytes) -> None:
         """Put ``suffix`` behind the value of a key, whose record this is; takes the same time however long that is."""
         is_shared = key not in self._active.changes and self._frozen is not None and key in self._frozen.changes
-        self._keep(key, extended(record, suffix))
+        self._exchange(key, record, extended(record, suffix))
         if is_shared:
             self._active.share(len(record.value))
 
-    def remove(self, key: bytes) -> bool:
-        """Remove a key; return whether it was there."""
-        is_there = self.find(key) is not None
-        self._keep(key, None)
-        return is_there
+    def remove(self, key: bytes) -> Record | None:
+        """Remove a key; return its record if it was there and not expired."""
+        old = self._kept(key)
+        self._exchange(key, old, None)
+        return old if old is not None and self._is_seen(old) else None
 
     def clear(self) -> None:
         """Remove every key; the time stays."""
@@ -239,23 +265,25 @@ class Keyspace:
         self._key_count = self._expires_count = self._state_hash = 0
         self._forget_base_due(is_read=True)
 
-    def expire_at(self, key: bytes, deadline_ms: int) -> None:
-        """Give a key that is there a deadline; one that is not in the future removes the key."""
-        record = self.find(key)
-        if record is not None:
-            self.put(key, record.value, deadline_ms)
+    def expire_at(self, key: bytes, record: Record, deadline_ms: int) -> None:
+        """Give a key, whose record this is, a deadline; one that is not in the future removes the key."""
+        is_past = deadline_ms <= self.time_ms
+        self._exchange(key, record, None if is_past else make_record(key, record.value, deadline_ms))
 
     def persist(self, key: bytes) -> bool:
         """Take a key's deadline away; return whether it had one."""
         record = self.find(key)
         if record is None or not record.deadline_ms:
             return False
-        self.put(key, record.value, None)
+        self._exchange(key, record, make_record(key, record.value))
         return True
 
     def _keep(self, key: bytes, record: Record | None) -> None:
         """Make ``record`` what is kept of ``key``, and count."""
-        old = self._kept(key)
+        self._exchange(key, self._kept(key), record)
+
+    def _exchange(self, key: bytes, old: Record | None, record: Record | None) -> None:
+        """Do the same where it is known what is kept: to read it again may be to copy and verify many megabytes."""
         if old is not None:
             self._key_count -= 1
             self._expires_count -= old.deadline_ms != NO_DEADLINE
@@ -280,19 +308,16 @@ class Keyspace:
         self.time_ms = max(self.time_ms, time_ms)
         if not self._expires_count:
             return
-        for _ in range(0, drop_max, DROPS_A_STEP):
-            if self._drop(DROPS_A_STEP) < DROPS_A_STEP:
-                return
-            yield
-
-    def _drop(self, most: int) -> int:
-        """Drop the first of what is expired; return how many they were."""
-        for dropped in range(most):
+        in_step, until = 0, self.bytes_read + BYTES_A_STEP
+        for _ in range(drop_max):
             due = self._earliest()
             if due is None or due[0] > self.time_ms:
-                return dropped
+                return
             self._keep(due[2], None)
-        return most
+            in_step += 1
+            if in_step == DROPS_A_STEP or self.bytes_read >= until:
+                yield
+                in_step, until = 0, self.bytes_read + BYTES_A_STEP
 
     def reset_time(self, time_ms: int) -> None:
         """Set the time, back or forward. What was hidden and is not dropped yet may be seen again, on every replica."""
@@ -378,14 +403,3 @@ class Keyspace:
 def _in_layer(layer: Layer, rank: int, after: bytes | None) -> Iterator[tuple[bytes, int, bytes, Record | None]]:
     for key in layer.ordered(after):
         yield order_key(key), rank, key, layer.changes[key]
-
-
-def _in_base(
-    base: StateView, rank: int, after: bytes | None, chunk: int
-) -> Iterator[tuple[bytes, int, bytes, Record | None]]:
-    while found := base.after(after, chunk):
-        for key, record in found:
-            yield order_key(key), rank, key, record
-        after = found[-1][0]
-        if len(found) < chunk:
-            return

@@ -17,11 +17,11 @@ from durable_raft.kv.errors import (
     reply_too_large,
 )
 from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
-from durable_raft.kv.keyspace import Keyspace
+from durable_raft.kv.keyspace import PAGE_KEYS, Keyspace
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
 from durable_raft.kv.replies import OK, CommandSteps, ErrorReply, Reply, Simple
 from durable_raft.kv.scan import ScanCursors
-from durable_raft.kv.steps import KEYS_A_STEP, REPLY_BYTES_MAX, REPLY_ITEM_BYTES, Args, Columns, Handlers
+from durable_raft.kv.steps import REPLY_BYTES_MAX, REPLY_ITEM_BYTES, Args, Budget, Columns, Handlers, one_by_one
 
 TTL_NO_KEY: Final = -2
 TTL_NO_DEADLINE: Final = -1
@@ -31,9 +31,6 @@ SCAN_COUNT_MAX: Final = 10_000
 
 KEYS_MAX: Final = 250_000
 """KEYS looks at every key while no other command runs: some microseconds each."""
-
-SCAN_PAGE_MAX: Final = 16
-"""Keys that a scan reads first: their values are read with them, and may be large."""
 
 SCAN_BYTES_MAX: Final = 1 << 20
 """Bytes of keys after which a page ends early."""
@@ -67,9 +64,9 @@ def handlers(keyspace: Keyspace, cursors: ScanCursors, reply_bytes_max: int = RE
         b"type": commands.type,
     }
     in_columns: dict[tuple[bytes, int], Columns] = {
-        (b"del", 1): commands.delete_each,
-        (b"exists", 1): lambda keys: [int(keyspace.find(key) is not None) for key in keys],
-        (b"unlink", 1): commands.delete_each,
+        (b"del", 1): one_by_one(keyspace, lambda key: int(keyspace.remove(key) is not None)),
+        (b"exists", 1): one_by_one(keyspace, lambda key: int(keyspace.find(key) is not None)),
+        (b"unlink", 1): one_by_one(keyspace, lambda key: int(keyspace.remove(key) is not None)),
     }
     return Handlers(short, in_steps, in_columns)
 
@@ -87,22 +84,19 @@ class _KeyspaceCommands:
         return self._keyspace.summary.key_count
 
     def delete(self, args: Args) -> CommandSteps:
-        removed = 0
-        for at in range(1, len(args), KEYS_A_STEP):
-            if at > 1:
+        removed, budget = 0, Budget(self._keyspace)
+        for key in args[1:]:
+            if budget.is_spent():
                 yield
-            removed += sum(map(self._keyspace.remove, args[at : at + KEYS_A_STEP]))
+            removed += self._keyspace.remove(key) is not None
         return removed
 
-    def delete_each(self, keys: list[bytes]) -> list[Reply]:
-        return [*map(int, map(self._keyspace.remove, keys))]
-
     def exists(self, args: Args) -> CommandSteps:
-        found = 0
-        for at in range(1, len(args), KEYS_A_STEP):
-            if at > 1:
+        found, budget = 0, Budget(self._keyspace)
+        for key in args[1:]:
+            if budget.is_spent():
                 yield
-            found += sum(self._keyspace.find(key) is not None for key in args[at : at + KEYS_A_STEP])
+            found += self._keyspace.find(key) is not None
         return found
 
     def type(self, args: Args) -> Reply:
@@ -144,7 +138,7 @@ class _KeyspaceCommands:
         looked_at, size = 0, 0
         last = b""
         found: list[Reply] = []
-        for page in self._keyspace.pages(after, min(options.count + 1, SCAN_PAGE_MAX)):
+        for page in self._keyspace.pages(after, min(options.count + 1, PAGE_KEYS)):
             for key, _ in page:
                 if looked_at >= options.count or size > SCAN_BYTES_MAX:
                     # There is another key behind the page's last.
@@ -183,7 +177,7 @@ class _KeyspaceCommands:
         record = self._keyspace.find(key)
         if record is None or not _may_expire(conditions, record.deadline_ms or None, deadline_ms):
             return 0
-        self._keyspace.expire_at(key, deadline_ms)
+        self._keyspace.expire_at(key, record, deadline_ms)
         return 1
 
     def ttl(self, args: Args) -> Reply:

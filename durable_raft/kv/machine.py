@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Final
 
@@ -24,7 +24,7 @@ from durable_raft.kv.replies import CommandSteps, Reply
 from durable_raft.kv.runs import Run
 from durable_raft.kv.scan import ScanCursors
 from durable_raft.kv.slots import key_slot
-from durable_raft.kv.steps import BYTES_A_STEP, REPLY_BYTES_MAX, Args, Replies, at_once
+from durable_raft.kv.steps import BYTES_A_STEP, REPLY_BYTES_MAX, Args, Columns, Replies, at_once
 
 VALUE_BYTES_MAX: Final = 512 << 20
 
@@ -87,8 +87,10 @@ class Machine:
                 replies.append((yield from self.in_steps[name](command)))
                 yield
             return replies
-        pieces = self.pieces(run)
+        pieces, until = self.pieces(run), self._keyspace.bytes_read + BYTES_A_STEP
         found = next(pieces)
+        if self._keyspace.bytes_read >= until:
+            yield
         for more in pieces:
             # A handler that has one reply for all has it for all pieces.
             if isinstance(found, list) and isinstance(more, list):
@@ -100,14 +102,32 @@ class Machine:
         """Execute the commands of a run in order, as many with each piece as make a step; raises as ``execute``."""
         name, columns = run.name, run.columns()
         in_columns = self._in_columns.get((name, len(columns)))
-        execute = self._execute[name]
         for piece in _cut(run, columns):
             if in_columns is not None:
-                yield in_columns(*piece)
+                yield from self._executed_in_columns(in_columns, piece)
             elif piece:
-                yield list(map(execute, zip(repeat(name), *piece, strict=False)))
+                yield from self._executed(zip(repeat(name), *piece, strict=False))
             else:
-                yield [execute((name,))]
+                yield [self._execute[name]((name,))]
+
+    def _executed_in_columns(self, in_columns: Columns, piece: Sequence[Sequence[bytes]]) -> Iterator[Replies]:
+        """Execute commands; yield their replies, at once unless much has to be read from the disk for them."""
+        while piece[0]:
+            replies, done = in_columns(self._keyspace.bytes_read + BYTES_A_STEP, *piece)
+            yield replies
+            piece = [column[done:] for column in piece]
+
+    def _executed(self, commands: Iterable[Args]) -> Iterator[list[Reply]]:
+        """Do the same for commands that are not executed in columns."""
+        execute, keyspace = self._execute, self._keyspace
+        replies, until = list[Reply](), keyspace.bytes_read + BYTES_A_STEP
+        for args in commands:
+            replies.append(execute[args[0]](args))
+            if keyspace.bytes_read >= until:
+                yield replies
+                replies, until = [], keyspace.bytes_read + BYTES_A_STEP
+        if replies:
+            yield replies
 
     def advance_time(self, time_ms: int, drop_max: int = DROP_MAX) -> None:
         """Move the cluster time forward (never back) and drop keys whose time is up.

@@ -106,8 +106,13 @@ class StateView(Protocol):
             CorruptRecord: it is damaged.
         """
 
-    def after(self, key: bytes | None, count: int) -> Sequence[tuple[bytes, Record]]:
-        """Return the next ``count`` keys and records behind ``key``, by ``order_key``; None begins at the first.
+    def after(self, key: bytes | None, count: int, bytes_max: int) -> Sequence[tuple[bytes, Record]]:
+        """Return the next keys and records behind ``key``, by ``order_key``; None begins at the first.
+
+        Args:
+            key: need not be there.
+            count: how many at most.
+            bytes_max: of keys and values together, about; at least one is returned while there is any.
 
         Raises:
             CorruptRecord: one of them is damaged.
@@ -126,8 +131,8 @@ class _EmptyView:
         del key
         return None
 
-    def after(self, key: bytes | None, count: int) -> Sequence[tuple[bytes, Record]]:
-        del key, count
+    def after(self, key: bytes | None, count: int, bytes_max: int) -> Sequence[tuple[bytes, Record]]:
+        del key, count, bytes_max
         return ()
 
     def due(self, after: tuple[int, bytes] | None, count: int) -> Sequence[tuple[int, bytes]]:

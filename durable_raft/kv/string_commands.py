@@ -20,14 +20,14 @@ from durable_raft.kv.long_values import Value
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
 from durable_raft.kv.replies import OK, CommandSteps, ErrorReply, Reply, Simple
 from durable_raft.kv.steps import (
-    BYTES_A_STEP,
-    KEYS_A_STEP,
     LARGE_BYTES,
     REPLY_BYTES_MAX,
     REPLY_ITEM_BYTES,
     Args,
+    Budget,
     Columns,
     Handlers,
+    one_by_one,
 )
 
 
@@ -51,9 +51,9 @@ def handlers(keyspace: Keyspace, value_bytes_max: int, reply_bytes_max: int = RE
         b"strlen": commands.strlen,
     }
     in_columns: dict[tuple[bytes, int], Columns] = {
-        (b"decr", 1): lambda keys: [commands.add(key, -1) for key in keys],
-        (b"get", 1): lambda keys: [*map(keyspace.get, keys)],
-        (b"incr", 1): lambda keys: [commands.add(key, 1) for key in keys],
+        (b"decr", 1): one_by_one(keyspace, lambda key: commands.add(key, -1)),
+        (b"get", 1): one_by_one(keyspace, keyspace.get),
+        (b"incr", 1): one_by_one(keyspace, lambda key: commands.add(key, 1)),
         (b"set", 2): commands.set_all,
     }
     return Handlers(short, in_steps, in_columns)
@@ -115,15 +115,12 @@ class _StringCommands:
 
     def mget(self, args: Args) -> CommandSteps:
         found: list[Reply] = []
-        size = step_bytes = 0
+        size, budget = 0, Budget(self._keyspace)
         for key in args[1:]:
-            if step_bytes > BYTES_A_STEP or not len(found) % KEYS_A_STEP:
-                if found:
-                    yield
-                step_bytes = 0
+            if budget.is_spent():
+                yield
             value = self._get(key)
-            length = REPLY_ITEM_BYTES if value is None else REPLY_ITEM_BYTES + len(value)
-            size, step_bytes = size + length, step_bytes + length
+            size += REPLY_ITEM_BYTES if value is None else REPLY_ITEM_BYTES + len(value)
             if found and size > self._reply_bytes_max:
                 return reply_too_large(self._reply_bytes_max)
             found.append(value)
@@ -159,9 +156,8 @@ class _StringCommands:
             return old
         return None if refused else OK
 
-    def set_all(self, keys: list[bytes], values: list[bytes]) -> Simple:
-        self._keyspace.put_all_for_ever(keys, values)
-        return OK
+    def set_all(self, until: int, keys: list[bytes], values: list[bytes]) -> tuple[Simple, int]:
+        return OK, self._keyspace.put_all_for_ever(keys, values, until)
 
     def setnx(self, args: Args) -> Reply:
         if self._get(args[1]) is not None:
@@ -195,25 +191,24 @@ class _StringCommands:
         return deadline
 
     def getset(self, args: Args) -> Reply:
-        old = self._get(args[1])
+        # A value that is removed has been read, and is not read again to be replaced.
+        record = self._keyspace.remove(args[1])
         self._keyspace.put(args[1], args[2], None)
-        return old
+        return None if record is None else record.value
 
     def getdel(self, args: Args) -> Reply:
-        old = self._get(args[1])
-        self._keyspace.remove(args[1])
-        return old
+        record = self._keyspace.remove(args[1])
+        return None if record is None else record.value
 
     def mset(self, args: Args) -> CommandSteps:
         if len(args) % 2 == 0:
             return wrong_arity(args[0])
-        step_keys = step_bytes = 0
+        budget = Budget(self._keyspace)
         for position in range(1, len(args), 2):
-            if step_keys >= KEYS_A_STEP or step_bytes > BYTES_A_STEP:
+            if budget.is_spent():
                 yield
-                step_keys = step_bytes = 0
             self._put(args[position], args[position + 1])
-            step_keys, step_bytes = step_keys + 1, step_bytes + len(args[position + 1])
+            budget.spend(len(args[position + 1]))
         return OK
 
     def append(self, args: Args) -> Reply:

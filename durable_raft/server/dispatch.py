@@ -363,7 +363,8 @@ class Dispatcher:
     def _answer_stale(self, waiting: Waiting) -> None:
         """Answer a read from this replica's own state, once the machine is done with what it is at."""
         self.counters.reads += waiting.run.length
-        if self._jobs.are_under_way or not self._answering.is_short(waiting.spec.name):
+        is_short = waiting.run.length == 1 and self._answering.is_short(waiting.spec.name)
+        if self._jobs.are_under_way or not is_short:
             self._jobs.add(lambda: self._answer_all([Part(waiting)]), lambda: self._route(waiting))
             self._wake()
         else:

@@ -1,8 +1,9 @@
-"""A state view in memory."""
+"""State views in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from durable_raft.kv.records import Record, StateSummary, order_key
 
@@ -21,10 +22,17 @@ class PlainView:
         """See the protocol."""
         return self._state.get(key)
 
-    def after(self, key: bytes | None, count: int) -> Sequence[tuple[bytes, Record]]:
+    def after(self, key: bytes | None, count: int, bytes_max: int) -> Sequence[tuple[bytes, Record]]:
         """See the protocol."""
-        found = [item for item in self._ordered if key is None or order_key(item[0]) > order_key(key)]
-        return found[:count]
+        behind = (item for item in self._ordered if key is None or order_key(item[0]) > order_key(key))
+        found: list[tuple[bytes, Record]] = []
+        size = 0
+        for item in islice(behind, count):
+            size += len(item[0]) + len(item[1].value)
+            if found and size > bytes_max:
+                break
+            found.append(item)
+        return found
 
     def due(self, after: tuple[int, bytes] | None, count: int) -> Sequence[tuple[int, bytes]]:
         """See the protocol."""
@@ -34,3 +42,32 @@ class PlainView:
             if after is None or (item[0], order_key(item[1])) > (after[0], order_key(after[1]))
         ]
         return found[:count]
+
+
+class CountedView(PlainView):
+    """A view that notes what is read of it."""
+
+    def __init__(self, state: dict[bytes, Record]) -> None:
+        super().__init__(state)
+        self.reads: list[tuple[object, ...]] = []
+        self.bytes_read = 0
+        """Of values."""
+
+    def get(self, key: bytes) -> Record | None:
+        """See the protocol."""
+        self.reads.append(("get", key))
+        record = super().get(key)
+        self.bytes_read += 0 if record is None else len(record.value)
+        return record
+
+    def after(self, key: bytes | None, count: int, bytes_max: int) -> Sequence[tuple[bytes, Record]]:
+        """See the protocol."""
+        self.reads.append(("after", key, count))
+        found = super().after(key, count, bytes_max)
+        self.bytes_read += sum(len(record.value) for _, record in found)
+        return found
+
+    def due(self, after: tuple[int, bytes] | None, count: int) -> Sequence[tuple[int, bytes]]:
+        """See the protocol."""
+        self.reads.append(("due", after, count))
+        return super().due(after, count)

@@ -45,7 +45,7 @@ class Checked:
             else:
                 model[key] = make_record(key, value, deadline or 0)
         elif choice < 0.55:
-            assert keyspace.remove(key) == (model.pop(key, None) is not None)
+            assert keyspace.remove(key) == model.pop(key, None)
         elif choice < 0.65:
             assert keyspace.persist(key) == (key in model and model[key].deadline_ms > 0)
             if key in model:

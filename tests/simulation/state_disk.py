@@ -68,8 +68,7 @@ class SimView(PlainView):
 
     def piece(self, key: bytes | None, bytes_max: int) -> list[tuple[bytes, Record]]:
         """Return the next few records."""
-        del bytes_max
-        return list(self.after(key, PIECE_RECORDS))
+        return list(self.after(key, PIECE_RECORDS, bytes_max))
 
     def close(self) -> None:
         """Nothing to release."""

@@ -146,10 +146,10 @@ def test_records_are_read_behind_a_key(store: LmdbKvStore) -> None:
     """By number and by bytes, also behind a key that is not there; a piece has a record while there is one."""
     items = items_of(sample())
     with store.view() as view:
-        assert view.after(None, 3) == items[:3]
-        assert view.after(items[4][0], 3) == items[5:8]
-        assert view.after(items[4][0] + b"x", 3) == items[5:8]
-        assert view.after(items[-1][0], 3) == []
+        assert view.after(None, 3, 1 << 20) == items[:3]
+        assert view.after(items[4][0], 3, 1 << 20) == items[5:8]
+        assert view.after(items[4][0] + b"x", 3, 1 << 20) == items[5:8]
+        assert view.after(items[-1][0], 3, 1 << 20) == []
         assert view.piece(None, 1) == items[:1]
         assert view.piece(items[0][0], 1 << 20) == items[1:]
         assert view.piece(items[-1][0], 1) == []
@@ -161,7 +161,7 @@ def test_records_are_read_behind_a_key(store: LmdbKvStore) -> None:
 def test_a_closed_state_is_read_without_a_store(directory: Path) -> None:
     """As offline tools do."""
     with open_view(directory) as view:
-        assert dict(view.after(None, 100)) == sample()
+        assert dict(view.after(None, 100, 1 << 20)) == sample()
     assert read_checkpoint(directory).summary == summary_of(sample())
 
 
@@ -172,7 +172,7 @@ def test_a_view_ends(store: LmdbKvStore) -> None:
     view.close()
     for read in (
         lambda: view.get(b"key:0000"),
-        lambda: view.after(None, 1),
+        lambda: view.after(None, 1, 1 << 20),
         lambda: view.piece(None, 1),
         lambda: view.due(None, 1),
     ):
@@ -195,7 +195,7 @@ def test_every_read_of_a_view_checks_what_it_reads(directory: Path) -> None:
             with pytest.raises(WoundedState, match="keys key"):
                 view.get(key)
         with pytest.raises(WoundedState):
-            view.after(None, 100)
+            view.after(None, 100, 1 << 20)
         with pytest.raises(WoundedState):
             view.piece(b"key:0000", 100)
         with pytest.raises(WoundedState, match="deadlines key"):
@@ -298,4 +298,4 @@ def test_an_old_record_that_contradicts_its_deadline_is_final(directory: Path) -
 
 def test_the_state_before_the_first_entry_is_empty() -> None:
     """As every other one is read."""
-    assert (EMPTY_STATE.get(b""), EMPTY_STATE.after(None, 1), EMPTY_STATE.due(None, 1)) == (None, (), ())
+    assert (EMPTY_STATE.get(b""), EMPTY_STATE.after(None, 1, 1), EMPTY_STATE.due(None, 1)) == (None, (), ())

@@ -84,7 +84,7 @@ def read_kv(directory: Path) -> tuple[int, State]:
     try:
         assert store.verify() == store.checkpoint.summary
         with store.view() as view:
-            state = dict(view.after(None, 1 << 30))
+            state = dict(view.after(None, 1 << 30, 1 << 40))
         return store.checkpoint.applied.point.index, state
     finally:
         store.close()

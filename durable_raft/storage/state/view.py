@@ -7,6 +7,7 @@ at once. It is closed before its store.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -93,21 +94,8 @@ class LmdbStateView:
             self._raise(KEYS, error)
         return None if value is None else record_of(key, value)
 
-    def after(self, key: bytes | None, count: int) -> list[tuple[bytes, Record]]:
-        """Return the next ``count`` keys and records behind ``key``, by ``order_key``; None begins at the first.
-
-        Raises:
-            WoundedState: one of them is damaged.
-        """
-        try:
-            if not _go_behind(self._keys, None if key is None else stored_key(key)):
-                return []
-            return [unpack_record(stored, value) for stored, value in islice(self._keys.iternext(), count)]
-        except lmdb.Error as error:
-            self._raise(KEYS, error)
-
-    def piece(self, key: bytes | None, bytes_max: int) -> list[tuple[bytes, Record]]:
-        """Return keys and records behind ``key``: at least one while there is any, about ``bytes_max`` at most.
+    def after(self, key: bytes | None, count: int, bytes_max: int) -> list[tuple[bytes, Record]]:
+        """Return keys and records behind ``key``, as a ``StateView`` does.
 
         Raises:
             WoundedState: one of them is damaged.
@@ -117,7 +105,7 @@ class LmdbStateView:
         try:
             if not _go_behind(self._keys, None if key is None else stored_key(key)):
                 return found
-            for stored, value in self._keys.iternext():
+            for stored, value in islice(self._keys.iternext(), count):
                 size += len(stored) + len(value)
                 if found and size > bytes_max:
                     break
@@ -125,6 +113,10 @@ class LmdbStateView:
         except lmdb.Error as error:
             self._raise(KEYS, error)
         return found
+
+    def piece(self, key: bytes | None, bytes_max: int) -> list[tuple[bytes, Record]]:
+        """Return keys and records behind ``key``, as many as are in ``bytes_max``; otherwise as ``after``."""
+        return self.after(key, sys.maxsize, bytes_max)
 
     def due(self, after: tuple[int, bytes] | None, count: int) -> list[tuple[int, bytes]]:
         """Return the next ``count`` (deadline_ms, key), by deadline and ``order_key``, behind ``after``.
