@@ -3,6 +3,9 @@
 It moves when no write came for a moment, when much has gathered, and at the latest a second after the first. So what is
 acknowledged is in the journal at once, and in LMDB within ``LATEST_S`` and the time of one transaction. Nobody waits
 for it, unless the journal is full. A full disk is no failure: what is pending stays where it is, and it is tried again.
+
+It drops the prefix as well, behind each move. While writes never pause it drops twice as much as they bring: a log that
+is compacted more slowly than it grows fills the disk.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from durable_raft.storage.log.journaled_store import JournaledLogStore
 _logger = logging.getLogger(__name__)
 
 IDLE_S = 0.02
-"""After so long without a write what is pending is moved, and then the prefix is dropped in transactions of its own."""
+"""After so long without a write what is pending is moved, and a piece of the prefix is dropped."""
 
 LATEST_S = 1.0
 """So long after the first pending group all is moved in any case."""
@@ -56,7 +59,7 @@ class LogMover:
         """Counts groups, so that a pause between them is seen."""
         self._seen_groups = 0
         self._compact_to: Index | None = None
-        """Up to where the log is to be dropped while nobody writes; None when it is."""
+        """Up to where the log is to be dropped; None when it is."""
         self._is_out_of_room = False
         self._thread = threading.Thread(target=self._run, name="log-mover", daemon=True)
 
@@ -79,7 +82,7 @@ class LogMover:
             self._is_due.set()
 
     def compact(self, upto: Index) -> None:
-        """Drop the log up to ``upto`` in pieces while nobody writes."""
+        """Drop the log up to ``upto`` in pieces."""
         self._compact_to = upto
         self._has_work.set()
 
@@ -112,9 +115,9 @@ class LogMover:
             return
         self._has_work.clear()
         self._is_due.clear()
-        is_moved = self._move()
-        if is_moved and is_idle:
-            self._drop_prefix()
+        before = self._store.home.last_index
+        if self._move():
+            self._drop_prefix(2 * max(0, self._store.home.last_index - before))
         if self._store.has_pending or self._compact_to is not None:
             if not self._has_work.is_set():
                 self._since = self._clock.monotonic()
@@ -136,15 +139,20 @@ class LogMover:
         self._crash_points.reach("after_move")
         return True
 
-    def _drop_prefix(self) -> None:
-        """Drop a piece of the prefix while nobody waits for a write."""
+    def _drop_prefix(self, entries: int) -> None:
+        """Drop a piece of the prefix, and more pieces until so many entries are gone."""
         upto = self._compact_to
         if upto is None:
             return
-        self._crash_points.reach("before_prefix_dropped")
-        try:
-            if self._store.compact(upto, DROP_ENTRIES) >= upto and self._compact_to == upto:
-                self._compact_to = None
-        except DiskFull:
-            return
-        self._crash_points.reach("after_prefix_dropped")
+        end = min(upto, self._store.home.base_index + entries)
+        while True:
+            self._crash_points.reach("before_prefix_dropped")
+            try:
+                base = self._store.compact(upto, DROP_ENTRIES)
+            except DiskFull:
+                return
+            self._crash_points.reach("after_prefix_dropped")
+            if base >= end:
+                break
+        if base >= upto and self._compact_to == upto:
+            self._compact_to = None

@@ -78,7 +78,9 @@ class LogWriter:
         self.failure: BaseException | None = None
         """What ended the thread; whoever stops it must look, because then nobody is told any more."""
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-        self._mover = LogMover(store, clock, crash_points, self._fail) if isinstance(store, JournaledLogStore) else None
+        self._mover: LogMover | None = None
+        if isinstance(store, JournaledLogStore) and store.is_journaled:
+            self._mover = LogMover(store, clock, crash_points, self._fail)
 
     def start(self) -> None:
         """Start the thread, and the one that moves what is in the journal."""
@@ -155,7 +157,7 @@ class LogWriter:
         group_bytes = 0
         while item is not None:
             if isinstance(item, _Compaction):
-                self._compact_to = item.upto
+                self._note_compaction(item.upto)
             else:
                 group.append(item)
                 group_bytes += sum(len(entry.payload) for entry in item.entries)
@@ -201,13 +203,16 @@ class LogWriter:
         self._crash_points.reach("after_persist")
         return Flushed(tuple(write.number for write in group), seconds)
 
+    def _note_compaction(self, upto: Index) -> None:
+        """Have the prefix dropped: by the thread that moves what is in the journal, else by this one."""
+        if self._mover is None:
+            self._compact_to = upto
+        else:
+            self._mover.compact(upto)
+
     def _drop_prefix(self) -> None:
         """Drop a piece of the prefix while nobody waits for a write."""
         if self._compact_to is None:
-            return
-        if self._mover is not None:
-            self._mover.compact(self._compact_to)
-            self._compact_to = None
             return
         with self._at_work, contextlib.suppress(DiskFull):
             self._crash_points.reach("before_prefix_dropped")

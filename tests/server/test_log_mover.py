@@ -105,6 +105,30 @@ def test_the_prefix_goes_while_nobody_writes(desk: Desk) -> None:
     assert not desk.mover._has_work.is_set()
 
 
+def test_the_prefix_goes_faster_than_writes_come_that_never_pause(desk: Desk) -> None:
+    """A log that is compacted more slowly than it grows fills the disk."""
+    desk.persist(3000)
+    desk.mover.work()
+    desk.mover.compact(Index(2900))
+    base = desk.store.home.base_index
+    for _ in range(3):
+        desk.persist(PENDING_ENTRIES_MAX - 1)
+        desk.persist()
+        desk.mover.work()
+        assert desk.store.home.base_index >= min(base + 2 * PENDING_ENTRIES_MAX, 2900)
+        base = desk.store.home.base_index
+
+
+def test_without_a_journal_the_writer_drops_the_prefix_itself(tmp_path: Path) -> None:
+    """A directory that has gone back to LMDB: nothing is moved, so nothing would be dropped behind a move."""
+    shelf = JournalShelf(tmp_path / "node")
+    shelf.open().load()
+    store = shelf.open(is_used=False)
+    store.load()
+    assert LogWriter(store, SystemClock(), CrashPoints(), lambda _: None, lambda _: None)._mover is None
+    shelf.close()
+
+
 def test_a_stop_moves_all_at_once(tmp_path: Path) -> None:
     """After a clean stop LMDB holds the whole log."""
     shelf = JournalShelf(tmp_path / "node")

@@ -224,6 +224,11 @@ class JournaledLogStore:
     # -- moving -------------------------------------------------------------------------------------------------
 
     @property
+    def is_journaled(self) -> bool:
+        """Whether groups go to the journal; otherwise nothing is ever pending after ``load``."""
+        return self._is_used
+
+    @property
     def has_pending(self) -> bool:
         """Whether the journal holds what LMDB does not."""
         return bool(self._pending.groups)
