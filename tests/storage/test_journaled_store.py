@@ -11,6 +11,7 @@ import random
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -371,6 +372,47 @@ def test_the_start_of_a_generation_is_atomic(shelf: JournalShelf) -> None:
     image = path.read_bytes()
     path.write_bytes(pack_header(Header(mark.uuid, mark.generation + 1, len(image) - RING_AT)) + image[RING_AT:])
     assert read_all(loaded(shelf), 1, 3) == entries
+
+
+@pytest.mark.parametrize("flushed", [0, 1])
+@pytest.mark.parametrize("rotten", [None, 0, BLOCK_BYTES])
+def test_a_torn_header_leaves_the_other_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rotten: int | None, flushed: int
+) -> None:
+    """Whatever the power cut makes of the copy under way, also when the other one was rotten."""
+    place = MemoryJournalPlace()
+    shelf = JournalShelf(tmp_path / "node")
+
+    def opened() -> JournaledLogStore:
+        return JournaledLogStore(LmdbLogStore.open(shelf.directory), place, ring_bytes=16 * BLOCK_BYTES)
+
+    entries = entries_after(ORIGIN, 2)
+    store = opened()
+    store.load()
+    store.persist([write(1, entries)])
+    store.close()
+    file = place.open()
+    if rotten is not None:
+        file.damage(rotten, b"rot")
+    until, flush = file.flushes + flushed, MemoryJournalFile.flush
+
+    def cut(self: MemoryJournalFile) -> None:
+        if self.flushes < until:
+            flush(self)
+            return
+        torn = [at + block for at, data in self.unflushed for block in range(0, len(data), BLOCK_BYTES)]
+        self.cut_power(())
+        for at in torn:
+            self.damage(at, b"torn")
+        raise OSError(errno.EIO, "the power is off")
+
+    with monkeypatch.context() as patch, closing(opened()) as dying:
+        patch.setattr(MemoryJournalFile, "flush", cut)
+        with pytest.raises(StoragePoisoned):
+            dying.load()
+    with closing(opened()) as store:
+        store.load()
+        assert read_all(store, 1, 3) == entries
 
 
 def test_a_journal_that_nothing_names_is_made_anew(shelf: JournalShelf, tmp_path: Path) -> None:

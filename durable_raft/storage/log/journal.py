@@ -29,6 +29,7 @@ from durable_raft.storage.log.journal_format import (
     Group,
     Header,
     copy_bytes,
+    newest_header_at,
     pack_group,
     pack_header,
     read_groups,
@@ -302,7 +303,9 @@ class FoundJournal:
         self._file = file
         self._mark = mark
         try:
-            self._ring_bytes, self.writes = writes_in(file.read(), mark)
+            image = file.read()
+            self._ring_bytes, self.writes = writes_in(image, mark)
+            self._newest_at = newest_header_at(image)
         except BaseException:
             file.close()
             raise
@@ -332,15 +335,18 @@ class FoundJournal:
     def begin(self) -> Journal:
         """Have the header say that another generation begins, and return the journal for it, behind the last group.
 
-        The header is first: LMDB must not name a generation that the journal does not know.
+        The header is first: LMDB must not name a generation that the journal does not know. Each copy has a flush of
+        its own, so that a torn one leaves the other; the one that is believed is the last.
 
         Raises:
             StoragePoisoned: the header could not be written.
         """
         begun = JournalMark(self._mark.uuid, self._mark.generation + 1, self.number, 0)
         try:
-            self._file.write(0, pack_header(Header(begun.uuid, begun.generation, self._ring_bytes)))
-            self._file.flush()
+            copy = pack_header(Header(begun.uuid, begun.generation, self._ring_bytes))[:BLOCK_BYTES]
+            for at in (BLOCK_BYTES - self._newest_at, self._newest_at):
+                self._file.write(at, copy)
+                self._file.flush()
         except OSError as error:
             raise StoragePoisoned(f"the journal cannot be written: {error}") from error
         return Journal(self._file, begun, self._ring_bytes)

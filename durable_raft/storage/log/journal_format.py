@@ -118,6 +118,17 @@ def read_header(image: bytes) -> Header:
     return max(valid, key=lambda header: header.generation)
 
 
+def newest_header_at(image: bytes) -> int:
+    """Return where the copy is that ``read_header`` believes, 0 or ``BLOCK_BYTES``: it is to be rewritten last.
+
+    Raises:
+        WoundedLog: neither is valid.
+        NewerFormat: one is of a newer format.
+    """
+    header = read_header(image)
+    return 0 if _file_header(image[: _FILE.size + _U32.size]) == header else BLOCK_BYTES
+
+
 def _file_header(data: bytes) -> Header | None:
     fields = data[: _FILE.size]
     if len(data) != _FILE.size + _U32.size or crc32c(fields) != int.from_bytes(data[_FILE.size :], "big"):
