@@ -38,6 +38,7 @@ from durable_raft.storage.log.journaled_store import (
 )
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.meta import JournalMark
+from tests.storage.raw import flip_bit
 from tests.support.journal_files import MemoryJournalFile, MemoryJournalPlace, some_of
 from tests.support.log_building import JournalShelf, entries_after, point_of, read_all, vote, write
 
@@ -413,6 +414,18 @@ def test_a_torn_header_leaves_the_other_copy(
     with closing(opened()) as store:
         store.load()
         assert read_all(store, 1, 3) == entries
+
+
+def test_a_rotten_copy_of_meta_is_told_though_the_load_mends_it(shelf: JournalShelf) -> None:
+    """It names the next generation in meta, and so writes both copies."""
+    loaded(shelf)
+    shelf.close()
+    flip_bit(shelf.directory, "meta_copy", b"meta", 101)
+    store = loaded(shelf)
+    assert [wound.table for wound in store.tolerated] == ["meta_copy"]
+    assert not store.is_meta_wounded()
+    store.load()
+    assert store.tolerated == ()
 
 
 def test_a_journal_that_nothing_names_is_made_anew(shelf: JournalShelf, tmp_path: Path) -> None:

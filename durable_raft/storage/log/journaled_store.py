@@ -102,6 +102,8 @@ class JournaledLogStore:
         self._compact_to: Index | None = None
         """Up to where the prefix may be dropped along with the next transaction."""
         self._poison: BaseException | None = None
+        self._tolerated: tuple[Wound, ...] = ()
+        """What ``load`` found of meta, before it wrote meta again."""
         self._flushes = 0
         self._moving = threading.Lock()
         """Held while LMDB is written to."""
@@ -120,6 +122,7 @@ class JournaledLogStore:
         """
         self._require_sound()
         stored = self.home.load_held()
+        self._tolerated = self.home.tolerated
         self._close_journal()
         mark = self.home.mark
         found = None if mark is None else FoundJournal.open(self._place, mark)
@@ -374,8 +377,8 @@ class JournaledLogStore:
 
     @property
     def tolerated(self) -> tuple[Wound, ...]:
-        """See the protocol."""
-        return self.home.tolerated
+        """See the protocol; a wound that ``load`` has mended itself is there until the next one, to be told."""
+        return self._tolerated or self.home.tolerated
 
     @property
     def healable(self) -> tuple[Wound, ...]:
