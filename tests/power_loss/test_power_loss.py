@@ -90,9 +90,15 @@ def test_node_keeps_what_it_acknowledged(scratch: Path, tmp_path: Path, commit: 
 
 @pytest.mark.parametrize("bug", [*BUGS, *JOURNAL_BUGS])
 def test_planted_bug_is_found(scratch: Path, tmp_path: Path, bug: str) -> None:
-    """The explorer sees each bug among the first images, and the file it leaves shows the same failure again."""
-    campaign = find_bug(scratch, bug, fresh_seed(), rounds=1)
-    assert campaign.failures, f"{bug}: not found in {campaign.images} images"
+    """The explorer sees each bug among the first images, and the file it leaves shows the same failure again.
+
+    A recording may have no moment in which the bug does harm: space is used again in few of them.
+    """
+    for number in range(RECORDINGS_MAX):
+        campaign = find_bug(scratch / str(number), bug, fresh_seed(), rounds=1)
+        if campaign.failures:
+            break
+    assert campaign.failures, f"{bug}: not found in {RECORDINGS_MAX} times {campaign.images} images"
     lines = report(campaign.failures, tmp_path)
     (path,) = tmp_path.glob("power-loss-*.json.gz")
     assert lines[-1] == f"replay: python -m tests.power_loss --replay {path}"
