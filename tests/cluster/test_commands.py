@@ -175,7 +175,8 @@ def test_status_shows_every_node(shared_cluster: Cluster) -> None:
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
     assert sorted(row[0] for row in rows) == shared_cluster.node_ids
     assert sorted(row[2] for row in rows) == ["follower", "follower", "leader"]
-    assert all(row[-2:] == ["0", "ready"] for row in rows)
+    # What may follow is how long the node waits for a leader on a busy machine.
+    assert all(row[8:10] == ["0", "ready"] for row in rows)
     parsed = json.loads(run("status", "--json", "--at", str(shared_cluster.nodes["n2"].address)).stdout)
     assert parsed["leader"] == leader
     assert {node["id"]: node["address"] for node in parsed["nodes"]} == {
