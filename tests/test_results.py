@@ -14,6 +14,7 @@ from tests.power_loss.planted import BUGS
 from tests.results import record, tables
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.swarm import FAULTS, LINK_FAULTS
+from tests.soak.driver import NOT_ALONE, TROUBLES
 
 
 def test_figures_of_the_campaigns_are_those_of_the_committed_runs() -> None:
@@ -38,6 +39,7 @@ def test_figures_speak_of_what_the_campaigns_play_now() -> None:
     assert list(figures["power_loss_bugs"]) == list(BUGS)
     assert set(figures["fault_matrix"]["calls"]) == set(CALLS)
     assert set(figures["corruption"]["quick"]["outcomes"]) == set(KINDS)
+    assert list(figures["soak"]["troubles"]) == [*TROUBLES, NOT_ALONE]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,7 @@ def test_figures_speak_of_what_the_campaigns_play_now() -> None:
     [
         (["--seeds", "5", "--json", "f"], 7, "python -m m --seeds 5 --first 7"),
         (["--json=f", "--first", "3"], 7, "python -m m --first 3"),
+        (["--directory", "d", "--first", "3"], 7, "python -m m --first 3"),
         (["--first=3"], 7, "python -m m --first=3"),
         ([], None, "python -m m"),
     ],

@@ -15,7 +15,10 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+PLACES: Final = ("--json", "--directory")
+"""Options that say where a run leaves something, and change nothing in it."""
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +30,14 @@ def command_line(module: str, arguments: Sequence[str], **drawn: int | None) -> 
     """Return the command that makes the same run again.
 
     Args:
-        arguments: what the program was given; ``--json FILE`` is left out.
+        arguments: what the program was given; ``PLACES`` are left out.
         drawn: options that the program chose when they were not given, such as ``seed=7``; None: the run has none.
     """
     words = list(arguments)
     kept = [
         word
         for position, word in enumerate(words)
-        if word.partition("=")[0] != "--json" and (position == 0 or words[position - 1] != "--json")
+        if word.partition("=")[0] not in PLACES and (position == 0 or words[position - 1] not in PLACES)
     ]
     given = {word.partition("=")[0] for word in kept}
     for name, value in drawn.items():

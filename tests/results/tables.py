@@ -183,6 +183,42 @@ def _meta_bits(figures: Figures) -> str:
     return f"{_damage(figures['quick']['outcomes'])}\n**{figures['quick']['failures']} failures.**\n"
 
 
+def _soak(figures: Figures) -> str:
+    history, turns = figures["history"], figures["slow_turns"]
+    most, bound = figures["most_memory_bytes"] >> 20, figures["memory_max_bytes"] >> 20
+    lines = [
+        ["minutes", f"{figures['seconds'] / 60:.1f}"],
+        ["writes acknowledged, and found on every node", number(figures["acknowledged"])],
+        ["recorded commands", f"{number(history['operations'])}, {number(history['unknown'])} of unknown fate"],
+        ["their history", history["judgement"]],
+        ["terms used", number(figures["terms_used"])],
+        ["worst pause", f"{figures['worst_pause_s']:.1f} s"],
+        ["worst pause while no disk was full", f"{figures['worst_pause_with_room_s']:.1f} s"],
+        ["most memory of a node", f"{number(most)} MiB, of {number(bound)} MiB (`memory_max`)"],
+        ["nodes that ended by themselves", number(figures["ends"])],
+        ["longest turn of a node's loop", f"{turns['longest_ms']:.0f} ms of its processor"],
+        ["**problems**", f"**{len(figures['problems'])}**"],
+    ]
+    return table(["soak", ""], lines)
+
+
+def _soak_troubles(figures: Figures) -> str:
+    lines = [
+        [
+            words(name),
+            number(each["rounds"]),
+            number(each["struck"]) if each["struck"] else "-",
+            number(each["alone"]),
+            number(each["terms"]),
+            f"{each['worst_pause_s']:.1f} s" if each["worst_pause_s"] else "-",
+        ]
+        for name, each in figures["troubles"].items()
+    ]
+    return table(
+        ["trouble", "rounds", "struck", "of these alone", "terms used in those", "worst pause in those"], lines
+    )
+
+
 TABLES: Final[dict[str, tuple[str, Callable[[Figures], str]]]] = {
     "simulation": ("simulation", _simulation),
     "simulation_faults": ("simulation", _faults),
@@ -194,6 +230,8 @@ TABLES: Final[dict[str, tuple[str, Callable[[Figures], str]]]] = {
     "fault_matrix": ("fault_matrix", _fault_matrix),
     "corruption": ("corruption", _corruption),
     "meta_bits": ("meta_bits", _meta_bits),
+    "soak": ("soak", _soak),
+    "soak_troubles": ("soak", _soak_troubles),
 }
 """By name in the document: the file of this folder, without its ending, and what is made from its figures."""
 
