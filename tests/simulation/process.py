@@ -325,6 +325,8 @@ class Process:
             self.learns = True
             state = self.node.raft.state
             state.timeouts = Timeouts(state.config)
+            # Until now it waited for as long as chance said, which no rule judges.
+            self.campaigns = Campaigns()
 
     def connect(self, on_reply: Callable[[bytes], None], on_lost: Callable[[], None]) -> Connection:
         """Accept a client."""
