@@ -243,7 +243,8 @@ class Dispatcher:
         It is wanted when a key's time is up. While keys are dropped it is wanted now and then: nobody sees them.
         """
         deadline_ms = self._machine.next_deadline_ms()
-        if deadline_ms is None or not self._machine.is_dropping:
+        # While keys are dropped it is the next millisecond; asking for them looks for the first deadline once more.
+        if deadline_ms is None or deadline_ms > self._machine.time_ms + 1 or not self._machine.is_dropping:
             return deadline_ms
         return max(deadline_ms, self._last_proposed_ms + DROP_PAUSE_MS)
 

@@ -28,7 +28,7 @@ from durable_raft.raft.types import (
 )
 from durable_raft.storage.headroom import VOTE_BYTES
 from durable_raft.storage.log.meta import JournalMark, Meta, choose_meta, pack_meta
-from durable_raft.storage.log.plan import Plan, Stand, plan_writes
+from durable_raft.storage.log.plan import Plan, Stand, meta_after, plan_writes
 from durable_raft.storage.log.records import (
     IDENT,
     IDENT_KEY,
@@ -146,16 +146,10 @@ class SimStore:
         tail = self._require_tail()
         meta = self._meta
         plan = plan_writes(writes, Stand(meta.hard_state, meta.base.point.index, tail, self.number), self.base_at)
-        if plan.hard_state is not None:
-            meta = replace(meta, hard_state=plan.hard_state)
-        if plan.standing is not None:
-            meta = replace(meta, standing=plan.standing)
-        if plan.new_base is not None:
-            meta = replace(meta, base=plan.new_base)
-        elif compact_to is not None and compact_to > meta.base.point.index:
-            upto = Index(min(compact_to, meta.base.point.index + DROP_ENTRIES))
+        meta = replace(meta_after(meta, plan), journal=mark)
+        if plan.new_base is None and compact_to is not None and compact_to > meta.base.point.index:
+            upto = Index(min(plan.kept_of(compact_to), meta.base.point.index + DROP_ENTRIES, tail.point.index))
             meta = replace(meta, base=self.base_at(upto))
-        meta = replace(meta, journal=mark)
         if meta != self._meta or self.tolerated:
             meta = replace(meta, sequence=meta.sequence + 1)
         disk = self.disk

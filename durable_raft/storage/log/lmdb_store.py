@@ -53,7 +53,7 @@ from durable_raft.storage.environment import (
 from durable_raft.storage.headroom import COMMIT_BYTES, Headroom
 from durable_raft.storage.log import access
 from durable_raft.storage.log.meta import VOTER, JournalMark, Meta, pack_meta
-from durable_raft.storage.log.plan import Plan, Stand, plan_writes
+from durable_raft.storage.log.plan import Plan, Stand, meta_after, plan_writes
 from durable_raft.storage.log.records import (
     IDENT,
     IDENT_KEY,
@@ -376,19 +376,11 @@ class LmdbLogStore:
         plan = plan_writes(writes, stand, self.base_at)
         entry_bytes = 0
         if not plan.is_empty or mark != meta.journal:
-            meta = replace(meta, journal=mark)
-            if plan.hard_state is not None:
-                meta = replace(meta, hard_state=plan.hard_state)
-            if plan.standing is not None:
-                meta = replace(meta, standing=plan.standing)
-            if plan.new_base is not None:
-                meta = replace(meta, base=plan.new_base)
+            meta = replace(meta_after(meta, plan), journal=mark)
             self._require_room(plan.entries, list(plan.mended.values()))
             with self._transaction() as transaction:
                 if compact_to is not None and plan.new_base is None:
-                    # What is cut is still there: nothing of it becomes the base. What comes in its place may be applied
-                    # by now, and reach up to ``compact_to``, when these writes were in a journal first.
-                    upto = compact_to if plan.cut_from is None else min(compact_to, Index(plan.cut_from - 1))
+                    upto = plan.kept_of(compact_to)
                     meta = replace(meta, base=self._drop_prefix(transaction, upto, DROP_ENTRIES))
                 if meta != self._meta or self.tolerated:
                     meta = replace(meta, sequence=meta.sequence + 1)

@@ -7,7 +7,7 @@ result is what applying the writes one by one would give.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.ready import Write
@@ -22,6 +22,7 @@ from durable_raft.raft.types import (
     entry_crc,
     goes_back_in_time,
 )
+from durable_raft.storage.log.meta import Meta
 
 
 @dataclass(slots=True)
@@ -45,6 +46,13 @@ class Plan:
     def is_empty(self) -> bool:
         """Whether nothing is to be written."""
         return self.hard_state is None and self.standing is None and not self.mended and self.tail is None
+
+    def kept_of(self, index: Index) -> Index:
+        """Return the last of the indexes up to ``index`` whose stored entry is not cut: none behind it may be the base.
+
+        What comes in place of what is cut can be applied, and be compacted, when the writes were in a journal first.
+        """
+        return index if self.cut_from is None else min(index, Index(self.cut_from - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,16 @@ def plan_writes(writes: Sequence[Write], stand: Stand, point_at: Callable[[Index
     if plan.new_base is not None or plan.cut_from is not None or plan.entries:
         plan.tail = last
     return plan
+
+
+def meta_after(meta: Meta, plan: Plan) -> Meta:
+    """Return what ``meta`` says of hard state, standing and base once ``plan`` is carried out."""
+    return replace(
+        meta,
+        hard_state=meta.hard_state if plan.hard_state is None else plan.hard_state,
+        standing=meta.standing if plan.standing is None else plan.standing,
+        base=meta.base if plan.new_base is None else plan.new_base,
+    )
 
 
 def _begin_behind(plan: Plan, base: Base) -> Base:
