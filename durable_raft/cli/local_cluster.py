@@ -42,9 +42,13 @@ class LocalNode:
 
 
 def _candidates() -> Iterator[int]:
-    """Yield ports to try, each once in a long while; the process id spreads what processes begin with."""
+    """Yield ports to try, each once in a long while; the process id spreads what processes begin with.
+
+    Neighbouring process ids begin far from each other: the port of a killed node is free for a moment, and a process
+    that starts nodes beside ours must not come by and take it.
+    """
     first, last = 10_000, 32_000
-    candidate = first + os.getpid() * 37 % (last - first)
+    candidate = first + os.getpid() * 13_597 % (last - first)  # the golden section of the range
     while True:
         yield candidate
         candidate = candidate + 1 if candidate < last else first

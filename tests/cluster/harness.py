@@ -15,7 +15,6 @@ Every wait has a condition and a deadline; when one passes, the failure carries 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +39,7 @@ from durable_raft.errors import RequestError
 from durable_raft.raft.quorum import majority
 from tests.cluster import node_forks
 from tests.cluster.proxy import HOST, ProxyNetwork
+from tests.cluster.turns import too_long
 from tests.support.waiting import WAIT_S, wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -58,8 +58,6 @@ milliseconds, and a test that is not about elections shall see none that it did 
 EAGER: Final = {"election_timeout_min_ms": 400, "election_timeout_max_ms": 600}
 PATIENT: Final = {"election_timeout_min_ms": 1500, "election_timeout_max_ms": 2000}
 """Where one node is to lead, it is eager and the others are patient."""
-TURN_MS_MAX: Final = 50.0
-"""Processor time that a turn of a node's event loop may take: the shortest election timeout is three times as long."""
 ANSWER_S: Final = 10.0
 """How long a node that runs may take to answer."""
 CLUSTER_ID: Final = "c0ffee00" * 4
@@ -248,13 +246,8 @@ class Cluster:
 
     def _check_turns(self) -> None:
         """No turn of a node's loop may have taken long, of its own processor time: heartbeats wait for it."""
-        for node_id in self.node_ids:
-            if self.log_path(node_id).exists():
-                turns = [
-                    float(found[1]) for found in re.finditer(r"event=slow_turn .*processor_ms=(\S+)", self.log(node_id))
-                ]
-                worst = max(turns, default=0.0)
-                assert worst <= TURN_MS_MAX, self.explain(f"{node_id} held its loop for {worst} ms")
+        found = too_long(self.log(node_id) for node_id in self.node_ids if self.log_path(node_id).exists())
+        assert not found, self.explain(found)
 
     # -- asking ------------------------------------------------------------------------------------------------------
 

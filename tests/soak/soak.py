@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.cluster.disks import Disks
-from tests.cluster.harness import TURN_MS_MAX, Cluster
+from tests.cluster.harness import Cluster
+from tests.cluster.turns import too_long
 from tests.cluster.workload import assert_on_all_nodes
 from tests.results import record
 from tests.simulation.linearizability import Outcome
@@ -38,7 +39,7 @@ from tests.soak.driver import TROUBLES, Driver
 from tests.soak.ground import Ground, Sizes
 from tests.soak.history import History
 from tests.soak.load import Load
-from tests.soak.watch import Seen, elections, slow_turns
+from tests.soak.watch import Seen, elections
 
 MODULE: Final = "tests.soak"
 DEFAULT: Final[dict[str, Any]] = {"heartbeat_ms": 50, "election_timeout_min_ms": 150, "election_timeout_max_ms": 300}
@@ -133,8 +134,8 @@ class Soak:
         else:
             if verdict.outcome is not Outcome.LINEARIZABLE:
                 self.problems.append(verdict.explanation)
-        if (longest := slow_turns(self.cluster)["longest_ms"]) > TURN_MS_MAX:
-            self.problems.append(f"a turn of a node's loop took {longest} ms of its processor")
+        if found := too_long(self.cluster.log(node_id) for node_id in self.cluster.node_ids):
+            self.problems.append(found)
         if self.driver is not None:
             self.problems += self.driver.faults + [f"{name} never struck" for name in self.driver.without()]
         if self.ground is not None:
