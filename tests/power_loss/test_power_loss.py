@@ -40,6 +40,8 @@ TURNS: Final = 2
 
 RECORDINGS_MAX: Final = 6
 """Recordings made until all that must be met was: on a busy machine a checkpoint may end before a call that is cut."""
+KNOWN_SEEDS: Final = {"space-reused": 2}
+"""Planted bug -> seed of a recording in which it does harm, where most recordings have no such moment."""
 
 
 @pytest.fixture
@@ -95,7 +97,8 @@ def test_planted_bug_is_found(scratch: Path, tmp_path: Path, bug: str) -> None:
     A recording may have no moment in which the bug does harm: space is used again in few of them.
     """
     for number in range(RECORDINGS_MAX):
-        campaign = find_bug(scratch / str(number), bug, fresh_seed(), rounds=1)
+        seed = fresh_seed() if number else KNOWN_SEEDS.get(bug, fresh_seed())
+        campaign = find_bug(scratch / str(number), bug, seed, rounds=1)
         if campaign.failures:
             break
     assert campaign.failures, f"{bug}: not found in {RECORDINGS_MAX} times {campaign.images} images"
