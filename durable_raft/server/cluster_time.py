@@ -28,18 +28,20 @@ class ClusterTime:
 
     def __init__(self) -> None:
         self.is_known = False
+        self.is_certain = False
+        """Whether it is known, and not only from an answer that was long under way: then it may be as far behind."""
         self._base_ms = 0.0
         self._at_ms = 0
         self._pace_change = 0.0
 
-    def set(self, time_ms: int, now_ms: int) -> None:
-        """Know that it is ``time_ms`` now."""
-        self.is_known = True
+    def set(self, time_ms: int, now_ms: int, *, is_certain: bool = True) -> None:
+        """Know that it is ``time_ms`` now, or a little later if that is not certain."""
+        self.is_known, self.is_certain = True, is_certain
         self._base_ms, self._at_ms, self._pace_change = float(time_ms), now_ms, 0.0
 
     def forget(self) -> None:
         """Know the time no longer."""
-        self.is_known = False
+        self.is_known = self.is_certain = False
 
     def time_ms(self, now_ms: int) -> int:
         """Return the cluster time; it does not go back from one call to the next, but for ``set``."""

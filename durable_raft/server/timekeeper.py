@@ -4,7 +4,8 @@
 and counts on by its own monotonic clock, so that whoever is elected next goes on from there. A new leader that does not
 know the time (it has just started) takes it, before it stamps anything, from
 
-1. another node that knows it;
+1. another node that knows it. The time in an answer is as old as the answer was long under way, which may be seconds
+   if this node was paused meanwhile. So such answers alone are believed only when two seconds have brought no other;
 2. or, when a majority was asked and nobody knows it (all were restarted), the agreed clock, if that is ahead of the
    log: this is the one jump there is, and nothing was stamped since that it could cut short;
 3. or, when no majority of clocks agrees and the others do not answer within two seconds, the log: then the time of the
@@ -32,16 +33,23 @@ from durable_raft.wire.messages import AskTime, TellTime
 _logger = logging.getLogger(__name__)
 
 ASK_TICKS: Final = 4
-"""Looks from one question to the next, about a second; with each look while the time is not known."""
+"""Looks from one question to the next, about a second; with each look while the time is not certain."""
 
 WAIT_MS: Final = 2000
-"""How long a new leader waits for more clocks, when nobody knows the time and those that it has read disagree."""
+"""How long a new leader waits for more clocks, when nobody knows the time and those that it has read disagree; and for
+a word in time about what time it is, when all that it has heard was long under way."""
 
 
 class _Told(NamedTuple):
     time_ms: int
     at_ms: int
     applied_index: Index
+    is_late: bool
+    """Whether the answer was long under way."""
+
+    def present_ms(self, now_ms: int) -> int:
+        """Return what the peer's time is now; if the answer was late, at least."""
+        return self.time_ms + now_ms - self.at_ms
 
 
 class Timekeeper:
@@ -116,7 +124,7 @@ class Timekeeper:
         if raft.last_time_reset > self._applied:
             # The log holds a reset that this node has not heard out: its own count may be from before.
             return False
-        if not self._time.is_known and not self._begin(now_ms):
+        if not self._time.is_certain and not self._begin(now_ms):
             return False
         self._office = raft.current_term
         return True
@@ -124,12 +132,16 @@ class Timekeeper:
     def _begin(self, now_ms: int) -> bool:
         """Take the time from a node that knows it, from the agreed clock, or from the log; see the module docstring."""
         raft, floor_ms = self._raft, self._raft.log.last_timestamp_ms
-        known = [told for told in self._told.values() if told.applied_index >= self._least_applied]
-        if known:
+        known = [told for told in self._told.values() if self._counts(told)]
+        if known or self._time.is_known:
             if self._applied < raft.state.term_start_index:
                 # What is not applied yet may hold a reset that they do not know.
                 return False
-            self._start("peer", max(told.time_ms + now_ms - told.at_ms for told in known), now_ms)
+            is_late = all(told.is_late for told in known)
+            if is_late and self._may_wait(now_ms):
+                return False
+            own = [self._time.time_ms(now_ms)] if self._time.is_known else []
+            self._start("late" if is_late else "peer", max(own + [told.present_ms(now_ms) for told in known]), now_ms)
             return True
         if len(self._answered) + 1 < self._majority:
             return False
@@ -144,8 +156,12 @@ class Timekeeper:
             self._start("middle", agreement.median_ms, now_ms)
         return True
 
+    def _counts(self, told: _Told) -> bool:
+        """Return whether a peer that said this knows of every reset of the time that is behind this node."""
+        return told.applied_index >= self._least_applied
+
     def _may_wait(self, now_ms: int) -> bool:
-        """Return whether a leader that has just begun may wait for the clocks that it does not know yet."""
+        """Return whether a leader that has just begun may wait for clocks, or a word in time, that it does not have."""
         if self._waits is None or self._waits[0] != self._raft.current_term:
             self._waits = (self._raft.current_term, now_ms + WAIT_MS)
         return now_ms < self._waits[1]
@@ -171,15 +187,20 @@ class Timekeeper:
             return
         self._answered.add(source)
         self._agreed.read(source, now_ms, message.asked_ms, message.time_of_day_ms)
-        if not message.cluster_time_ms:
+        is_late = now_ms - message.asked_ms > self.bound_ms // 2
+        if message.cluster_time_ms:
+            self._take_told(source, _Told(message.cluster_time_ms, now_ms, message.applied_index, is_late))
+        elif not is_late:
             self._told.pop(source, None)
-            return
-        self._told[source] = _Told(message.cluster_time_ms, now_ms, message.applied_index)
-        if source == self._raft.leader_id:
-            # An answer that was long under way is old: what was counted since an earlier one is nearer.
-            is_late = now_ms - message.asked_ms > self.bound_ms // 2
-            if not (is_late and self._time.is_known and self._time.time_ms(now_ms) > message.cluster_time_ms):
-                self._time.set(message.cluster_time_ms, now_ms)
+
+    def _take_told(self, source: NodeId, told: _Told) -> None:
+        """Take what a peer knows. If that is old, what was counted since an earlier answer may be nearer."""
+        now_ms, before = told.at_ms, self._told.get(source)
+        if not (told.is_late and before and self._counts(before) and before.present_ms(now_ms) > told.time_ms):
+            self._told[source] = told
+        is_behind = told.is_late and self._time.is_known and self._time.time_ms(now_ms) > told.time_ms
+        if source == self._raft.leader_id and not is_behind:
+            self._time.set(told.time_ms, now_ms, is_certain=self._time.is_certain or not told.is_late)
 
     def ask(self) -> None:
         """Ask every other node what time it is."""
@@ -188,13 +209,13 @@ class Timekeeper:
             self._tell(peer, AskTime(now_ms))
 
     def links_changed(self) -> None:
-        """Ask at once when the time is not known: somebody may have come who knows it."""
-        if not self._time.is_known:
+        """Ask at once when the time is not certain: somebody may have come who knows it."""
+        if not self._time.is_certain:
             self.ask()
 
     def tick(self) -> None:
         """Look at the clocks, steer the cluster time if this node leads, and say what is wrong: four times a second."""
-        if self._ticks % ASK_TICKS == 0 or not self._time.is_known:
+        if self._ticks % ASK_TICKS == 0 or not self._time.is_certain:
             self.ask()
         self._ticks += 1
         now_ms = self._now_ms()

@@ -9,12 +9,15 @@ import pytest
 
 from durable_raft.raft.messages import AppendEntries
 from durable_raft.raft.reluctance import LET_PASS_MAX
-from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Index, LogPoint, Role, Term, make_entry
+from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Index, LogPoint, NodeId, Role, Term, make_entry
 from durable_raft.server.timekeeper import WAIT_MS
+from durable_raft.wire.messages import TellTime
 from tests.support.desk import N2, N3, Desk, desk_at
 from tests.support.raft_solo import vote
 
 FAR_MS = 600_000
+LATE_MS = 5_000
+"""How long some answers are under way."""
 
 
 @pytest.fixture
@@ -143,6 +146,58 @@ def test_a_count_that_is_behind_the_log_goes_on_from_there(desk: Desk) -> None:
     desk.acknowledge()
     desk.wait(0.1)
     assert now_ms + 9000 <= first < stamp(desk)
+
+
+def hear_late(desk: Desk, peer: NodeId, time_ms: int) -> None:
+    """n1 hears what ``peer`` said ``LATE_MS`` ago about the cluster time: it was paused meanwhile."""
+    applied = desk.raft.log.last_applied
+    desk.arrive(peer, TellTime(desk.now_ms - LATE_MS, desk.time_of_day_ms - LATE_MS, time_ms - LATE_MS, applied))
+    desk.turn()
+
+
+def test_a_leader_that_heard_its_predecessor_late_believes_who_was_heard_in_time(desk: Desk) -> None:
+    """It knows only what the leader told long ago; another node has counted on since."""
+    told_ms = desk.time_of_day_ms + 77_000
+    desk.follow(N2, entry_after(desk, desk.time_of_day_ms))
+    hear_late(desk, N2, told_ms)
+    assert desk.node.timekeeper.present_ms() >= told_ms - LATE_MS
+    desk.clocks.knows = {N3: (told_ms, Index(1))}
+    hear_clocks(desk)
+    desk.lead()
+    assert told_ms <= stamp(desk) < told_ms + 2500
+
+
+def test_a_leader_that_heard_everybody_late_waits_for_a_word_in_time(tmp_path: Path) -> None:
+    """Nobody says a word in time for two seconds: it goes on from the latest of what it heard."""
+    with desk_at(tmp_path / "n1", timeless=frozenset({N2, N3})) as desk:
+        told_ms = desk.time_of_day_ms + 77_000
+        desk.follow(N2, entry_after(desk, desk.time_of_day_ms))
+        hear_late(desk, N3, told_ms)
+        hear_late(desk, N2, told_ms - 1000)
+        heard_at = desk.now
+        desk.lead()
+        began = desk.now
+        desk.client().send("set k v")
+        while not desk.proposed[1:]:
+            desk.wait(0.1)
+            desk.acknowledge()
+        assert WAIT_MS / 1000 <= desk.now - began < WAIT_MS / 1000 + 1
+        stamped_ms = desk.proposed[-1].timestamp_ms - told_ms + LATE_MS
+        assert WAIT_MS <= stamped_ms <= (desk.now - heard_at) * 1100
+
+
+def test_a_late_answer_hides_no_earlier_one_of_the_same_node(tmp_path: Path) -> None:
+    """A leader that has just started takes what was counted since the earlier one, which is nearer."""
+    with desk_at(tmp_path / "n1", timeless=frozenset({N2, N3})) as desk:
+        told_ms = desk.time_of_day_ms + 77_000
+        desk.clocks.timeless, desk.clocks.knows = {N2}, {N3: (told_ms, Index(0))}
+        hear_clocks(desk)
+        desk.turn()
+        desk.clocks.timeless = {N2, N3}
+        hear_late(desk, N3, told_ms)
+        hear_late(desk, N3, LATE_MS)  # it did not know the time then
+        desk.lead()
+        assert told_ms <= stamp(desk) < told_ms + 2500
 
 
 def test_only_the_leaders_word_is_taken(desk: Desk) -> None:

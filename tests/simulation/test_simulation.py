@@ -22,6 +22,7 @@ EVENTFUL = (5099, 5049, 5083, 5027, 5066, *range(5_000, 5_049))
 
 REGRESSIONS = {
     181: "a read given back with the leadership was executed after writes that its connection had sent behind it",
+    476: "a leader stamped with what its predecessor had told it two seconds before: it was paused meanwhile",
     485393837: "two logs ended in rotten entries that nobody else held, and refused every vote because of them",
 }
 """Seeds that once failed, and why."""

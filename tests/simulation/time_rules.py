@@ -53,9 +53,12 @@ class TimeRules:
         self._ahead_ms += int(seconds * 1000)
 
     def begins(self, fields: Mapping[str, object]) -> None:
-        """A leader has begun without the word of a majority of clocks: the outage before is not counted."""
+        """A leader has begun without the word of a majority of clocks: the outage before is not counted.
+
+        Or it has waited for a word in time about the cluster time, and has begun with one that was long under way.
+        """
         time_ms = fields["time_ms"]
-        if fields["source"] in ("log", "middle") and isinstance(time_ms, int):
+        if fields["source"] in ("log", "middle", "late") and isinstance(time_ms, int):
             self._behind_ms = max(self._behind_ms, self.true_ms() - time_ms)
             if fields["source"] == "middle":
                 self._ahead_ms = max(self._ahead_ms, time_ms - self.true_ms())
