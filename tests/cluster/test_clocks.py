@@ -62,10 +62,13 @@ def reset_time(cluster: Cluster, node_id: str) -> int:
 
 
 def lasts_for(cluster: Cluster, seconds: float) -> float:
-    """Return how long a key that is given ``seconds`` to live is really there."""
+    """Return how long a key that is given ``seconds`` to live is really there.
+
+    Its life begins when the leader takes the command; the answer may come much later, where disks are busy.
+    """
     client = cluster.cluster_client()
-    client.set("short", "x", px=round(seconds * 1000))
     began = time.monotonic()
+    client.set("short", "x", px=round(seconds * 1000))
     wait_until(lambda: client.get("short") is None, f"a key of {seconds} s to expire", timeout_s=seconds * 3 + 10)
     return time.monotonic() - began
 
