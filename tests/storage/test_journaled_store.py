@@ -19,6 +19,7 @@ from durable_raft.errors import (
     DirectoryLost,
     DirectoryRefused,
     DiskFull,
+    EntryUnavailable,
     StoragePoisoned,
 )
 from durable_raft.raft.types import ORIGIN, Base, Index, LogPoint, Standing, Term
@@ -32,6 +33,7 @@ from durable_raft.storage.log.journaled_store import (
     JournaledLogStore,
 )
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.meta import JournalMark, Meta
 from tests.support.journal_files import MemoryJournalPlace, some_of
 from tests.support.log_building import JournalShelf, entries_after, point_of, read_all, vote, write
 
@@ -352,6 +354,78 @@ def test_writes_go_on_while_lmdb_is_written_to(shelf: JournalShelf, monkeypatch:
     assert read_all(store, 1, 4) == other
     store.move()
     assert read_all(store.home, 1, 3) == other
+
+
+def test_a_cut_at_the_base_is_planned_while_another_thread_makes_that_base(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prefix is gone in LMDB, and the store does not say so yet: the entry before the cut is the base."""
+    entries = entries_after(ORIGIN, 4)
+    other = entries_after(point_of(entries[1]), 1, term=2)
+    store = loaded(shelf)
+    store.persist([write(1, entries)])
+    dropped, go_on = threading.Event(), threading.Event()
+    replace_meta = LmdbLogStore._replace_meta
+
+    def waits(self: LmdbLogStore, meta: Meta) -> None:
+        if meta.base.point.index:
+            dropped.set()
+            assert go_on.wait(60)
+        replace_meta(self, meta)
+
+    monkeypatch.setattr(LmdbLogStore, "_replace_meta", waits)
+    mover = threading.Thread(target=lambda: store.compact(Index(2), 10))
+    mover.start()
+    try:
+        assert dropped.wait(60)
+        assert store.home.base_index == 0
+        assert (store.chain_at(Index(2)), store.base_at(Index(2)).point) == (entries[1].chain, point_of(entries[1]))
+        for index in (1, 5):
+            with pytest.raises(EntryUnavailable):
+                store.chain_at(Index(index))
+        store.persist([write(2, other, cut=3)])
+    finally:
+        go_on.set()
+        mover.join(60)
+    store.move()
+    assert (store.home.base_index, read_all(store, 3, 4)) == (2, other)
+    assert loaded(shelf).load().last == point_of(other[0])
+
+
+def test_a_prefix_that_is_asked_for_during_a_move_waits_for_the_next(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may reach into groups that this move does not take, and LMDB holds what they cut."""
+    old = entries_after(ORIGIN, 20)
+    new = entries_after(point_of(old[9]), 10, term=2)
+    store = loaded(shelf)
+    store.persist([write(1, old)])
+    store.move()
+    store.persist([write(2, hard_state=vote(2))])
+    taken, go_on = threading.Event(), threading.Event()
+    mark_of = JournaledLogStore._mark
+
+    def waits(self: JournaledLogStore, number: int, total: int | None = None) -> JournalMark | None:
+        if threading.current_thread() is mover:
+            taken.set()
+            assert go_on.wait(60)
+        return mark_of(self, number, total)
+
+    monkeypatch.setattr(JournaledLogStore, "_mark", waits)
+    mover = threading.Thread(target=store.move)
+    mover.start()
+    try:
+        assert taken.wait(60)
+        store.persist([write(3, new, cut=11)])
+        store.persist([write(4)], compact_to=Index(15))
+    finally:
+        go_on.set()
+        mover.join(60)
+    assert store.home.base_index == 0
+    store.move()
+    assert store.home.base_index == 10
+    assert read_all(store, 11, 21) == new
+    assert loaded(shelf).load().last == point_of(new[-1])
 
 
 @pytest.mark.parametrize("seed", range(12))

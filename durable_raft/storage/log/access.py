@@ -69,6 +69,20 @@ def read_point(transaction: Transaction[bytes], tables: Tables, index: Index) ->
     return Base(LogPoint(index, Term(ident.term), ident.chain), ident.timestamp_ms)
 
 
+def read_point_or_base(transaction: Transaction[bytes], tables: Tables, index: Index) -> Base:
+    """Return point and timestamp of the entry at ``index``, or of the base; raises as ``read_ident``.
+
+    The base is that of this very transaction: another thread may have just made it of an entry.
+    """
+    try:
+        return read_point(transaction, tables, index)
+    except EntryUnavailable:
+        base = read_meta(transaction, tables)[0].base
+        if base.point.index != index:
+            raise
+        return base
+
+
 def read_entries(transaction: Transaction[bytes], tables: Tables, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
     """Return entries of [lo, hi): at least one, at most about ``bytes_max`` bytes of payload; raises as ``read_ident``.
 

@@ -181,7 +181,8 @@ class JournaledLogStore:
                 self._persist_in_journal(self._journal, write, body)
             self._group = write.number
         if compact_to is not None:
-            self._compact_to = compact_to
+            with self._mutex:
+                self._compact_to = compact_to
         number = writes[-1].number if writes else stand.number
         self._stand = Stand(plan.hard_state or stand.hard_state, self.home.base_index, plan.tail or stand.tail, number)
 
@@ -203,8 +204,7 @@ class JournaledLogStore:
         """Take a group into LMDB, and all that is pending before it."""
         with self._moving:
             groups = [group.write for group in self._pending.groups]
-            mark = None if self._journal is None else self._journal.mark(write.number)
-            self._commit([*groups, write], compact_to, mark)
+            self._commit([*groups, write], compact_to, self._mark(write.number))
             self._note_moved(write.number)
 
     def is_quick(self, write: Write) -> bool:
@@ -259,11 +259,11 @@ class JournaledLogStore:
 
     def _move(self) -> None:
         with self._mutex:
-            groups = tuple(self._pending.groups)
-        if groups and self._journal is not None:
+            # Together: the prefix may reach into a group that comes in a moment, and LMDB hold other entries there.
+            groups, compact_to = tuple(self._pending.groups), self._compact_to
+        if groups:
             last = groups[-1]
-            mark = self._journal.mark(last.write.number, last.sum)
-            self._commit([group.write for group in groups], self._compact_to, mark)
+            self._commit([group.write for group in groups], compact_to, self._mark(last.write.number, last.sum))
             self._note_moved(last.write.number)
 
     def compact(self, upto: Index, entries_max: int) -> Index:
@@ -275,6 +275,10 @@ class JournaledLogStore:
             self._move()
             with self._final():
                 return self.home.compact(upto, entries_max)
+
+    def _mark(self, number: int, total: int | None = None) -> JournalMark | None:
+        """Return what LMDB has to say once it holds the groups up to ``number``; see ``Journal.mark``."""
+        return None if self._journal is None else self._journal.mark(number, total)
 
     def _commit(self, writes: Sequence[Write], compact_to: Index | None, mark: JournalMark | None) -> None:
         with self._final():

@@ -285,11 +285,7 @@ class LmdbLogStore:
 
     def chain_at(self, index: Index) -> int:
         """See the protocol; one read transaction on the calling thread, none for the base."""
-        base = self._meta.base.point
-        if index == base.index:
-            return base.chain
-        with self._reading() as transaction:
-            return access.read_ident(transaction, self._tables, index).chain
+        return self.base_at(index).point.chain
 
     def payload_bytes_at(self, index: Index) -> int:
         """See the protocol; one read transaction on the calling thread."""
@@ -311,7 +307,7 @@ class LmdbLogStore:
         if index == self._meta.base.point.index:
             return self._meta.base
         with self._reading() as transaction:
-            return access.read_point(transaction, self._tables, index)
+            return access.read_point_or_base(transaction, self._tables, index)
 
     def _reading(self) -> Transaction[bytes]:
         return begin_reading(environment_path(self._directory), self._environment.begin)
