@@ -17,6 +17,7 @@ from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.logs import event
 from durable_raft.server.state.keeper import StateKeeper
 from durable_raft.storage.headroom import VOTE_BYTES
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.log_store import DirectoryLogStore
 
 _logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class DiskWatch:
         if not self._store.is_reserve_kept:
             reason = "the file system copies on write, or cannot allocate: a full disk may end the node"
             event(_logger, logging.WARNING, "reserve_not_kept", reason=reason)
+        if isinstance(self._store, JournaledLogStore) and self._store.trouble:
+            event(_logger, logging.WARNING, "journal_not_made", reason=self._store.trouble)
 
     def lost_directory(self) -> DirectoryLost | None:
         """Return that the directory is lost, if it is: then whatever else fails is only what follows from it."""

@@ -61,6 +61,9 @@ class LogMover:
         self._compact_to: Index | None = None
         """Up to where the log is to be dropped; None when it is."""
         self._is_out_of_room = False
+        if store.has_pending:
+            # The start found no room to move it.
+            self._has_work.set()
         self._thread = threading.Thread(target=self._run, name="log-mover", daemon=True)
 
     @property

@@ -46,7 +46,8 @@ _KEEP_SIZE: Final = 1
 
 _COPY_ON_WRITE: Final = frozenset({"bcachefs", "btrfs", "nilfs2", "zfs"})
 _UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors that say so."""
 
 
 class Headroom:
@@ -138,7 +139,7 @@ class Headroom:
             self.is_kept = False
         elif not error:
             self._allocated = max(self._allocated, offset + length)
-        elif error not in _NO_ROOM:
+        elif error not in NO_ROOM:
             raise OSError(error, os.strerror(error), str(self._path))
         return not error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from durable_raft.server.clock import SystemClock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.log_mover import LATEST_S, LogMover
 from durable_raft.server.log_writer import LogWriter
+from durable_raft.storage import headroom
 from durable_raft.storage.log.journaled_store import PENDING_ENTRIES_MAX, JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.support.log_building import JournalShelf, entries_after, point_of, write
@@ -92,6 +94,22 @@ def test_it_moves_at_once_when_much_is_pending(desk: Desk) -> None:
     desk.persist(PENDING_ENTRIES_MAX)
     desk.mover.work()
     assert not desk.store.has_pending
+
+
+def test_it_moves_what_the_start_had_no_room_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a write that would tell it to; while there is no room it tries again."""
+    desk.persist()
+    with monkeypatch.context() as patch:
+        patch.setattr(headroom, "_fallocate", lambda *_: errno.ENOSPC)
+        store = desk.shelf.open()
+        store.load()
+        mover = LogMover(store, desk.clock, CrashPoints(), desk.failures.append)
+        for _ in range(2):
+            assert mover.has_work
+            mover.work()
+            assert store.has_pending
+    mover.work()
+    assert (store.has_pending, mover.has_work, desk.failures) == (False, False, [])
 
 
 def test_the_prefix_goes_while_nobody_writes(desk: Desk) -> None:

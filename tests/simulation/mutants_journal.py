@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import Index
+from durable_raft.raft.types import Entry, Index
 from durable_raft.storage.log import journal, journal_body, journal_format, journaled_store
 from durable_raft.storage.log.journal import FoundJournal, Journal
 from durable_raft.storage.log.journal_format import Group
@@ -91,7 +91,7 @@ def journal_order_exchanged() -> Sequence[Patch]:
 
     def passing(self: JournaledLogStore, write: Write, compact_to: Index | None) -> None:
         with self._moving:
-            mark = None if self._journal is None else self._journal.mark(write.number)
+            mark = self._mark(write.number)
             self._commit([write], compact_to, mark)
             for group in self._pending.groups:
                 self._commit([replace(group.write, number=write.number + group.write.number)], compact_to, mark)
@@ -127,9 +127,9 @@ def journal_left_behind() -> Sequence[Patch]:
     """A start without the journal forgets what is in it."""
     begin = JournaledLogStore._begin
 
-    def forgets(self: JournaledLogStore, found: FoundJournal | None) -> None:
+    def forgets(self: JournaledLogStore, found: FoundJournal | None, rebuilt: tuple[Entry, ...]) -> None:
         if found is not None and not self._is_used:
             found.writes.clear()
-        begin(self, found)
+        begin(self, found, rebuilt)
 
     return [(JournaledLogStore, "_begin", forgets)]

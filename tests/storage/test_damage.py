@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -349,6 +350,17 @@ def test_an_ident_whose_payload_tells_what_follows_is_rebuilt(filled: LmdbShelf)
     found = summary(wounds_of(filled))
     assert ("log", 4, WoundKind.CHECKSUM) in found
     assert ("ident", 5, WoundKind.CHECKSUM) in found
+
+
+def test_a_cut_behind_an_ident_that_is_rebuilt_in_the_same_group(filled: LmdbShelf) -> None:
+    """The entry before the cut is the one that is written again."""
+    flip_bit(filled.directory, "ident", KEY5, 40)
+    store = filled.open()
+    rebuilt = store.load().rebuilt
+    other = entries_after(point_of(rebuilt[0]), 1, term=4)
+    store.persist([replace(write(1), mended=rebuilt), write(2, other, cut=6)])
+    stored = filled.open().load()
+    assert (stored.last, stored.rebuilt) == (point_of(other[0]), ())
 
 
 def test_a_rotten_copy_of_meta_is_looked_for_while_the_store_is_open(filled: LmdbShelf) -> None:

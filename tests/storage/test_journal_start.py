@@ -5,29 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from durable_raft.errors import (
-    InvariantViolation,
-    StoragePoisoned,
-)
-from durable_raft.raft.types import ORIGIN
+from durable_raft.errors import DiskFull, InvariantViolation, StoragePoisoned
+from durable_raft.raft.types import ORIGIN, Index, Standing
+from durable_raft.storage import headroom
 from durable_raft.storage.log import journal
 from durable_raft.storage.log.journal import Journal, journal_path
 from durable_raft.storage.log.journal_format import BLOCK_BYTES, RING_AT, Header, pack_header
-from durable_raft.storage.log.journaled_store import (
-    JournaledLogStore,
-)
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.meta import JournalMark
+from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from tests.storage.raw import flip_bit
 from tests.storage.test_journaled_store import loaded
 from tests.support.journal_files import MemoryJournalFile, MemoryJournalPlace
-from tests.support.log_building import JournalShelf, entries_after, read_all, write
+from tests.support.log_building import JournalShelf, entries_after, point_of, read_all, vote, write
 
 
 @pytest.fixture
@@ -105,6 +103,26 @@ def test_a_rotten_copy_of_meta_is_told_though_the_load_mends_it(shelf: JournalSh
     assert store.tolerated == ()
 
 
+def test_a_cut_behind_a_rotten_ident_is_moved_when_the_record_is_rebuilt(shelf: JournalShelf) -> None:
+    """As where LMDB alone has the log: the ident is told by the entry's log record, and the wound is told."""
+    old = entries_after(ORIGIN, 4)
+    store = loaded(shelf)
+    store.persist([write(1, old)])
+    store.move()
+    new = entries_after(point_of(old[1]), 1, term=2)
+    store.persist([write(2, new, cut=3)])
+    shelf.close()
+    for index in (2, 4):
+        flip_bit(shelf.directory, "ident", IDENT_KEY.pack(index), 200)
+    store = shelf.open()
+    stored = store.load()
+    assert (stored.last, stored.rebuilt, stored.lost) == (point_of(new[0]), (), ())
+    assert [(wound.table, wound.index) for wound in store.healable] == [("ident", 2), ("ident", 4)]
+    assert read_all(store, 1, 4) == old[:2] + new
+    store.load()
+    assert store.healable == ()
+
+
 def test_a_journal_that_nothing_names_is_made_anew(shelf: JournalShelf, tmp_path: Path) -> None:
     """A crash after the first journal was made and before LMDB named it; or after LMDB forgot it."""
     loaded(shelf).persist([write(1, entries_after(ORIGIN, 1))])
@@ -123,22 +141,133 @@ def test_nothing_is_written_before_the_load(shelf: JournalShelf) -> None:
         store.persist([write(1, entries_after(ORIGIN, 1))])
 
 
-def test_a_journal_that_finds_no_room_leaves_none(shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing half made stays; the directory opens afterwards as if nothing had been tried."""
+def failing_pwrite(error: int) -> Callable[[int, bytes, int], int]:
+    """Return a pwrite that fails somewhere in the ring of a journal that is made."""
     real = os.pwrite
 
-    def full(fd: int, data: bytes, offset: int) -> int:
+    def fails(fd: int, data: bytes, offset: int) -> int:
         if offset > RING_AT:
-            raise OSError(errno.ENOSPC, "injected")
+            raise OSError(error, "injected")
         return real(fd, data, offset)
 
+    return fails
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_without_room_for_a_journal_the_log_goes_on_in_lmdb(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """As it did before there were journals; nothing half made stays, and the next start finds room."""
+    entries = entries_after(ORIGIN, 2)
+    monkeypatch.setattr(journal, "_FILL_BYTES", BLOCK_BYTES)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full)
+        patch.setattr(os, "pwrite", failing_pwrite(error))
+        store = loaded(shelf)
+    assert "injected" in store.trouble
+    assert sorted(path.name for path in (shelf.directory / "raft").iterdir()) == ["data.mdb", "lock.mdb"]
+    # The mover's thread may be at work in LMDB.
+    assert not store.is_quick(write(1, entries[:1]))
+    store.persist([write(1, entries[:1])])
+    assert (store.has_pending, store.home.last_index, store.home.mark) == (False, 1, None)
+    assert store.compact(Index(1), 10) == 1
+    store = loaded(shelf)
+    store.persist([write(1, entries[1:])])
+    assert (store.trouble, store.has_pending, store.home.last_index) == ("", True, 1)
+
+
+def test_a_disk_that_fails_under_a_new_journal_is_no_full_one(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is final; the directory opens afterwards as if nothing had been tried."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing_pwrite(errno.EIO))
         patch.setattr(journal, "_FILL_BYTES", BLOCK_BYTES)
         with pytest.raises(StoragePoisoned, match="injected"):
             shelf.open().load()
     assert sorted(path.name for path in (shelf.directory / "raft").iterdir()) == ["data.mdb", "lock.mdb"]
     loaded(shelf).persist([write(1, entries_after(ORIGIN, 1))])
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_a_start_without_room_keeps_pending_what_it_finds(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch, *, is_used: bool
+) -> None:
+    """One log for whoever reads; nothing is written before LMDB takes it, and nothing is lost by another start."""
+    old = entries_after(ORIGIN, 5)
+    new = entries_after(point_of(old[2]), 2, term=3)
+    standing = Standing(is_voter=False)
+    store = loaded(shelf)
+    store.persist([write(1, old, hard_state=vote(1))])
+    store.move()
+    store.persist([replace(write(2, cut=4, hard_state=vote(3, "n2")), standing=standing)])
+    store.persist([write(3, new)])
+    more = entries_after(point_of(new[-1]), 1, term=3)
+    shelf.close()
+    flip_bit(shelf.directory, "log", LOG_KEY.pack(5, 0), 260)
+    flip_bit(shelf.directory, "log", LOG_KEY.pack(2, 0), 260)
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(headroom, "_fallocate", lambda *_: errno.ENOSPC)
+            store = shelf.open(is_used=is_used)
+            stored = store.load()
+            assert (stored.hard_state, stored.standing) == (vote(3, "n2"), standing)
+            assert (stored.last, stored.last_timestamp_ms) == (point_of(new[-1]), new[-1].timestamp_ms)
+            assert stored.term_starts == ((1, 1), (4, 3))
+            assert [lost.index for lost in stored.lost] == [2]
+            assert (read_all(store, 3, 6), store.chain_at(Index(3))) == ([old[2], *new], old[2].chain)
+            with pytest.raises(DiskFull):
+                store.move()
+            with pytest.raises(DiskFull):
+                store.persist([write(1, more)])
+            with pytest.raises(DiskFull):
+                store.compact(Index(1), 1)
+            assert (store.home.last_index, store.has_pending) == (5, True)
+    store.persist([write(1, more)])
+    assert (store.home.last_index, store.has_pending) == (6, False)
+    assert journal_path(store.path).exists() == is_used
+    last = entries_after(point_of(more[-1]), 1, term=3)
+    store.persist([write(2, last)])
+    assert store.has_pending == is_used
+    shelf.close()
+    found = loaded(shelf)
+    assert read_all(found, 3, 8) == [old[2], *new, *more, *last]
+
+
+def test_what_a_start_had_no_room_for_is_moved_when_there_is_some(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mover does it; then groups go to the journal again."""
+    entries = entries_after(ORIGIN, 3)
+    loaded(shelf).persist([write(1, entries[:1])])
+    with monkeypatch.context() as patch:
+        patch.setattr(headroom, "_fallocate", lambda *_: errno.ENOSPC)
+        store = loaded(shelf)
+        assert store.space().owned_bytes == 0
+    store.move()
+    assert (store.home.last_index, store.has_pending) == (1, False)
+    store.persist([write(1, entries[1:2])])
+    assert (store.home.last_index, store.has_pending) == (1, True)
+    store = loaded(shelf)
+    store.persist([write(1, entries[2:])])
+    assert read_all(loaded(shelf), 1, 4) == entries
+
+
+def test_a_record_to_be_rebuilt_and_no_room_for_it_is_a_full_disk(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where LMDB alone has the log: who the entry is could not be told to anybody."""
+    entries = entries_after(ORIGIN, 3)
+    store = loaded(shelf)
+    store.persist([write(1, entries[:2])])
+    store.move()
+    store.persist([write(2, entries[2:])])
+    shelf.close()
+    flip_bit(shelf.directory, "ident", IDENT_KEY.pack(1), 200)
+    with monkeypatch.context() as patch:
+        patch.setattr(headroom, "_fallocate", lambda *_: errno.ENOSPC)
+        with pytest.raises(DiskFull):
+            shelf.open().load()
+    assert read_all(loaded(shelf), 1, 4) == entries
 
 
 def test_unreadable_blocks_are_as_damaged_ones(shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,10 @@ from collections import deque
 from pathlib import Path
 from typing import Final, Protocol
 
-from durable_raft.errors import StoragePoisoned
+from durable_raft.errors import DiskFull, StoragePoisoned
 from durable_raft.raft.ready import Write
 from durable_raft.storage.directory import sync_path
+from durable_raft.storage.headroom import NO_ROOM
 from durable_raft.storage.log.journal_body import unpack_write
 from durable_raft.storage.log.journal_format import (
     BLOCK_BYTES,
@@ -75,7 +76,11 @@ class JournalPlace(Protocol):
     """Where a log's journal is, or may be made."""
 
     def create(self, header: Header) -> None:
-        """Make a journal with an empty ring, whole and durable, in place of one that nothing names."""
+        """Make a journal with an empty ring, whole and durable, in place of one that nothing names.
+
+        Raises:
+            DiskFull: there is no room; nothing is left of it.
+        """
 
     def open(self) -> JournalFile:
         """Open the journal.
@@ -99,11 +104,14 @@ class DiskJournalPlace:
         """See ``create_journal_file``.
 
         Raises:
+            DiskFull: there is no room.
             StoragePoisoned: the disk did not take it.
         """
         try:
             create_journal_file(self.path, header)
         except OSError as error:
+            if error.errno in NO_ROOM:
+                raise DiskFull(f"{self.path} cannot be made: {error}") from error
             raise StoragePoisoned(f"{self.path} cannot be made: {error}") from error
 
     def open(self) -> JournalFile:
@@ -111,8 +119,9 @@ class DiskJournalPlace:
         return DiskJournalFile(self.path)
 
     def remove(self) -> None:
-        """Remove it; a crash may leave it there, where nothing names it."""
-        self.path.unlink(missing_ok=True)
+        """Remove it; a crash or the disk may leave it there, where nothing names it."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()
 
 
 class DiskJournalFile:
@@ -360,6 +369,7 @@ def new_journal(place: JournalPlace, ring_bytes: int) -> Journal:
     """Make a journal whose first group will be number 1.
 
     Raises:
+        DiskFull: there is no room for it.
         StoragePoisoned: the disk did not take it.
     """
     begun = JournalMark(secrets.token_bytes(16), 1, 0, 0)

@@ -3,7 +3,8 @@
 LMDB is the log's home. A group is made durable in the journal (journal.py) with one write and one flush, then it is
 *pending*: in memory, and in the journal. ``move`` takes all that is pending into LMDB in one durable transaction, which
 also names the last group that LMDB holds. Only then is the journal's space used again. So after any crash the log is
-what LMDB holds and the groups that follow in the journal, and ``load`` moves those first.
+what LMDB holds and the groups that follow in the journal, and ``load`` moves those first. Where the disk has no room
+for that they stay pending, and no group is journaled before they are moved.
 
 Some groups go to LMDB directly, with all that is pending before them, in order: large ones, those that drop or mend
 what LMDB holds, and those for which the journal has no room.
@@ -29,8 +30,8 @@ from durable_raft.storage.log.journal_body import ENTRIES_MAX, ENTRY_HEAD_BYTES,
 from durable_raft.storage.log.journal_format import JOURNAL, copy_bytes
 from durable_raft.storage.log.log_store import DirectoryLogStore
 from durable_raft.storage.log.meta import JournalMark
-from durable_raft.storage.log.pending import ANY_INDEX, Pending, pending_group, point_of
-from durable_raft.storage.log.plan import Plan, Stand, plan_writes
+from durable_raft.storage.log.pending import ANY_INDEX, Pending, pending_group, with_pending
+from durable_raft.storage.log.plan import Plan, Stand, plan_writes, point_of
 from durable_raft.storage.log.records import records_bytes
 from durable_raft.storage.log.tables import Space
 from durable_raft.storage.wounds import Wound, WoundedLog, WoundKind
@@ -95,6 +96,13 @@ class JournaledLogStore:
         self._is_used = is_used
         self._ring_bytes = ring_bytes
         self._journal: Journal | None = None
+        """Where groups go; None: to LMDB directly."""
+        self._begun: Journal | None = None
+        """A generation that LMDB has no room to name yet."""
+        self._left: FoundJournal | None = None
+        """A journal that goes when LMDB holds what is in it."""
+        self.trouble = ""
+        """Why there is no journal to be used in this life; empty: there is one, or none was asked for."""
         self._stand: Stand | None = None
         """What the log is, pending groups included; None until ``load``."""
         self._group = 0
@@ -103,7 +111,8 @@ class JournaledLogStore:
         """Up to where the prefix may be dropped along with the next transaction."""
         self._poison: BaseException | None = None
         self._tolerated: tuple[Wound, ...] = ()
-        """What ``load`` found of meta, before it wrote meta again."""
+        self._healable: tuple[Wound, ...] = ()
+        """What ``load`` found, before it wrote anything again."""
         self._flushes = 0
         self._moving = threading.Lock()
         """Held while LMDB is written to."""
@@ -114,52 +123,82 @@ class JournaledLogStore:
     # -- opening ------------------------------------------------------------------------------------------------
 
     def load(self) -> StoredLog:
-        """See the protocol: LMDB's part is verified, and what the journal holds is moved into it.
+        """See the protocol: LMDB's part is verified, and what the journal holds is moved into it, if there is room.
 
         Raises:
-            DiskFull: there may be no room for that in LMDB; nothing was done.
+            DiskFull: there is no room to write a record again that what is pending stands on; nothing was done.
             StoragePoisoned: it could not be written.
         """
         self._require_sound()
         stored = self.home.load_held()
-        self._tolerated = self.home.tolerated
-        self._close_journal()
+        self._tolerated, self._healable = self.home.tolerated, self.home.healable
+        self._close_journals()
+        self.trouble = ""
         mark = self.home.mark
         found = None if mark is None else FoundJournal.open(self._place, mark)
-        self._begin(found)
-        if found is not None and found.writes:
-            stored = self.home.load_held()
         self._pending = Pending(stored.last.index)
+        try:
+            self._begin(found, stored.rebuilt)
+        except DiskFull:
+            if stored.rebuilt:
+                raise
+            for group in () if found is None else found.writes:
+                # The next generation's groups follow none of this one.
+                self._pending.append(pending_group(group, 0, 0))
+            tail = self.base_at(Index(self._pending.end - 1))
+            stored = with_pending(stored, self._pending, tail)
+        else:
+            if found is not None and found.writes:
+                stored = self.home.load_held()
+            self._pending = Pending(stored.last.index)
         self._stand = Stand(stored.hard_state, stored.base.index, Base(stored.last, stored.last_timestamp_ms), number=0)
         return stored
 
-    def _begin(self, found: FoundJournal | None) -> None:
-        """Move what was found into LMDB; begin the next generation of the journal, or stop using it."""
+    def _begin(self, found: FoundJournal | None, rebuilt: tuple[Entry, ...]) -> None:
+        """Move what was found into LMDB; begin the next generation of the journal, or stop using it.
+
+        Args:
+            found: what an earlier life left.
+            rebuilt: entries to be written again before: a cut may stand on one of them.
+
+        Raises:
+            DiskFull: there may be no room for that; it is done with the next transaction that finds some.
+        """
         writes = [] if found is None else found.writes
         self._group = 0 if found is None else found.number
-        journal = None
         with self._final():
-            if self._is_used:
-                journal = new_journal(self._place, self._ring_bytes) if found is None else found.begin()
-            self._journal = journal
-            try:
-                self.home.commit(writes, None, None if journal is None else journal.mark(self._group))
-            except InvariantViolation as error:
-                wound = Wound(JOURNAL, None, None, "groups that follow what LMDB holds", str(error), WoundKind.ORDER)
-                raise WoundedLog([wound]) from error
-        if journal is None and found is not None:
-            found.close()
-            self._place.remove()
+            if found is None:
+                self._begun = self._made() if self._is_used else None
+            elif self._is_used:
+                self._begun = found.begin()
+            else:
+                self._left = found
+        if writes and rebuilt:
+            writes[0] = replace(writes[0], mended=rebuilt)
+        try:
+            self._commit(writes, None, self._mark(self._group))
+        except InvariantViolation as error:
+            wound = Wound(JOURNAL, None, None, "groups that follow what LMDB holds", str(error), WoundKind.ORDER)
+            raise WoundedLog([wound]) from error
+
+    def _made(self) -> Journal | None:
+        """Make a journal, if there is room."""
+        try:
+            return new_journal(self._place, self._ring_bytes)
+        except DiskFull as error:
+            self.trouble = str(error)
+            return None
 
     def close(self) -> None:
         """Release the directory; nothing is written."""
-        self._close_journal()
+        self._close_journals()
         self.home.close()
 
-    def _close_journal(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+    def _close_journals(self) -> None:
+        for journal in (self._journal, self._begun, self._left):
+            if journal is not None:
+                journal.close()
+        self._journal = self._begun = self._left = None
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -208,10 +247,10 @@ class JournaledLogStore:
             self._note_moved(write.number)
 
     def is_quick(self, write: Write) -> bool:
-        """Return whether a group of this write alone goes to the journal, or nothing ever does."""
+        """Return whether a group of this write alone goes to the journal, or none is to be used."""
         journal = self._journal
         if journal is None or self._is_direct(write):
-            return journal is None
+            return not self._is_used
         return journal.has_room(_entries_bytes(write) + _STANDING_BYTES)
 
     def _is_direct(self, write: Write) -> bool:
@@ -228,7 +267,7 @@ class JournaledLogStore:
 
     @property
     def is_journaled(self) -> bool:
-        """Whether groups go to the journal; otherwise nothing is ever pending after ``load``."""
+        """Whether groups are to go to the journal; otherwise nothing is pending after the first write."""
         return self._is_used
 
     @property
@@ -278,11 +317,19 @@ class JournaledLogStore:
 
     def _mark(self, number: int, total: int | None = None) -> JournalMark | None:
         """Return what LMDB has to say once it holds the groups up to ``number``; see ``Journal.mark``."""
-        return None if self._journal is None else self._journal.mark(number, total)
+        journal = self._journal or self._begun
+        return None if journal is None else journal.mark(number, total)
 
     def _commit(self, writes: Sequence[Write], compact_to: Index | None, mark: JournalMark | None) -> None:
         with self._final():
             self.home.commit(writes, compact_to, mark)
+            if self._left is not None:
+                self._left.close()
+                self._place.remove()
+        self._left = None
+        if self._begun is not None:
+            # No group before this: it would be of a generation that LMDB does not know.
+            self._journal, self._begun = self._begun, None
 
     def _note_moved(self, number: int) -> None:
         """A durable transaction of LMDB holds the groups up to ``number``."""
@@ -386,8 +433,8 @@ class JournaledLogStore:
 
     @property
     def healable(self) -> tuple[Wound, ...]:
-        """See the protocol."""
-        return self.home.healable
+        """See the protocol; those that ``load`` has mended itself are among them."""
+        return self._healable
 
     @property
     def is_reserve_kept(self) -> bool:

@@ -7,12 +7,12 @@ LMDB's last entry; what LMDB still holds behind it does not count.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import Base, Entry, Index, LogPoint
+from durable_raft.raft.types import Base, Entry, Index, StoredLog
 from durable_raft.storage.log.records import records_bytes
 
 ANY_INDEX: Final = Index((1 << 64) - 2)
@@ -98,6 +98,28 @@ class Pending:
         return found
 
 
-def point_of(entry: Entry) -> Base:
-    """Return point and timestamp of an entry."""
-    return Base(LogPoint(entry.index, entry.term, entry.chain), entry.timestamp_ms)
+def with_pending(stored: StoredLog, pending: Pending, tail: Base) -> StoredLog:
+    """Return what is stored when what is pending is a part of it.
+
+    Args:
+        stored: in LMDB.
+        pending: what follows.
+        tail: point and timestamp of the last entry of both; those of the base when there is none.
+    """
+    term_starts = [(index, term) for index, term in stored.term_starts if index < pending.first]
+    term = term_starts[-1][1] if term_starts else None
+    for entry in pending.entries:
+        if entry.term != term:
+            term = entry.term
+            term_starts.append((entry.index, term))
+    hard_states = [group.write.hard_state for group in pending.groups if group.write.hard_state is not None]
+    standings = [group.write.standing for group in pending.groups if group.write.standing is not None]
+    return replace(
+        stored,
+        hard_state=hard_states[-1] if hard_states else stored.hard_state,
+        standing=standings[-1] if standings else stored.standing,
+        last=tail.point,
+        last_timestamp_ms=tail.timestamp_ms,
+        term_starts=tuple(term_starts),
+        lost=tuple(each for each in stored.lost if each.index < pending.first),
+    )

@@ -104,11 +104,16 @@ def plan_writes(writes: Sequence[Write], stand: Stand, point_at: Callable[[Index
             last = _cut(plan, write.truncate_from, base, last, point_at)
         for entry in write.entries:
             _check_follows(entry, last)
-            last = Base(LogPoint(entry.index, entry.term, entry.chain), entry.timestamp_ms)
+            last = point_of(entry)
             plan.entries.append(entry)
     if plan.new_base is not None or plan.cut_from is not None or plan.entries:
         plan.tail = last
     return plan
+
+
+def point_of(entry: Entry) -> Base:
+    """Return point and timestamp of an entry."""
+    return Base(LogPoint(entry.index, entry.term, entry.chain), entry.timestamp_ms)
 
 
 def meta_after(meta: Meta, plan: Plan) -> Meta:
@@ -138,8 +143,7 @@ def _cut(plan: Plan, cut: Index, base: Index, last: Base, point_at: Callable[[In
     first_planned = last.point.index + 1 - len(plan.entries)
     if cut > first_planned:
         del plan.entries[cut - first_planned :]
-        kept = plan.entries[-1]
-        return Base(LogPoint(kept.index, kept.term, kept.chain), kept.timestamp_ms)
+        return point_of(plan.entries[-1])
     plan.entries.clear()
     plan.mended = {index: entry for index, entry in plan.mended.items() if index < cut}
     if cut < first_planned:
@@ -147,7 +151,9 @@ def _cut(plan: Plan, cut: Index, base: Index, last: Base, point_at: Callable[[In
         plan.cut_from = cut
     if plan.new_base is not None:
         return plan.new_base
-    return point_at(Index(cut - 1))
+    # What stands there may be rotten, and be written again by this very plan.
+    mended = plan.mended.get(Index(cut - 1))
+    return point_at(Index(cut - 1)) if mended is None else point_of(mended)
 
 
 def _check_hard_state(new: HardState, old: HardState) -> None:

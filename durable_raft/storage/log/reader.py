@@ -29,7 +29,8 @@ from durable_raft.storage.environment import measure, open_read_only, tree_wound
 from durable_raft.storage.log import access
 from durable_raft.storage.log.glance import glance_at_journal, pending_in
 from durable_raft.storage.log.meta import Meta
-from durable_raft.storage.log.pending import ANY_INDEX, Pending, point_of
+from durable_raft.storage.log.pending import ANY_INDEX, Pending
+from durable_raft.storage.log.plan import point_of
 from durable_raft.storage.log.records import IDENT, IDENT_KEY, LOG_KEY, Items, pack_entries
 from durable_raft.storage.log.tables import Tables, open_tables
 from durable_raft.storage.log.walk import LogWalk, Walked
