@@ -57,8 +57,12 @@ class DiskWatch:
         if not self._store.is_reserve_kept:
             reason = "the file system copies on write, or cannot allocate: a full disk may end the node"
             event(_logger, logging.WARNING, "reserve_not_kept", reason=reason)
-        if isinstance(self._store, JournaledLogStore) and self._store.trouble:
-            event(_logger, logging.WARNING, "journal_not_made", reason=self._store.trouble)
+        if isinstance(self._store, JournaledLogStore):
+            if self._store.trouble:
+                event(_logger, logging.WARNING, "journal_not_made", reason=self._store.trouble)
+            if not self._store.is_written_in_place:
+                reason = "the file system copies on write, and not for this file as it was asked: a flush writes more"
+                event(_logger, logging.WARNING, "journal_copied_on_write", reason=reason)
 
     def lost_directory(self) -> DirectoryLost | None:
         """Return that the directory is lost, if it is: then whatever else fails is only what follows from it."""

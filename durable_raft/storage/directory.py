@@ -46,6 +46,7 @@ _NETWORK_TYPES: Final = frozenset(
     {"9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4"}
     | {"ocfs2", "orangefs", "smb3", "smbfs", "virtiofs"}
 )
+_COPY_ON_WRITE: Final = frozenset({"bcachefs", "btrfs", "nilfs2", "zfs"})
 
 
 class DirectoryLock:
@@ -261,6 +262,11 @@ def file_system_of(path: Path) -> str | None:
     """Return the type of the file system that holds ``path``, which must exist; None where the system does not tell."""
     found = _mount_of(path.resolve(), _mounts())
     return None if found is None else found[1]
+
+
+def copies_on_write(path: Path) -> bool:
+    """Return whether the file system that holds ``path`` writes a changed block to another place."""
+    return file_system_of(path) in _COPY_ON_WRITE
 
 
 def _mounts() -> str:

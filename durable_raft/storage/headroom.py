@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from durable_raft.errors import DiskFull
-from durable_raft.storage.directory import DATA_FILE, LOCK_FILE, file_system_of
+from durable_raft.storage.directory import DATA_FILE, LOCK_FILE, copies_on_write
 
 if TYPE_CHECKING:
     from lmdb import Environment
@@ -44,7 +44,6 @@ _TOP_UP_BYTES: Final = 1 << 20
 _KEEP_SIZE: Final = 1
 """FALLOC_FL_KEEP_SIZE of linux/falloc.h."""
 
-_COPY_ON_WRITE: Final = frozenset({"bcachefs", "btrfs", "nilfs2", "zfs"})
 _UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors that say so."""
@@ -69,7 +68,7 @@ class Headroom:
         self._fd = os.open(path / DATA_FILE, os.O_RDWR | os.O_CLOEXEC)
         self._allocated = 0
         """Up to here every byte of the file has its block."""
-        self.is_kept = file_system_of(path) not in _COPY_ON_WRITE
+        self.is_kept = not copies_on_write(path)
         """Whether the file system keeps what it allocates for this file."""
         self._readers_fd = _open_filled(path / LOCK_FILE)
         self._extend(min(self._end() + keep_bytes, self._map_bytes))

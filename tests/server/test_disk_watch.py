@@ -15,10 +15,14 @@ import pytest
 
 from durable_raft.server import disk_watch
 from durable_raft.storage.environment import Room
+from durable_raft.storage.log import journal
 from tests.support.forked_nodes import ForkedNodes
 
 pytestmark = pytest.mark.cluster
 
+FS_NOCOW_FL: Final = 0x00800000
+FS_NODUMP_FL: Final = 0x00000040
+"""Of linux/fs.h."""
 READER: Final = """
 import sys, time
 import lmdb
@@ -85,6 +89,40 @@ def _readers(directory: Path) -> str:
     program = "import lmdb, sys; print(lmdb.open(sys.argv[1], readonly=True, max_readers=512).readers())"
     command = [sys.executable, "-c", program, str(directory / "raft")]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("copies", "flags", "is_said"), [(True, 0, True), (True, FS_NOCOW_FL, False), (False, 0, False)]
+)
+def test_a_journal_that_is_copied_on_write_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, copies: bool, flags: int, is_said: bool
+) -> None:
+    """At each start, where the file system copies on write and did not leave that off for this file."""
+    monkeypatch.setattr(journal, "copies_on_write", lambda _: copies)
+    monkeypatch.setattr(journal, "_flags_of", lambda _: flags)
+    one = ForkedNodes(1, tmp_path / "nodes", log_commit="journal")
+    for number in (1, 2):
+        one.start()
+        one.leader()
+        one.stop()
+        assert one.log("n1").count("event=journal_copied_on_write") == is_said * number
+    one.start(log_commit="lmdb")
+    one.leader()
+    one.stop()
+    assert one.log("n1").count("event=journal_copied_on_write") == is_said * 2
+    one.close()
+
+
+def test_flags_of_a_file_are_asked_of_the_system(tmp_path: Path) -> None:
+    """None where the file system has none; else those that ``chattr`` sets."""
+    path = tmp_path / "file"
+    with path.open("w") as file:
+        before = journal._flags_of(file.fileno())
+        if subprocess.run(["chattr", "+d", str(path)], capture_output=True, check=False).returncode:
+            pytest.skip("the file system keeps no flags")
+        assert journal._flags_of(file.fileno()) == before | FS_NODUMP_FL
+    with Path("/proc/self/mountinfo").open() as pipe:
+        assert journal._flags_of(pipe.fileno()) == 0
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_file_system_that_copies_on_write_keeps_nothing(
     tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it allocates it uses for the first write only."""
-    monkeypatch.setattr(headroom, "file_system_of", lambda _: "btrfs")
+    monkeypatch.setattr(headroom, "copies_on_write", lambda _: True)
     room = Headroom(environment, tmp_path, MIB)
     assert (room.is_kept, room.owned_bytes) == (False, 0)
     environment.close()

@@ -46,6 +46,8 @@ class MemoryJournalFile:
     def close(self) -> None:
         """The bytes stay."""
 
+    is_written_in_place = True
+
     def sectors(self) -> list[tuple[int, bytes]]:
         """Return (offset, bytes) of every sector that is not flushed, in order."""
         return [

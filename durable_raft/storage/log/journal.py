@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from durable_raft.errors import DiskFull, StoragePoisoned
 from durable_raft.raft.ready import Write
-from durable_raft.storage.directory import sync_path
+from durable_raft.storage.directory import copies_on_write, sync_path
 from durable_raft.storage.headroom import NO_ROOM
 from durable_raft.storage.log.journal_body import unpack_write
 from durable_raft.storage.log.journal_format import (
@@ -70,6 +70,10 @@ class JournalFile(Protocol):
 
     def close(self) -> None:
         """Release the file."""
+
+    @property
+    def is_written_in_place(self) -> bool:
+        """Whether a flush has nothing else to write, as far as that can be told."""
 
 
 class JournalPlace(Protocol):
@@ -135,6 +139,7 @@ class DiskJournalFile:
         """
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._presence = Presence(path)
+        self._path = path
 
     def read(self) -> bytes:
         """Return the whole file, with zeros for blocks that the disk does not give."""
@@ -158,6 +163,11 @@ class DiskJournalFile:
     def close(self) -> None:
         """Release the file."""
         os.close(self._fd)
+
+    @property
+    def is_written_in_place(self) -> bool:
+        """Whether the file system does not copy on write, or not this file."""
+        return not copies_on_write(self._path) or bool(_flags_of(self._fd) & _NO_COPY_ON_WRITE)
 
 
 def read_blocks(fd: int) -> bytes:
@@ -219,10 +229,15 @@ def create_journal_file(path: Path, header: Header) -> None:
 def _ask_not_to_copy_on_write(fd: int) -> None:
     """Have an empty file written in its place; where the file system does not know that, nothing changes."""
     with contextlib.suppress(OSError):
-        flags = bytearray(8)
+        fcntl.ioctl(fd, _SET_FLAGS, struct.pack("=iI", _flags_of(fd) | _NO_COPY_ON_WRITE, 0))
+
+
+def _flags_of(fd: int) -> int:
+    """Return the flags of a file; none where the file system has none."""
+    flags = bytearray(8)
+    with contextlib.suppress(OSError):
         fcntl.ioctl(fd, _GET_FLAGS, flags)
-        (known,) = struct.unpack_from("=i", flags)
-        fcntl.ioctl(fd, _SET_FLAGS, struct.pack("=iI", known | _NO_COPY_ON_WRITE, 0))
+    return int(struct.unpack_from("=i", flags)[0])
 
 
 class Journal:
@@ -242,6 +257,11 @@ class Journal:
     def ring_bytes(self) -> int:
         """Size of the ring."""
         return self._ring_bytes
+
+    @property
+    def is_written_in_place(self) -> bool:
+        """See ``JournalFile``."""
+        return self._file.is_written_in_place
 
     def mark(self, number: int, total: int | None = None) -> JournalMark:
         """Return what LMDB has to say when it holds all groups up to ``number``, whose sum is ``total``.

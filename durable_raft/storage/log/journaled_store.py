@@ -271,6 +271,11 @@ class JournaledLogStore:
         return self._is_used
 
     @property
+    def is_written_in_place(self) -> bool:
+        """Whether a flush of the journal writes nothing but the group, as far as that can be told."""
+        return self._journal is None or self._journal.is_written_in_place
+
+    @property
     def has_pending(self) -> bool:
         """Whether the journal holds what LMDB does not."""
         return bool(self._pending.groups)
