@@ -60,7 +60,10 @@ def main() -> None:
 @DIRECTORY
 @click.option("--json", "json", is_flag=True, help="One JSON object, with every wound.")
 def stat(directory: Path, *, json: bool) -> None:
-    """Say whose log DIRECTORY holds, its term and vote, its extent and size, and how many wounds it has."""
+    """Say whose log DIRECTORY holds, its term and vote, its extent and size, and how many wounds it has.
+
+    What is pending is in the journal and not in LMDB yet. It counts in all but the sizes of the file.
+    """
     run(directory, partial(_stat, json=json))
 
 
@@ -156,6 +159,10 @@ def _stat_lines(overview: Overview) -> Iterator[tuple[str, object]]:
     yield "raft_first_log_index", overview.first_index
     yield "raft_last_log_index", overview.last_index
     yield "entries", overview.entries
+    if meta is not None:
+        yield "log_commit", "lmdb" if meta.journal is None else "journal"
+    yield "pending_groups", overview.pending_groups
+    yield "pending_entries", overview.pending_entries
     yield "used_bytes", overview.used_bytes
     yield "file_bytes", overview.file_bytes
 

@@ -169,7 +169,10 @@ def _check_raft(directory: Path, part: Part) -> Part:
             progress(entries)
     clear_progress()
     part.facts = {"first_index": first, "last_index": last, "entries": entries}
+    part.facts |= {"pending_groups": overview.pending_groups, "pending_entries": overview.pending_entries}
     part.line = f"entries {first}..{last}" if entries else "entries none"
+    if overview.pending_groups:
+        part.line += f", {overview.pending_entries} of them in {overview.pending_groups} groups of the journal"
     if overview.meta is None:
         part.damage.append("meta: no copy is valid; term, vote and members are lost")
         return part

@@ -64,6 +64,10 @@ class Overview:
     """Pages in use."""
     file_bytes: int
     """Pages ever used: the size of the file."""
+    pending_groups: int
+    """Groups that are in the journal and not in LMDB yet."""
+    pending_entries: int
+    """Entries of these that were not cut since; they count in all above but the bytes."""
 
 
 class _Moment(NamedTuple):
@@ -134,7 +138,8 @@ class LogReader:
             entries += len(pending.entries) - (int(moment.last) + 1 - pending.first)
             last = pending.end - 1 if entries else 0
             first = (first if 0 < first < pending.first else int(pending.first)) if entries else 0
-        return Overview(moment.meta, moment.meta_wounds, first, last, entries, used, file)
+        counts = (len(pending.groups), len(pending.entries))
+        return Overview(moment.meta, moment.meta_wounds, first, last, entries, used, file, *counts)
 
     def walk(self, lo: int = 0, hi: int | None = None) -> Iterator[Walked]:
         """Yield what is known of each index of [lo, hi), ascending, going on past damage.
