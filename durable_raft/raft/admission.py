@@ -99,7 +99,7 @@ def handle_introduce_response(state: RaftState, now: int, source: NodeId, messag
 
 def asks(state: RaftState) -> bool:
     """Return whether this disk is known to all and waits for a leader to admit it."""
-    return not state.standing.is_voter and len(state.introduced) == len(state.peers)
+    return not state.standing.is_voter and state.introduced.keys() >= state.peer_set
 
 
 def admit(state: RaftState, now: int, leader: NodeId, message: AppendEntries) -> None:
@@ -125,7 +125,7 @@ def _become_voter(state: RaftState, now: int, by: str) -> None:
         standing = replace(standing, lives=(Life(number, state.config.life),))
     state.standing = replace(standing, is_voter=True, is_copy=False, place=state.config.place)
     state.doubts.is_resumed = True
-    if state.peers:
+    if state.voter_peers:
         state.reset_election_deadline(now)
     state.observe("admitted", term=state.current_term, by=by)
 

@@ -48,6 +48,7 @@ from durable_raft.raft.types import (
     LEADER,
     TIME_RESET,
     Base,
+    Configuration,
     Entry,
     Index,
     LogPoint,
@@ -97,8 +98,8 @@ class Raft:
         Raises:
             InvariantViolation: a node that is no voter, a term below the last entry's, or a gap between state and log.
         """
-        if config.node_id not in config.voters:
-            raise InvariantViolation(f"{config.node_id} is not among the voters {config.voters}")
+        if config.node_id not in config.initial.voters:
+            raise InvariantViolation(f"{config.node_id} is not among the voters {config.initial.voters}")
         if stored.hard_state.current_term < stored.last.term:
             raise InvariantViolation(
                 f"current_term {stored.hard_state.current_term} is below the last entry's term {stored.last.term}"
@@ -132,6 +133,11 @@ class Raft:
     def voted_for(self) -> NodeId | None:
         """Figure 2: who got this node's vote in the current term."""
         return self._state.voted_for
+
+    @property
+    def configuration(self) -> Configuration:
+        """The newest configuration in this node's log, committed or not (Raft §6)."""
+        return self._state.configuration
 
     @property
     def log(self) -> RaftLog:
@@ -297,7 +303,7 @@ class Raft:
     def is_old_copy(self) -> bool:
         """Whether this directory went back, or may be a copy of one that did, and was not cleared of that yet."""
         state = self._state
-        return bool(state.peers) and (state.standing.is_copy or not lives.is_in_place(state))
+        return bool(state.voter_peers) and (state.standing.is_copy or not lives.is_in_place(state))
 
     def lose(self, now: int, lost: Sequence[LostEntry]) -> None:
         """Note that the payloads of entries were found rotten on the disk, and have them healed."""

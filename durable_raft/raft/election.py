@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from durable_raft.raft import healing, reluctance
 from durable_raft.raft.messages import RequestVote, RequestVoteResponse
+from durable_raft.raft.quorum import has_quorum, is_refused
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import CANDIDATE, LEADER, PRE_CANDIDATE, NodeId, Term
 
@@ -95,11 +96,11 @@ def hears_a_leader(state: RaftState, now: int) -> bool:
 
 
 def ask_for_votes(state: RaftState, now: int) -> None:
-    """Ask every peer that has not answered in this campaign: a question or an answer may have been lost (Raft §5.1)."""
+    """Ask every voter that has not answered in this campaign: questions and answers may be lost (Raft §5.1)."""
     last = state.log.last
     is_pre_vote = state.role is PRE_CANDIDATE
     term = Term(state.current_term + 1) if is_pre_vote else state.current_term
-    for peer in state.peers:
+    for peer in state.voter_peers:
         if peer not in state.votes:
             state.send(peer, RequestVote(term, last.index, last.term, is_pre_vote))
     state.retry_due = now + state.config.heartbeat_ms
@@ -107,10 +108,9 @@ def ask_for_votes(state: RaftState, now: int) -> None:
 
 def _count_votes(state: RaftState, now: int) -> bool:
     """Act on the votes so far: go on from pre-vote to election, give up a lost one; return whether it is won."""
-    granted = sum(state.votes.values())
-    refused = len(state.votes) - granted
-    if granted < state.majority():
-        if refused >= state.majority():
+    granted = [voter for voter, is_granted in state.votes.items() if is_granted]
+    if not has_quorum(state.configuration, granted):
+        if is_refused(state.configuration, state.votes.keys() - granted):
             if state.role is CANDIDATE:
                 state.timeouts.failed_campaigns += 1
             state.become_follower(now, state.current_term, None)

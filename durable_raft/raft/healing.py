@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 from durable_raft.errors import EntryUnread
 from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.messages import FETCH_ENTRIES_MAX, FetchEntries, FetchEntriesResponse
+from durable_raft.raft.quorum import can_be_held
 from durable_raft.raft.ready import Offer
 from durable_raft.raft.state import RaftState, Search
 from durable_raft.raft.types import Entry, Index, LogPoint, LostEntry, NodeId, Role
@@ -131,8 +132,10 @@ def _note_absences(state: RaftState, source: NodeId, message: FetchEntriesRespon
 def _cut_uncommitted(state: RaftState, now: int) -> None:
     """Cut the log from the first lost entry on that was never committed and cannot be by what this node promised."""
     log = state.log
-    enough = len(state.config.voters) - state.majority() + 1
-    unheld = [i for i in log.missing() if i > log.commit_index and len(state.search.absences.get(i, ())) >= enough]
+    voters = state.configuration.voters
+    unheld = [
+        i for i in log.missing() if i > log.commit_index and not can_be_held(voters, state.search.absences.get(i, ()))
+    ]
     if not unheld or state.role is Role.LEADER:
         return
     first = min(unheld)

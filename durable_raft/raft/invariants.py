@@ -14,7 +14,7 @@ from typing import Protocol
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import AppendEntriesResponse, Message, RequestVote, RequestVoteResponse
-from durable_raft.raft.quorum import majority, majority_value
+from durable_raft.raft.quorum import majority
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import Entry, HardState, Index, NodeId, Role, Term
 
@@ -197,7 +197,7 @@ class ClusterInvariants:
         """
         if state.role is Role.LEADER and state.progress:
             self.checks += 1
-            silence = now - majority_value([*(progress.heard_at for progress in state.progress.values()), now])
+            silence = now - state.quorum_value([progress.heard_at for progress in state.progress.values()], now)
             patience = min(state.timeouts.longest(now), state.timeouts.bound)
             if silence - overslept > patience + state.config.heartbeat_ms:
                 _broken(f"CheckQuorum: {name} still leads after {silence} ms without a majority")

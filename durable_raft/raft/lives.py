@@ -50,6 +50,7 @@ from typing import TYPE_CHECKING, Final
 
 from durable_raft.raft import admission
 from durable_raft.raft.messages import Resume, ResumeResponse
+from durable_raft.raft.quorum import has_quorum
 from durable_raft.raft.types import Index, Life, NodeId, Role, Term
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ LIVES_KEPT: Final = 16
 
 def begin(state: RaftState) -> None:
     """Begin a life: have it stored, and promise nothing before peers have answered to it."""
-    if not state.config.life or not state.peers:
+    if not state.config.life or not state.voter_peers:
         return
     standing, config = state.standing, state.config
     number = standing.lives[-1].number + 1 if standing.lives else 1
@@ -142,9 +143,11 @@ def consider(state: RaftState, now: int) -> None:
     answers, in_place = state.doubts.answers, is_in_place(state)
     if state.doubts.is_resumed or not state.standing.is_voter:
         return
-    if len(answers) < (state.majority() - 1 if in_place else len(state.peers)):
+    if in_place and not has_quorum(state.configuration, {state.config.node_id, *answers}):
         return
-    if not in_place and sum(answer.is_in_place for answer in answers.values()) >= state.majority():
+    if not in_place and not answers.keys() >= set(state.voter_peers):
+        return
+    if not in_place and has_quorum(state.configuration, [peer for peer, said in answers.items() if said.is_in_place]):
         _become_copy(state, now, "it is not in its place")
         return
     if not in_place:

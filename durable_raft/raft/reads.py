@@ -10,7 +10,6 @@ is committed, the read is confirmed. That is what keeps a connection's reads bef
 
 from __future__ import annotations
 
-from durable_raft.raft.quorum import majority_value
 from durable_raft.raft.ready import ReadReady
 from durable_raft.raft.state import PendingRead, RaftState
 from durable_raft.raft.types import Index, Role
@@ -29,8 +28,8 @@ def read(state: RaftState, read_id: int, after: Index) -> None:
 
 def confirmed_round(state: RaftState) -> int:
     """Return the newest round that a majority repeated; only voters count (admission.py)."""
-    acked = (progress.acked_round if progress.is_voter else 0 for progress in state.progress.values())
-    return majority_value([*acked, state.read_round])
+    acked = [progress.acked_round if progress.is_voter else 0 for progress in state.progress.values()]
+    return state.quorum_value(acked, state.read_round)
 
 
 def confirm(state: RaftState) -> None:

@@ -15,7 +15,7 @@ LET_PASS_MAX: Final = 5
 
 def holds_back(state: RaftState) -> bool:
     """Return whether this node lets the election timeout that has just elapsed pass."""
-    if not state.reluctance.holds or not state.peers:
+    if not state.reluctance.holds or not state.voter_peers:
         return False
     state.reluctance.let_pass += 1
     return state.reluctance.let_pass <= LET_PASS_MAX

@@ -21,7 +21,6 @@ from durable_raft.raft import admission, contradiction, healing, room
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import APPEND_ENTRIES_MAX, AppendEntries, AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.progress import PROBE, Progress
-from durable_raft.raft.quorum import majority_value
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import (
     ORIGIN,
@@ -117,7 +116,7 @@ def check_quorum(state: RaftState, now: int) -> None:
 def _majority_heard_at(state: RaftState, now: int) -> int:
     """Return since when, at the latest, no majority is known to have answered (ms)."""
     heard = [progress.heard_at if progress.is_voter else _NEVER for progress in state.progress.values()]
-    return majority_value([*heard, now])
+    return state.quorum_value(heard, now)
 
 
 def handle_append_response(state: RaftState, now: int, source: NodeId, message: AppendEntriesResponse) -> None:
@@ -141,7 +140,7 @@ def handle_append_response(state: RaftState, now: int, source: NodeId, message: 
 def advance_commit_index(state: RaftState) -> None:
     """Commit what a majority has flushed, if it is an entry of the current term (Raft §5.3, §5.4.2, Figure 8)."""
     matched = [progress.match_index if progress.is_voter else 0 for progress in state.progress.values()]
-    index = Index(majority_value([*matched, state.log.flushed]))
+    index = Index(state.quorum_value(matched, state.log.flushed))
     if index > state.log.commit_index and state.log.term_at(index) == state.current_term:
         state.log.commit_to(index)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from durable_raft.raft.quorum import majority
+from durable_raft.raft.quorum import has_quorum
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import DiskRoom, Entry, stored_bytes
 
@@ -59,9 +59,7 @@ def took(state: RaftState, entry: Entry) -> None:
 
 def is_ample_on_majority(state: RaftState) -> bool:
     """Return whether a majority of the voters, as far as this leader knows, has room for what needs memory."""
-    missing = majority(len(state.config.voters)) - (own(state) is AMPLE)
-    for progress in state.progress.values():
-        if missing <= 0:
-            break
-        missing -= progress.room is AMPLE and progress.is_voter
-    return missing <= 0
+    ample = [peer for peer, progress in state.progress.items() if progress.room is AMPLE and progress.is_voter]
+    if own(state) is AMPLE:
+        ample.append(state.config.node_id)
+    return has_quorum(state.configuration, ample)

@@ -14,7 +14,7 @@ from durable_raft.errors import InvariantViolation
 from durable_raft.raft.log import LogView, RaftLog
 from durable_raft.raft.messages import Envelope, Message, ResumeResponse
 from durable_raft.raft.progress import Progress
-from durable_raft.raft.quorum import majority
+from durable_raft.raft.quorum import majority_value, quorum_value
 from durable_raft.raft.ready import Offer, ReadReady, Write
 from durable_raft.raft.term_budget import TermBudget
 from durable_raft.raft.timeouts import Timeouts, flush_patience_ms
@@ -23,6 +23,7 @@ from durable_raft.raft.types import (
     FOLLOWER,
     LEADER,
     PRE_CANDIDATE,
+    Configuration,
     HardState,
     Index,
     LogPoint,
@@ -147,7 +148,7 @@ class RaftState:
         """Whether the machine has a state to apply entries to: without one this node votes, but never leads."""
         self.offer: Offer | None = None
         self.timeouts, self.term_budget = Timeouts(config), TermBudget(now)
-        self.peers: tuple[NodeId, ...] = tuple(voter for voter in config.voters if voter != config.node_id)
+        self._adopt(config.initial)
 
         self.hard_state: HardState = stored.hard_state
         self.flushed_hard_state: HardState = stored.hard_state
@@ -195,8 +196,23 @@ class RaftState:
         self.lost_reads: list[int] = []
         self.messages: list[Envelope] = []
         self.messages_after_write: list[Envelope] = []
-        if self.peers:
+        if self.voter_peers:
             self.reset_election_deadline(now)
+
+    def _adopt(self, configuration: Configuration) -> None:
+        """Go by ``configuration`` from now on."""
+        own = self.config.node_id
+        self.configuration = configuration
+        """The newest one in the log, committed or not (Raft §6)."""
+        self.peers: tuple[NodeId, ...] = tuple(each for each in configuration.ids() if each != own)
+        """All other members."""
+        self.peer_set = frozenset(self.peers)
+        self.voter_peers: tuple[NodeId, ...] = tuple(peer for peer in self.peers if configuration.has_voter(peer))
+        """The other members that vote."""
+        self.has_vote = configuration.has_voter(own)
+        """Whether this node is one of the configuration's voters; what its disk may promise is another matter."""
+        self.is_plain = self.has_vote and not configuration.outgoing and self.voter_peers == self.peers
+        """Whether all members vote, this node too, in one set: then ``progress`` has the other voters, nobody else."""
 
     # -- shorthand ------------------------------------------------------------------------------------------------
 
@@ -223,13 +239,15 @@ class RaftState:
     @property
     def has_life_to_tell(self) -> bool:
         """Whether a peer has not answered to this life of the directory (lives.py)."""
-        has_silent = len(self.doubts.answers) < len(self.peers)
+        has_silent = not self.doubts.answers.keys() >= self.peer_set
         return has_silent and self.standing.is_voter and bool(self.config.life)
 
     @property
     def has_retries(self) -> bool:
         """Whether something is to be asked of peers again until they answer."""
-        must_introduce = not self.standing.is_voter and (len(self.introduced) < len(self.peers) or not self.peers)
+        must_introduce = not self.standing.is_voter and (
+            not self.introduced.keys() >= self.peer_set or not self.voter_peers
+        )
         return must_introduce or bool(self.log.lost) or self.waits_for_votes or self.has_life_to_tell
 
     @property
@@ -237,9 +255,18 @@ class RaftState:
         """Whether the disk holds the term and the vote that this node speaks for."""
         return self.hard_state is self.flushed_hard_state or self.hard_state == self.flushed_hard_state
 
-    def majority(self) -> int:
-        """Return how many voters are a majority."""
-        return majority(len(self.config.voters))
+    def quorum_value(self, of_peers: list[int], own: int) -> int:
+        """Return the highest value that a leader's quorum has reached.
+
+        Args:
+            of_peers: the value of each node in ``progress``, in its order.
+            own: this node's; it counts if it is a voter.
+        """
+        if self.is_plain:
+            return majority_value([*of_peers, own])
+        values = dict(zip(self.progress, of_peers, strict=True))
+        values[self.config.node_id] = own
+        return quorum_value(self.configuration, values)
 
     @property
     def is_campaigning(self) -> bool:
@@ -252,7 +279,7 @@ class RaftState:
         if not self.is_campaigning:
             return False
         is_asked = self.role is PRE_CANDIDATE or self.is_hard_state_flushed
-        return is_asked and any(peer not in self.votes for peer in self.peers)
+        return is_asked and any(peer not in self.votes for peer in self.voter_peers)
 
     def reset_election_deadline(self, now: int, *, is_voting: bool = False) -> None:
         """Draw a new election timeout from now on (Raft §5.2), as long as this node has learned to wait."""

@@ -238,6 +238,41 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True)
+class Configuration:
+    """Who votes and who only listens (Raft §6), from the entry at ``index`` on until the next configuration.
+
+    It is *joint* while ``outgoing`` is not empty: then whatever needs a majority needs one of ``voters`` and one of
+    ``outgoing`` (quorum.py). A *learner* is sent the log like a voter, and counts nowhere.
+
+    Invariants: the tuples of ids ascend; ``members`` has every id that is in one of them, once, ascending.
+    """
+
+    index: Index
+    """Of its entry; 0: the fixed one that the cluster was first started with, which has none."""
+    members: tuple[Member, ...]
+    """All of them with their addresses, which mean nothing to the algorithm."""
+    voters: tuple[NodeId, ...]
+    """Those who vote; while it is joint, those of the configuration that comes."""
+    outgoing: tuple[NodeId, ...] = ()
+    """While it is joint, the voters of the configuration that goes; else empty."""
+    learners: tuple[NodeId, ...] = ()
+    """Members without a vote in either."""
+
+    @classmethod
+    def initial(cls, membership: Membership) -> Configuration:
+        """Return the configuration that a cluster is first started with, at index 0."""
+        return cls(Index(0), membership.voters, membership.ids())
+
+    def ids(self) -> tuple[NodeId, ...]:
+        """Return the ids of all members, sorted."""
+        return tuple(member.node_id for member in self.members)
+
+    def has_voter(self, node_id: NodeId) -> bool:
+        """Return whether ``node_id`` has a vote, be it in one half of a joint configuration only."""
+        return node_id in self.voters or node_id in self.outgoing
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Whose data a directory holds; stamped in every environment, peer frame and snapshot."""
 
@@ -316,8 +351,8 @@ class RaftConfig:
     """What one node of one cluster runs with; checked for sense by server/settings/config.py."""
 
     node_id: NodeId
-    voters: tuple[NodeId, ...]
-    """All voting nodes, this one included, sorted."""
+    initial: Configuration
+    """The one at index 0, which counts until the log holds another."""
     election_timeout_min_ms: int = 150
     election_timeout_max_ms: int = 300
     """Election timeouts are drawn anew from [min, max] each time the timer starts (Raft §5.2, §9.3)."""

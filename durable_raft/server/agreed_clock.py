@@ -10,11 +10,12 @@ Times are integer milliseconds: ``now_ms`` of this process's monotonic clock, al
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import median_low
 from typing import Final, NamedTuple
 
-from durable_raft.raft.quorum import majority
-from durable_raft.raft.types import NodeId
+from durable_raft.raft.quorum import has_quorum
+from durable_raft.raft.types import Configuration, NodeId
 
 READING_LIFE_MS: Final = 10_000
 """After this an answer counts no more: by then its node was asked again several times, and is silent."""
@@ -34,15 +35,17 @@ class Agreement(NamedTuple):
 class AgreedClock:
     """The clocks of all voters, as this node has read them."""
 
-    def __init__(self, voters: int, bound_ms: int) -> None:
+    def __init__(self, node_id: NodeId, configuration: Callable[[], Configuration], bound_ms: int) -> None:
         """Begin with no clock but this node's own.
 
         Args:
-            voters: how many there are, this node included.
+            node_id: this node's.
+            configuration: returns the present one, whose voters' clocks count.
             bound_ms: clocks that lie within it of each other agree.
         """
         self.bound_ms = bound_ms
-        self._majority = majority(voters)
+        self._node_id = node_id
+        self._configuration = configuration
         self._readings: dict[NodeId, tuple[int, int]] = {}
         """(the peer's time of day minus this node's monotonic clock, when it was read)."""
 
@@ -55,14 +58,31 @@ class AgreedClock:
     def look(self, now_ms: int, own_ms: int) -> Agreement:
         """Return what the clocks say now, of which this node's own shows ``own_ms``."""
         own = own_ms - now_ms
-        fresh = [offset for offset, at_ms in self._readings.values() if now_ms - at_ms <= READING_LIFE_MS]
-        offsets = sorted([*fresh, own])
-        spare = len(offsets) - self._majority
-        if spare < 0:
+        configuration = self._configuration()
+        fresh = {node: offset for node, (offset, at_ms) in self._readings.items() if now_ms - at_ms <= READING_LIFE_MS}
+        fresh[self._node_id] = own
+        clocks = sorted((offset, node) for node, offset in fresh.items() if configuration.has_voter(node))
+        closest = _closest_quorum(clocks, configuration)
+        if closest is None:
             return Agreement(None, None, None)
-        middle = median_low(offsets) + now_ms
-        spread, first = min((offsets[i + self._majority - 1] - offsets[i], i) for i in range(spare + 1))
-        if spread > self.bound_ms:
+        middle = median_low([offset for offset, _ in clocks]) + now_ms
+        if closest[-1] - closest[0] > self.bound_ms:
             return Agreement(None, None, middle)
-        agreed = median_low(offsets[first : first + self._majority])
+        agreed = median_low(closest)
         return Agreement(agreed + now_ms, own - agreed, middle)
+
+
+def _closest_quorum(clocks: list[tuple[int, NodeId]], configuration: Configuration) -> list[int] | None:
+    """Return the offsets of the neighbours in ``clocks`` that are a quorum and lie closest together; None: nobody is.
+
+    Args:
+        clocks: (offset, whose clock), ascending.
+        configuration: whose quorum.
+    """
+    found: list[list[int]] = []
+    for first in range(len(clocks)):
+        for end in range(first + 1, len(clocks) + 1):
+            if has_quorum(configuration, [node for _, node in clocks[first:end]]):
+                found.append([offset for offset, _ in clocks[first:end]])
+                break
+    return min(found, key=lambda offsets: offsets[-1] - offsets[0], default=None)

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from durable_raft.raft.core import Raft
-from durable_raft.raft.quorum import majority
+from durable_raft.raft.quorum import has_quorum
 from durable_raft.raft.types import LEADER, TIME_RESET, Entry, Index, NodeId, Term
 from durable_raft.server.agreed_clock import AgreedClock, Agreement
 from durable_raft.server.clock import Clock
@@ -64,13 +64,11 @@ class Timekeeper:
             bound_ms: clocks that lie within it of each other agree.
             tell: sends a message that promises nothing.
         """
-        config = raft.state.config
+        self._node_id = raft.state.config.node_id
         self._raft = raft
         self._clock = clock
         self._tell = tell
-        self._peers = raft.state.peers
-        self._majority = majority(len(config.voters))
-        self._agreed = AgreedClock(len(config.voters), bound_ms)
+        self._agreed = AgreedClock(self._node_id, lambda: raft.configuration, bound_ms)
         self._time = ClusterTime()
         self._told: dict[NodeId, _Told] = {}
         """What peers last said they know of the cluster time."""
@@ -143,10 +141,11 @@ class Timekeeper:
             own = [self._time.time_ms(now_ms)] if self._time.is_known else []
             self._start("late" if is_late else "peer", max(own + [told.present_ms(now_ms) for told in known]), now_ms)
             return True
-        if len(self._answered) + 1 < self._majority:
+        if not has_quorum(raft.configuration, {self._node_id, *self._answered}):
             return False
         agreement = self._look(now_ms)
-        if agreement.time_ms is None and len(self._answered) < len(self._peers) and self._may_wait(now_ms):
+        has_all = self._answered.issuperset(raft.state.voter_peers)
+        if agreement.time_ms is None and not has_all and self._may_wait(now_ms):
             return False
         if agreement.time_ms is not None:
             self._start("clocks", agreement.time_ms, now_ms)
@@ -205,7 +204,7 @@ class Timekeeper:
     def ask(self) -> None:
         """Ask every other node what time it is."""
         now_ms = self._now_ms()
-        for peer in self._peers:
+        for peer in self._raft.state.peers:
             self._tell(peer, AskTime(now_ms))
 
     def links_changed(self) -> None:

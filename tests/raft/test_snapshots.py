@@ -10,7 +10,7 @@ from durable_raft.errors import InvariantViolation
 from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.types import Base, Index, LogPoint, NodeId, RaftConfig, Role, Term
-from tests.support.raft_cluster import Cluster
+from tests.support.raft_cluster import Cluster, configuration_of
 from tests.support.raft_disk import Disk, entries_of
 from tests.support.raft_solo import (
     accepted,
@@ -85,7 +85,7 @@ def test_state_and_log_must_fit_together() -> None:
     """A core whose machine begins beyond its log, before it, or at another entry than the log holds does not start."""
     disk = Disk("1 1 2", term=2)
     disk.compact(1)
-    config = RaftConfig(NodeId("n1"), (NodeId("n1"),))
+    config = RaftConfig(NodeId("n1"), configuration_of(["n1"]))
     other = LogPoint(Index(2), Term(1), 12345)
     for point in (base_at(4).point, LogPoint(Index(0), Term(0), 0), other):
         with pytest.raises(InvariantViolation, match="state"):
@@ -205,7 +205,7 @@ def test_node_without_a_state_votes_and_stores_but_does_not_lead() -> None:
     """It never campaigns and applies nothing until a snapshot within or beyond its log gives it a state."""
     disk = Disk(LEADERS_LOG, term=3)
     disk.compact(2)
-    config = RaftConfig(NodeId("n1"), (NodeId("n1"), NodeId("n2"), NodeId("n3")))
+    config = RaftConfig(NodeId("n1"), configuration_of(["n1", "n2", "n3"]))
     raft = Raft(config, disk.load(), disk, random.Random(0), 0, has_state=False)
     for now in (1000, 2000, 3000):
         raft.timeout(now)
@@ -227,7 +227,7 @@ def test_node_without_a_state_votes_and_stores_but_does_not_lead() -> None:
 def test_snapshot_that_contradicts_committed_entries_is_refused() -> None:
     """A snapshot whose last entry is not the one committed here means that one of the two is wounded."""
     disk = Disk(LEADERS_LOG, term=3)
-    config = RaftConfig(NodeId("n1"), (NodeId("n1"), NodeId("n2"), NodeId("n3")))
+    config = RaftConfig(NodeId("n1"), configuration_of(["n1", "n2", "n3"]))
     raft = Raft(config, disk.load(), disk, random.Random(0), 0, has_state=False)
     raft.step(1, NodeId("n2"), append_entries(LEADERS_LOG, term=3, after=6, commit=6))
     wrong = Base(LogPoint(Index(4), Term(2), 1), 5)

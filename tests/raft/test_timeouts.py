@@ -7,7 +7,7 @@ import pytest
 from durable_raft.raft.messages import RequestVote
 from durable_raft.raft.timeouts import HALF_LIFE_MS, Timeouts
 from durable_raft.raft.types import NodeId, RaftConfig, Role, Term
-from tests.support.raft_cluster import Cluster
+from tests.support.raft_cluster import Cluster, configuration_of
 from tests.support.raft_solo import accepted, append_entries, ask, campaign, follow, lead, request_vote, solo, vote
 
 CONFIGURED = (150, 300)
@@ -470,7 +470,7 @@ def test_the_range_keeps_its_shape(configured: tuple[int, int]) -> None:
     shortest, longest = configured
     config = RaftConfig(
         NodeId("n1"),
-        (NodeId("n1"), NodeId("n2")),
+        configuration_of(["n1", "n2"]),
         election_timeout_min_ms=shortest,
         election_timeout_max_ms=longest,
         heartbeat_ms=max(1, shortest // 3),

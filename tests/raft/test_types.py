@@ -20,6 +20,7 @@ from durable_raft.raft.types import (
     Term,
     make_entry,
 )
+from tests.support.raft_cluster import configuration_of
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
 
@@ -61,9 +62,9 @@ def test_an_empty_disk_holds_an_empty_log() -> None:
 
 def test_settings_that_are_not_given() -> None:
     """A number that is changed here changes every cluster that does not set it: it is changed on purpose."""
-    assert RaftConfig(N1, (N1,)) == RaftConfig(
+    assert RaftConfig(N1, configuration_of([N1])) == RaftConfig(
         node_id=N1,
-        voters=(N1,),
+        initial=configuration_of([N1]),
         election_timeout_min_ms=150,
         election_timeout_max_ms=300,
         heartbeat_ms=50,

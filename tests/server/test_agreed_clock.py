@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from durable_raft.raft.types import NodeId
 from durable_raft.server.agreed_clock import READING_LIFE_MS, AgreedClock, Agreement
+from tests.support.raft_cluster import configuration_of
 
 BOUND_MS = 1000
 NOW_MS = 50_000
@@ -16,7 +17,8 @@ TIMES = st.integers(0, 2**62)
 
 def clock_of(voters: int, *others_ms: int, took_ms: int = 0, at_ms: int = NOW_MS) -> AgreedClock:
     """Return what a node knows whose peers have answered so."""
-    clock = AgreedClock(voters, BOUND_MS)
+    configuration = configuration_of(["own", *(f"p{number}" for number in range(voters - 1))])
+    clock = AgreedClock(NodeId("own"), lambda: configuration, BOUND_MS)
     for number, other_ms in enumerate(others_ms):
         clock.read(NodeId(f"p{number}"), at_ms, at_ms - took_ms, other_ms)
     return clock

@@ -8,10 +8,12 @@ from durable_raft.kv.records import StateSummary
 from durable_raft.raft.types import Index, NodeId
 from durable_raft.server.state.state_hashes import EVERY, KEPT, StateHashes
 from durable_raft.wire.peer import StateHash
+from tests.support.raft_cluster import configuration_of
 from tests.support.raft_disk import entries_of
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
 PLACE = Index(EVERY)
+THREE = configuration_of([N1, N2, N3])
 
 
 def said(state_hash: int, index: int = EVERY, chain: int = 1) -> StateHash:
@@ -21,7 +23,7 @@ def said(state_hash: int, index: int = EVERY, chain: int = 1) -> StateHash:
 
 def heard(**states: int) -> StateHashes:
     """Return what n1 knows when these have spoken."""
-    hashes = StateHashes(N1, [N1, N2, N3])
+    hashes = StateHashes(N1, lambda: THREE)
     for node, state_hash in states.items():
         hashes.heard(NodeId(node), said(state_hash))
     return hashes
@@ -69,7 +71,7 @@ def test_a_place_is_compared_once_and_only_where_all_speak_of_it() -> None:
 
 def test_a_node_speaks_at_the_places_only() -> None:
     """And is heard by itself."""
-    hashes = StateHashes(N1, [N1, N2, N3])
+    hashes = StateHashes(N1, lambda: THREE)
     spoken = [hashes.applied(entry, StateSummary(1, 0, 5)) for entry in entries_of("1 " * (EVERY + 5))]
     assert [each.applied_index for each in spoken if each is not None] == [EVERY]
     own = next(each for each in spoken if each is not None)
@@ -84,7 +86,7 @@ def test_a_node_speaks_at_the_places_only() -> None:
 
 def test_the_places_that_are_remembered_are_bounded() -> None:
     """The oldest go: a replica that lags so far is compared when it has caught up."""
-    hashes = StateHashes(N1, [N1, N2, N3])
+    hashes = StateHashes(N1, lambda: THREE)
     for number in range(1, KEPT + 2):
         for node in (N1, N2):
             hashes.heard(node, said(5, index=number * EVERY))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from durable_raft.raft import election, replication
+from durable_raft.raft import state as state_module
 from durable_raft.raft.core import Raft
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import (
@@ -17,7 +18,7 @@ from durable_raft.raft.messages import (
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.quorum import majority_value
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import Entry, HardState, Index, Role, Term
+from durable_raft.raft.types import Configuration, Entry, HardState, Index, NodeId, Role, Term
 from tests.simulation.planting import Patch, mutant
 
 # -- elections --------------------------------------------------------------------------------------------------------
@@ -99,7 +100,11 @@ def vote_cleared_in_the_same_term() -> Sequence[Patch]:
 @mutant
 def minority_elects() -> Sequence[Patch]:
     """Half of the votes are taken for a majority."""
-    return [(RaftState, "majority", lambda self: max(1, (len(self.config.voters)) // 2))]
+
+    def half(configuration: Configuration, ids: Container[NodeId]) -> bool:
+        return sum(voter in ids for voter in configuration.voters) >= max(1, len(configuration.voters) // 2)
+
+    return [(election, "has_quorum", half)]
 
 
 @mutant
@@ -150,7 +155,7 @@ def minority_commits() -> Sequence[Patch]:
         descending = sorted(values, reverse=True)
         return int(descending[max(0, len(descending) // 2 - 1)])
 
-    return [(replication, "majority_value", too_few)]
+    return [(state_module, "majority_value", too_few)]
 
 
 @mutant

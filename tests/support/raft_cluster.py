@@ -19,12 +19,28 @@ from durable_raft.raft import invariants
 from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import Envelope, Message
 from durable_raft.raft.ready import Offer, ReadReady, Ready, Write
-from durable_raft.raft.types import Base, Entry, Index, LogPoint, NodeId, RaftConfig, Role
+from durable_raft.raft.types import (
+    Base,
+    Configuration,
+    Entry,
+    Index,
+    LogPoint,
+    Member,
+    Membership,
+    NodeId,
+    RaftConfig,
+    Role,
+)
 from tests.support.raft_checks import Figure3, highest_commit, ready_of, require
 from tests.support.raft_disk import Disk
 from tests.support.raft_trace import event_words, message_words, write_words
 
 T = TypeVar("T")
+
+
+def configuration_of(names: Iterable[str]) -> Configuration:
+    """Return the configuration at index 0 of voters with these names, each reached under its name."""
+    return Configuration.initial(Membership(tuple(Member(NodeId(name), f"{name}:1", f"{name}:2") for name in names)))
 
 
 class Limits(TypedDict, total=False):
@@ -125,9 +141,10 @@ class Cluster:
         self._cuts: set[tuple[NodeId, NodeId]] = set()
         self._read_id = 0
         self.nodes: dict[NodeId, Node] = {}
+        first = configuration_of(names)
         for name in names if real is None else [NodeId(name) for name in real.split()]:
             disk = (disks or {}).get(name) or Disk()
-            config = RaftConfig(node_id=name, voters=names, node_uuid=disk.node_uuid, **limits)
+            config = RaftConfig(node_id=name, initial=first, node_uuid=disk.node_uuid, **limits)
             self.nodes[name] = Node(name, config, disk)
         self.rules = Figure3(self.nodes.values(), len(names))
         for node in self.nodes.values():

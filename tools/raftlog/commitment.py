@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from durable_raft.raft.quorum import majority
+from durable_raft.raft.quorum import is_majority
 from durable_raft.raft.types import Index, LogPoint, Term
 from raftlog.replicas import Range, Replica
 
@@ -122,13 +122,12 @@ def _majority(replicas: Sequence[Replica], *, is_all: bool) -> tuple[tuple[LogPo
         for replica in replicas
         if replica.is_voter and replica.node_id in electorates[0] and (is_final or replica.current_term == term)
     ]
-    enough = majority(len(electorates[0]))
     for index in range(max((replica.last for replica in counted), default=0), 0, -1):
         groups = _groups(counted, index)
         if groups and all(held_term < term for held_term, _ in groups):
             break
         for (held_term, chain), nodes in groups.items():
-            if held_term == term and len(nodes) >= enough:
+            if held_term == term and is_majority(electorates[0], nodes):
                 why = _FINAL if is_final else "each still in that term"
                 reason = (
                     f"{', '.join(sorted(nodes))} of the voters {voters} hold the same entry at index {index}, of term"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from durable_raft.kv.records import StateSummary
-from durable_raft.raft.quorum import majority
+from durable_raft.raft.quorum import can_be_held
 from durable_raft.raft.types import Base, Entry, Index, LogPoint, chain_crc
 from durable_raft.storage.state.meta import KvMeta
 from raftlog.commitment import Commitment, commitment_of
@@ -211,7 +211,7 @@ def _verdict(
     }
     unknown = [voter for voter in voters if voter not in holders and voter not in lacking]
     said = f"held by {_names(holders)}, lacked by {_names(lacking)}, not known of {_names(unknown)}"
-    if len(holders) + len(unknown) >= majority(len(voters)):
+    if can_be_held(voters, lacking - holders):
         return "possibly committed", f"{said}: a majority of {len(voters)} voters may have held it"
     return "certainly not committed", f"{said}: {_names(lacking)} are a majority that never held it"
 

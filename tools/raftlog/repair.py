@@ -13,7 +13,7 @@ import click
 
 from durable_raft.addresses import format_cluster, parse_cluster
 from durable_raft.errors import ConfigError, DurableRaftError, StorageError
-from durable_raft.raft.quorum import majority
+from durable_raft.raft.quorum import is_majority, majority
 from durable_raft.raft.types import ORIGIN, HardState, Identity, Membership, Standing, Term
 from durable_raft.storage.directory import running_node
 from durable_raft.storage.time_request import request_time_reset
@@ -146,7 +146,7 @@ def _repair(
     voters = survivors[0].meta.membership.ids()
     merged = merge(survivors, is_all=not unreadable, lose_from=lose_from)
     _tell(survivors, unreadable, merged)
-    if len(survivors) < majority(len(voters)) and lose_from is None and merged.missing:
+    if not is_majority(voters, {each.node_id for each in survivors}) and lose_from is None and merged.missing:
         raise Refused(_alone(survivors, voters, merged))
     _require_whole(merged)
     for line in argument(survivors, reset):

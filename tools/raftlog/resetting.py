@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from durable_raft.raft.quorum import majority
+from durable_raft.raft.quorum import can_be_held
 from durable_raft.raft.types import HardState, KnownDisk, Standing, Term
 from raftlog.survivors import Survivor
 
@@ -88,7 +88,7 @@ def argument(survivors: Sequence[Survivor], reset: Reset) -> Iterator[str]:
         in_doubt = doubted(survivors)
         for node_id, by in sorted(in_doubt.items()):
             yield f"disks: {', '.join(by)} know another disk of {node_id}: its directory counts from now on"
-        if len(in_doubt) > len(voters) - majority(len(voters)):
+        if not can_be_held(voters, in_doubt):
             yield (
                 f"disks: {len(in_doubt)} of {len(voters)} are in doubt. If they were replaced by others that ran, what"
                 " only those others held is lost: make sure that each directory is the newest of its node"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_raft.raft.types import RaftConfig
+from durable_raft.raft.types import Configuration, RaftConfig
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.recovery import NodeData
 
@@ -15,7 +15,7 @@ def raft_config(config: NodeConfig, data: NodeData, life: bytes) -> RaftConfig:
         life=life,
         place=data.place,
         accept_old_copy=config.accept_old_copy,
-        voters=config.membership.ids(),
+        initial=Configuration.initial(config.membership),
         election_timeout_min_ms=config.election_timeout_min_ms,
         election_timeout_max_ms=config.election_timeout_max_ms,
         election_timeout_bound_ms=config.election_timeout_bound_ms,

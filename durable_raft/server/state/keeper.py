@@ -90,7 +90,6 @@ class StateKeeper:
         self._crash_points = crash_points
         self._events = events
         self._states = data.states
-        self._voters = data.log_store.membership.ids()
         self._kv = data.kv
         self._check = data.check
         self._identity = data.log_store.identity
@@ -104,7 +103,7 @@ class StateKeeper:
         self.fetcher = SnapshotFetcher(
             self._begin_installation, worker, clock, crash_points, events.send, raft, self._install
         )
-        self.hashes = StateHashes(config.node_id, self._voters)
+        self.hashes = StateHashes(config.node_id, lambda: raft.configuration)
         self._answering: set[NodeId] = set()
         """Who is being given a piece of a snapshot at the moment."""
         self._asked = 0
@@ -186,7 +185,7 @@ class StateKeeper:
         What any node's checkpoint covers is committed. Without it this node may be the one that keeps the others from
         electing a leader, because its log is ahead of theirs and it must not lead.
         """
-        others = [voter for voter in self._voters if voter != self._config.node_id]
+        others = self._raft.state.peers
         self._asked += 1
         return self._raft.leader_id or others[self._asked % len(others)]
 
@@ -279,9 +278,8 @@ class StateKeeper:
     # -- states that differ ---------------------------------------------------------------------------------------
 
     def _broadcast(self, said: StateHash) -> None:
-        for voter in self._voters:
-            if voter != self._config.node_id:
-                self._events.send(voter, said)
+        for peer in self._raft.state.peers:
+            self._events.send(peer, said)
 
     def _judge(self, index: Index) -> None:
         verdict = self.hashes.verdict(index)

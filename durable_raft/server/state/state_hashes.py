@@ -10,13 +10,14 @@ has reached, makes nobody forget what others said. A place is judged once this n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from durable_raft.kv.records import StateSummary
-from durable_raft.raft.quorum import majority
-from durable_raft.raft.types import Entry, Index, NodeId
+from durable_raft.raft.quorum import has_quorum
+from durable_raft.raft.types import Configuration, Entry, Index, NodeId
 from durable_raft.wire.peer import StateHash
 
 EVERY: Final = 128
@@ -38,12 +39,11 @@ class Verdict:
 class StateHashes:
     """What is known of every replica's state at the latest places."""
 
-    def __init__(self, node_id: NodeId, voters: Iterable[NodeId]) -> None:
-        """Begin with nothing; ``voters`` are all that count, this node included."""
+    def __init__(self, node_id: NodeId, configuration: Callable[[], Configuration]) -> None:
+        """Begin with nothing; ``configuration`` returns the present one, of which a majority has a say."""
         self._node_id = node_id
-        voters = tuple(voters)
-        self._majority = majority(len(voters))
-        self._said: dict[NodeId, dict[Index, StateHash]] = {voter: {} for voter in voters}
+        self._configuration = configuration
+        self._said: defaultdict[NodeId, dict[Index, StateHash]] = defaultdict(dict)
         """What each node said, by place, in the order in which it was said."""
         self._judged: set[Index] = set()
         self.compared = 0
@@ -78,7 +78,7 @@ class StateHashes:
             return None
         for value in set(said.values()):
             agree = [node for node, other in said.items() if other == value]
-            if len(agree) < self._majority:
+            if not has_quorum(self._configuration(), agree):
                 continue
             if index not in self._judged:
                 self._judged.add(index)
