@@ -375,17 +375,30 @@ class World:
         for site in self.sites.values():
             site.disk.free_bytes = 1 << 40
 
+    @property
+    def patience(self) -> int:
+        """For how long a cluster without faults may get nowhere."""
+        return (self.swarm.election_max_ms * 60 + self.swarm.hold_ms * 8) * MS
+
     def _settle(self, what: str, holds: Any) -> None:
-        patience = (self.swarm.election_max_ms * 60 + self.swarm.hold_ms * 8) * MS
+        patience = self.patience
         end, last = self.now + patience, self.now + patience * 10
-        applied = 0
+        most = 0
         while not holds():
-            if len(self.committed) > applied and self.now < last:
+            if self._worked_off() > most and self.now < last:
                 # Slow disks may have much to work off; what is stuck gets nowhere.
-                applied, end = len(self.committed), self.now + patience
+                most, end = self._worked_off(), self.now + patience
             if self.now >= end:
                 raise Livelock(f"Liveness: healed, but the cluster does not {what} within {patience / 1e6:.1f} s")
             self.run_until(self.now + self.swarm.heartbeat_ms * MS)
+
+    def _worked_off(self) -> int:
+        """Return how many entries are committed, and flushed and executed by each node: after a start from the log too.
+
+        A node that starts over again and again never gets beyond what it had once.
+        """
+        nodes = [site.process.node for site in self.up() if site.process]
+        return len(self.committed) + sum(node.raft.log.flushed + node.keeper.applied_index for node in nodes)
 
     def _serves(self) -> bool:
         """Return whether a leader of its own term has committed something new."""
