@@ -5,6 +5,7 @@
     python -m tests.simulation --seeds 2000               fresh seeds, printed
     python -m tests.simulation --first 1 --seeds 500      these seeds
     python -m tests.simulation --trace 17                 one seed, its whole timeline
+    python -m tests.simulation --log-commit journal ...   every life of a node with the journal, whatever seeds draw
     python -m tests.simulation --mutant NAME --trace 17   the same with a planted bug
     python -m tests.simulation --mutants                  every planted bug: caught by which rule, after how many seeds
     python -m tests.simulation --mutants --only NAME ...  some of them; FILE keeps what it says of the others
@@ -29,7 +30,7 @@ from typing import Any, Final
 
 from tests.results import record
 from tests.simulation.mutants import MUTANTS, planted
-from tests.simulation.swarm import FAULTS, LINK_FAULTS
+from tests.simulation.swarm import COMMITS, FAULTS, LINK_FAULTS
 from tests.simulation.world import World
 
 TIMELINE_LINES: Final = 60
@@ -52,11 +53,17 @@ class Failure:
     seed: int
     rule: str
     mutant: str | None = None
+    commit: str | None = None
 
     def replay(self) -> str:
         """Return the one command that plays it again."""
         mutant = f" --mutant {self.mutant}" if self.mutant else ""
-        return f"python -m tests.simulation --trace {self.seed}{mutant}"
+        commit = f" --log-commit {self.commit}" if self.commit else ""
+        return f"python -m tests.simulation --trace {self.seed}{mutant}{commit}"
+
+    def again(self) -> tuple[World, str | None]:
+        """Play it again, with its timeline; see ``run_seed``."""
+        return run_seed(self.seed, self.mutant, is_traced=True, commit=self.commit)
 
 
 @dataclass(slots=True)
@@ -125,10 +132,16 @@ class Result:
         ]
 
 
-def run_seed(seed: int, mutant: str | None = None, *, is_traced: bool = False) -> tuple[World, str | None]:
-    """Play one seed; return the world and the rule that was broken, None when none was."""
+def run_seed(
+    seed: int, mutant: str | None = None, *, is_traced: bool = False, commit: str | None = None
+) -> tuple[World, str | None]:
+    """Play one seed; return the world and the rule that was broken, None when none was.
+
+    Args:
+        commit: what makes writes durable in every life of a node; None: what the seed draws.
+    """
     with planted(mutant) if mutant else nullcontext():
-        world = World(seed, is_traced=is_traced)
+        world = World(seed, is_traced=is_traced, commit=commit)
         try:
             world.run()
         except Exception as error:  # whatever a run raises is what it found
@@ -142,16 +155,17 @@ def run_seeds(
     *,
     until_fail: bool = False,
     told: Callable[[Result], None] | None = None,
+    commit: str | None = None,
 ) -> Result:
     """Play seeds until they are used up; ``told`` is told now and then, and at the end, what was counted by then."""
     result = Result()
     worked = time.process_time()
     for seed in seeds:
-        world, rule = run_seed(seed, mutant)
+        world, rule = run_seed(seed, mutant, commit=commit)
         result.add(world)
         result.seconds = time.process_time() - worked
         if rule is not None:
-            result.failures.append(Failure(seed, rule, mutant))
+            result.failures.append(Failure(seed, rule, mutant, commit))
             if until_fail:
                 break
         if told is not None and result.seeds % PROGRESS_SEEDS == 0:
@@ -168,7 +182,7 @@ def fresh_seed() -> int:
 
 def timeline(failure: Failure, lines: int = TIMELINE_LINES) -> str:
     """Return the end of what happened, what was found, and how to see it again."""
-    world, rule = run_seed(failure.seed, failure.mutant, is_traced=True)
+    world, rule = failure.again()
     end = world.trace[-lines:] if lines else world.trace
     return "\n".join([*end, f"seed {failure.seed}: {rule or 'no rule broken'}", f"replay: {failure.replay()}"])
 
@@ -224,15 +238,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="switch a planted bug on")
     parser.add_argument("--mutants", action="store_true", help="play every planted bug until it is caught")
     parser.add_argument("--only", nargs="+", choices=sorted(MUTANTS), default=(), help="with --mutants: only these")
+    parser.add_argument("--log-commit", choices=COMMITS, help="what makes writes durable, instead of what seeds draw")
     record.add_option(parser)
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the program; the exit status is 0 when nothing was found (with ``--mutants``: when everything was)."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.mutants and options.log_commit:
+        parser.error("--mutants plays seeds as they are drawn, without --log-commit")
     if options.trace is not None:
-        return _trace(Failure(options.trace, "", options.mutant))
+        return _trace(Failure(options.trace, "", options.mutant, options.log_commit))
     if options.mutants:
         return _mutants(options.seeds or SEEDS_PER_MUTANT, options.only, options.json)
     first = fresh_seed() if options.first is None else options.first
@@ -241,10 +259,11 @@ def main(arguments: Sequence[str]) -> int:
 
     def told(result: Result) -> None:
         words = ["--seeds", str(result.seeds), *(["--mutant", options.mutant] if options.mutant else [])]
+        words += ["--log-commit", options.log_commit] if options.log_commit else []
         played = f"{first} to {first + result.seeds - 1}"
         record.save(options.json, record.command_line(MODULE, words, first=first), played, result.figures())
 
-    result = run_seeds(seeds, options.mutant, until_fail=options.until_fail, told=told)
+    result = run_seeds(seeds, options.mutant, until_fail=options.until_fail, told=told, commit=options.log_commit)
     print("\n".join(result.lines()))
     if silent := result.silent_faults():
         print(f"never struck       {', '.join(silent)}")
@@ -270,7 +289,7 @@ def _mutants(seeds_max: int, names: Sequence[str], file: Path | None) -> int:
 
 
 def _trace(failure: Failure) -> int:
-    world, rule = run_seed(failure.seed, failure.mutant, is_traced=True)
+    world, rule = failure.again()
     try:
         print("\n".join(world.trace))
         print(f"seed {failure.seed}: {rule or 'no rule broken'} (timeline {world.trace_digest()})", flush=True)

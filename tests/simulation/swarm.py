@@ -53,6 +53,10 @@ LINK_FAULTS: Final = ("loss", "duplicate", "reorder")
 """Faults that strike single messages."""
 
 
+COMMITS: Final = ("lmdb", "journal")
+"""What can make writes durable (``--log-commit``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Swarm:
     """The choices of one seed. Times in virtual microseconds unless the name says otherwise."""
@@ -171,7 +175,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         group_share=group_share,
         duration=election_min * MS * rng.choice((60, 120)),
         faults_weights=tuple(FAULTS[name] for name in faults),
-        commits=random.Random(f"{seed} commit").choice((("lmdb",), ("journal",), ("journal",), ("lmdb", "journal"))),
+        commits=random.Random(f"{seed} commit").choice((("lmdb",), ("journal",), ("journal",), COMMITS)),
         checkpoints=_draw_checkpoints(rng),
         # Drawn last: the seeds of tests stay what they were in all else.
         bulk_delay=rng.choice((0, 0, heartbeat * 5, heartbeat * 30)),

@@ -11,6 +11,7 @@ import pytest
 
 from tests.simulation.campaign import Failure, Result, fresh_seed, run_seed, run_seeds, timeline
 from tests.simulation.mutants import MUTANTS
+from tests.simulation.swarm import COMMITS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +27,9 @@ REGRESSIONS = {
     485393837: "two logs ended in rotten entries that nobody else held, and refused every vote because of them",
 }
 """Seeds that once failed, and why."""
+
+BOTH_COMMITS = 145
+"""A short seed in which each life of a node draws what makes its writes durable."""
 
 QUICK_MUTANTS = {
     "vote_before_durable": 1,
@@ -119,6 +123,17 @@ def test_one_seed_is_one_timeline() -> None:
 def test_other_seed_is_another_timeline() -> None:
     """Seeds differ: the comparison above can fail."""
     assert _traced(seed=7, hash_seed="0") != _traced(seed=8, hash_seed="0")
+
+
+def test_what_makes_writes_durable_can_be_chosen() -> None:
+    """A seed that draws either is played with one of them alone, and a failure says with which."""
+    for commit, other in (COMMITS, COMMITS[::-1]):
+        world, rule = run_seed(BOTH_COMMITS, commit=commit)
+        assert rule is None
+        assert world.counts[f"lives with {commit}"] > world.counts[f"lives with {other}"] == 0
+        assert (
+            Failure(BOTH_COMMITS, "", commit=commit).replay().endswith(f"--trace {BOTH_COMMITS} --log-commit {commit}")
+        )
 
 
 def test_failure_names_rule_and_replay(capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any, Final
 
@@ -201,12 +202,16 @@ class Site:
 class World:
     """See the module docstring."""
 
-    def __init__(self, seed: int, *, is_traced: bool = False, swarm: Swarm | None = None) -> None:
-        """Draw what ``seed`` switches on, unless ``swarm`` is given."""
+    def __init__(
+        self, seed: int, *, is_traced: bool = False, swarm: Swarm | None = None, commit: str | None = None
+    ) -> None:
+        """Draw what ``seed`` switches on, unless ``swarm`` is given; ``commit``, if given, makes writes durable."""
         self.seed = seed
         self._root = random.Random(f"durable_raft simulation {seed}")
         self._salt = self._root.getrandbits(64)
         self.swarm = draw_swarm(seed, random.Random(self.rng_of("swarm"))) if swarm is None else swarm
+        if commit is not None:
+            self.swarm = replace(self.swarm, commits=(commit,))
         self.is_traced = is_traced
         self.trace: list[str] = []
         self.now = 0
