@@ -47,6 +47,7 @@ QUICK_MUTANTS = {
     "admitted_though_replaced": 2,
     "leader_overwrites_its_log": 1,
     "quorum_not_checked": 1,
+    "elections_never_back_off": 830,
     "patience_never_comes_down": 2,
     "timeouts_beyond_their_bound": 4,
     "pipelined_read_overtakes": 6,
