@@ -123,7 +123,9 @@ class Connection(asyncio.Protocol):
         self.session.address = _address(transport.get_extra_info("peername"))
         self.session.local_address = _address(transport.get_extra_info("sockname"))
         self.session.created_us = time.monotonic_ns() // 1000
-        if not self._clients.admit(self):
+        if self._clients.is_ended:
+            self.abort()
+        elif not self._clients.admit(self):
             transport.write(encode_reply(ErrorReply("ERR max number of clients reached"), 2))
             self._is_closing = True
             transport.close()
@@ -416,6 +418,8 @@ class Clients:
         self.connections_received = 0
         self.commands_processed = 0
         self._server: asyncio.Server | None = None
+        self.is_ended = False
+        """Whether every connection was dropped; one that was being accepted may still come."""
         self.turns: Turns
         """Whose turn it is; there once it listens."""
 
@@ -468,6 +472,7 @@ class Clients:
             connection.close()
 
     def abort(self) -> None:
-        """Drop every connection with nothing more said."""
+        """Drop every connection with nothing more said, and whoever comes later."""
+        self.is_ended = True
         for connection in list(self.connections.values()):
             connection.abort()

@@ -81,6 +81,8 @@ class Listener(Protocol):
     ids: frozenset[NodeId]
     callers: Callers
     accepted: set[asyncio.Transport]
+    is_closed: bool
+    """Whether nobody is heard any more; a link that was being accepted may still come."""
     refused: Complaints
     misbehaved: Complaints
     receive: Receive
@@ -142,6 +144,8 @@ class Accepted(asyncio.Protocol):
         # Whoever dials and says nothing would be kept for ever.
         self._patience = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT_S, transport.abort)
         self._peers.callers.opened(self, self._host)
+        if self._peers.is_closed:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the link."""

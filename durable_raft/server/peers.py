@@ -383,6 +383,7 @@ class Peers:
         self.misbehaved = Complaints(time.monotonic)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
+        self.is_closed = False
 
     async def start(self, host: str, port: int) -> None:
         """Listen for peers and dial them.
@@ -433,6 +434,7 @@ class Peers:
 
     def close(self) -> None:
         """Drop every link."""
+        self.is_closed = True
         if self._server is not None:
             self._server.close()
         for task in self._tasks:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from durable_raft.cli.local_cluster import free_ports
 from durable_raft.server.clients import Clients, Outbox
@@ -166,3 +168,23 @@ def test_nothing_behind_quit_is_executed() -> None:
             assert talk.clients.commands_processed == 2
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_client_that_was_being_accepted_when_all_were_dropped_is_dropped_too(turns: int) -> None:
+    """However far the loop has come with it; else its transport outlives the loop, which then cannot be closed."""
+
+    async def main() -> None:
+        async with talking() as talk:
+            with socket.socket() as late:
+                late.setblocking(False)
+                late.connect_ex(("127.0.0.1", talk.port))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                talk.clients.stop_listening()
+                talk.clients.abort()
+                with suppress(ConnectionError):
+                    assert await asyncio.get_running_loop().sock_recv(late, 1) == b""
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import struct
 from contextlib import suppress
 
 import pytest
+import uvloop
 
 from durable_raft.checksum import crc32c
 from durable_raft.raft.messages import AppendEntries
@@ -282,3 +284,20 @@ def test_a_link_task_that_ends_is_a_bug_that_the_node_hears_of() -> None:
             await asyncio.sleep(0.001)
 
     assert isinstance(in_a_house(story).failures[0], AttributeError)
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_link_that_was_being_accepted_when_all_were_dropped_is_dropped_too(turns: int) -> None:
+    """However far the loop has come with it; else its transport outlives the loop, which then cannot be closed."""
+
+    async def story(house: House) -> None:
+        with socket.socket() as late:
+            late.setblocking(False)
+            late.connect_ex(("127.0.0.1", house.port))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            house.peers.close()
+            with suppress(ConnectionError):
+                assert await asyncio.get_running_loop().sock_recv(late, 1) == b""
+
+    in_a_house(story, listens=False, loop=uvloop.new_event_loop)
