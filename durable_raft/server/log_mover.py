@@ -5,7 +5,7 @@ acknowledged is in the journal at once, and in LMDB within ``LATEST_S`` and the 
 for it, unless the journal is full. A full disk is no failure: what is pending stays where it is, and it is tried again.
 
 It drops the prefix as well, behind each move. While writes never pause it drops twice as much as they bring: a log that
-is compacted more slowly than it grows fills the disk.
+is compacted more slowly than it grows fills the disk. Groups that go to LMDB directly drop a piece along with them.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class LogMover:
         self._groups = 0
         """Counts groups, so that a pause between them is seen."""
         self._seen_groups = 0
-        self._compact_to: Index | None = None
-        """Up to where the log is to be dropped; None when it is."""
+        self._compact_to = Index(0)
+        """Up to where the log was last asked to be dropped."""
         self._is_out_of_room = False
         if store.has_pending:
             # The start found no room to move it.
@@ -70,6 +70,12 @@ class LogMover:
     def has_work(self) -> bool:
         """Whether ``work`` should be called in a moment."""
         return self._has_work.is_set()
+
+    @property
+    def compact_to(self) -> Index | None:
+        """Up to where the log is to be dropped; None when it is."""
+        upto = self._compact_to
+        return upto if upto > self._store.home.base_index else None
 
     def start(self) -> None:
         """Start the thread."""
@@ -121,7 +127,7 @@ class LogMover:
         before = self._store.home.last_index
         if self._move():
             self._drop_prefix(2 * max(0, self._store.home.last_index - before))
-        if self._store.has_pending or self._compact_to is not None:
+        if self._store.has_pending or self.compact_to is not None:
             if not self._has_work.is_set():
                 self._since = self._clock.monotonic()
             self._has_work.set()
@@ -144,7 +150,7 @@ class LogMover:
 
     def _drop_prefix(self, entries: int) -> None:
         """Drop a piece of the prefix, and more pieces until so many entries are gone."""
-        upto = self._compact_to
+        upto = self.compact_to
         if upto is None:
             return
         end = min(upto, self._store.home.base_index + entries)
@@ -156,6 +162,4 @@ class LogMover:
                 return
             self._crash_points.reach("after_prefix_dropped")
             if base >= end:
-                break
-        if base >= upto and self._compact_to == upto:
-            self._compact_to = None
+                return

@@ -193,7 +193,7 @@ class LogWriter:
     def _persisted(self, group: list[Write]) -> Flushed:
         self._crash_points.reach("before_persist")
         started = self._clock.monotonic()
-        self._store.persist(group, self._compact_to)
+        self._store.persist(group, self._compact_to if self._mover is None else self._mover.compact_to)
         seconds = self._clock.monotonic() - started
         if self._mover is not None:
             self._mover.note()

@@ -137,6 +137,22 @@ def test_the_prefix_goes_faster_than_writes_come_that_never_pause(desk: Desk) ->
         base = desk.store.home.base_index
 
 
+def test_the_prefix_goes_along_with_groups_that_go_to_lmdb_directly(desk: Desk) -> None:
+    """Nothing of theirs is moved, and while they come nobody is idle: the log would grow for as long as they do."""
+    writer = LogWriter(desk.store, desk.clock, CrashPoints(), lambda _: None, desk.failures.append)
+    last = ORIGIN
+    for number in range(1, 41):
+        entries = entries_after(last, 1, payload=bytes(100_000))
+        last = point_of(entries[0])
+        if number > 5:
+            writer.compact(Index(number - 5))
+        writer.submit(write(number, entries))
+        assert writer._flush_next_group()
+    assert not desk.store.has_pending
+    assert desk.store.home.base_index >= 34
+    assert desk.failures == []
+
+
 def test_without_a_journal_the_writer_drops_the_prefix_itself(tmp_path: Path) -> None:
     """A directory that has gone back to LMDB: nothing is moved, so nothing would be dropped behind a move."""
     shelf = JournalShelf(tmp_path / "node")
