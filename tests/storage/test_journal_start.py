@@ -175,6 +175,33 @@ def test_without_room_for_a_journal_the_log_goes_on_in_lmdb(
     assert (store.trouble, store.has_pending, store.home.last_index) == ("", True, 1)
 
 
+def limited_pwrite(room: int) -> Callable[[int, bytes, int], int]:
+    """Return a pwrite on a file system that has so many bytes left: the last one takes what there is, as Linux does."""
+    real = os.pwrite
+
+    def write(fd: int, data: bytes, offset: int) -> int:
+        if offset >= room:
+            raise OSError(errno.ENOSPC, "injected")
+        return real(fd, data[: room - offset], offset)
+
+    return write
+
+
+@pytest.mark.parametrize("room", [100, BLOCK_BYTES + 100, RING_AT + 5 * BLOCK_BYTES + 100])
+def test_a_journal_of_which_a_part_finds_room_is_not_made(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Where the room ends a write takes less than it was given: of the ring, or of the header that nobody read back."""
+    entries = entries_after(ORIGIN, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", limited_pwrite(room))
+        store = loaded(shelf)
+    assert "injected" in store.trouble
+    assert sorted(path.name for path in (shelf.directory / "raft").iterdir()) == ["data.mdb", "lock.mdb"]
+    store.persist([write(1, entries)])
+    assert read_all(loaded(shelf), 1, 3) == entries
+
+
 def test_a_disk_that_fails_under_a_new_journal_is_no_full_one(
     shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

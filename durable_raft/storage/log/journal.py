@@ -194,6 +194,17 @@ def read_fully(fd: int, offset: int, length: int) -> bytes:
     return b"".join(parts)
 
 
+def write_fully(fd: int, offset: int, data: bytes) -> None:
+    """Write all of ``data`` there. Where the room ends one pwrite takes less, and only the next one says why.
+
+    Raises:
+        OSError: the system refused it.
+    """
+    while data:
+        written = os.pwrite(fd, data, offset)
+        offset, data = offset + written, data[written:]
+
+
 def journal_path(environment: Path) -> Path:
     """Return where the journal of an environment lies."""
     return environment / JOURNAL
@@ -210,11 +221,9 @@ def create_journal_file(path: Path, header: Header) -> None:
     fd = os.open(creating, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         _ask_not_to_copy_on_write(fd)
-        os.pwrite(fd, pack_header(header), 0)
+        write_fully(fd, 0, pack_header(header))
         for at in range(RING_AT, RING_AT + header.ring_bytes, _FILL_BYTES):
-            length = min(_FILL_BYTES, RING_AT + header.ring_bytes - at)
-            if os.pwrite(fd, bytes(length), at) != length:
-                raise OSError(f"{creating}: less written than asked")
+            write_fully(fd, at, bytes(min(_FILL_BYTES, RING_AT + header.ring_bytes - at)))
         os.fsync(fd)
     except OSError:
         # A full disk gets back what was taken.
