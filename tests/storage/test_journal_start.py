@@ -16,7 +16,7 @@ from durable_raft.errors import DiskFull, InvariantViolation, StoragePoisoned
 from durable_raft.raft.types import ORIGIN, Index, Standing
 from durable_raft.storage import headroom
 from durable_raft.storage.log import journal
-from durable_raft.storage.log.journal import Journal, journal_path
+from durable_raft.storage.log.journal import DiskJournalPlace, Journal, journal_path
 from durable_raft.storage.log.journal_format import BLOCK_BYTES, RING_AT, Header, pack_header
 from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
@@ -173,6 +173,42 @@ def test_without_room_for_a_journal_the_log_goes_on_in_lmdb(
     store = loaded(shelf)
     store.persist([write(1, entries[1:])])
     assert (store.trouble, store.has_pending, store.home.last_index) == ("", True, 1)
+
+
+def test_a_journal_takes_nothing_of_the_reserve(shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a disk that just had room for writes would have none because of it."""
+    home = LmdbLogStore.open(shelf.directory)
+    ring, reserve = 16 * BLOCK_BYTES, 1 << 20
+    with closing(JournaledLogStore(home, DiskJournalPlace(home.path, reserve), ring_bytes=ring)) as store:
+        needed = RING_AT + ring + reserve
+        monkeypatch.setattr(journal, "disk_free_bytes", lambda _: needed - 1)
+        store.load()
+        assert f"{needed} needed" in store.trouble
+        assert not journal_path(home.path).exists()
+        monkeypatch.setattr(journal, "disk_free_bytes", lambda _: needed)
+        store.load()
+        assert store.trouble == ""
+        assert journal_path(home.path).exists()
+
+
+def test_a_user_who_may_not_make_a_journal_goes_on_in_lmdb(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its two files are enough for that."""
+    real = os.open
+
+    def refuses(path: str | Path, flags: int, *rest: int) -> int:
+        if flags & os.O_CREAT and "journal" in Path(path).name:
+            raise PermissionError(errno.EACCES, "injected")
+        return real(path, flags, *rest)
+
+    entries = entries_after(ORIGIN, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuses)
+        store = loaded(shelf)
+    assert "injected" in store.trouble
+    store.persist([write(1, entries)])
+    assert read_all(loaded(shelf), 1, 3) == entries
 
 
 def limited_pwrite(room: int) -> Callable[[int, bytes, int], int]:

@@ -178,7 +178,8 @@ def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> Directory
         raise
     is_journaled = config.log_commit == "journal"
     if is_journaled or store.mark is not None:
-        return JournaledLogStore(store, DiskJournalPlace(store.path), is_used=is_journaled)
+        place = DiskJournalPlace(store.path, config.disk_reserve_bytes)
+        return JournaledLogStore(store, place, is_used=is_journaled)
     return store
 
 

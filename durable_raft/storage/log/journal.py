@@ -18,9 +18,10 @@ from collections import deque
 from pathlib import Path
 from typing import Final, Protocol
 
-from durable_raft.errors import DiskFull, StoragePoisoned
+from durable_raft.errors import DirectoryRefused, DiskFull, StoragePoisoned
 from durable_raft.raft.ready import Write
 from durable_raft.storage.directory import copies_on_write, sync_path
+from durable_raft.storage.environment import disk_free_bytes
 from durable_raft.storage.headroom import NO_ROOM
 from durable_raft.storage.log.journal_body import unpack_write
 from durable_raft.storage.log.journal_format import (
@@ -84,6 +85,7 @@ class JournalPlace(Protocol):
 
         Raises:
             DiskFull: there is no room; nothing is left of it.
+            DirectoryRefused: this user may not make a file there.
         """
 
     def open(self) -> JournalFile:
@@ -100,19 +102,26 @@ class JournalPlace(Protocol):
 class DiskJournalPlace:
     """A ``JournalPlace`` beside an environment of LMDB."""
 
-    def __init__(self, environment: Path) -> None:
-        """The journal is in the directory ``environment``."""
+    def __init__(self, environment: Path, reserve_bytes: int = 0) -> None:
+        """The journal is in the directory ``environment``; where it is made so much has to be left on the disk."""
         self.path = journal_path(environment)
+        self._reserve_bytes = reserve_bytes
 
     def create(self, header: Header) -> None:
-        """See ``create_journal_file``.
+        """See ``create_journal_file``; nothing is tried that would take of the reserve.
 
         Raises:
             DiskFull: there is no room.
+            DirectoryRefused: this user may not make a file there.
             StoragePoisoned: the disk did not take it.
         """
+        needed, free = RING_AT + header.ring_bytes + self._reserve_bytes, disk_free_bytes(self.path.parent)
+        if self._reserve_bytes and free < needed:
+            raise DiskFull(f"{self.path} cannot be made: {free} bytes are free, and {needed} needed with the reserve")
         try:
             create_journal_file(self.path, header)
+        except PermissionError as error:
+            raise DirectoryRefused(f"{self.path} cannot be made: {error}") from error
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise DiskFull(f"{self.path} cannot be made: {error}") from error
@@ -399,6 +408,7 @@ def new_journal(place: JournalPlace, ring_bytes: int) -> Journal:
 
     Raises:
         DiskFull: there is no room for it.
+        DirectoryRefused: this user may not make a file there.
         StoragePoisoned: the disk did not take it.
     """
     begun = JournalMark(secrets.token_bytes(16), 1, 0, 0)

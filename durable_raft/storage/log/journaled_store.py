@@ -22,7 +22,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from durable_raft.errors import CorruptRecord, DiskFull, EntryUnavailable, InvariantViolation, StoragePoisoned
+from durable_raft.errors import (
+    CorruptRecord,
+    DirectoryRefused,
+    DiskFull,
+    EntryUnavailable,
+    InvariantViolation,
+    StoragePoisoned,
+)
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Base, Entry, Identity, Index, Membership, NodeId, StoredLog, chain_crc
 from durable_raft.storage.log.journal import RING_BYTES, FoundJournal, Journal, JournalPlace, new_journal
@@ -182,10 +189,10 @@ class JournaledLogStore:
             raise WoundedLog([wound]) from error
 
     def _made(self) -> Journal | None:
-        """Make a journal, if there is room."""
+        """Make a journal, if there is room, and the directory takes one."""
         try:
             return new_journal(self._place, self._ring_bytes)
-        except DiskFull as error:
+        except (DiskFull, DirectoryRefused) as error:
             self.trouble = str(error)
             return None
 
