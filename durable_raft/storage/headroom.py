@@ -12,6 +12,7 @@ and only the room that is left free on the disk (``disk_reserve_bytes``) stands 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -172,3 +173,16 @@ def _open_filled(path: Path) -> int:
         return -1
     _fallocate(fd, 0, os.fstat(fd).st_size)
     return fd
+
+
+def fill_holes(fd: int) -> int:
+    """Give every byte of a file its block; return 0, or the number of the error that says there is no room for them.
+
+    Some tools copy zeros as holes. Where the file system cannot allocate, nothing can be done.
+    """
+    size = os.fstat(fd).st_size
+    with contextlib.suppress(OSError):
+        if os.lseek(fd, 0, os.SEEK_HOLE) == size:
+            return 0
+    error = _fallocate(fd, 0, size)
+    return error if error in NO_ROOM else 0

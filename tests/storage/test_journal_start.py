@@ -333,6 +333,56 @@ def test_a_record_to_be_rebuilt_and_no_room_for_it_is_a_full_disk(
     assert read_all(loaded(shelf), 1, 4) == entries
 
 
+def punch(path: Path) -> None:
+    """Copy a file as some tools do: with holes where there were zeros."""
+    image = path.read_bytes()
+    with path.open("wb") as file:
+        file.truncate(len(image))
+        for at in range(0, len(image), BLOCK_BYTES):
+            if any(block := image[at : at + BLOCK_BYTES]):
+                file.seek(at)
+                file.write(block)
+
+
+def first_hole(path: Path) -> int:
+    """Return where the first hole of a file begins; its size when it has none."""
+    with path.open("rb") as file:
+        return os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_journal_that_was_copied_with_holes_meets_no_full_disk(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch, *, is_full: bool
+) -> None:
+    """A start gives it all its room; without that it is left as if it were not to be used, and a next one is made."""
+    entries = entries_after(ORIGIN, 3)
+    loaded(shelf).persist([write(1, entries[:1])])
+    shelf.close()
+    path = journal_path(shelf.directory / "raft")
+    punch(path)
+    if first_hole(path) == path.stat().st_size:
+        pytest.skip("no holes on this file system")
+    allocated: list[str] = []
+    real = headroom._fallocate
+
+    def fallocate(fd: int, offset: int, length: int) -> int:
+        name = Path(f"/proc/self/fd/{fd}").readlink().name
+        allocated.append(name)
+        return errno.ENOSPC if is_full and name == "journal" else real(fd, offset, length)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(headroom, "_fallocate", fallocate)
+        store = loaded(shelf)
+    assert "journal" in allocated
+    assert ("holes" in store.trouble, path.exists()) == (is_full, not is_full)
+    store.persist([write(1, entries[1:2])])
+    assert (store.has_pending, store.home.last_index) == (not is_full, 2 - (not is_full))
+    store = loaded(shelf)
+    store.persist([write(1, entries[2:])])
+    assert (store.trouble, store.has_pending) == ("", True)
+    assert read_all(loaded(shelf), 1, 4) == entries
+
+
 def test_unreadable_blocks_are_as_damaged_ones(shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that gives one page no more loses nothing, as each group is there twice."""
     entries = entries_after(ORIGIN, 3)

@@ -4,7 +4,8 @@ What is in it, and what counts, is in journal_format.py; what it is for, in jour
 when its owner says that LMDB holds what was there (``release``). Blocks that hold anything else are never written.
 
 The file is written with zeros once, so that its blocks have their places and a flush needs no metadata. It cannot meet
-a full disk afterwards, unless the file system copies on write: there it is asked not to for this file.
+a full disk afterwards, unless the file system copies on write: there it is asked not to for this file. Holes, which a
+copy of the file may have, are filled before it is used.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from durable_raft.errors import DirectoryRefused, DiskFull, StoragePoisoned
 from durable_raft.raft.ready import Write
 from durable_raft.storage.directory import copies_on_write, sync_path
 from durable_raft.storage.environment import disk_free_bytes
-from durable_raft.storage.headroom import NO_ROOM
+from durable_raft.storage.headroom import NO_ROOM, fill_holes
 from durable_raft.storage.log.journal_body import unpack_write
 from durable_raft.storage.log.journal_format import (
     BLOCK_BYTES,
@@ -58,6 +59,13 @@ class JournalFile(Protocol):
 
     def read(self) -> bytes:
         """Return the whole file."""
+
+    def allocate(self) -> None:
+        """Give every byte its place on the disk, so that no write meets a full one.
+
+        Raises:
+            DiskFull: there is no room for some.
+        """
 
     def write(self, offset: int, data: bytes) -> None:
         """Put ``data`` there; it may be lost until ``flush`` returns."""
@@ -153,6 +161,15 @@ class DiskJournalFile:
     def read(self) -> bytes:
         """Return the whole file, with zeros for blocks that the disk does not give."""
         return read_blocks(self._fd)
+
+    def allocate(self) -> None:
+        """Fill the holes that a copy has where there were zeros.
+
+        Raises:
+            DiskFull: there is no room.
+        """
+        if error := fill_holes(self._fd):
+            raise DiskFull(f"{self._path} has holes that cannot be filled: {os.strerror(error)}")
 
     def write(self, offset: int, data: bytes) -> None:
         """Put ``data`` there with one pwrite.
@@ -386,8 +403,10 @@ class FoundJournal:
         its own, so that a torn one leaves the other; the one that is believed is the last.
 
         Raises:
+            DiskFull: parts of the file have no place on the disk; nothing was done.
             StoragePoisoned: the header could not be written.
         """
+        self._file.allocate()
         begun = JournalMark(self._mark.uuid, self._mark.generation + 1, self.number, 0)
         try:
             copy = pack_header(Header(begun.uuid, begun.generation, self._ring_bytes))[:BLOCK_BYTES]

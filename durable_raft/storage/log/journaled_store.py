@@ -177,8 +177,8 @@ class JournaledLogStore:
             if found is None:
                 self._begun = self._made() if self._is_used else None
             elif self._is_used:
-                self._begun = found.begin()
-            else:
+                self._begun = self._begun_again(found)
+            if found is not None and self._begun is None:
                 self._left = found
         if writes and rebuilt:
             writes[0] = replace(writes[0], mended=rebuilt)
@@ -193,6 +193,14 @@ class JournaledLogStore:
         try:
             return new_journal(self._place, self._ring_bytes)
         except (DiskFull, DirectoryRefused) as error:
+            self.trouble = str(error)
+            return None
+
+    def _begun_again(self, found: FoundJournal) -> Journal | None:
+        """Begin the next generation; where the file has not all its room the journal goes, as one that is not used."""
+        try:
+            return found.begin()
+        except DiskFull as error:
             self.trouble = str(error)
             return None
 
