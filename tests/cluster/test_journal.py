@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
+import redis
 
+from durable_raft.storage.log import journal_format
 from durable_raft.storage.log.journal import RING_BYTES
+from durable_raft.storage.log.journal_format import RING_AT, copy_bytes
 from durable_raft.storage.log.reader import LogReader
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.disks import Disks, NoDisks
@@ -44,18 +48,74 @@ def write(cluster: Cluster, count: int, name: str) -> None:
         client.set(f"{name}:{number}", number)
 
 
-def die_with_pending_groups(cluster: Cluster) -> None:
-    """Have writes acknowledged while the victim dies before it moves its newest ones; they are in its journal."""
+def die_with_pending_groups(cluster: Cluster) -> int:
+    """Have writes acknowledged while the victim dies before it moves its newest ones; they are in its journal.
+
+    Returns:
+        How many were acknowledged: ``pending:0`` and on.
+    """
     cluster.stop(VICTIM)
     cluster.start(VICTIM, crash_at="before_move:4")
     cluster.wait(lambda: cluster.info(VICTIM) is not None or not cluster.is_running(VICTIM), "the victim to work")
     client, number = cluster.client(LEADER), 0
-    while cluster.is_running(VICTIM):
-        client.set(f"pending:{number}", number)
-        number += 1
+    with suppress(redis.RedisError):
+        # Alone the leader holds a write, and then refuses it.
+        while cluster.is_running(VICTIM):
+            client.set(f"pending:{number}", number)
+            number += 1
     assert cluster.wait_exit(VICTIM) == -signal.SIGKILL
     with LogReader.open(cluster.nodes[VICTIM].directory) as reader:
         assert reader.overview().pending_groups
+    return number
+
+
+def forget_the_last_group(directory: Path) -> None:
+    """Have both copies of the last group in a journal look as if they had never been written."""
+    with LogReader.open(directory) as reader:
+        meta = reader.overview().meta
+    assert meta is not None
+    assert meta.journal is not None
+    path = directory / "raft" / "journal"
+    image = bytearray(path.read_bytes())
+    heads = [head for head, _, _ in journal_format._heads(bytes(image[RING_AT:]), meta.journal.uuid)]
+    last = max(heads, key=lambda head: (head.generation, head.number))
+    assert (last.generation, last.number > meta.journal.number) == (meta.journal.generation, True)
+    end = RING_AT + last.offset + 2 * copy_bytes(last.length)
+    image[RING_AT + last.offset : end] = bytes(end - RING_AT - last.offset)
+    path.write_bytes(image)
+
+
+def test_a_group_that_both_copies_forgot_is_known_by_the_leader(cluster_of: ClusterFactory) -> None:
+    """Nothing in the directory tells, but the leader counted its flush: with the third it could take the group back."""
+    cluster = cluster_of(3, settings_of={LEADER: EAGER}, log_commit="journal", **PATIENT)
+    assert cluster.wait_ready() == LEADER
+    cluster.kill9(OTHER)
+    acknowledged = die_with_pending_groups(cluster)
+    directory = cluster.nodes[VICTIM].directory
+    with LogReader.open(directory) as reader:
+        held = reader.overview().last_index
+    forget_the_last_group(directory)
+    with LogReader.open(directory) as reader:
+        assert reader.overview().last_index < held
+    cluster.start(VICTIM)
+    cluster.wait(lambda: "event=went_back" in cluster.log(VICTIM), "the victim to learn that it went back")
+    assert "it acknowledged" in cluster.log(VICTIM)
+    info = cluster.info(VICTIM)
+    assert info is not None
+    assert info["raft_alarms"] == "old_copy"
+    # It is no voter: the two that are left have no majority, and elect nobody.
+    cluster.kill9(LEADER)
+    cluster.start(OTHER)
+    cluster.wait(lambda: "event=peer_connected peer=n2" in cluster.log(OTHER).rpartition("started")[2], "them to meet")
+    infos = cluster.infos()
+    assert {info["raft_leader_id"] for info in infos.values()} <= {"", LEADER}
+    assert infos[VICTIM]["raft_is_voter"] == "0"
+    cluster.start(LEADER)
+    client = cluster.client(cluster.wait_ready())
+    assert [client.get(f"pending:{number}") for number in range(acknowledged)] == [
+        str(number).encode() for number in range(acknowledged)
+    ]
+    cluster.wait(lambda: (cluster.info(VICTIM) or {}).get("raft_alarms") == "", "its admission")
 
 
 def test_pending_groups_and_a_full_disk_keep_no_node_from_starting(disks: Disks, cluster_of: ClusterFactory) -> None:

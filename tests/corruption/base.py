@@ -37,11 +37,12 @@ class Base:
         return (self.older / node_id / environment / "data.mdb").read_bytes()
 
 
-def prepare(place: Path, seed: int, writes: int = WRITES) -> Base:
+def prepare(place: Path, seed: int, writes: int = WRITES, *, log_commit: str = "lmdb") -> Base:
     """Run a cluster under ``place``, write, and keep its directories from the middle and from the end."""
     cluster = Cluster(
         3,
         place / "cluster",
+        log_commit=log_commit,
         checkpoint_changes=writes // 10,
         checkpoint_interval_ms=600_000,
         log_tail_entries=writes // 2,

@@ -4,6 +4,7 @@
 
     python -m tests.corruption                                5,000 quick trials and 100 with three real nodes
     python -m tests.corruption --quick 200 --whole 10         fewer
+    python -m tests.corruption --log-commit journal           the same with the journal in front of LMDB (journals.py)
     python -m tests.corruption --meta-bits                    every single bit of both meta pages, raft and kv
     python -m tests.corruption ... --json FILE                leave the figures in FILE (tests/results)
     python -m tests.corruption --seed 7 --kind stale_page --environment kv --trial 12      one trial again
@@ -18,57 +19,23 @@ import argparse
 import random
 import secrets
 import shutil
-import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from durable_raft.raft.types import Member, Membership, NodeId
-from durable_raft.server.settings.config import NodeConfig
 from tests.corruption import nodes, start
 from tests.corruption.base import Base, prepare
 from tests.corruption.damage import KINDS, flip_meta_bit, meta_bits
+from tests.corruption.journals import run_journals
+from tests.corruption.trials import VICTIM, Result, config_of, rng_of, tell
 from tests.results import record
 
 MODULE: Final = "tests.corruption"
 ENVIRONMENTS: Final = ("raft", "kv")
-VICTIM: Final = "n1"
-
-
-@dataclass(slots=True)
-class Result:
-    """What a campaign counted."""
-
-    outcomes: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    failures: list[str] = field(default_factory=list)
-    unchanged: Counter[str] = field(default_factory=Counter)
-    """Trials whose damage changed no byte."""
-
-    def note(self, kind: str, environment: str, outcome: str, replay: str) -> None:
-        """Count an outcome."""
-        word = outcome.partition(":")[0] if outcome.startswith(("refused", *start.FAILURES)) else outcome
-        self.outcomes[kind, environment][word] += 1
-        if outcome.startswith(start.FAILURES):
-            self.failures.append(f"{kind} of {environment}: {outcome}\n  again: {replay}")
-
-    def figures(self) -> dict[str, Any]:
-        """Return the outcomes by kind and environment, for tests/results."""
-        told: dict[str, dict[str, dict[str, int]]] = {}
-        for (kind, environment), counts in self.outcomes.items():
-            told.setdefault(kind, {})[environment] = dict(counts.most_common())
-        return {"outcomes": told, "failures": len(self.failures)}
-
-    def table(self) -> list[str]:
-        """Return the outcomes by kind."""
-        lines = []
-        for (kind, environment), counts in self.outcomes.items():
-            told = ", ".join(f"{word} {count}" for word, count in counts.most_common())
-            lines.append(f"{kind:24} {environment:5} {sum(counts.values()):5}  {told}")
-        return lines
+COMMITS: Final = ("lmdb", "journal")
 
 
 class Quick:
@@ -102,24 +69,6 @@ class Quick:
         return start.outcome_of(self._config, self._truth), data != before
 
 
-def config_of(base: Base, directory: Path) -> NodeConfig:
-    """Return what the victim is told when its directory is ``directory``."""
-    members = tuple(
-        Member(NodeId(n.node_id), f"127.0.0.1:{n.client_port}", f"127.0.0.1:{n.peer_port}")
-        for n in base.cluster.nodes.values()
-    )
-    me = base.cluster.nodes[VICTIM]
-    return NodeConfig(
-        node_id=NodeId(VICTIM),
-        directory=directory,
-        client_host="127.0.0.1",
-        client_port=me.client_port,
-        peer_host="127.0.0.1",
-        peer_port=me.peer_port,
-        membership=Membership(members),
-    )
-
-
 def run_quick(base: Base, place: Path, seed: int, count: int, *, tells: bool = True) -> Result:
     """Play ``count`` quick trials, as many of each kind and environment."""
     result, quick = Result(), Quick(base, place)
@@ -128,7 +77,7 @@ def run_quick(base: Base, place: Path, seed: int, count: int, *, tells: bool = T
         result.unchanged[kind] += not is_changed
         result.note(kind, environment, outcome, _replay(seed, kind, environment, number))
         if tells:
-            _tell("quick", number + 1, count, result)
+            tell("quick", number + 1, count, result)
     return result
 
 
@@ -144,7 +93,7 @@ def run_whole(base: Base, place: Path, seed: int, count: int, *, tells: bool = T
         if outcome.startswith(start.FAILURES):
             nodes.keep(base, place / "failed" / str(number))
         if tells:
-            _tell("whole", number + 1, count, result)
+            tell("whole", number + 1, count, result)
     return result
 
 
@@ -156,7 +105,7 @@ def run_meta_bits(base: Base, place: Path, *, every: int = 1, tells: bool = True
             outcome = quick.run_meta_bit(number, environment)
             result.note("meta_bit", environment, outcome, f"bit {number} of {environment}")
             if tells:
-                _tell(f"meta bits of {environment}", number + 1, meta_bits(), result)
+                tell(f"meta bits of {environment}", number + 1, meta_bits(), result)
     return result
 
 
@@ -165,25 +114,15 @@ def _kinds(count: int) -> Iterator[tuple[str, str]]:
     return (pairs[number % len(pairs)] for number in range(count))
 
 
-def rng_of(seed: int, kind: str, environment: str, number: int) -> random.Random:
-    """Return the generator of one trial."""
-    return random.Random(f"{seed} {kind} {environment} {number}")
-
-
 def _replay(seed: int, kind: str, environment: str, number: int) -> str:
     return f"python -m tests.corruption --seed {seed} --kind {kind} --environment {environment} --trial {number}"
-
-
-def _tell(what: str, done: int, count: int, result: Result) -> None:
-    if sys.stderr.isatty() or done == count or done % 250 == 0:
-        end = "\r" if sys.stderr.isatty() and done < count else "\n"
-        print(f"{what}: {done} of {count}, {len(result.failures)} failures", file=sys.stderr, end=end)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.corruption", description="Random damage to data files.")
     parser.add_argument("--quick", type=int, default=5_000, help="trials that open one directory")
     parser.add_argument("--whole", type=int, default=100, help="trials with three real nodes")
+    parser.add_argument("--log-commit", choices=COMMITS, default=COMMITS[0], help="what makes a write durable")
     parser.add_argument("--meta-bits", action="store_true", help="flip every bit of both meta pages instead")
     parser.add_argument("--every", type=int, default=1, help="with --meta-bits: only every so-many-th bit")
     parser.add_argument("--seed", type=int, default=None, help="a fresh one unless given")
@@ -204,7 +143,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"seed {seed}")
     started = time.monotonic()
     # What is prepared depends on the order in which three processes run: only the damage is drawn from the seed.
-    base = prepare(place, seed)
+    base = prepare(place, seed, log_commit=options.log_commit)
     try:
         results = _played(options, base, place, seed)
     finally:
@@ -229,7 +168,8 @@ def _played(options: argparse.Namespace, base: Base, place: Path, seed: int) -> 
     if options.meta_bits:
         return [run_meta_bits(base, place, every=options.every)]
     if options.trial is None:
-        return [run_quick(base, place, seed, options.quick), run_whole(base, place, seed, options.whole)]
+        played = run_quick if options.log_commit == COMMITS[0] else run_journals
+        return [played(base, place, seed, options.quick), run_whole(base, place, seed, options.whole)]
     kind, environment = options.kind, options.environment
     rng = rng_of(seed, kind, environment, options.trial)
     result = Result()

@@ -3,6 +3,9 @@
 A node that is stopped leaves nothing in its journal, and one that is killed little. So entries are put there by the
 store, which is closed before it moves them: what a power cut under load leaves.
 
+Both copies of a group are damaged in one place, too, those of the last one as well: an acknowledged group is lost then,
+and that must be seen.
+
 A stale journal as a whole is not tried: of what is put back with every sum right, only what came after it tells
 (ARCHITECTURE "The commit journal").
 """
@@ -17,20 +20,48 @@ from typing import Final
 
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import EntryKind, LogPoint, make_entry
+from durable_raft.storage.log import journal_format
 from durable_raft.storage.log.journal import DiskJournalPlace
-from durable_raft.storage.log.journal_format import BLOCK_BYTES, JOURNAL
+from durable_raft.storage.log.journal_format import (
+    BLOCK_BYTES,
+    HEAD_BYTES,
+    JOURNAL,
+    RING_AT,
+    SECTOR_BYTES,
+    copy_bytes,
+    read_header,
+)
 from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.corruption import start
 from tests.corruption.base import Base
-from tests.corruption.campaign import VICTIM, Result, config_of, rng_of
-from tests.corruption.damage import KINDS
+from tests.corruption.damage import KINDS, Damage
+from tests.corruption.trials import VICTIM, Result, config_of, rng_of, tell
 
 RING_BYTES: Final = 64 * BLOCK_BYTES
 """Small, so that most damage strikes what is in use."""
 GROUPS: Final = 24
 FILES: Final = {JOURNAL: f"raft/{JOURNAL}", "raft": "raft/data.mdb"}
-LEFT_OUT: Final = {JOURNAL: frozenset({"stale_file"}), "raft": frozenset[str]()}
+LEFT_OUT: Final = {JOURNAL: frozenset({"stale_file"}), "raft": frozenset({"both_copies"})}
+
+
+NAMED_BYTES: Final = 40
+"""Of a copy, up to the number of its group: a sector in which they rot is nobody's."""
+
+
+def both_copies(data: bytearray, older: bytes, rng: random.Random) -> None:
+    """Flip one bit of a group's first sector, the same one in both copies."""
+    del older
+    uuid = read_header(bytes(data[:RING_AT])).uuid
+    heads = [head for head, _, _ in journal_format._heads(bytes(data[RING_AT:]), uuid)]
+    offset, length = rng.choice([(head.offset, head.length) for head in heads])
+    end = HEAD_BYTES + length
+    bit = rng.randrange(8 * NAMED_BYTES, 8 * (end if end <= SECTOR_BYTES else HEAD_BYTES))
+    for at in (offset, offset + copy_bytes(length)):
+        data[RING_AT + at + bit // 8] ^= 1 << bit % 8
+
+
+JOURNAL_KINDS: Final[dict[str, Damage]] = {**KINDS, both_copies.__name__: both_copies}
 
 
 class JournalTrials:
@@ -52,7 +83,7 @@ class JournalTrials:
         path = self._config.directory / FILES[file]
         before = path.read_bytes()
         data = bytearray(before)
-        KINDS[kind](data, self._older[file], rng)
+        JOURNAL_KINDS[kind](data, self._older[file], rng)
         path.write_bytes(data)
         return start.outcome_of(self._config, self._truth), data != before
 
@@ -83,13 +114,15 @@ def _fill(directory: Path) -> bytes:
     return older
 
 
-def run_journals(base: Base, place: Path, seed: int, count: int) -> Result:
+def run_journals(base: Base, place: Path, seed: int, count: int, *, tells: bool = True) -> Result:
     """Play ``count`` trials, as many of each kind and file."""
     result, trials = Result(), JournalTrials(base, place)
-    pairs = [(kind, file) for kind in KINDS for file in FILES if kind not in LEFT_OUT[file]]
+    pairs = [(kind, file) for kind in JOURNAL_KINDS for file in FILES if kind not in LEFT_OUT[file]]
     for number in range(count):
         kind, file = pairs[number % len(pairs)]
         outcome, is_changed = trials.run(kind, file, rng_of(seed, kind, file, number))
         result.unchanged[f"{kind} {file}"] += not is_changed
         result.note(kind, file, outcome, f"run_journals with seed {seed}: trial {number}")
+        if tells:
+            tell("journals", number + 1, count, result)
     return result

@@ -5,9 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 
-from durable_raft.storage.log.journal_format import Header, pack_header
-
-SECTOR_BYTES = 512
+from durable_raft.storage.log.journal_format import SECTOR_BYTES, Header, pack_header
 
 
 class MemoryJournalFile:

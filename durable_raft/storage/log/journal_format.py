@@ -21,8 +21,11 @@ Numbers ascend by one for ever; a group that went to LMDB directly uses up one, 
 between two loads of the log. Uuid, generation and number say which groups belong to the log: those of the generation
 that LMDB names (``JournalMark``), numbered after the last one that LMDB holds. Whatever else is in the ring is old.
 
+*What is whole.* A group of which one copy is, or whose sectors can be put together from both.
+
 *Where it ends.* A group is written when the one before is flushed. So of all groups only the last can be torn, and a
-group of which no copy is whole is the end when no later one was begun. When a later one was begun, it is damage.
+group that is not whole is the end when no later one was begun. When a later one was begun, it is damage. So it is when
+a sector of the last one is neither what was written nor what was there before: a torn write leaves no such sector.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Final, NamedTuple
 
 from durable_raft.checksum import ALGORITHM_CRC32C, crc32c, extend
@@ -43,6 +47,9 @@ JOURNAL_VERSION: Final = 1
 BLOCK_BYTES: Final = 4096
 """A group is padded to blocks, so that no flush rewrites bytes that another one made durable."""
 
+SECTOR_BYTES: Final = 512
+"""A disk writes these wholly or not at all, in any order."""
+
 RING_AT: Final = 2 * BLOCK_BYTES
 """Where the ring begins in the file."""
 
@@ -53,6 +60,9 @@ _HEAD: Final = struct.Struct(">4sBBH16sQQQQII")
 _U32: Final = struct.Struct(">I")
 _SUM: Final = struct.Struct(">II")
 HEAD_BYTES: Final = _HEAD.size + _SUM.size
+_JOINED_SECTORS_MAX: Final = 6
+"""In so many sectors the copies of a group may differ from which it is put together: 64 ways to try."""
+
 _WOUNDS_MAX: Final = 20
 """Groups that are named when many are damaged."""
 
@@ -70,14 +80,12 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of which one copy is whole."""
+    """A group that is whole."""
 
     number: int
     previous: int
     sum: int
     body: bytes
-    copies: int
-    """How many copies are whole: 1 or 2."""
 
 
 class _Head(NamedTuple):
@@ -196,6 +204,7 @@ def find_groups(ring: bytes, mark: JournalMark) -> tuple[list[Group], list[Wound
         NewerFormat: a group of a newer format.
     """
     whole: dict[int, Group] = {}
+    broken: dict[int, tuple[_Head, int]] = {}
     newest = mark.number
     wounds: list[Wound] = []
     for head, total, at in _heads(ring, mark.uuid):
@@ -206,13 +215,63 @@ def find_groups(ring: bytes, mark: JournalMark) -> tuple[list[Group], list[Wound
         elif head.generation == mark.generation and head.number > mark.number:
             newest = max(newest, head.number)
             body = ring[at + HEAD_BYTES : at + HEAD_BYTES + head.length]
-            if extend(crc32c(_HEAD.pack(*head)), body) == total:
-                _take(whole, Group(head.number, head.previous, total, body, 1), wounds)
+            if _sum_of(head, body) == total:
+                _take(whole, Group(head.number, head.previous, total, body), wounds)
+            else:
+                broken[head.number] = (head, total)
+    for number, (head, total) in broken.items():
+        if number not in whole and (joined := _joined(ring, head, total)) is not None:
+            whole[number] = Group(number, head.previous, total, joined)
     groups = list(_consecutive(whole, mark, wounds))
     end = mark.number + len(groups)
     lost = [number for number in range(end + 1, min(newest, end + 1 + _WOUNDS_MAX)) if number not in whole]
     wounds += [_wound(f"group {number}, as {newest} was begun", "no whole copy", WoundKind.MISSING) for number in lost]
+    if not lost and _is_rotten(ring, mark, end + 1):
+        found = "a sector that no torn write leaves, and no whole copy"
+        wounds.append(_wound(f"group {end + 1}, or what was there before", found, WoundKind.CHECKSUM))
     return groups, wounds[:_WOUNDS_MAX]
+
+
+def _sum_of(head: _Head, body: bytes) -> int:
+    return extend(crc32c(_HEAD.pack(*head)), body)
+
+
+def _joined(ring: bytes, head: _Head, total: int) -> bytes | None:
+    """Return the body of a group put together from the sectors of both copies; None when no way gives its sum."""
+    end, size = HEAD_BYTES + head.length, copy_bytes(head.length)
+    copies = [
+        [ring[at : at + SECTOR_BYTES] for at in range(start, start + end, SECTOR_BYTES)]
+        for start in (head.offset, head.offset + size)
+    ]
+    differing = [number for number, (first, second) in enumerate(zip(*copies, strict=True)) if first != second]
+    if len(differing) > _JOINED_SECTORS_MAX:
+        return None
+    sectors = copies[0].copy()
+    for choice in product(copies, repeat=len(differing)):
+        for number, copy in zip(differing, choice, strict=True):
+            sectors[number] = copy[number]
+        body = b"".join(sectors)[HEAD_BYTES:end]
+        if _sum_of(head, body) == total:
+            return body
+    return None
+
+
+def _is_rotten(ring: bytes, mark: JournalMark, number: int) -> bool:
+    """Return whether a sector certainly is a rotten one of group ``number``, no copy of which is whole.
+
+    Only the first sector of a copy tells who it is. It proves itself by its head, or wholly where the body ends in it.
+    """
+    for at in _marked_blocks(ring):
+        head = _Head(*_HEAD.unpack_from(ring, at))
+        if (head.uuid, head.generation, head.number) != (mark.uuid, mark.generation, number):
+            continue
+        total, proof = _SUM.unpack_from(ring, at + _HEAD.size)
+        if crc32c(ring[at : at + HEAD_BYTES - _U32.size]) != proof:
+            return True
+        body = ring[at + HEAD_BYTES : at + HEAD_BYTES + head.length]
+        if HEAD_BYTES + head.length <= SECTOR_BYTES and _sum_of(head, body) != total:
+            return True
+    return False
 
 
 def _take(whole: dict[int, Group], group: Group, wounds: list[Wound]) -> None:
@@ -220,7 +279,7 @@ def _take(whole: dict[int, Group], group: Group, wounds: list[Wound]) -> None:
     if other is not None and other.sum != group.sum:
         expected, found = f"sum {other.sum:#010x} of group {group.number}", f"{group.sum:#010x} in its other copy"
         wounds.append(_wound(expected, found, WoundKind.DISAGREES))
-    whole[group.number] = Group(group.number, group.previous, group.sum, group.body, 1 if other is None else 2)
+    whole[group.number] = group
 
 
 def _consecutive(whole: dict[int, Group], mark: JournalMark, wounds: list[Wound]) -> Iterator[Group]:
@@ -235,10 +294,17 @@ def _consecutive(whole: dict[int, Group], mark: JournalMark, wounds: list[Wound]
 
 def _heads(ring: bytes, uuid: bytes) -> Iterator[tuple[_Head, int, int]]:
     """Yield every head of this journal that is valid and in its place: head, sum, and where in the ring it is."""
+    for at in _marked_blocks(ring):
+        if (found := _head(ring, at, uuid)) is not None:
+            yield (*found, at)
+
+
+def _marked_blocks(ring: bytes) -> Iterator[int]:
+    """Yield where a block begins as a group does."""
     at = ring.find(_GROUP_MAGIC)
     while at >= 0:
-        if at % BLOCK_BYTES == 0 and (found := _head(ring, at, uuid)) is not None:
-            yield (*found, at)
+        if at % BLOCK_BYTES == 0:
+            yield at
         at = ring.find(_GROUP_MAGIC, at + 1)
 
 
