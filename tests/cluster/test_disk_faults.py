@@ -222,6 +222,8 @@ def _check_failing_disk(cluster_of: ClusterFactory, strace: Strace, fault: str) 
 def _answered_after(cluster_of: ClusterFactory, strace: Strace, fault: str) -> int:
     """Check a node whose disk fails in a cluster of its own; return how many clients it answered after the fault."""
     cluster = cluster_of(1)
+    # What a first start makes is behind it: the fault is to strike while it works.
+    cluster.wait_ready()
     _start_traced(cluster, [LEADER], strace, f"fdatasync,pwrite64,{REPLIES}", fault)
     acknowledged: list[str] = []
     with ExitStack() as stack:
