@@ -187,8 +187,9 @@ class DiskJournalFile:
         self._presence.require()
 
     def close(self) -> None:
-        """Release the file."""
-        os.close(self._fd)
+        """Release the file; what counts was flushed before, so an error of the disk says nothing any more."""
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
 
     @property
     def is_written_in_place(self) -> bool:
@@ -227,7 +228,8 @@ def write_fully(fd: int, offset: int, data: bytes) -> None:
         OSError: the system refused it.
     """
     while data:
-        written = os.pwrite(fd, data, offset)
+        if not (written := os.pwrite(fd, data, offset)):
+            raise OSError(f"nothing written of {len(data)} bytes at {offset}")
         offset, data = offset + written, data[written:]
 
 
