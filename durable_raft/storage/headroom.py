@@ -69,6 +69,8 @@ class Headroom:
         self._fd = os.open(path / DATA_FILE, os.O_RDWR | os.O_CLOEXEC)
         self._allocated = 0
         """Up to here every byte of the file has its block."""
+        self._known_end = self._end()
+        """Of the file, at the last look."""
         self.is_kept = not copies_on_write(path)
         """Whether the file system keeps what it allocates for this file."""
         self._readers_fd = _open_filled(path / LOCK_FILE)
@@ -90,7 +92,7 @@ class Headroom:
             DiskFull: it might not; nothing was done.
         """
         # Asked of LMDB once: this is done for each write.
-        end = self._end()
+        self._known_end = end = self._end()
         if may_free_all:
             needed_bytes += free_list_bytes(end)
         target = min(end + needed_bytes, self._map_bytes)
@@ -101,6 +103,13 @@ class Headroom:
             raise DiskFull(
                 f"{self._path}: the disk is full: {needed_bytes} bytes may be needed and {self.owned_bytes} can be had"
             )
+
+    def is_in_map(self, needed_bytes: int) -> bool:
+        """Return whether so much more stays below the map's bound, seen from the file's end at the last ``require``.
+
+        It is so without any page that is free inside the file. The list of free pages is counted here.
+        """
+        return self._known_end + needed_bytes + free_list_bytes(self._known_end) <= self._map_bytes
 
     def top_up(self, disk_free_bytes: int) -> None:
         """Take back what was used of the room behind the end, if the disk has plenty; a piece at a time."""

@@ -17,7 +17,8 @@ from durable_raft.raft.ready import Write
 from durable_raft.raft.types import HardState, Index, StoredLog
 from durable_raft.storage.log import journal_format
 from durable_raft.storage.log.journal_format import BLOCK_BYTES, RING_AT, Header
-from durable_raft.storage.log.journaled_store import HomeStore, JournaledLogStore
+from durable_raft.storage.log.journaled_store import JournaledLogStore
+from durable_raft.storage.log.log_store import HomeStore
 from durable_raft.storage.log.plan import Plan
 from durable_raft.storage.log.tables import Space
 from tests.support.journal_files import MemoryJournalFile, MemoryJournalPlace, some_of

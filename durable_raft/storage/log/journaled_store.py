@@ -7,7 +7,7 @@ what LMDB holds and the groups that follow in the journal, and ``load`` moves th
 for that they stay pending, and no group is journaled before they are moved.
 
 Some groups go to LMDB directly, with all that is pending before them, in order: large ones, those that drop or mend
-what LMDB holds, and those for which the journal has no room.
+what LMDB holds, and those for which the journal has no room, or LMDB's map near its end may have none.
 
 ``move`` and ``compact`` may run on another thread while ``persist`` flushes. Two locks keep them apart: one for LMDB's
 transactions, one for what is pending. The second is never held while a disk works.
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from durable_raft.errors import (
     CorruptRecord,
@@ -35,7 +35,7 @@ from durable_raft.raft.types import Base, Entry, Identity, Index, Membership, No
 from durable_raft.storage.log.journal import RING_BYTES, FoundJournal, Journal, JournalPlace, new_journal
 from durable_raft.storage.log.journal_body import ENTRIES_MAX, ENTRY_HEAD_BYTES, pack_write
 from durable_raft.storage.log.journal_format import JOURNAL, copy_bytes
-from durable_raft.storage.log.log_store import DirectoryLogStore
+from durable_raft.storage.log.log_store import HomeStore
 from durable_raft.storage.log.meta import JournalMark
 from durable_raft.storage.log.pending import ANY_INDEX, Pending, pending_group, with_pending
 from durable_raft.storage.log.plan import Plan, Stand, plan_writes, point_of
@@ -53,35 +53,6 @@ PENDING_SHARE: Final = 4
 
 _STANDING_BYTES: Final = 4096
 """What a standing and the rest of a group may take beside its entries, at most about."""
-
-
-class HomeStore(DirectoryLogStore, Protocol):
-    """The store of what has its home in LMDB."""
-
-    @property
-    def mark(self) -> JournalMark | None:
-        """What of the journal it holds; None when all of the log is in it."""
-
-    @property
-    def base_index(self) -> Index:
-        """Index before its first entry."""
-
-    @property
-    def last_index(self) -> Index:
-        """Index of its last entry."""
-
-    def load_held(self) -> StoredLog:
-        """Verify what it holds; as ``load`` of a store without a journal."""
-
-    def commit(self, writes: Sequence[Write], compact_to: Index | None, mark: JournalMark | None) -> None:
-        """Persist ``writes``, and in the same transaction what it holds of the journal now; raises as ``persist``."""
-
-    def require_room(self, changed_bytes: int) -> None:
-        """Go on only if a transaction will find room whose records take so much.
-
-        Raises:
-            DiskFull: it might not; nothing was done.
-        """
 
 
 class JournaledLogStore:
@@ -229,10 +200,11 @@ class JournaledLogStore:
         if not plan.is_empty:
             write = self._merged(plan)
             body = None if self._is_direct(write) else pack_write(write)
-            if self._journal is None or body is None or not self._journal.has_room(len(body)):
+            journal = self._journal
+            if journal is None or body is None or not self._has_place(journal, write, len(body)):
                 self._persist_directly(write, compact_to)
             else:
-                self._persist_in_journal(self._journal, write, body)
+                self._persist_in_journal(journal, write, body)
             self._group = write.number
         if compact_to is not None:
             with self._mutex:
@@ -246,8 +218,23 @@ class JournaledLogStore:
         number = self._group + 1
         return Write(number, plan.hard_state, plan.cut_from, tuple(plan.entries), plan.new_base, plan.standing, mended)
 
+    def _has_place(self, journal: Journal, write: Write, body_bytes: int) -> bool:
+        """Return whether a group can go to the journal and be moved: a full map would fail every start that moves it.
+
+        Raises:
+            DiskFull: there may be no room on LMDB's disk to move it.
+        """
+        if not journal.has_room(body_bytes):
+            return False
+        changed_bytes = self._changed_bytes(write)
+        self.home.require_room(changed_bytes)
+        return self.home.has_map(changed_bytes)
+
+    def _changed_bytes(self, write: Write) -> int:
+        """Return a bound of what the records of ``write`` take in LMDB with all that is pending."""
+        return self._pending.record_bytes + records_bytes(write.entries)
+
     def _persist_in_journal(self, journal: Journal, write: Write, body: bytes) -> None:
-        self.home.require_room(self._pending.record_bytes + records_bytes(write.entries))
         with self._final():
             total = journal.append(write.number, body)
         self._flushes += 1
@@ -266,7 +253,9 @@ class JournaledLogStore:
         journal = self._journal
         if journal is None or self._is_direct(write):
             return not self._is_used
-        return journal.has_room(_entries_bytes(write) + _STANDING_BYTES)
+        return journal.has_room(_entries_bytes(write) + _STANDING_BYTES) and self.home.has_map(
+            self._changed_bytes(write)
+        )
 
     def _is_direct(self, write: Write) -> bool:
         """Return whether a group has to go to LMDB, however much room the journal has."""

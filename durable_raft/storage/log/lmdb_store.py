@@ -304,8 +304,9 @@ class LmdbLogStore:
 
     def base_at(self, index: Index) -> Base:
         """See the protocol; one read transaction on the calling thread, none for the base."""
-        if index == self._meta.base.point.index:
-            return self._meta.base
+        base = self._meta.base  # Once: another thread may replace it between two looks.
+        if index == base.point.index:
+            return base
         with self._reading() as transaction:
             return access.read_point_or_base(transaction, self._tables, index)
 
@@ -347,6 +348,13 @@ class LmdbLogStore:
         """
         # A snapshot that comes in drops the whole log.
         self._headroom.require(COMMIT_BYTES + changed_bytes, may_free_all=True)
+
+    def has_map(self, changed_bytes: int) -> bool:
+        """Return whether the map certainly has room for a transaction whose records take so much, behind another one.
+
+        As of the last ``require_room``.
+        """
+        return self._headroom.is_in_map(2 * COMMIT_BYTES + changed_bytes)
 
     # -- writing (one thread at a time) --------------------------------------------------------------------------
 

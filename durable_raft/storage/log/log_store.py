@@ -14,6 +14,7 @@ from typing import Protocol
 
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Base, Entry, Identity, Index, Membership, NodeId, StoredLog
+from durable_raft.storage.log.meta import JournalMark
 from durable_raft.storage.log.tables import Space
 from durable_raft.storage.wounds import Wound
 
@@ -146,3 +147,35 @@ class DirectoryLogStore(LogStore, Protocol):
         Raises:
             DirectoryRefused: it belongs to another cluster or node.
         """
+
+
+class HomeStore(DirectoryLogStore, Protocol):
+    """The store of what has its home in LMDB."""
+
+    @property
+    def mark(self) -> JournalMark | None:
+        """What of the journal it holds; None when all of the log is in it."""
+
+    @property
+    def base_index(self) -> Index:
+        """Index before its first entry."""
+
+    @property
+    def last_index(self) -> Index:
+        """Index of its last entry."""
+
+    def load_held(self) -> StoredLog:
+        """Verify what it holds; as ``load`` of a store without a journal."""
+
+    def commit(self, writes: Sequence[Write], compact_to: Index | None, mark: JournalMark | None) -> None:
+        """Persist ``writes``, and in the same transaction what it holds of the journal now; raises as ``persist``."""
+
+    def require_room(self, changed_bytes: int) -> None:
+        """Go on only if a transaction will find room whose records take so much.
+
+        Raises:
+            DiskFull: it might not; nothing was done.
+        """
+
+    def has_map(self, changed_bytes: int) -> bool:
+        """Return whether its map has room for such a transaction behind another; as of the last ``require_room``."""
