@@ -185,3 +185,28 @@ def test_a_lost_group_is_damage_that_no_record_mends(directory: Path) -> None:
     assert verified.returncode == 2
     assert "journal: missing" in verified.stdout
     assert len(raftlog("dump", directory).stdout.splitlines()) >= 3
+
+
+def test_repair_refuses_where_a_lost_group_may_have_been_committed(tmp_path: Path) -> None:
+    """With the one that is not here it may have been flushed on a majority; what is given up must be asked for."""
+    entries = sets(ORIGIN, [1] * 7)
+    hurt, short = tmp_path / "n1", tmp_path / "n2"
+    make_log(hurt, entries[:4], node_id="n1")
+    make_log(short, entries[:4], node_id="n2")
+    home = LmdbLogStore.open(hurt)
+    store = JournaledLogStore(home, DiskJournalPlace(home.path))
+    store.load()
+    for number, entry in enumerate(entries[4:], 1):
+        store.persist([write(number, [entry])])
+    store.close()
+    with journal_path(hurt / "raft").open("r+b") as file:
+        file.seek(RING_AT + 2 * BLOCK_BYTES)
+        file.write(bytes(2 * BLOCK_BYTES))
+    refused = raftlog("repair", hurt, "--peers", short)
+    assert refused.returncode == 2
+    assert "1 entries that may have been committed" in refused.stderr
+    assert "--lose-from-index 6" in refused.stderr
+    assert raftlog("repair", hurt, "--peers", short, "--lose-from-index", "6").returncode == 1
+    third = make_log(tmp_path / "n3", entries[:4], node_id="n3")
+    told = raftlog("repair", hurt, "--peers", short, "--peers", third)
+    assert (told.returncode, "may have been" in told.stderr) == (1, False), told.stderr

@@ -80,6 +80,8 @@ def merge(survivors: Sequence[Survivor], *, is_all: bool, lose_from: int | None 
     verdicts = _verdicts(best, points, survivors, certain)
     merged = Merged(best, base, [], state_of, {}, verdicts, certain)
     _fill(merged, points, survivors)
+    if _is_end_hidden(best, survivors):
+        merged.missing.append(LogPoint(Index(best.last.index + 1), best.last.term, 0))
     _leave_out(merged, points, lose_from)
     return merged
 
@@ -147,6 +149,17 @@ def _fill(merged: Merged, points: dict[int, LogPoint], survivors: Sequence[Survi
             merged.entries.append(source.entries[index])
             name = str(source.directory)
             merged.taken[name] = merged.taken.get(name, 0) + 1
+
+
+def _is_end_hidden(best: Survivor, survivors: Sequence[Survivor]) -> bool:
+    """Return whether damage may hide committed entries behind the last one of the best log.
+
+    So it is when a majority may have held one that those whose end is whole do not, and none without the damage.
+    """
+    voters = best.meta.membership.ids()
+    hidden = {each.node_id for each in survivors if each.is_end_lost}
+    lacking = {each.node_id for each in survivors if each.meta.standing.is_voter} - hidden
+    return can_be_held(voters, lacking) and not can_be_held(voters, lacking | hidden)
 
 
 def _leave_out(merged: Merged, points: dict[int, LogPoint], lose_from: int | None) -> None:

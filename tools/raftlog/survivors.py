@@ -10,13 +10,14 @@ from pathlib import Path
 from durable_raft.kv.records import Record
 from durable_raft.raft.types import Entry, LogPoint
 from durable_raft.storage.directory import KV, holds_environment
+from durable_raft.storage.log.journal_format import JOURNAL
 from durable_raft.storage.log.meta import Meta
 from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.log.records import entry_of
 from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.verify import verify_state
 from durable_raft.storage.state.view import open_view
-from durable_raft.storage.wounds import WoundedLog
+from durable_raft.storage.wounds import Wound, WoundedLog, WoundKind
 from raftlog.gather import Unreadable, in_child
 
 Piece = list[tuple[bytes, Record]]
@@ -33,6 +34,8 @@ class Survivor:
     entries: dict[int, Entry] = field(default_factory=dict)
     """The entries whose payload is intact."""
     wounds: int = 0
+    is_end_lost: bool = False
+    """Whether entries may have stood behind the last one that is known: pages, or groups of the journal, are lost."""
     state: KvMeta | None = None
     """Which state lies beside the log, if all of it is sound."""
     notes: list[str] = field(default_factory=list)
@@ -78,6 +81,7 @@ def _read_log(directory: Path) -> Survivor:
         survivor = Survivor(directory, overview.meta)
         for walked in reader.walk():
             survivor.wounds += len(walked.wounds)
+            survivor.is_end_lost |= any(_hides_the_end(wound) for wound in walked.wounds)
             ident = walked.ident
             if ident is None or walked.index <= overview.meta.base.point.index:
                 continue
@@ -86,6 +90,10 @@ def _read_log(directory: Path) -> Survivor:
             if walked.payload is not None:
                 survivor.entries[walked.index] = entry
     return survivor
+
+
+def _hides_the_end(wound: Wound) -> bool:
+    return wound.table == JOURNAL or wound.what is WoundKind.TREE
 
 
 def pieces_of(directory: Path, piece_bytes: int = 4 << 20) -> Iterator[Piece]:
