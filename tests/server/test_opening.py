@@ -370,6 +370,17 @@ def test_a_directory_goes_over_to_the_journal_and_back(tmp_path: Path) -> None:
         assert (tmp_path / "raft" / "journal").exists() == (commit == "journal")
 
 
+def test_a_journal_that_nothing_names_is_removed(tmp_path: Path) -> None:
+    """A crash left it when it was made, or when it was given up; without a journal nobody else would look at it."""
+    made(tmp_path)
+    COMMIT[0] = "lmdb"
+    left = [tmp_path / "raft" / name for name in ("journal", "journal.creating")]
+    for path in left:
+        path.write_bytes(bytes(BLOCK_BYTES))
+    opened(tmp_path)
+    assert [path for path in left if path.exists()] == []
+
+
 def test_a_damaged_journal_sets_the_directory_aside(tmp_path: Path) -> None:
     """A group in its middle is lost: other nodes have it. A cluster of one has no others, and refuses."""
     COMMIT[0] = "journal"

@@ -191,6 +191,25 @@ def test_a_journal_takes_nothing_of_the_reserve(shelf: JournalShelf, monkeypatch
         assert journal_path(home.path).exists()
 
 
+def test_what_a_crash_left_of_a_journal_does_not_take_the_room_of_the_next(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one that was made and never named, nor one that was half made."""
+    home = LmdbLogStore.open(shelf.directory)
+    path, ring = journal_path(home.path), 16 * BLOCK_BYTES
+    left = [path, path.with_name("journal.creating")]
+    for each in left:
+        each.write_bytes(bytes(ring))
+
+    def free(_: Path) -> int:
+        return RING_AT + ring + 1 - (ring if any(each.exists() for each in left) else 0)
+
+    monkeypatch.setattr(journal, "disk_free_bytes", free)
+    with closing(JournaledLogStore(home, DiskJournalPlace(home.path, 1), ring_bytes=ring)) as store:
+        store.load()
+        assert (store.trouble, [each.exists() for each in left]) == ("", [True, False])
+
+
 def test_a_user_who_may_not_make_a_journal_goes_on_in_lmdb(
     shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,9 +177,11 @@ def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> Directory
         store.close()
         raise
     is_journaled = config.log_commit == "journal"
+    place = DiskJournalPlace(store.path, config.disk_reserve_bytes)
     if is_journaled or store.mark is not None:
-        place = DiskJournalPlace(store.path, config.disk_reserve_bytes)
         return JournaledLogStore(store, place, is_used=is_journaled)
+    # One that a crash left, when it was made or when it was given up, would take its room for ever.
+    place.remove()
     return store
 
 

@@ -123,6 +123,7 @@ class DiskJournalPlace:
             DirectoryRefused: this user may not make a file there.
             StoragePoisoned: the disk did not take it.
         """
+        self.remove()
         needed, free = RING_AT + header.ring_bytes + self._reserve_bytes, disk_free_bytes(self.path.parent)
         if self._reserve_bytes and free < needed:
             raise DiskFull(f"{self.path} cannot be made: {free} bytes are free, and {needed} needed with the reserve")
@@ -140,9 +141,10 @@ class DiskJournalPlace:
         return DiskJournalFile(self.path)
 
     def remove(self) -> None:
-        """Remove it; a crash or the disk may leave it there, where nothing names it."""
-        with contextlib.suppress(OSError):
-            self.path.unlink()
+        """Remove it, and what a crash left of making one; the disk may leave them there, where nothing names them."""
+        for path in (self.path, _creating(self.path)):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 class DiskJournalFile:
@@ -238,13 +240,18 @@ def journal_path(environment: Path) -> Path:
     return environment / JOURNAL
 
 
+def _creating(path: Path) -> Path:
+    """Return where a journal is made that will lie at ``path``."""
+    return path.with_name(path.name + _CREATING)
+
+
 def create_journal_file(path: Path, header: Header) -> None:
     """Make a journal with an empty ring, whole and durable, in place of one that nothing names.
 
     Raises:
         OSError: the system could not make, write or sync it.
     """
-    creating = path.with_name(path.name + _CREATING)
+    creating = _creating(path)
     creating.unlink(missing_ok=True)
     fd = os.open(creating, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
