@@ -426,6 +426,17 @@ class FoundJournal:
             raise StoragePoisoned(f"the journal cannot be written: {error}") from error
         return Journal(self._file, begun, self._ring_bytes)
 
+    def flush(self) -> None:
+        """Make durable what was read: a process that was killed may have written it and not flushed it.
+
+        Raises:
+            StoragePoisoned: it may not be.
+        """
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise StoragePoisoned(f"the journal cannot be flushed: {error}") from error
+
     def close(self) -> None:
         """Release the file."""
         self._file.close()

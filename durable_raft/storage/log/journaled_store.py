@@ -123,6 +123,9 @@ class JournaledLogStore:
             for group in () if found is None else found.writes:
                 # The next generation's groups follow none of this one.
                 self._pending.append(pending_group(group, 0, 0))
+            if self._left is not None:
+                with self._final():
+                    self._left.flush()
             tail = self.base_at(Index(self._pending.end - 1))
             stored = with_pending(stored, self._pending, tail)
         else:
