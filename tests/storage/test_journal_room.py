@@ -77,3 +77,17 @@ def test_what_stays_pending_is_flushed_before_it_is_served(
     file.cut_power(())
     with closing(opened()) as store:
         assert store.load().last == point_of(entries[1])
+
+
+def test_a_move_is_due_by_the_ring_that_is_there(tmp_path: Path) -> None:
+    """A version with larger rings goes on with a smaller one, and does not wait until that is full."""
+    place = MemoryJournalPlace()
+    LmdbLogStore.create(tmp_path, IDENTITY, MEMBERSHIP)
+    with closing(JournaledLogStore(LmdbLogStore.open(tmp_path), place, ring_bytes=16 * BLOCK_BYTES)) as store:
+        store.load()
+    with closing(JournaledLogStore(LmdbLogStore.open(tmp_path), place)) as store:
+        store.load()
+        store.persist([write(1, entries_after(ORIGIN, 1))])
+        assert not store.is_move_due
+        store.persist([write(2, hard_state=vote(2))])
+        assert store.is_move_due

@@ -290,11 +290,13 @@ class JournaledLogStore:
     @property
     def is_move_due(self) -> bool:
         """Whether so much is pending that it is to be moved at once."""
-        pending = self._pending
+        pending, journal = self._pending, self._journal
+        # The journal may be of a version that made another size.
+        ring_bytes = self._ring_bytes if journal is None else journal.ring_bytes
         return (
             pending.record_bytes >= PENDING_BYTES_MAX
             or len(pending.entries) >= PENDING_ENTRIES_MAX
-            or pending.ring_bytes * PENDING_SHARE >= self._ring_bytes
+            or pending.ring_bytes * PENDING_SHARE >= ring_bytes
         )
 
     def move(self) -> None:
