@@ -13,6 +13,15 @@
     │   ├── DiskReplaced          the disk at one end of a link was replaced by another under the same node id
     │   ├── ForeignCluster        a frame that carries another cluster's id
     │   └── PeerMisbehaved        a frame that is whole and says what no correct node says
+    ├── ChangeRefused             the operator: a change of members, or a transfer, that is not begun, and why
+    │   ├── NotLeading            (raft/changes.py) ask the leader
+    │   ├── NotReady              (raft/changes.py) ask again later
+    │   ├── StaleConfiguration    (raft/changes.py) made against another configuration than the present one
+    │   ├── ChangeInProgress      (raft/changes.py) another change is not complete
+    │   ├── NotCaughtUp           (raft/changes.py) a learner that does not hold what it has to, and how far it is
+    │   ├── NoWorkingMajority     (raft/changes.py) too few voters would answer
+    │   └── IdUsed                (raft/changes.py) a node id that another node had
+    ├── MalformedConfiguration    an entry that should hold a configuration and does not, or a newer version's
     ├── RequestError              what our own commands meet when they ask a node over its client port
     │   ├── NodeUnreachable       nobody answers there, or no leader is found in time
     │   ├── ErrorAnswered         the node answered with an error line
@@ -84,6 +93,14 @@ class ForeignCluster(PeerError):
 
 class PeerMisbehaved(PeerError):
     """A message that no correct node sends: its sender is buggy, of another version, or a liar. Nothing has changed."""
+
+
+class ChangeRefused(DurableRaftError):
+    """A change of the configuration, or a transfer of leadership, that was not begun; the message says why."""
+
+
+class MalformedConfiguration(DurableRaftError):
+    """The payload of a configuration entry says nothing that this build understands; what it read was not used."""
 
 
 class RequestError(DurableRaftError):

@@ -13,6 +13,12 @@ not, because it is older than this rule, says that it knew another.) A new disk 
 - else when all have answered and the leader admits it: a ReadIndex round that was begun after the disk asked is
   confirmed by a majority that does not count it, and its log matches up to what was committed then.
 
+Members come and go (membership.py), and who has to know a disk is what its own configuration says: every voter of it.
+So a disk asks, and is admitted, only when its log holds the leader's newest configuration. A learner was never counted
+by anybody, so its disk has nothing to forget: it asks as soon as the leader knows it. Whoever lost such a disk as a
+voter has a log that says so by the time it is admitted, and is asked for the rest. A node of no configuration asks
+nothing, and who is no member is not known by anybody.
+
 A uuid is believed of the node that was met at its address, on the link that it speaks for (server/hearing.py). So an
 introduction comes from whoever holds that address, and a stranger cannot have a disk replaced that is in use.
 
@@ -35,7 +41,7 @@ from typing import TYPE_CHECKING, Final
 
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, Introduce, IntroduceResponse
 from durable_raft.raft.progress import Progress
-from durable_raft.raft.types import LEADER, HardState, Index, KnownDisk, Life, NodeId
+from durable_raft.raft.types import HardState, Index, KnownDisk, Life, NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +71,9 @@ def handle_introduce(state: RaftState, now: int, source: NodeId, message: Introd
     """Know the disk of ``source`` from now on, and say so when that is flushed; one that was replaced is not heard."""
     if not know(state, now, source, message.node_uuid):
         return
+    if source in state.progress and state.progress[source].is_voter:
+        # Its disk says that it holds nothing yet, whatever an earlier one of that name acknowledged.
+        _begin_again(state, now, source)
     known = state.standing.peer(source)
     knew_another = known is not None and bool(known.former)
     if message.life_nonce and known is not None:
@@ -98,8 +107,16 @@ def handle_introduce_response(state: RaftState, now: int, source: NodeId, messag
 
 
 def asks(state: RaftState) -> bool:
-    """Return whether this disk is known to all and waits for a leader to admit it."""
-    return not state.standing.is_voter and state.introduced.keys() >= state.peer_set
+    """Return whether this disk is known to whom it must be, and waits for a leader to admit it.
+
+    A voter's must be known to every voter, a learner's to the leader.
+    """
+    if state.standing.is_voter:
+        return False
+    if state.has_vote:
+        return all(peer in state.introduced for peer in state.voter_peers)
+    is_member = state.config.node_id in state.configuration.learners
+    return is_member and state.leader_id in state.introduced
 
 
 def admit(state: RaftState, now: int, leader: NodeId, message: AppendEntries) -> None:
@@ -113,7 +130,8 @@ def admit(state: RaftState, now: int, leader: NodeId, message: AppendEntries) ->
 
 
 def _admit_newcomer(state: RaftState, now: int) -> None:
-    if asks(state) and not any(state.introduced.values()) and not state.standing.is_copy:
+    is_first = state.configuration.index == 0 and state.has_vote and not state.standing.is_copy
+    if is_first and asks(state) and not any(state.introduced.values()):
         _become_voter(state, now, "nobody knew another disk")
 
 
@@ -137,14 +155,16 @@ def void(state: RaftState, now: int, source: NodeId, nonce: bytes) -> None:
     state.doubts.void_nonces[source] = nonce
     state.doubts.void_votes[source] = state.current_term
     state.votes.pop(source, None)
-    if state.role is LEADER:
+    if source in state.progress:
         state.read_round += 1
         progress = _begin_again(state, now, source)
         progress.heed_from = state.read_round
 
 
 def know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
-    """Know ``node_uuid`` as the disk of ``source``; return False when it is one that was replaced."""
+    """Know ``node_uuid`` as the disk of ``source``; return False when it is one that was replaced, or no member's."""
+    if source not in state.peer_set:
+        return False
     known = state.standing.peer(source)
     if known is None:
         former: tuple[bytes, ...] = (_UNKNOWN_DISK,) if state.standing.is_voter else ()
@@ -157,7 +177,7 @@ def know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
         state.standing = state.standing.with_peer(KnownDisk(source, node_uuid, former))
         state.observe("disk_replaced", peer=source, uuid=node_uuid.hex(), was=known.node_uuid.hex())
         state.votes.pop(source, None)
-        if state.role is LEADER:
+        if source in state.progress:
             _begin_again(state, now, source)
     return True
 
@@ -185,7 +205,11 @@ def note_standing(state: RaftState, progress: Progress, message: AppendEntriesRe
     progress.is_voter = message.is_voter
     if message.is_voter:
         progress.admission_round, progress.admit_at = 0, None
-    elif message.asks_admission and not progress.admission_round:
+    elif not message.asks_admission:
+        # It learned of a voter that does not know it yet.
+        progress.admission_round, progress.admit_at = 0, None
+    elif not progress.admission_round and message.match_index >= state.configuration.index:
+        # It goes by this configuration or a later one, so it knows who has to know it.
         state.read_round += 1
         progress.admission_round = state.broadcast_round = state.read_round
     return became_voter
@@ -210,6 +234,9 @@ def confirm(state: RaftState, confirmed_round: Callable[[RaftState], int]) -> No
 def admitted_disk(state: RaftState, peer: NodeId, progress: Progress) -> bytes:
     """Return the name of ``peer``'s disk and life if it is to be a voter from now on, else nothing."""
     if progress.is_voter or progress.admit_at is None or progress.match_index < progress.admit_at:
+        return b""
+    if progress.match_index < state.configuration.index:
+        # It would not know all whom it has to be known to.
         return b""
     known = state.standing.peer(peer)
     if known is None:

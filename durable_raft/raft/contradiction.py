@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from durable_raft.raft.state import Contradiction
+from durable_raft.raft.state_parts import Contradiction
 from durable_raft.raft.types import Entry, Index, LogPoint, NodeId, Term
 
 if TYPE_CHECKING:

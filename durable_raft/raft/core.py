@@ -16,33 +16,25 @@ from durable_raft.raft import (
     contradiction,
     election,
     healing,
+    incoming,
     lives,
+    membership,
     reads,
     replication,
     room,
     snapshots,
-    validation,
+    transfer,
     work_list,
 )
+from durable_raft.raft.changes import Step
 from durable_raft.raft.log import LogView, RaftLog
 from durable_raft.raft.messages import (
-    AppendEntries,
-    AppendEntriesResponse,
-    FetchEntries,
-    InstallSnapshot,
-    Introduce,
-    IntroduceResponse,
     Message,
-    RequestVote,
-    RequestVoteResponse,
-    Resume,
-    ResumeResponse,
-    TermlessMessage,
-    TermMessage,
 )
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.ready import Ready
-from durable_raft.raft.state import Contradiction, Observer, RaftState
+from durable_raft.raft.state import RaftState
+from durable_raft.raft.state_parts import Contradiction, Observer
 from durable_raft.raft.types import (
     COMMANDS,
     LEADER,
@@ -96,10 +88,8 @@ class Raft:
             has_state: whether the machine has that state; without it this node needs a snapshot before it can lead.
 
         Raises:
-            InvariantViolation: a node that is no voter, a term below the last entry's, or a gap between state and log.
+            InvariantViolation: a term below the last entry's, or a gap between state and log.
         """
-        if config.node_id not in config.initial.voters:
-            raise InvariantViolation(f"{config.node_id} is not among the voters {config.initial.voters}")
         if stored.hard_state.current_term < stored.last.term:
             raise InvariantViolation(
                 f"current_term {stored.hard_state.current_term} is below the last entry's term {stored.last.term}"
@@ -185,6 +175,7 @@ class Raft:
                 replication.check_quorum(state, now)
                 if state.role is LEADER:
                     work_list.sending(replication.heartbeat, state, now)
+                    self._go_on(now)
         elif now >= state.election_deadline:
             election.election_timeout(state, now)
 
@@ -207,19 +198,18 @@ class Raft:
             PeerMisbehaved: no correct node sends it; nothing has changed (validation.py).
         """
         state = self._state
-        if source not in state.peers:
-            raise InvariantViolation(f"message from {source}, which is no peer of {state.config.node_id}")
-        validation.validate(state, now, source, message)
-        if not isinstance(message, TermMessage):
-            self._step_aside(now, source, message)
-            return
-        step = message.term - state.current_term
-        if step > 0 and not self._enter_newer_term(now, source, message):
-            return
-        if step < 0:
-            self._answer_older_term(now, source, message)
-            return
-        self._dispatch(now, source, message)
+        if source == state.config.node_id:
+            raise InvariantViolation(f"{source} hears itself")
+        incoming.take(state, now, source, message)
+        self._go_on(now)
+
+    def _go_on(self, now: int) -> None:
+        """Carry on what goes on over several events: a change of the configuration, a transfer of leadership."""
+        state = self._state
+        if state.is_changing:
+            membership.advance(state, now)
+        if state.transfer is not None:
+            transfer.advance(state, now)
 
     def propose(self, payload: bytes, timestamp_ms: int) -> Entry | None:
         """Append a batch of commands to the leader's log.
@@ -229,17 +219,63 @@ class Raft:
             timestamp_ms: the cluster time; the entry's is never below the entry before.
 
         Returns:
-            The entry, whose (index, term) names its fate; None when this node does not lead.
+            The entry, whose (index, term) names its fate; None when this node does not lead, or is handing leadership
+            over (``is_transferring``): then the batch is to be held.
         """
-        if self._state.role is not LEADER:
+        if self._state.role is not LEADER or self._state.transfer is not None:
             return None
         return replication.append_as_leader(self._state, COMMANDS, payload, timestamp_ms)
 
     def propose_time_reset(self, timestamp_ms: int) -> Entry | None:
         """Append an entry that sets the cluster time to ``timestamp_ms``; returns as ``propose``."""
-        if self._state.role is not LEADER:
+        if self._state.role is not LEADER or self._state.transfer is not None:
             return None
         return replication.append_as_leader(self._state, TIME_RESET, b"", timestamp_ms)
+
+    # -- members (membership.py) and leadership (transfer.py) -------------------------------------------------------
+
+    def change(self, now: int, against: Index, steps: Sequence[Step]) -> Entry:
+        """Begin a change of the configuration (Raft §6, Ongaro §4.3).
+
+        Args:
+            now: ms.
+            against: index of the configuration that the change was made against.
+            steps: made together (changes.py).
+
+        Returns:
+            The entry of its first stage. The change is complete when ``configuration`` is at rest and committed; when
+            that entry is lost, nothing has changed.
+
+        Raises:
+            ChangeRefused: nothing was begun; the classes in changes.py say why.
+        """
+        return membership.change(self._state, now, against, steps)
+
+    def configuration_at(self, index: Index) -> Configuration:
+        """Return the configuration that counts where the log ends at ``index``: what a checkpoint there has to name.
+
+        Args:
+            index: not before the log's base.
+        """
+        return self._state.log.configurations.at(index)
+
+    @property
+    def is_configuration_committed(self) -> bool:
+        """Whether the newest configuration is known to be committed."""
+        return self._state.configuration.index <= self._state.log.commit_index
+
+    def transfer(self, now: int, target: NodeId) -> None:
+        """Hand leadership to ``target`` (Ongaro §3.10); given up after an election timeout.
+
+        Raises:
+            ChangeRefused: this node does not lead, or ``target`` is no voter that answers.
+        """
+        transfer.transfer(self._state, now, target)
+
+    @property
+    def is_transferring(self) -> bool:
+        """Whether this leader is handing leadership over: what is to be proposed is held until that is over."""
+        return self._state.transfer is not None
 
     def read(self, read_id: int, after: Index) -> None:
         """Register a linearizable read; it comes back in ``Ready.reads`` or ``Ready.lost_reads`` (Ongaro §6.4).
@@ -258,6 +294,7 @@ class Raft:
             replication.begin_term(state, now)
         if state.role is LEADER and state.log.flushed > state.log.commit_index:
             replication.advance_commit_index(state)
+        self._go_on(now)
 
     def patience(self, now: int) -> Patience:
         """Return how long this node waits for others at present, and why."""
@@ -400,13 +437,17 @@ class Raft:
         """Return the index behind which a snapshot must have been taken to be of use here."""
         return snapshots.floor(self._state)
 
-    def install_snapshot(self, base: Base) -> None:
+    def install_snapshot(self, base: Base, configuration: Configuration | None = None) -> None:
         """Go on from a snapshot taken at ``base``, which the machine and its disk hold already.
+
+        Args:
+            base: where it was taken.
+            configuration: the one that counts there, as the snapshot says; None: the one that this log has there.
 
         Raises:
             InvariantViolation: it is not wanted, see ``wants_snapshot``.
         """
-        snapshots.install(self._state, base)
+        snapshots.install(self._state, base, configuration)
 
     # -- output ---------------------------------------------------------------------------------------------------
 
@@ -431,64 +472,3 @@ class Raft:
     def has_more(self) -> bool:
         """Return whether ``ready`` would hand out more committed entries at once."""
         return work_list.has_committed(self._state)
-
-    # -- dispatch -------------------------------------------------------------------------------------------------
-
-    def _enter_newer_term(self, now: int, source: NodeId, message: TermMessage) -> bool:
-        """Adopt a newer term where the message proves one; return whether the message is to be looked at further."""
-        state = self._state
-        if isinstance(message, RequestVote):
-            if message.pre_vote:
-                return True
-            if election.hears_a_leader(state, now):
-                # A leader is alive: a candidate that cannot hear it must not depose it (Ongaro §4.2.3).
-                return False
-        if isinstance(message, RequestVoteResponse) and message.pre_vote and message.vote_granted:
-            return True
-        leader = source if isinstance(message, (AppendEntries, InstallSnapshot)) else None
-        state.term_budget.spend(now, message.term - state.current_term)
-        state.become_follower(now, message.term, leader)
-        return True
-
-    def _answer_older_term(self, now: int, source: NodeId, message: TermMessage) -> None:
-        """Tell an old leader or candidate the newer term (Figure 2, receiver 1); ignore late answers."""
-        if isinstance(message, (AppendEntries, InstallSnapshot)):
-            self._state.timeouts.leader_spoke(now, message.term, source)
-            replication.reject_old_leader(self._state, source, message)
-        elif isinstance(message, RequestVote):
-            election.handle_request_vote(self._state, now, source, message)
-
-    def _step_aside(self, now: int, source: NodeId, message: TermlessMessage) -> None:
-        """Take a message that belongs to no term."""
-        state = self._state
-        if isinstance(message, Introduce):
-            admission.handle_introduce(state, now, source, message)
-        elif isinstance(message, IntroduceResponse):
-            admission.handle_introduce_response(state, now, source, message)
-        elif isinstance(message, Resume):
-            lives.handle_resume(state, now, source, message)
-        elif isinstance(message, ResumeResponse):
-            lives.handle_resume_response(state, now, source, message)
-        elif isinstance(message, FetchEntries):
-            healing.handle_fetch_entries(state, source, message)
-        else:
-            healing.handle_fetch_entries_response(state, now, source, message)
-        healing.notice(state, now)
-
-    def _dispatch(self, now: int, source: NodeId, message: TermMessage) -> None:
-        state = self._state
-        if isinstance(message, AppendEntries):
-            replication.handle_append_entries(state, now, source, message)
-        elif isinstance(message, InstallSnapshot):
-            snapshots.handle_install_snapshot(state, now, source, message)
-        elif isinstance(message, AppendEntriesResponse):
-            if state.role is LEADER:
-                replication.handle_append_response(state, now, source, message)
-                reads.confirm(state)
-                admission.confirm(state, reads.confirmed_round)
-            else:
-                state.timeouts.late_answer(now, message.term)
-        elif isinstance(message, RequestVote):
-            election.handle_request_vote(state, now, source, message)
-        elif election.handle_request_vote_response(state, now, source, message):
-            replication.begin_term(state, now)

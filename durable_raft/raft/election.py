@@ -16,11 +16,12 @@ from durable_raft.raft.types import CANDIDATE, LEADER, PRE_CANDIDATE, NodeId, Te
 def election_timeout(state: RaftState, now: int) -> None:
     """Start a campaign: the election timeout elapsed without hearing from a leader (Figure 2, Followers).
 
-    A node whose own disk hangs waits instead: it could not make its vote durable (hashicorp/raft #614). So does one
+    Who has no vote does not campaign, unless the configuration without it may still be cut (``may_campaign``). A node
+    whose own disk hangs waits: it could not make its vote durable (hashicorp/raft #614). So does one
     that has no state to serve, whose log is wounded, or that is no voter yet, unless only a newer term can heal it.
     One that had better not lead waits for a while.
     """
-    may_campaign = state.may_lead or healing.needs_newer_term(state)
+    may_campaign = state.may_campaign and (state.may_lead or healing.needs_newer_term(state))
     is_unfit = state.is_disk_stalled(now) or not state.is_hard_state_flushed or not may_campaign
     if is_unfit or reluctance.holds_back(state):
         state.reset_election_deadline(now)
@@ -102,7 +103,7 @@ def ask_for_votes(state: RaftState, now: int) -> None:
     term = Term(state.current_term + 1) if is_pre_vote else state.current_term
     for peer in state.voter_peers:
         if peer not in state.votes:
-            state.send(peer, RequestVote(term, last.index, last.term, is_pre_vote))
+            state.send(peer, RequestVote(term, last.index, last.term, is_pre_vote, state.is_successor))
     state.retry_due = now + state.config.heartbeat_ms
 
 

@@ -28,7 +28,8 @@ from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.messages import FETCH_ENTRIES_MAX, FetchEntries, FetchEntriesResponse
 from durable_raft.raft.quorum import can_be_held
 from durable_raft.raft.ready import Offer
-from durable_raft.raft.state import RaftState, Search
+from durable_raft.raft.state import RaftState
+from durable_raft.raft.state_parts import Search
 from durable_raft.raft.types import Entry, Index, LogPoint, LostEntry, NodeId, Role
 
 if TYPE_CHECKING:
@@ -132,10 +133,7 @@ def _note_absences(state: RaftState, source: NodeId, message: FetchEntriesRespon
 def _cut_uncommitted(state: RaftState, now: int) -> None:
     """Cut the log from the first lost entry on that was never committed and cannot be by what this node promised."""
     log = state.log
-    voters = state.configuration.voters
-    unheld = [
-        i for i in log.missing() if i > log.commit_index and not can_be_held(voters, state.search.absences.get(i, ()))
-    ]
+    unheld = [i for i in log.missing() if i > log.commit_index and _is_unheld(state, i)]
     if not unheld or state.role is Role.LEADER:
         return
     first = min(unheld)
@@ -145,6 +143,16 @@ def _cut_uncommitted(state: RaftState, now: int) -> None:
     if state.role is not Role.FOLLOWER:
         # Its campaign claimed the longer log.
         state.become_follower(now, state.current_term, None)
+
+
+def _is_unheld(state: RaftState, index: Index) -> bool:
+    """Return whether no majority ever held the lost entry at ``index``.
+
+    Which majority: that of the voters in force before it. A joint configuration may have been left by the time the
+    entry is committed, and not the other way round. So it is the voters that come of whom no majority may hold it.
+    """
+    voters = state.log.configurations.at(Index(index - 1)).voters
+    return not can_be_held(voters, state.search.absences.get(index, ()))
 
 
 def needs_newer_term(state: RaftState) -> bool:

@@ -14,9 +14,9 @@ from typing import Protocol
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import AppendEntriesResponse, Message, RequestVote, RequestVoteResponse
-from durable_raft.raft.quorum import majority
+from durable_raft.raft.quorum import has_quorum
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import Entry, HardState, Index, NodeId, Role, Term
+from durable_raft.raft.types import Configuration, Entry, HardState, Index, Member, Membership, NodeId, Role, Term
 
 
 @dataclass(slots=True)
@@ -74,6 +74,10 @@ def check_state(state: RaftState) -> None:
         _broken(f"{role.value} voted for {state.voted_for}")
     if role is not Role.FOLLOWER and not state.is_voter:
         _broken(f"a {role.value} is a voter")
+    # §6: a server always uses the latest configuration in its log; it counts from its append to its cut.
+    used = state.configuration
+    if used is not log.configurations.newest or used.index > log.last.index:
+        _broken(f"the configuration at {used.index} is the newest of a log that ends at {log.last.index}")
     if role is Role.LEADER:
         _check_leader(state, log)
     elif state.progress:
@@ -87,6 +91,8 @@ def _check_leader(state: RaftState, log: RaftLog) -> None:
         _broken("a leader's own vote is flushed")
     if log.missing():
         _broken("a leader holds its whole log")
+    if state.progress.keys() != state.peer_set:
+        _broken(f"a leader tracks {sorted(state.progress)}, and its configuration has {sorted(state.peers)}")
     for peer, progress in state.progress.items():
         if not 0 <= progress.match_index < progress.next_index <= log.last.index + 1:
             _broken(
@@ -122,6 +128,17 @@ def _broken(rule: str) -> None:
     raise InvariantViolation(f"broken: {rule}")
 
 
+def counted_by(state: RaftState, commit_before: Index) -> list[tuple[Index, Configuration]]:
+    """Return whose majorities must hold what, for a leader whose commit index rose from ``commit_before``.
+
+    A configuration is committed by its own majorities. What lies behind it may have been committed by those of the next
+    one, which the leader appended because of that; so the end of what is committed is held by the newest's.
+    """
+    log = state.log
+    newly = [each for each in log.configurations.since(commit_before) if commit_before < each.index <= log.commit_index]
+    return [*((each.index, each) for each in newly), (log.commit_index, state.configuration)]
+
+
 class FlushedLog(Protocol):
     """What one disk certainly holds, whether its node is up or not."""
 
@@ -141,9 +158,11 @@ class ClusterInvariants:
     """The rules of Figure 3 over every node of one cluster and all that ever happened in it."""
 
     def __init__(self, disks: Mapping[NodeId, FlushedLog]) -> None:
-        """Begin with an empty history; ``disks`` has every voter's."""
+        """Begin with an empty history; ``disks`` has every node's. All vote until a leader goes by something else."""
         self._disks = disks
-        self._majority = majority(len(disks))
+        first = tuple(Member(node_id, "", "") for node_id in sorted(disks))
+        self._configuration = Configuration.initial(Membership(first))
+        """By which a leader counted what it committed last."""
         self.leaders: dict[Term, NodeId] = {}
         """Who was elected in which term."""
         self.committed_chains: list[int] = []
@@ -266,7 +285,10 @@ class ClusterInvariants:
             term = log.term_at(log.commit_index)
             if term != state.current_term:
                 _broken(f"Commit: {name} in term {state.current_term} counted replicas of {log.commit_index}/t{term}")
-        self.acknowledged(name, log.commit_index)
+            for index, self._configuration in counted_by(state, before):
+                self.acknowledged(name, index)
+        else:
+            self.acknowledged(name, log.commit_index)
 
     def acknowledged(self, name: NodeId, index: Index) -> None:
         """Check that what is committed, or answered, is flushed by a majority.
@@ -279,7 +301,7 @@ class ClusterInvariants:
             return
         chain = self.committed_chains[index - 1]
         holders = [node for node, disk in self._disks.items() if disk.holds(index, chain)]
-        if len(holders) < self._majority:
+        if not has_quorum(self._configuration, holders):
             _broken(f"Acknowledged => flushed: {name} counts on {index}, which only the disks of {holders} hold")
         self._held_upto = index
 
@@ -299,7 +321,7 @@ class ClusterInvariants:
             for node, disk in self._disks.items()
             if any(_has_voted(held, term, name) for held in (disk.hard_state, *self._former_hard_states.get(node, ())))
         ]
-        if len(voters) < self._majority:
+        if not has_quorum(state.configuration, voters):
             _broken(f"Election Safety: {name} leads term {term}, but only {voters} hold flushed votes for it")
         # Leader Completeness (§5.4.3): if a log entry is committed in a given term, then that entry will be present in
         # the logs of the leaders for all higher-numbered terms.

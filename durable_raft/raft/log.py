@@ -15,12 +15,16 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from durable_raft.errors import CorruptRecord, EntryUnavailable, EntryUnread, InvariantViolation
+from durable_raft.raft.configuration import NO_MEMBERS, Configurations
 from durable_raft.raft.inflight import WritesInFlight
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
+    COMMANDS,
+    CONFIGURATION,
     ORIGIN,
     TIME_RESET,
     Base,
+    Configuration,
     Entry,
     HardState,
     Index,
@@ -62,11 +66,20 @@ class LogView(Protocol):
 class RaftLog:
     """The log of one node; owns ``commit_index`` and ``last_applied``."""
 
-    def __init__(self, stored: StoredLog, view: LogView, cache_bytes_max: int, applied: LogPoint | None = None) -> None:
+    def __init__(
+        self,
+        stored: StoredLog,
+        view: LogView,
+        cache_bytes_max: int,
+        applied: LogPoint | None = None,
+        configurations: Configurations | None = None,
+    ) -> None:
         applied = stored.base if applied is None else applied
         if not stored.base.index <= applied.index <= stored.last.index:
             raise InvariantViolation(f"the state at {applied} does not lie in the log [{stored.base}, {stored.last}]")
         self._view = view
+        self.configurations = configurations or Configurations(NO_MEMBERS)
+        """Those of this log, kept up with every append and every cut."""
         self.base: LogPoint = stored.base
         """The point before the first entry."""
         self._base_timestamp_ms = stored.base_timestamp_ms
@@ -290,8 +303,15 @@ class RaftLog:
         self._cache_bytes += len(entry.payload)
         self.last = LogPoint(entry.index, entry.term, entry.chain)
         self.last_timestamp_ms = entry.timestamp_ms
+        if entry.kind is not COMMANDS:
+            self._note_kind(entry)
+
+    def _note_kind(self, entry: Entry) -> None:
+        """Note an appended entry that counts before it is applied."""
         if entry.kind is TIME_RESET:
             self.last_time_reset = entry.index
+        elif entry.kind is CONFIGURATION:
+            self.configurations.append(entry)
 
     def truncate_from(self, index: Index) -> None:
         """Cut the entry at ``index`` and all that follow it (Raft §5.3): they conflict with the leader's.
@@ -307,6 +327,7 @@ class RaftLog:
         self.last = LogPoint(previous, self.term_at(previous), self.chain_at(previous))
         self.last_timestamp_ms = self._timestamp_at(previous)
         self.last_time_reset = min(self.last_time_reset, previous)
+        self.configurations.cut(index)
         for cut in range(max(index, self._cache_first), self._cache_first + len(self._cache)):
             self._cache_bytes -= len(self._cache.pop(Index(cut)).payload)
         self._cache_first = min(self._cache_first, index)
@@ -343,6 +364,7 @@ class RaftLog:
             raise InvariantViolation(f"compact up to {upto}: applied {self.last_applied}, flushed {self.flushed}")
         timestamp_ms, point = self._timestamp_at(upto), LogPoint(upto, self.term_at(upto), self.chain_at(upto))
         self.base, self._base_timestamp_ms = point, timestamp_ms
+        self.configurations.compact(upto)
         self._forget_lost(0, upto)
         first = Index(upto + 1)
         gone = bisect_right(self._run_starts, first) - 1
@@ -355,8 +377,12 @@ class RaftLog:
             self._cache_bytes -= len(self._cache.pop(Index(index)).payload)
         self._cache_first = max(self._cache_first, first)
 
-    def install(self, base: Base) -> bool:
+    def install(self, base: Base, configuration: Configuration | None = None) -> bool:
         """Begin behind a snapshot taken at ``base``, beyond what is committed here; the machine holds it already.
+
+        Args:
+            base: where it was taken.
+            configuration: the one that counts there; None: the one that counts there in this log.
 
         Returns:
             Whether the entries behind it were kept, because the log holds the one at ``base`` (Raft §7: receiver 6);
@@ -377,6 +403,7 @@ class RaftLog:
             self.submitted = self.flushed = point.index
             self._cut_from, self._new_base = None, base
             self.inflight.cut(point.index)
+            self.configurations.install(configuration or self.configurations.at(point.index))
         self.commit_index = max(self.commit_index, point.index)
         self.last_applied = point.index
         return is_held
@@ -421,7 +448,8 @@ class RaftLog:
         entries = tuple([self._cache[Index(i)] for i in range(self.submitted + 1, self.last.index + 1)])
         mended, self._mended = self._mended, {}
         copies = tuple([mended[index] for index in sorted(mended)])
-        write = Write(number, hard_state, self._cut_from, entries, self._new_base, standing, copies)
+        first = None if self._new_base is None else self.configurations.at(self._new_base.point.index)
+        write = Write(number, hard_state, self._cut_from, entries, self._new_base, standing, copies, first)
         self._cut_from = self._new_base = None
         self.submitted = self.last.index
         whole_again = [self.lost[entry.index] for entry in copies]

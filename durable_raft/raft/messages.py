@@ -25,6 +25,14 @@ class RequestVote(NamedTuple):
     last_log_index: Index
     last_log_term: Term
     pre_vote: bool
+    is_transfer: bool = False
+    """Whether the leader asked the candidate to campaign: then a voter that hears it answers (Ongaro §4.2.3)."""
+
+
+class TimeoutNow(NamedTuple):
+    """Asks a voter to campaign at once: the leader hands leadership over (Ongaro §3.10)."""
+
+    term: Term
 
 
 class RequestVoteResponse(NamedTuple):
@@ -163,7 +171,7 @@ class FetchEntriesResponse(NamedTuple):
     """What its log begins behind: for entries up to there only a snapshot helps."""
 
 
-TermMessage = AppendEntries | AppendEntriesResponse | RequestVote | RequestVoteResponse | InstallSnapshot
+TermMessage = AppendEntries | AppendEntriesResponse | RequestVote | RequestVoteResponse | InstallSnapshot | TimeoutNow
 """What is said in a term. Which one a message is, is asked in this order: what is said most comes first."""
 
 TermlessMessage = Introduce | IntroduceResponse | Resume | ResumeResponse | FetchEntries | FetchEntriesResponse

@@ -37,11 +37,13 @@ class Progress:
         "heard_at",
         "heed_from",
         "inflight_bytes",
+        "is_heard",
         "is_voter",
         "match_index",
         "next_index",
         "pace",
         "probe_sent",
+        "promotion_index",
         "room",
         "sent_index",
         "sent_round",
@@ -62,6 +64,10 @@ class Progress:
         """The oldest of them at the last heartbeat."""
         self.heard_at = now
         """When the follower last answered in this term (ms); CheckQuorum counts it (Ongaro §6.2)."""
+        self.is_heard = False
+        """Whether it answered at all in this term."""
+        self.promotion_index: Index | None = None
+        """What a learner has to acknowledge before it is promoted; None until its promotion is asked for."""
         self.sent_index = Index(0)
         """Up to where the follower was sent this log or asked about it in this term: it acknowledges no more."""
         self.sent_round = 0
@@ -111,6 +117,10 @@ class Progress:
             return False
         self.match_index = match_index
         return True
+
+    def forget(self) -> None:
+        """Know no more what the follower holds."""
+        self.match_index = Index(0)
 
     def probe_from(self, next_index: Index) -> None:
         """Go back to probing, from ``next_index`` or just after what is known to match, whichever is higher."""

@@ -11,7 +11,8 @@ is committed, the read is confirmed. That is what keeps a connection's reads bef
 from __future__ import annotations
 
 from durable_raft.raft.ready import ReadReady
-from durable_raft.raft.state import PendingRead, RaftState
+from durable_raft.raft.state import RaftState
+from durable_raft.raft.state_parts import PendingRead
 from durable_raft.raft.types import Index, Role
 
 

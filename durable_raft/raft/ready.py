@@ -16,7 +16,17 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from durable_raft.raft.messages import Envelope
-from durable_raft.raft.types import Base, Entry, HardState, Index, LogPoint, NodeId, Standing, value_class
+from durable_raft.raft.types import (
+    Base,
+    Configuration,
+    Entry,
+    HardState,
+    Index,
+    LogPoint,
+    NodeId,
+    Standing,
+    value_class,
+)
 
 
 @value_class
@@ -37,6 +47,8 @@ class Write:
     """The new standing, or None when it did not change."""
     mended: tuple[Entry, ...] = ()
     """Entries to be written again in their places, before anything is cut: their records were rotten."""
+    base_configuration: Configuration | None = None
+    """With ``new_base``: the configuration that counts there; None: the fixed one of the first start."""
 
 
 class ReadReady(NamedTuple):

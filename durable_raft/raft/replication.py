@@ -121,17 +121,23 @@ def _majority_heard_at(state: RaftState, now: int) -> int:
 
 def handle_append_response(state: RaftState, now: int, source: NodeId, message: AppendEntriesResponse) -> None:
     """Note how far a follower's log matches (Figure 2: success) or step back to where it may (rejection)."""
-    progress = state.progress[source]
+    progress = state.progress.get(source)
+    if progress is None:
+        # It is no member any more.
+        return
     if message.read_round < progress.heed_from:
         return
     if now - progress.heard_at > state.config.heartbeat_ms:
         state.timeouts.majority_answered(now, _majority_heard_at(state, now))
-    progress.heard_at = now
+    progress.heard_at, progress.is_heard = now, True
     progress.acked_round = max(progress.acked_round, message.read_round)
     progress.room = message.room
     if admission.note_standing(state, progress, message):
         advance_commit_index(state)
     if not message.success:
+        if not message.is_voter and message.rejected_index <= progress.match_index:
+            # What an earlier disk of that name acknowledged is gone, and was not counted since (admission.py).
+            progress.forget()
         _handle_rejection(state, progress, message)
     elif progress.became_matched(message.match_index) and message.match_index > state.log.commit_index:
         advance_commit_index(state)

@@ -13,7 +13,7 @@ from durable_raft.raft.messages import AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.ready import Offer
 from durable_raft.raft.replication import matching
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import Base, Index, LogPoint, NodeId, Role
+from durable_raft.raft.types import Base, Configuration, Index, LogPoint, NodeId, Role
 
 
 def handle_install_snapshot(state: RaftState, now: int, source: NodeId, message: InstallSnapshot) -> None:
@@ -58,11 +58,13 @@ def floor(state: RaftState) -> Index:
     return Index(state.log.base.index - 1)
 
 
-def install(state: RaftState, base: Base) -> None:
+def install(state: RaftState, base: Base, configuration: Configuration | None = None) -> None:
     """Go on from a snapshot taken at ``base``; see ``Raft.install_snapshot``."""
     if not wants(state, base.point):
         raise InvariantViolation(f"snapshot at {base.point}, but committed is {state.log.commit_index}")
-    is_kept = state.log.install(base)
+    if configuration is not None and configuration.index > base.point.index:
+        raise InvariantViolation(f"snapshot at {base.point} with the configuration at {configuration.index}")
+    is_kept = state.log.install(base, configuration)
     if not is_kept:
         state.note_cut()
     state.is_whole = True

@@ -8,14 +8,15 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import replace
-from typing import NamedTuple, Protocol
 
 from durable_raft.errors import InvariantViolation
+from durable_raft.raft.configuration import Configurations, describe
 from durable_raft.raft.log import LogView, RaftLog
-from durable_raft.raft.messages import Envelope, Message, ResumeResponse
+from durable_raft.raft.messages import Envelope, Message
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.quorum import majority_value, quorum_value
 from durable_raft.raft.ready import Offer, ReadReady, Write
+from durable_raft.raft.state_parts import Doubts, Observer, PendingRead, Reluctance, RoomLeft, Search, Transfer
 from durable_raft.raft.term_budget import TermBudget
 from durable_raft.raft.timeouts import Timeouts, flush_patience_ms
 from durable_raft.raft.types import (
@@ -36,95 +37,6 @@ from durable_raft.raft.types import (
 )
 
 
-class RoomLeft:
-    """What this node's disk can still take of entries (room.py)."""
-
-    __slots__ = ("free_bytes", "is_low", "is_refusing")
-
-    def __init__(self) -> None:
-        self.free_bytes = 1 << 62
-        """Unbounded before the disk was looked at for the first time."""
-        self.is_low = False
-        self.is_refusing = False
-        """Whether an entry found no room since there last was some."""
-
-
-class Observer(Protocol):
-    """Is told of every change worth a line in a log or a trace; must not call back into the core."""
-
-    def __call__(self, event: str, /, **fields: object) -> None:
-        """Note ``event``, a name such as ``became_leader``, with its values."""
-
-
-class PendingRead:
-    """A read that waits for a majority to confirm that this node still leads (Ongaro §6.4)."""
-
-    __slots__ = ("read_id", "read_index", "read_round")
-
-    def __init__(self, read_id: int, read_index: Index, read_round: int) -> None:
-        self.read_id = read_id
-        self.read_index = read_index
-        self.read_round = read_round
-
-
-class Search:
-    """The search for entries that are lost here, started again with each loss (healing.py)."""
-
-    __slots__ = ("absences", "behind", "lost_term", "rounds")
-
-    def __init__(self, lost_term: Term) -> None:
-        self.rounds = 0
-        """How often somebody was asked since an entry was last found."""
-        self.lost_term = lost_term
-        """What this node acknowledged of these entries, it acknowledged in this term or before."""
-        self.absences: dict[Index, set[NodeId]] = {}
-        """By entry: the voters whose log does not hold it and who have left ``lost_term`` behind."""
-        self.behind: set[NodeId] = set()
-        """Peers whose last answer came from ``lost_term`` or before, so that it proves nothing."""
-
-
-class Contradiction(NamedTuple):
-    """A leader whose log has another entry where this node's has a committed one (contradiction.py)."""
-
-    leader: NodeId
-    leader_term: Term
-    log_index: Index
-    """Where."""
-    term: Term
-    """Of the leader's entry there."""
-
-
-class Doubts:
-    """What speaks against this disk, or against what another disk said, in this life."""
-
-    __slots__ = ("answers", "contradiction", "highest_life", "is_resumed", "void_nonces", "void_votes")
-
-    def __init__(self) -> None:
-        self.is_resumed = True
-        """Whether enough peers know of this life of the directory, and none objects (lives.py)."""
-        self.answers: dict[NodeId, ResumeResponse] = {}
-        """What each peer knows of this directory, as it said in this life."""
-        self.highest_life = 0
-        """Number of the latest life of this directory that any peer knew when this disk was introduced to it."""
-        self.void_votes: dict[NodeId, Term] = {}
-        """Peers that forgot what they promised: their votes up to this term do not count (admission.py)."""
-        self.void_nonces: dict[NodeId, bytes] = {}
-        """The life of each such peer that said so."""
-        self.contradiction: Contradiction | None = None
-        """The newest leader that contradicts what is known here to be committed; None once one agrees."""
-
-
-class Reluctance:
-    """Whether others are to lead rather than this node (reluctance.py)."""
-
-    __slots__ = ("holds", "let_pass")
-
-    def __init__(self) -> None:
-        self.holds = False
-        self.let_pass = 0
-        """Election timeouts that this node let pass since it heard a leader."""
-
-
 class RaftState:
     """The state of one node."""
 
@@ -143,12 +55,14 @@ class RaftState:
         self.config, self.rng, self.observe = config, rng, observe
         self.snapshot: LogPoint = stored.base if applied is None else applied
         """The newest durable checkpoint of this node: what it offers to a follower that needs one."""
-        self.log = RaftLog(stored, view, config.log_cache_bytes_max, self.snapshot)
+        configurations = Configurations(config.initial, stored.configurations)
+        self.log = RaftLog(stored, view, config.log_cache_bytes_max, self.snapshot, configurations)
         self.is_whole = has_state
         """Whether the machine has a state to apply entries to: without one this node votes, but never leads."""
         self.offer: Offer | None = None
         self.timeouts, self.term_budget = Timeouts(config), TermBudget(now)
-        self._adopt(config.initial)
+        self._adopt(configurations.newest)
+        configurations.changed = self._change_configuration
 
         self.hard_state: HardState = stored.hard_state
         self.flushed_hard_state: HardState = stored.hard_state
@@ -180,10 +94,24 @@ class RaftState:
         self.votes: dict[NodeId, bool] = {}
         """Candidates and pre-candidates: answers of this campaign, own vote included once it may count."""
 
+        self._begin_without_office(now)
+        self.messages: list[Envelope] = []
+        self.messages_after_write: list[Envelope] = []
+        if self.voter_peers:
+            self.reset_election_deadline(now)
+
+    def _begin_without_office(self, now: int) -> None:
+        """Make what only a candidate or a leader fills."""
         self.progress: dict[NodeId, Progress] = {}
         """Leader only: one per peer."""
         self.heartbeat_due = now
         """Leader only (ms)."""
+        self.transfer: Transfer | None = None
+        """Leader only: leadership that is being handed over; nothing is proposed meanwhile."""
+        self.is_successor = False
+        """Candidate only: whether the leader asked it to campaign."""
+        self.told_from: int | None = None
+        """Leader only: since when those who leave can know it (ms)."""
         self.term_start_index: Index = Index(0)
         """Leader only: index of the no-op that opened the term; reads are served from there on."""
 
@@ -194,10 +122,11 @@ class RaftState:
         self.pending_reads: deque[PendingRead] = deque()
         self.confirmed_reads: list[ReadReady] = []
         self.lost_reads: list[int] = []
-        self.messages: list[Envelope] = []
-        self.messages_after_write: list[Envelope] = []
-        if self.voter_peers:
-            self.reset_election_deadline(now)
+
+    def _change_configuration(self, configuration: Configuration) -> None:
+        """Go by ``configuration``, which became the newest of the log."""
+        self._adopt(configuration)
+        self.observe("configuration", index=configuration.index, members=describe(configuration))
 
     def _adopt(self, configuration: Configuration) -> None:
         """Go by ``configuration`` from now on."""
@@ -213,6 +142,13 @@ class RaftState:
         """Whether this node is one of the configuration's voters; what its disk may promise is another matter."""
         self.is_plain = self.has_vote and not configuration.outgoing and self.voter_peers == self.peers
         """Whether all members vote, this node too, in one set: then ``progress`` has the other voters, nobody else."""
+        self.note_change()
+
+    def note_change(self) -> None:
+        """Note whether something is to be done when the configuration is committed (membership.py)."""
+        configuration = self.configuration
+        is_new = configuration.index > self.log.commit_index
+        self.is_changing = is_new or not configuration.is_at_rest or not self.has_vote
 
     # -- shorthand ------------------------------------------------------------------------------------------------
 
@@ -230,6 +166,18 @@ class RaftState:
     def may_lead(self) -> bool:
         """Whether this node may stand for election: a voter with its whole log and a state, whom nobody contradicts."""
         return self.is_voter and self.is_whole and self.doubts.contradiction is None and not self.log.missing()
+
+    @property
+    def may_campaign(self) -> bool:
+        """Whether this node has a vote in a configuration that may count: the newest, or one before it that may again.
+
+        Its newest configuration, in which it has none, may be on this disk only. Then the others need its log, and its
+        election: they cannot elect a node whose log is shorter. It does not count itself.
+        """
+        if self.has_vote:
+            return True
+        own = self.config.node_id
+        return any(each.has_voter(own) for each in self.log.configurations.since(self.log.commit_index))
 
     @property
     def is_voter(self) -> bool:
@@ -384,8 +332,9 @@ class RaftState:
         self.leader_commit = None
         self.heard_from_leader_at = None
         self.votes = {}
+        self.is_successor = False
         if was is LEADER:
-            self.progress = {}
+            self.progress, self.transfer = {}, None
             self._lose_reads()
         if was is not FOLLOWER:
             self.reset_election_deadline(now)
@@ -406,7 +355,7 @@ class RaftState:
     def become_pre_candidate(self, now: int) -> None:
         """Ask whether an election could be won, changing neither term nor vote (Ongaro §9.6)."""
         self._leave_leader()
-        self.role = PRE_CANDIDATE
+        self.role, self.is_successor = PRE_CANDIDATE, False
         self.votes = {self.config.node_id: True}
         self.reset_election_deadline(now)
         self.observe("became_pre_candidate", term=self.current_term)
@@ -424,7 +373,10 @@ class RaftState:
         """Lead the current term; next_index and match_index start anew (Figure 2)."""
         if self.role is not CANDIDATE:
             raise InvariantViolation(f"a {self.role.value} of term {self.current_term} would become leader")
-        self.role = LEADER
+        self.role, self.is_successor = LEADER, False
+        # Whatever stage its configuration is in, it goes on with it (membership.py).
+        self.note_change()
+        self.told_from = None
         self.leader_id = self.config.node_id
         self.timeouts.failed_campaigns = 0
         next_index = Index(self.log.last.index + 1)

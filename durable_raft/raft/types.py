@@ -39,9 +39,13 @@ class EntryKind(enum.IntEnum):
     TIME_RESET = 2
     """Sets the cluster time, back or ahead, to the entry's timestamp; empty payload."""
 
+    CONFIGURATION = 3
+    """The members of the cluster, as configuration.py encodes them; counts from the moment it is appended (Raft §6)."""
+
 
 COMMANDS: Final = EntryKind.COMMANDS
 TIME_RESET: Final = EntryKind.TIME_RESET
+CONFIGURATION: Final = EntryKind.CONFIGURATION
 """See LEADER."""
 
 
@@ -257,6 +261,12 @@ class Configuration:
     """While it is joint, the voters of the configuration that goes; else empty."""
     learners: tuple[NodeId, ...] = ()
     """Members without a vote in either."""
+    leaving: tuple[NodeId, ...] = ()
+    """Members that go: their vote first, if they have one, then the rest. None of them is one of ``voters``."""
+    former: tuple[NodeId, ...] = ()
+    """Those who went last, oldest first: a node id is used once."""
+    former_filter: bytes = b""
+    """Those who went before them, as a Bloom filter (configuration.py); empty: nobody did."""
 
     @classmethod
     def initial(cls, membership: Membership) -> Configuration:
@@ -266,6 +276,11 @@ class Configuration:
     def ids(self) -> tuple[NodeId, ...]:
         """Return the ids of all members, sorted."""
         return tuple(member.node_id for member in self.members)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it stays as it is until somebody asks for a change."""
+        return not self.outgoing and not self.leaving
 
     def has_voter(self, node_id: NodeId) -> bool:
         """Return whether ``node_id`` has a vote, be it in one half of a joint configuration only."""
@@ -303,6 +318,9 @@ class StoredLog:
     """Entries whose payload is rotten, ascending."""
     rebuilt: tuple[Entry, ...] = ()
     """Entries of which one record is rotten and the other tells all, ascending: to be written again."""
+    configurations: tuple[Configuration, ...] = ()
+    """The one that counts at ``base`` and those of the stored entries, ascending. The fixed one of the first start is
+    not among them."""
 
 
 class Role(enum.Enum):

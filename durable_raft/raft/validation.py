@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from durable_raft.errors import PeerMisbehaved
+from durable_raft.errors import MalformedConfiguration, PeerMisbehaved
 from durable_raft.raft import contradiction, election
+from durable_raft.raft.configuration import decode
 from durable_raft.raft.messages import (
     FETCH_ENTRIES_MAX,
     AppendEntries,
@@ -34,7 +35,7 @@ from durable_raft.raft.messages import (
     TermlessMessage,
     TermMessage,
 )
-from durable_raft.raft.types import LEADER, Entry, Index, LogPoint, NodeId, Term, goes_back_in_time
+from durable_raft.raft.types import CONFIGURATION, LEADER, Entry, Index, LogPoint, NodeId, Term, goes_back_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,6 +107,16 @@ def _check_entries(state: RaftState, now: int, source: NodeId, message: AppendEn
         if goes_back_in_time(entry.kind, entry.timestamp_ms, earlier):
             raise PeerMisbehaved(f"entry {entry.index}: time goes back from {earlier} to {entry.timestamp_ms}")
         earlier = entry.timestamp_ms
+        if entry.kind is CONFIGURATION:
+            _check_configuration(entry)
+
+
+def _check_configuration(entry: Entry) -> None:
+    """It counts from the moment it is appended, so it is read before."""
+    try:
+        decode(entry.index, entry.payload)
+    except MalformedConfiguration as error:
+        raise PeerMisbehaved(str(error)) from error
 
 
 def _check_committed(state: RaftState, now: int, source: NodeId, previous: LogPoint, entries: Sequence[Entry]) -> None:
@@ -140,7 +151,9 @@ def _check_answer_shape(message: AppendEntriesResponse) -> None:
 
 
 def _check_answer(state: RaftState, source: NodeId, message: AppendEntriesResponse) -> None:
-    progress = state.progress[source]
+    progress = state.progress.get(source)
+    if progress is None:
+        return
     # What is committed may have come to the follower in a snapshot, from anybody.
     sent = max(progress.sent_index, state.log.commit_index)
     if message.match_index > sent:
@@ -167,6 +180,9 @@ def _validate_termless(state: RaftState, now: int, message: TermlessMessage) -> 
         _check_step(state, now, message.term)
         _check_count("entries", message.entries)
         _check_count("absent", message.absent)
+        for entry in message.entries:
+            if entry.kind is CONFIGURATION:
+                _check_configuration(entry)
         if message.base.index > message.snapshot.index:
             raise PeerMisbehaved(f"a log that begins behind {message.base} with a snapshot at {message.snapshot}")
     elif isinstance(message, ResumeResponse):

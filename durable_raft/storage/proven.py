@@ -142,6 +142,14 @@ class ProvenReader:
         self.position += length
         return encoded.decode()
 
+    def take(self, length: int) -> bytes:
+        """Take so many bytes."""
+        found = self._body[self.position : self.position + length]
+        if len(found) != length:
+            raise ValueError(f"{length} bytes at {self.position}, but {len(found)} are left")
+        self.position += length
+        return found
+
     def membership(self) -> Membership:
         """Take the voters."""
         count = self.number(_U16)

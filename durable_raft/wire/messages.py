@@ -38,6 +38,7 @@ class FrameKind(enum.IntEnum):
     TELL_TIME = 20
     CONFIRM = 21
     CONFIRMED = 22
+    TIMEOUT_NOW = 23
 
 
 class Hello(NamedTuple):

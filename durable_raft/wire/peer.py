@@ -19,8 +19,8 @@ noticed only with the body, a link could wait for bytes that nobody sends, and l
 
 A message whose body would be longer than one piece travels in several frames (pieces.py). The bodies of AppendEntries
 and its answer have a fixed layout (fixed.py). Any other is a msgpack array of the message's fields in the order of its
-class. A point of the log is ``[index, term, chain]`` in it, and an entry is ``[index, term, kind, timestamp_ms, crc,
-chain, payload]``.
+class; the last field of a RequestVote is there only when it is True. A point of the log is ``[index, term, chain]`` in
+it, and an entry is ``[index, term, kind, timestamp_ms, crc, chain, payload]``.
 
 This is the gateway for what comes from other nodes. What ``FrameParser`` returns has these properties, which all others
 may assume: 1. every field is of its type, every number in [0, 2^63), every index at most 2^56, every checksum in
@@ -331,13 +331,15 @@ def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMess
     shape = SHAPES.get(kind)
     if shape is None:
         raise DamagedFrame(f"frame kind {kind}, known {min(FrameKind)}..{max(FrameKind)}")
-    message, checks, array_max = shape
+    message, checks, array_max, optional = shape
     try:
         fields = unpack_head(body, blobs, array_max)
     except ValueError as error:
         what = f"{type(error).__name__}: {error}"
         raise DamagedFrame(f"{message.__name__}: the body is no msgpack of this kind: {what}") from error
-    check_fields(message.__name__, message._fields, checks, fields)
+    if optional and type(fields) is list and len(fields) == len(checks) - optional:
+        checks = checks[:-optional]
+    check_fields(message.__name__, message._fields[: len(checks)], checks, fields)
     if message is Resume:
         fields[1] = _decode_lives(fields[1])
     elif message is FetchEntries:

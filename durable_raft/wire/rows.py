@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from durable_raft.raft.messages import FetchEntries, FetchEntriesResponse
+from durable_raft.raft.messages import FetchEntries, FetchEntriesResponse, RequestVote
 from durable_raft.raft.types import Entry, LogPoint
 from durable_raft.wire.messages import PeerMessage, SnapshotChunk
 from durable_raft.wire.pieces import lift
 
+_WITHOUT_TRANSFER: Final = RequestVote._fields.index("is_transfer")
 _AFTER_KEY_AT: Final = SnapshotChunk._fields.index("after_key")
 
 
@@ -20,6 +21,8 @@ def fields_of(message: PeerMessage, blobs: list[bytes]) -> tuple[object, ...]:
         rows = [_entry_row(entry, blobs) for entry in message.entries]
         absent = [_point_row(point) for point in message.absent]
         return (message.term, rows, absent, _point_row(message.snapshot), _point_row(message.base))
+    if isinstance(message, RequestVote) and not message.is_transfer:
+        return message[:_WITHOUT_TRANSFER]
     if isinstance(message, SnapshotChunk):
         keys = [lift(key, blobs) for key in message.keys]
         values = [lift(value, blobs) for value in message.values]

@@ -15,6 +15,7 @@ from durable_raft.raft.messages import (
     RequestVoteResponse,
     Resume,
     ResumeResponse,
+    TimeoutNow,
 )
 from durable_raft.wire.fields import (
     ARRAY,
@@ -58,12 +59,14 @@ class Shape(NamedTuple):
     checks: tuple[Check, ...]
     array_max: int = 16
     """Elements of any array in it. Arrays within arrays that only announce elements would take memory without it."""
+    optional: int = 0
+    """So many of the last fields may be missing: a message that does not need them is sent without, as ever."""
 
 
 SHAPES: Final[dict[int, Shape]] = {
     FrameKind.HELLO: Shape(Hello, (NAME, UUID, NAME, TEXT, UUID)),
     FrameKind.HELLO_REPLY: Shape(HelloReply, (FLAG, TEXT, NAME, UUID, FLAG)),
-    FrameKind.REQUEST_VOTE: Shape(RequestVote, (NUMBER, INDEX, NUMBER, FLAG)),
+    FrameKind.REQUEST_VOTE: Shape(RequestVote, (NUMBER, INDEX, NUMBER, FLAG, FLAG), optional=1),
     FrameKind.REQUEST_VOTE_RESPONSE: Shape(RequestVoteResponse, (NUMBER, FLAG, FLAG)),
     FrameKind.INSTALL_SNAPSHOT: Shape(InstallSnapshot, (NUMBER, INDEX, NUMBER, SUM, INDEX)),
     FrameKind.FETCH_SNAPSHOT: Shape(FetchSnapshot, (INDEX, FLAG, KEY, INDEX)),
@@ -85,4 +88,5 @@ SHAPES: Final[dict[int, Shape]] = {
     ),
     FrameKind.CONFIRM: Shape(Confirm, (UUID,)),
     FrameKind.CONFIRMED: Shape(Confirmed, (UUID,)),
+    FrameKind.TIMEOUT_NOW: Shape(TimeoutNow, (NUMBER,)),
 }

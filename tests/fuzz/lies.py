@@ -26,6 +26,7 @@ from durable_raft.raft.messages import (
     ResumeResponse,
     TermlessMessage,
     TermMessage,
+    TimeoutNow,
 )
 from durable_raft.raft.types import ORIGIN, DiskRoom, Entry, Index, Life, LogPoint, Term
 from durable_raft.server.state.state_hashes import EVERY
@@ -101,7 +102,11 @@ class Liar:
 
     def request_vote(self) -> NodeMessage:
         """Return a candidate's question."""
-        return RequestVote(self.term(), self.index(), Term(self.rng.randrange(6)), self.flag())
+        return RequestVote(self.term(), self.index(), Term(self.rng.randrange(6)), self.flag(), self.flag())
+
+    def timeout_now(self) -> NodeMessage:
+        """Return a leader's wish that somebody else leads."""
+        return TimeoutNow(self.term())
 
     def request_vote_response(self) -> NodeMessage:
         """Return a vote."""
@@ -250,6 +255,7 @@ def _holding(chunk: SnapshotChunk, records: Sequence[tuple[bytes, Record]]) -> S
 MAKERS: Final[dict[type[NodeMessage], Callable[[Liar], NodeMessage]]] = {
     RequestVote: Liar.request_vote,
     RequestVoteResponse: Liar.request_vote_response,
+    TimeoutNow: Liar.timeout_now,
     AppendEntries: Liar.append_entries,
     AppendEntriesResponse: Liar.append_entries_response,
     InstallSnapshot: Liar.install_snapshot,

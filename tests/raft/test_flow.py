@@ -10,8 +10,9 @@ import pytest
 from durable_raft.raft.messages import AppendEntries
 from durable_raft.raft.progress import Pace, Progress
 from durable_raft.raft.types import Index, NodeId, Role
-from tests.support.raft_cluster import Cluster, Limits
+from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk
+from tests.support.raft_nodes import Limits
 from tests.support.raft_solo import accepted, answer_of, append_entries, appends_to, ask, lead, refused, solo
 
 FIGURE_7_LEADER = "1 1 1 4 4 5 5 6 6 6"

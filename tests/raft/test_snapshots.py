@@ -10,8 +10,9 @@ from durable_raft.errors import InvariantViolation
 from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.types import Base, Index, LogPoint, NodeId, RaftConfig, Role, Term
-from tests.support.raft_cluster import Cluster, configuration_of
+from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk, entries_of
+from tests.support.raft_nodes import configuration_of
 from tests.support.raft_solo import (
     accepted,
     answer_of,

@@ -7,7 +7,8 @@ import pytest
 from durable_raft.raft.messages import RequestVote
 from durable_raft.raft.timeouts import HALF_LIFE_MS, Timeouts
 from durable_raft.raft.types import NodeId, RaftConfig, Role, Term
-from tests.support.raft_cluster import Cluster, configuration_of
+from tests.support.raft_cluster import Cluster
+from tests.support.raft_nodes import configuration_of
 from tests.support.raft_solo import accepted, append_entries, ask, campaign, follow, lead, request_vote, solo, vote
 
 CONFIGURED = (150, 300)

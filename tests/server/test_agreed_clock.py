@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from durable_raft.raft.types import NodeId
 from durable_raft.server.agreed_clock import READING_LIFE_MS, AgreedClock, Agreement
-from tests.support.raft_cluster import configuration_of
+from tests.support.raft_nodes import configuration_of
 
 BOUND_MS = 1000
 NOW_MS = 50_000

@@ -8,8 +8,8 @@ from durable_raft.kv.records import StateSummary
 from durable_raft.raft.types import Index, NodeId
 from durable_raft.server.state.state_hashes import EVERY, KEPT, StateHashes
 from durable_raft.wire.peer import StateHash
-from tests.support.raft_cluster import configuration_of
 from tests.support.raft_disk import entries_of
+from tests.support.raft_nodes import configuration_of
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
 PLACE = Index(EVERY)

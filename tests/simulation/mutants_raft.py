@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
-from durable_raft.raft import election, replication
+from durable_raft.raft import election, incoming, replication
 from durable_raft.raft import state as state_module
-from durable_raft.raft.core import Raft
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.messages import (
     AppendEntries,
@@ -123,14 +122,14 @@ def stale_votes_counted() -> Sequence[Patch]:
 @mutant
 def leader_ignores_newer_term() -> Sequence[Patch]:
     """A leader takes no notice of a newer term in an answer."""
-    enter = Raft._enter_newer_term
+    enter = incoming._enter_newer_term
 
-    def ignore(self: Raft, now: int, source: Any, message: Any) -> bool:
-        if self.role is Role.LEADER and isinstance(message, AppendEntriesResponse):
+    def ignore(state: RaftState, now: int, source: Any, message: Any) -> bool:
+        if state.role is Role.LEADER and isinstance(message, AppendEntriesResponse):
             return False
-        return enter(self, now, source, message)
+        return enter(state, now, source, message)
 
-    return [(Raft, "_enter_newer_term", ignore)]
+    return [(incoming, "_enter_newer_term", ignore)]
 
 
 # -- replication and commit -------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from durable_raft.kv.keyspace import Keyspace
 from durable_raft.kv.replies import OK
 from durable_raft.raft import reads, replication
 from durable_raft.raft.ready import ReadReady
-from durable_raft.raft.state import PendingRead, RaftState
+from durable_raft.raft.state import RaftState
+from durable_raft.raft.state_parts import PendingRead
 from durable_raft.raft.types import Entry, EntryKind, Index, Role
 from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.pending import Batch, Slot, Waiting

@@ -154,7 +154,7 @@ class SimStore:
         meta = replace(meta_after(meta, plan), journal=mark)
         if plan.new_base is None and compact_to is not None and compact_to > meta.base.point.index:
             upto = Index(min(plan.kept_of(compact_to), meta.base.point.index + DROP_ENTRIES, tail.point.index))
-            meta = replace(meta, base=self.base_at(upto))
+            meta = meta.behind(self.base_at(upto))
         if meta != self._meta or self.tolerated:
             meta = replace(meta, sequence=meta.sequence + 1)
         disk = self.disk
@@ -262,7 +262,7 @@ class SimStore:
             raise self._poison
         if upto > self._meta.base.point.index:
             end = Index(min(upto, self._meta.base.point.index + DROP_ENTRIES))
-            meta = replace(self._meta, sequence=self._meta.sequence + 1, base=self.base_at(end))
+            meta = replace(self._meta.behind(self.base_at(end)), sequence=self._meta.sequence + 1)
             self.disk.write(self.changes(Plan(), meta))
             self.disk.flush()
             self._keep(Plan(), meta)

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from durable_raft.errors import EntryUnavailable, InvariantViolation
+from durable_raft.raft.configuration import encode
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
     ORIGIN,
     Base,
+    Configuration,
     Entry,
     EntryKind,
     HardState,
@@ -39,6 +41,7 @@ from tests.support.log_building import (
     vote,
     write,
 )
+from tests.support.raft_nodes import configuration_of
 
 
 @pytest.fixture(params=["lmdb", "memory", "journal", "moved"])
@@ -440,3 +443,44 @@ def test_a_cut_within_one_group_keeps_what_is_before_it(shelf: Shelf) -> None:
     assert (stored.last, stored.standing) == (point_of(other[0]), standing)
     assert read_all(loaded(shelf), 1, 6) == entries[:4] + other
     assert [entry.index for entry in entries_after(stored.last, 1)] == [6]
+
+
+def configuration_entry(previous: LogPoint, *voters: str) -> Entry:
+    """Return the entry of a configuration with these voters."""
+    payload = encode(configuration_of(voters))
+    stamp = 1_000 + previous.index + 1
+    return make_entry(
+        previous=previous, term=Term(1), kind=EntryKind.CONFIGURATION, timestamp_ms=stamp, payload=payload
+    )
+
+
+def configured(index: int, *voters: str) -> Configuration:
+    """Return the configuration that such an entry has."""
+    return replace(configuration_of(voters), index=Index(index))
+
+
+def test_configurations_are_known_before_the_log_is_read(shelf: Shelf) -> None:
+    """They come and go with their entries, in the same transaction; the one at the base outlives its entry."""
+    first = configuration_entry(ORIGIN, "n1")
+    second = configuration_entry(point_of(first), "n1", "n2")
+    rest = [*entries_after(point_of(second), 1)]
+    third = configuration_entry(point_of(rest[-1]), "n2")
+    loaded(shelf).persist([write(1, [first, second]), write(2, [*rest, third])])
+    assert reloaded(shelf).configurations == (configured(1, "n1"), configured(2, "n1", "n2"), configured(4, "n2"))
+    loaded(shelf).persist([write(1, cut=4)])
+    assert reloaded(shelf).configurations == (configured(1, "n1"), configured(2, "n1", "n2"))
+    store = loaded(shelf)
+    while store.compact(Index(3), 1) < 3:
+        pass
+    assert reloaded(shelf).configurations == (configured(2, "n1", "n2"),)
+    base = Base(LogPoint(Index(9), Term(1), 5), 3_000)
+    for number, there in ((1, configured(8, "n3")), (2, None)):
+        loaded(shelf).persist([replace(write(1), new_base=base, base_configuration=there)])
+        assert reloaded(shelf).configurations == (() if there is None else (there,)), number
+
+
+def test_a_configuration_that_is_cut_in_the_same_group_was_never_there(shelf: Shelf) -> None:
+    """A group is what it amounts to."""
+    first = configuration_entry(ORIGIN, "n1")
+    loaded(shelf).persist([write(1, [first]), write(2, entries_after(ORIGIN, 1, term=2), cut=1)])
+    assert reloaded(shelf).configurations == ()

@@ -14,6 +14,7 @@ from durable_raft.checksum import crc32c
 from durable_raft.raft.types import (
     ORIGIN,
     Base,
+    Configuration,
     EntryKind,
     HardState,
     Index,
@@ -134,6 +135,25 @@ def test_meta_record_golden_bytes() -> None:
     journaled = replace(value, journal=JournalMark(b"journal-uuid-16b", 5, 9, 0xAABBCCDD))
     assert pack_meta(journaled).hex() == GOLDEN_META_4
     assert unpack_meta(META, bytes.fromhex(GOLDEN_META_4)) == journaled
+
+
+def test_meta_with_configurations() -> None:
+    """Version 5, with a journal and without; what it adds stands behind version 4."""
+    members = (Member(NodeId("a"), "c", "p"),)
+    configuration = Configuration(Index(6), members, (NodeId("a"),), former=(NodeId("z"),))
+    value = replace(META_VALUE, standing=MEMORY, configurations=(configuration,))
+    assert value.configuration == configuration
+    assert META_VALUE.configuration == Configuration.initial(META_VALUE.membership)
+    added = "000100000000000000060000001401000101000161000163000170000100017a0000"
+    assert pack_meta(value).hex()[2:-8] == GOLDEN_META_3[2:-8] + "00" * 36 + added
+    journaled = replace(value, journal=JournalMark(b"journal-uuid-16b", 5, 9, 0xAABBCCDD))
+    assert pack_meta(journaled).hex()[2:-8] == GOLDEN_META_4[2:-8] + added
+    for each in (value, journaled):
+        assert pack_meta(each)[0] == 5
+        assert unpack_meta(META, pack_meta(each)) == each
+    rotten = pack_meta(value)[:-4].replace(b"\x00\x01z", b"\x00\x01a")
+    with pytest.raises(WoundedLog, match="no lawful configuration"):
+        unpack_meta(META, with_proof(rotten))
 
 
 def test_meta_without_a_vote_is_not_a_vote_for_nobody() -> None:

@@ -25,7 +25,7 @@ from durable_raft.raft.types import (
 )
 from durable_raft.storage.log.lmdb_store import DROP_ENTRIES
 from durable_raft.storage.log.meta import Meta, choose_meta, pack_meta
-from durable_raft.storage.log.plan import Stand, plan_writes
+from durable_raft.storage.log.plan import Stand, meta_after, plan_writes
 from durable_raft.storage.log.records import (
     IDENT_KEY,
     LOG_KEY,
@@ -111,6 +111,7 @@ class MemoryLogStore:
             self.meta_record = pack_meta(replace(self._meta, base=plan.new_base))
         if plan.cut_from is not None:
             self._delete(plan.cut_from, tail.point.index)
+        self.meta_record = pack_meta(replace(self._meta, configurations=meta_after(meta, plan).configurations))
         ident_items, log_items = pack_entries(plan.entries)
         self.ident_records.update((key, bytes(value)) for key, value in ident_items)
         self.log_records.update((key, bytes(value)) for key, value in log_items)
@@ -154,7 +155,7 @@ class MemoryLogStore:
         new_base = Index(min(upto, base + entries_max))
         if new_base <= base:
             return base
-        moved = replace(meta, sequence=meta.sequence + 1, base=self.base_at(new_base))
+        moved = replace(meta.behind(self.base_at(new_base)), sequence=meta.sequence + 1)
         self._delete(base + 1, new_base)
         self.meta_record = pack_meta(moved)
         return new_base

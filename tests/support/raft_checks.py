@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from durable_raft.errors import InvariantViolation
+from durable_raft.errors import EntryUnread, InvariantViolation
 from durable_raft.raft.core import Raft
+from durable_raft.raft.invariants import counted_by
+from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.messages import AppendEntriesResponse, Message, RequestVote, RequestVoteResponse
-from durable_raft.raft.quorum import majority
+from durable_raft.raft.quorum import has_quorum
 from durable_raft.raft.ready import Ready
-from durable_raft.raft.types import Entry, Index, NodeId, Role
+from durable_raft.raft.types import Entry, EntryKind, Index, NodeId, Role
 from tests.support.raft_disk import Disk
 
 
@@ -51,10 +53,9 @@ def ready_of(raft: Raft, now: int, *, may_apply: bool = True) -> Ready:
 class Figure3:
     """What has happened in one cluster so far, as far as the rules need it."""
 
-    def __init__(self, nodes: Iterable[CheckedNode], voters: int) -> None:
+    def __init__(self, nodes: Iterable[CheckedNode], *, sees_all_disks: bool) -> None:
         self._nodes = list(nodes)
-        self._majority = majority(voters)
-        self._sees_all_disks = len(self._nodes) == voters
+        self._sees_all_disks = sees_all_disks
         """False when the test plays some nodes by hand: then nothing is known of their disks."""
         self.leaders: dict[int, NodeId] = {}
         self._votes: dict[tuple[NodeId, int], NodeId] = {}
@@ -97,17 +98,20 @@ class Figure3:
             self.committed.append(None)
             self._commit_terms.append(raft.current_term)
         if raft.role is Role.LEADER and raft.log.commit_index > before:
-            self._require_lawful_commit(name, raft)
+            self._require_lawful_commit(name, raft, before)
 
-    def _require_lawful_commit(self, name: NodeId, raft: Raft) -> None:
+    def _require_lawful_commit(self, name: NodeId, raft: Raft, before: int) -> None:
         """A leader commits by an entry of its own term (§5.4.2) that a majority has flushed (§5.3)."""
         index = raft.log.commit_index
         term = raft.log.term_at(index)
         require(term == raft.current_term, f"{name} committed {index}/t{term} by counting in term {raft.current_term}")
-        chain = raft.log.chain_at(index)
-        holders = [node.name for node in self._nodes if node.disk.holds(index, chain)]
-        enough = len(holders) >= self._majority or not self._sees_all_disks
-        require(enough, f"{name} committed {index}, which only the disks of {holders} hold")
+        for place, configuration in counted_by(raft.state, Index(before)):
+            chain = raft.log.chain_at(place)
+            disks = [(node.name, node.disk) for node in self._nodes]
+            # What lies before a log's base was committed, and is in the state beside it.
+            holders = [holder for holder, disk in disks if disk.base.index >= place or disk.holds(place, chain)]
+            enough = has_quorum(configuration, holders) or not self._sees_all_disks
+            require(enough, f"{name} committed {place}, which only the disks of {holders} hold")
 
     # -- leaders --------------------------------------------------------------------------------------------------
 
@@ -118,11 +122,28 @@ class Figure3:
         require(known == name, f"Election Safety: {known} and {name} both lead term {term}")
         if self._sees_all_disks:
             voters = [node.name for node in self._nodes if self._disk_voted(node.disk, term, name)]
-            require(len(voters) >= self._majority, f"{name} leads term {term}, but only {voters} hold votes for it")
+            is_elected = has_quorum(raft.configuration, voters)
+            require(is_elected, f"{name} leads term {term}, but only {voters} hold votes for it")
+        self._require_newest_configuration(name, raft)
         index = sum(1 for commit_term in self._commit_terms if commit_term < term)
         if index:
             has = index <= raft.log.last.index and raft.log.chain_at(Index(index)) == self.committed_chains[index - 1]
             require(has, f"Leader Completeness: {name} leads term {term} without the committed entry {index}")
+
+    @staticmethod
+    def _require_newest_configuration(name: NodeId, raft: Raft) -> None:
+        """A server always uses the latest configuration in its log, committed or not (§6)."""
+        log = raft.log
+        found = 0
+        for index in range(log.first_index, log.last.index + 1):
+            try:
+                (entry,) = log.entries(Index(index), Index(index + 1), 0)
+            except (EntriesLost, EntryUnread):
+                return
+            if entry.kind is EntryKind.CONFIGURATION:
+                found = index
+        used = raft.configuration.index
+        require(used == found or (not found and used <= log.base.index), f"{name} goes by {used}, its log has {found}")
 
     @staticmethod
     def _disk_voted(disk: Disk, term: int, candidate: NodeId) -> bool:

@@ -10,105 +10,31 @@ A node listed in ``voters`` but not in ``real`` is played by the test: ``tell`` 
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TypedDict, TypeVar, Unpack
+from dataclasses import replace
+from typing import TypeVar, Unpack
 
 from durable_raft.raft import invariants
+from durable_raft.raft.changes import Step
+from durable_raft.raft.configuration import NO_MEMBERS
 from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import Envelope, Message
-from durable_raft.raft.ready import Offer, ReadReady, Ready, Write
+from durable_raft.raft.ready import Ready, Write
 from durable_raft.raft.types import (
     Base,
-    Configuration,
     Entry,
     Index,
     LogPoint,
-    Member,
-    Membership,
     NodeId,
     RaftConfig,
     Role,
 )
 from tests.support.raft_checks import Figure3, highest_commit, ready_of, require
 from tests.support.raft_disk import Disk
+from tests.support.raft_nodes import Limits, Node, OpenRead, Packet, Pending, configuration_of, disk_uuid
 from tests.support.raft_trace import event_words, message_words, write_words
 
 T = TypeVar("T")
-
-
-def configuration_of(names: Iterable[str]) -> Configuration:
-    """Return the configuration at index 0 of voters with these names, each reached under its name."""
-    return Configuration.initial(Membership(tuple(Member(NodeId(name), f"{name}:1", f"{name}:2") for name in names)))
-
-
-class Limits(TypedDict, total=False):
-    """The fields of ``RaftConfig`` that a test may set."""
-
-    election_timeout_min_ms: int
-    election_timeout_max_ms: int
-    election_timeout_bound_ms: int
-    heartbeat_ms: int
-    append_bytes_max: int
-    append_inflight_max: int
-    append_inflight_bytes_max: int
-    log_cache_bytes_max: int
-
-
-@dataclass(slots=True)
-class Packet:
-    """A message on its way."""
-
-    source: NodeId
-    target: NodeId
-    message: Message
-
-
-@dataclass(slots=True)
-class Pending:
-    """Work that waits for the disk: a write in flight, and the messages that may leave once it is flushed."""
-
-    write: Write | None
-    messages: list[Envelope]
-
-
-@dataclass(slots=True)
-class OpenRead:
-    """A read that was asked and not yet answered."""
-
-    floor: int
-    """What any node had committed when the read was asked: the least it must see to be linearizable."""
-    ceiling: int
-    """The leader's last index at that moment: what is proposed later must not be seen."""
-
-
-@dataclass(slots=True)
-class Node:
-    """One node: a core while it is up, and a disk."""
-
-    name: NodeId
-    config: RaftConfig
-    disk: Disk
-    raft: Raft | None = None
-    is_slow: bool = False
-    """Whether writes stay in flight until ``Cluster.flush``."""
-    dies_before_send: bool = False
-    """Whether the node dies at its next write: when that is flushed, and before anything is sent."""
-    offer: Offer | None = None
-    """The snapshot that was offered last and is wanted."""
-    pending: deque[Pending] = field(default_factory=deque)
-    applied: list[Entry] = field(default_factory=list)
-    answered: list[ReadReady] = field(default_factory=list)
-    lost_reads: list[int] = field(default_factory=list)
-    open_reads: dict[int, OpenRead] = field(default_factory=dict)
-
-    @property
-    def core(self) -> Raft:
-        """The core of a node that is up."""
-        if self.raft is None:
-            raise LookupError(f"{self.name} is down")
-        return self.raft
 
 
 class Cluster:
@@ -118,13 +44,17 @@ class Cluster:
         self,
         voters: str = "n1 n2 n3",
         *,
+        joiners: str = "",
         real: str | None = None,
         disks: Mapping[str, Disk] | None = None,
         seed: int = 0,
         keeps_trace: bool = True,
         **limits: Unpack[Limits],
     ) -> None:
-        """Start every real node from its disk (an empty one unless given); ``limits`` are ``RaftConfig`` fields."""
+        """Start every real node from its disk (an empty one unless given); ``limits`` are ``RaftConfig`` fields.
+
+        ``joiners`` run, too, and were told of no members: they wait to be added.
+        """
         names = tuple(NodeId(name) for name in sorted(voters.split()))
         self.now = 1_000
         self.rng = random.Random(f"cluster {seed}")
@@ -142,11 +72,13 @@ class Cluster:
         self._read_id = 0
         self.nodes: dict[NodeId, Node] = {}
         first = configuration_of(names)
-        for name in names if real is None else [NodeId(name) for name in real.split()]:
-            disk = (disks or {}).get(name) or Disk()
-            config = RaftConfig(node_id=name, initial=first, node_uuid=disk.node_uuid, **limits)
+        waiting = [NodeId(name) for name in joiners.split()]
+        for name in [*(names if real is None else [NodeId(name) for name in real.split()]), *waiting]:
+            initial = NO_MEMBERS if name in waiting else first
+            disk = (disks or {}).get(name) or Disk(is_voter=name not in waiting, node_uuid=disk_uuid(name, 1))
+            config = RaftConfig(node_id=name, initial=initial, node_uuid=disk.node_uuid, **limits)
             self.nodes[name] = Node(name, config, disk)
-        self.rules = Figure3(self.nodes.values(), len(names))
+        self.rules = Figure3(self.nodes.values(), sees_all_disks=len(self.nodes) == len(names) + len(waiting))
         for node in self.nodes.values():
             self.rules.entries_accepted(name, node.disk.all_entries())
             self._start(node)
@@ -206,6 +138,20 @@ class Cluster:
     def propose(self, name: str, payload: str) -> Entry | None:
         """Propose one batch; return its entry, None when ``name`` does not lead."""
         return self._event(self.node(name), lambda raft: raft.propose(payload.encode(), self.now))
+
+    def change(self, name: str, *steps: Step, against: int | None = None) -> Entry:
+        """Ask ``name`` for a change of the configuration that it goes by, or of the one at ``against``.
+
+        Raises:
+            ChangeRefused: as ``Raft.change``.
+        """
+        node = self.node(name)
+        index = node.core.configuration.index if against is None else Index(against)
+        return self._event(node, lambda raft: raft.change(self.now, index, steps))
+
+    def transfer(self, name: str, target: str) -> None:
+        """Have ``name`` hand its leadership to ``target``; raises as ``Raft.transfer``."""
+        self._event(self.node(name), lambda raft: raft.transfer(self.now, NodeId(target)))
 
     def read(self, name: str, after: int = 0) -> int:
         """Ask for a linearizable read and return its id."""
@@ -296,7 +242,8 @@ class Cluster:
             raise LookupError(f"{name} was offered no snapshot")
         giver = self[offer.source].log
         base = Base(offer.point, giver._timestamp_at(offer.point.index))
-        self._event(node, lambda raft: raft.install_snapshot(base))
+        configuration = giver.configurations.at(offer.point.index)
+        self._event(node, lambda raft: raft.install_snapshot(base, configuration))
 
     # -- the network ----------------------------------------------------------------------------------------------
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from durable_raft.errors import EntryUnavailable, EntryUnread, InvariantViolation
+from durable_raft.raft.configuration import decode
 from durable_raft.raft.log import EntriesLost
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
     ORIGIN,
     Base,
+    Configuration,
     Entry,
     EntryKind,
     HardState,
@@ -63,11 +65,14 @@ class Disk:
         self.starts = 0
         self._entries: list[Entry] = list(entries_of(terms))
         self.base: LogPoint = ORIGIN
+        self.base_timestamp_ms = 0
         last_term = self._entries[-1].term if self._entries else 0
         self.hard_state = HardState(Term(last_term if term is None else term), NodeId(vote) if vote else None)
         self.standing = Standing(is_voter)
         self.rotten: set[int] = set()
         """Indexes whose payload is rotten."""
+        self.configurations: tuple[Configuration, ...] = ()
+        """The one that counts at ``base`` and those behind it, kept apart from the entries, as in ``meta``."""
         self.unread: set[int] = set()
         """Indexes of entries that another thread is reading, so that they cannot be had yet."""
 
@@ -85,10 +90,18 @@ class Disk:
         for entry in self._entries:
             if not starts or starts[-1][1] != entry.term:
                 starts.append((entry.index, entry.term))
-        timestamp = self._entries[-1].timestamp_ms if self._entries else 0
+        timestamp = self._entries[-1].timestamp_ms if self._entries else self.base_timestamp_ms
         lost = tuple(self.lost(index) for index in sorted(self.rotten))
         return StoredLog(
-            self.hard_state, self.base, self.last, timestamp, tuple(starts), standing=self.standing, lost=lost
+            self.hard_state,
+            self.base,
+            self.last,
+            timestamp,
+            tuple(starts),
+            self.base_timestamp_ms,
+            standing=self.standing,
+            lost=lost,
+            configurations=self.configurations,
         )
 
     def lost(self, index: int) -> LostEntry:
@@ -108,13 +121,19 @@ class Disk:
         if write.new_base is not None:
             self._entries.clear()
             self.base = write.new_base.point
+            self.base_timestamp_ms = write.new_base.timestamp_ms
+            base_configuration = write.base_configuration
+            self.configurations = () if base_configuration is None else (base_configuration,)
         if write.truncate_from is not None:
             del self._entries[write.truncate_from - self.base.index - 1 :]
             self.rotten = {index for index in self.rotten if index < write.truncate_from}
+            self.configurations = tuple(each for each in self.configurations if each.index < write.truncate_from)
         for entry in write.entries:
             if entry.index != self.last.index + 1:
                 raise InvariantViolation(f"write {write.number} puts {entry.index} after {self.last.index}")
             self._entries.append(entry)
+            if entry.kind is EntryKind.CONFIGURATION:
+                self.configurations = (*self.configurations, decode(entry.index, entry.payload))
 
     def entries(self, lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
         """Return flushed entries of [lo, hi), at least one, about ``bytes_max`` bytes of payload at most."""
@@ -164,8 +183,10 @@ class Disk:
     def compact(self, upto: int) -> None:
         """Drop everything up to and including ``upto``."""
         entry = self._entries[upto - self.base.index - 1]
+        passed = [each for each in self.configurations if each.index <= upto]
+        self.configurations = (*passed[-1:], *(each for each in self.configurations if each.index > upto))
         del self._entries[: upto - self.base.index]
-        self.base = LogPoint(entry.index, entry.term, entry.chain)
+        self.base, self.base_timestamp_ms = LogPoint(entry.index, entry.term, entry.chain), entry.timestamp_ms
 
     def _require(self, index: int) -> None:
         if not self.base.index < index <= self.last.index:

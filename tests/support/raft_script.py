@@ -13,7 +13,8 @@ What a line of the trace says:
 
 The events. A cluster and what it finds when it starts:
 
-    cluster n1 n2 n3 [limit=N ...]     a new cluster, of voters with empty disks; limits are fields of RaftConfig
+    cluster n1 n2 n3 [/ n4] [limit=N ...]   a new cluster, of voters with empty disks; limits are fields of RaftConfig;
+                                       behind the stroke are nodes on new disks that wait to be added
     given n1 log 1 1 2 term 3 [vote n2]   what n1 finds on its disk: the terms of its entries, its term, its vote
     given n1 new                       n1 finds a disk that nobody ever used
 
@@ -28,6 +29,12 @@ Clients:
 
     propose n1 WORD | read n1          ask n1 for a write | for a linearizable read
 
+Members (raft/changes.py):
+
+    change n1 add n4, promote n5, remove n3, demote n2   ask n1 for a change, made of these steps
+    change n1 against 5 add n4         the same, made against the configuration at 5; else against the one of n1
+    transfer n1 n2                     ask n1 to hand its leadership to n2
+
 A node and its disk:
 
     crash n1 | restart n1              n1 loses its memory and what was not flushed | starts from its disk
@@ -41,6 +48,7 @@ A node and its disk:
 Looking:
 
     logs                               the terms in each log; ``*``: not flushed, ``x``: rotten, ``.``: compacted away
+    members                            the configuration that each node goes by
     quietly EVENT                      the event, without its trace
 
 An AppendEntries leaves the leader before its own write is flushed (Ongaro §10.2.1); ``doom`` turns that round.
@@ -51,10 +59,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+from durable_raft.errors import ChangeRefused
+from durable_raft.raft.changes import AddLearner, Demote, Promote, Remove, Step
+from durable_raft.raft.configuration import describe
 from durable_raft.raft.messages import RequestVote, RequestVoteResponse
-from durable_raft.raft.types import Index
-from tests.support.raft_cluster import Cluster, Limits, Node
+from durable_raft.raft.types import Index, Member, NodeId
+from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk
+from tests.support.raft_nodes import Limits, Node
 
 
 def run_script(text: str) -> str:
@@ -81,7 +93,7 @@ class Script:
     """The state between two lines."""
 
     def __init__(self) -> None:
-        self._voters = ""
+        self._voters = self._joiners = ""
         self._limits = Limits()
         self._disks: dict[str, Disk] = {}
         self._cluster: Cluster | None = None
@@ -95,23 +107,27 @@ class Script:
             self.event(" ".join(words))
             return []
         if verb == "cluster":
-            self._voters = " ".join(word for word in words if "=" not in word)
+            voters, _, joiners = " ".join(word for word in words if "=" not in word).partition("/")
+            self._voters, self._joiners = voters.strip(), joiners.strip()
             limits = {key: int(value) for key, _, value in (word.partition("=") for word in words if "=" in word)}
             self._limits = cast("Limits", limits)
             self._cluster, self._disks_of = None, {}
             self._disks = {name: self._disk_of(name, []) for name in self._voters.split()}
+            self._disks |= {name: self._disk_of(name, ["new"]) for name in self._joiners.split()}
             return []
         if verb == "given":
             self._disks_of[words[0]] = 0
             self._disks[words[0]] = self._disk_of(words[0], words[1:])
             return []
         if self._cluster is None:
-            self._cluster = Cluster(self._voters, disks=self._disks, **self._limits)
+            self._cluster = Cluster(self._voters, joiners=self._joiners, disks=self._disks, **self._limits)
         if verb == "wipe":
             self._cluster.wipe(words[0], self._disk_of(words[0], ["new"]))
             return [f"{words[0]} has an empty disk"]
         if verb == "logs":
             return _draw_logs(self._cluster)
+        if verb == "members":
+            return _members(self._cluster)
         _VERBS[verb](self._cluster, *words)
         trace, self._cluster.trace = self._cluster.trace, []
         return trace
@@ -170,7 +186,46 @@ def _partition(cluster: Cluster, *words: str) -> None:
 def _propose(cluster: Cluster, name: str, word: str) -> None:
     entry = cluster.propose(name, word)
     if entry is None:
-        cluster.say(f"    {name} refuses the write: it does not lead")
+        why = "it hands its leadership over" if cluster[name].is_transferring else "it does not lead"
+        cluster.say(f"    {name} refuses the write: {why}")
+
+
+def _change(cluster: Cluster, name: str, *words: str) -> None:
+    against = int(words[1]) if words[0] == "against" else None
+    asked = " ".join(words[2:] if words[0] == "against" else words)
+    steps = [_step(*each.split()) for each in asked.split(", ")]
+    try:
+        cluster.change(name, *steps, against=against)
+    except ChangeRefused as error:
+        cluster.say(f"    {name} refuses the change: {error}")
+
+
+def _step(verb: str, name: str) -> Step:
+    node_id = NodeId(name)
+    if verb == "add":
+        return AddLearner(Member(node_id, f"{name}:1", f"{name}:2"))
+    steps: dict[str, Callable[[NodeId], Step]] = {"promote": Promote, "demote": Demote, "remove": Remove}
+    return steps[verb](node_id)
+
+
+def _transfer(cluster: Cluster, name: str, target: str) -> None:
+    try:
+        cluster.transfer(name, target)
+    except ChangeRefused as error:
+        cluster.say(f"    {name} refuses the transfer: {error}")
+
+
+def _members(cluster: Cluster) -> list[str]:
+    """Say what each node goes by; one that is down goes by nothing."""
+    lines = []
+    for node in cluster.nodes.values():
+        if node.raft is None:
+            lines.append(f"{node.name}: down")
+            continue
+        configuration = node.raft.configuration
+        committed = "" if node.raft.is_configuration_committed else ", not known to be committed"
+        lines.append(f"{node.name}: {describe(configuration)} (at {configuration.index}{committed})")
+    return lines
 
 
 def _doom(cluster: Cluster, name: str) -> None:
@@ -182,6 +237,7 @@ def _rot(cluster: Cluster, name: str, *indexes: str) -> None:
 
 
 _VERBS: dict[str, Callable[..., object]] = {
+    "change": _change,
     "checkpoint": lambda cluster, name, upto: cluster.checkpoint(name, int(upto)),
     "crash": Cluster.crash,
     "deaf": _deafen,
@@ -204,12 +260,13 @@ _VERBS: dict[str, Callable[..., object]] = {
     "slow": Cluster.slow,
     "talk": _talk,
     "timeout": Cluster.timeout,
+    "transfer": _transfer,
     "votes": _votes,
     "wait": _wait,
 }
 
 
-EVENTS = ("cluster", "given", "logs", "quietly", "wipe", *_VERBS)
+EVENTS = ("cluster", "given", "logs", "members", "quietly", "wipe", *_VERBS)
 """All that a script may say."""
 
 
@@ -243,5 +300,8 @@ def _cells_of(node: Node) -> list[str]:
 def _standing_of(node: Node) -> str:
     if node.raft is None:
         return f"down, term {node.disk.hard_state.current_term}"
+    own = node.raft.state.config.node_id
     voter = "" if node.raft.is_voter else ", not a voter yet"
+    if node.raft.configuration.index and not node.raft.configuration.has_voter(own):
+        voter += ", a learner" if own in node.raft.configuration.learners else ", no member"
     return f"{node.raft.role.value}, term {node.raft.current_term}, commit {node.raft.log.commit_index}{voter}"

@@ -12,8 +12,9 @@ from durable_raft.raft.messages import (
     RequestVoteResponse,
 )
 from durable_raft.raft.types import ORIGIN, Entry, Index, LogPoint, Role, Term
-from tests.support.raft_cluster import Cluster, Limits
+from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk, entries_of
+from tests.support.raft_nodes import Limits
 
 M = TypeVar("M")
 

@@ -20,6 +20,7 @@ from durable_raft.raft.messages import (
     RequestVoteResponse,
     Resume,
     ResumeResponse,
+    TimeoutNow,
 )
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Entry, LogPoint, Standing
@@ -42,6 +43,10 @@ _EVENTS = {
     "entry_healed": "takes {index}/t{term} from {source} to write it again",
     "entries_missing": "has asked everybody many times and still lacks {count}",
     "lost_entries_cut": "cuts {from_index}..{last_log_index}: rotten here, and proven never to have been committed",
+    "configuration": "goes by the configuration at {index}: {members}",
+    "configuration_complete": "has completed the change: the configuration at {index} is committed",
+    "transfer_begun": "holds what is proposed, and hands the leadership of term {term} to {target}",
+    "transfer_given_up": "gives up to hand the leadership of term {term} to {target}",
     "disk_replaced": "knows another disk of {peer} from now on",
     "replaced_disk_speaks": "does not listen to the replaced disk of {peer}",
     "admitted": "is a voter from now on: {by}",
@@ -68,7 +73,10 @@ def message_words(message: Message) -> str:
     """Say what a message says."""
     if isinstance(message, RequestVote):
         asks = "PreVote" if message.pre_vote else "RequestVote"
-        return f"{asks} for term {message.term}, my log ends at {message.last_log_index}/t{message.last_log_term}"
+        asked = "; the leader asked me to" if message.is_transfer else ""
+        return (
+            f"{asks} for term {message.term}, my log ends at {message.last_log_index}/t{message.last_log_term}{asked}"
+        )
     if isinstance(message, RequestVoteResponse):
         kind = "pre-vote" if message.pre_vote else "vote"
         return f"{kind} {'granted' if message.vote_granted else 'refused'}, term {message.term}"
@@ -88,6 +96,8 @@ def message_words(message: Message) -> str:
     if isinstance(message, ResumeResponse):
         known = "I know a later life of yours" if message.went_back else "I know that life of yours now"
         return f"{known}, you acknowledged {message.owed_index}/t{message.owed_term}, term {message.term}"
+    if isinstance(message, TimeoutNow):
+        return f"campaign now: I hand over the leadership of term {message.term}"
     if isinstance(message, FetchEntries):
         return f"please give me {points_words(message.wanted)}"
     return _fetch_response_words(message)

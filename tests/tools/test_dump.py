@@ -8,11 +8,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from raftlog.choose import keys_of
 
+from durable_raft.raft.configuration import encode
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import ORIGIN, Base, Entry, EntryKind, Index, Term, make_entry
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
@@ -20,6 +22,7 @@ from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from tests.storage.raw import change, flip_bit
 from tests.support.batches import batch_of
 from tests.support.log_building import point_of, write
+from tests.support.raft_nodes import configuration_of
 from tests.tools.directories import command, environment, make_log, raftlog, sets
 
 BATCHES: list[list[list[bytes]] | None] = [
@@ -314,3 +317,27 @@ def test_help_shows_examples(verb: str) -> None:
     assert found.returncode == 0
     assert f"Examples:\n    raftlog {verb} " in found.stdout
     assert "Exit codes: 0 clean; 1 wounds were found; 2" in found.stdout
+
+
+def test_configurations_are_shown_with_their_members(tmp_path: Path) -> None:
+    """Who votes and where each is reached; `stat` names the newest one."""
+    three = configuration_of(["n1", "n2", "n3"])
+    joint = replace(three, voters=three.voters[:2], outgoing=three.voters, leaving=three.voters[2:])
+    entries: list[Entry] = []
+    for configuration in (three, joint):
+        previous = point_of(entries[-1]) if entries else ORIGIN
+        payload = encode(configuration)
+        entry = make_entry(
+            previous=previous, term=Term(1), kind=EntryKind.CONFIGURATION, timestamp_ms=1000, payload=payload
+        )
+        entries.append(entry)
+    directory = make_log(tmp_path / "node", entries)
+    words = "voters n1 n2; and, until it is left, n1 n2 n3; leaving n3"
+    members = "; members n1=n1:1@n1:2 n2=n2:1@n2:2 n3=n3:1@n3:2"
+    shown = raftlog("dump", directory, "--kind", "configuration").stdout.splitlines()
+    assert "kind=CONFIGURATION" in shown[0]
+    assert shown[1].endswith(words + members)
+    as_object = json.loads(raftlog("dump", directory, "--json", "--from", "2").stdout)
+    assert as_object["configuration"] == words + members
+    stat = raftlog("stat", directory).stdout
+    assert f"configuration_index:2\nconfiguration:{words}\n" in stat

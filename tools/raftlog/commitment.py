@@ -114,6 +114,8 @@ def _majority(replicas: Sequence[Replica], *, is_all: bool) -> tuple[tuple[LogPo
     lack = f"no majority of the voters ({voters}) is seen to hold the same entry of term {term}, the highest in any log"
     if len(electorates) > 1:
         return None, "the directories name different voters, so no majority can be counted"
+    if any(replica.is_joint for replica in replicas):
+        return None, "the members are being changed, so no majority can be counted"
     holding = {replica.node_id for replica in replicas}
     is_final = is_all and holding >= set(electorates[0])
     is_final = is_final and not any(replica.is_running or replica.wounds for replica in replicas)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-from durable_raft.errors import DurableRaftError
+from durable_raft.errors import DurableRaftError, MalformedConfiguration
 from durable_raft.kv.batch import decode_commands
-from durable_raft.raft.types import EntryKind
+from durable_raft.raft.configuration import decode, describe
+from durable_raft.raft.types import EntryKind, Index
 from durable_raft.storage.log.walk import Walked
 from durable_raft.storage.wounds import Wound
 from raftlog.running import code_of
@@ -33,6 +34,18 @@ def commands_of(walked: Walked) -> list[list[bytes]] | str | None:
         return f"payload cannot be decoded: {error}"
 
 
+def configuration_of(walked: Walked) -> str | None:
+    """Return the configuration of an entry in words, with the addresses of its members; None when it has none."""
+    if walked.payload is None or walked.ident is None or walked.ident.kind != EntryKind.CONFIGURATION:
+        return None
+    try:
+        found = decode(Index(walked.index), walked.payload)
+    except MalformedConfiguration as error:
+        return f"payload cannot be decoded: {error}"
+    members = " ".join(f"{each.node_id}={each.client_address}@{each.peer_address}" for each in found.members)
+    return f"{describe(found)}; members {members}"
+
+
 def as_text(walked: Walked, *, raw: bool = False) -> str:
     """Return ``index=.. term=.. kind=.. time=.. bytes=.. crc=.. chain=..``, then the commands, then the wounds.
 
@@ -50,6 +63,8 @@ def as_text(walked: Walked, *, raw: bool = False) -> str:
         parts.append(f"payload={walked.payload.hex()}")
     if isinstance(commands, str):
         parts.append(commands)
+    elif (configuration := configuration_of(walked)) is not None and not raw:
+        parts.append(configuration)
     elif commands is not None:
         parts.append(" ; ".join(" ".join(map(quoted, command)) for command in commands))
     parts += [f"WOUND[{wound}]" for wound in walked.wounds]
@@ -80,6 +95,8 @@ def as_json(walked: Walked, *, raw: bool = False) -> str:
         shown["payload"] = walked.payload.hex()
     if isinstance(commands, str):
         shown["undecodable"] = commands
+    elif (configuration := configuration_of(walked)) is not None and not raw:
+        shown["configuration"] = configuration
     elif commands is not None:
         shown["commands"] = [[text_of(argument) for argument in command] for command in commands]
     if walked.wounds:

@@ -12,9 +12,11 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 
+from durable_raft.raft.configuration import describe
 from durable_raft.raft.types import EntryKind
 from durable_raft.storage.log.reader import LogReader, Overview
 from durable_raft.storage.wounds import Wound
@@ -47,6 +49,9 @@ Examples:
 {EXIT_CODES}"""
 
 
+KIND: Final = click.Choice(["noop", "commands", "configuration"])
+
+
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Look at the log in a node's data directory, running or not: no verb locks or changes it.
@@ -72,7 +77,7 @@ def stat(directory: Path, *, json: bool) -> None:
 @FROM
 @TO
 @click.option("--term", type=click.IntRange(min=0), default=None, help="Only entries of this term.")
-@click.option("--kind", type=click.Choice(["noop", "commands"]), default=None, help="Only entries of this kind.")
+@click.option("--kind", type=KIND, default=None, help="Only entries of this kind.")
 @click.option("--key", default=None, help="Only entries with a command that names this key.")
 @click.option("--raw", is_flag=True, help="The payload in hexadecimal digits in place of the commands.")
 @JSON
@@ -156,6 +161,9 @@ def _stat_lines(overview: Overview) -> Iterator[tuple[str, object]]:
         yield "base_index", base.index
         yield "base_term", base.term
         yield "voters", ",".join(f"{v.node_id}={v.client_address}@{v.peer_address}" for v in meta.membership.voters)
+        if meta.configurations:
+            yield "configuration_index", meta.configuration.index
+            yield "configuration", describe(meta.configuration)
     yield "raft_first_log_index", overview.first_index
     yield "raft_last_log_index", overview.last_index
     yield "entries", overview.entries

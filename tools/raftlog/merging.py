@@ -183,7 +183,7 @@ def _replica(survivor: Survivor) -> Replica:
         str(survivor.directory),
         meta.identity.cluster_id.hex(),
         meta.identity.node_id,
-        meta.membership.ids(),
+        meta.configuration.voters,
         meta.standing.is_voter,
         meta.hard_state.current_term,
         meta.base.point,
@@ -191,6 +191,7 @@ def _replica(survivor: Survivor) -> Replica:
         is_running=False,
         wounds=survivor.wounds,
         checkpoint=None if survivor.state is None else survivor.state.applied.point,
+        is_joint=bool(meta.configuration.outgoing),
     )
 
 
@@ -198,7 +199,7 @@ def _verdicts(
     best: Survivor, points: dict[int, LogPoint], survivors: Sequence[Survivor], certain: Commitment
 ) -> list[VerdictRange]:
     """Say of each index of the best log how certain it is that it was committed."""
-    voters = best.meta.membership.ids()
+    voters = best.meta.configuration.voters
     upto = 0 if certain.point is None else certain.point.index
     found: list[VerdictRange] = []
     first = best.meta.base.point.index + 1

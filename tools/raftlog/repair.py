@@ -13,6 +13,7 @@ import click
 
 from durable_raft.addresses import format_cluster, parse_cluster
 from durable_raft.errors import ConfigError, DurableRaftError, StorageError
+from durable_raft.raft.configuration import describe
 from durable_raft.raft.quorum import is_majority, majority
 from durable_raft.raft.types import ORIGIN, HardState, Identity, Membership, Standing, Term
 from durable_raft.storage.directory import running_node
@@ -134,6 +135,20 @@ def _end(work: Callable[[], int]) -> None:
         sys.exit(REFUSED)
 
 
+def _require_first_configuration(survivors: Sequence[Survivor]) -> None:
+    """Go on only where the members are those of the first start: no others are counted here yet.
+
+    Raises:
+        Refused: they were changed.
+    """
+    for each in survivors:
+        if each.meta.configurations:
+            raise Refused(
+                f"{each.directory}: the members were changed ({describe(each.meta.configuration)}, at index"
+                f" {each.meta.configuration.index}), and majorities are counted here over those of the first start only"
+            )
+
+
 # -- repair -----------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +158,7 @@ def _repair(
     survivors, unreadable = _read(directories)
     if reset.is_asked and (why := objection(survivors, is_all=not unreadable)) is not None:
         raise Refused(why)
+    _require_first_configuration(survivors)
     voters = survivors[0].meta.membership.ids()
     merged = merge(survivors, is_all=not unreadable, lose_from=lose_from)
     _tell(survivors, unreadable, merged)
@@ -210,6 +226,7 @@ def _require_whole(merged: Merged) -> None:
 
 def _recover(directories: Sequence[Path], membership: Membership, output: Path, *, applies: bool) -> int:
     survivors, unreadable = _read(directories)
+    _require_first_configuration(survivors)
     merged = merge(survivors, is_all=not unreadable)
     _tell(survivors, unreadable, merged)
     _require_whole(merged)

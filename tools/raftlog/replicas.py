@@ -56,6 +56,8 @@ class Replica:
     checkpoint: LogPoint | None = None
     """The last entry in the KV state; None when there is no state, or it cannot be read."""
     notes: list[str] = field(default_factory=list)
+    is_joint: bool = False
+    """Whether its members are being changed: then ``voters`` alone commit nothing."""
 
     @property
     def first(self) -> int:
@@ -127,13 +129,14 @@ def _read(directory: Path, reader: LogReader, progress: Progress) -> Replica:
         str(directory),
         identity.cluster_id.hex(),
         identity.node_id,
-        meta.membership.ids(),
+        meta.configuration.voters,
         meta.standing.is_voter,
         meta.hard_state.current_term,
         base,
         entries,
         is_running=running_node(directory) is not None,
         wounds=wounds + len(overview.wounds),
+        is_joint=bool(meta.configuration.outgoing),
     )
 
 

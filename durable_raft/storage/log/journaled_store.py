@@ -219,7 +219,16 @@ class JournaledLogStore:
         """Return the one write that makes ``plan`` true, as the next group."""
         mended = tuple(entry for index, entry in plan.mended.items() if index < self._pending.first)
         number = self._group + 1
-        return Write(number, plan.hard_state, plan.cut_from, tuple(plan.entries), plan.new_base, plan.standing, mended)
+        return Write(
+            number,
+            plan.hard_state,
+            plan.cut_from,
+            tuple(plan.entries),
+            plan.new_base,
+            plan.standing,
+            mended,
+            plan.base_configuration,
+        )
 
     def _has_place(self, journal: Journal, write: Write, body_bytes: int) -> bool:
         """Return whether a group can go to the journal and be moved: a full map would fail every start that moves it.

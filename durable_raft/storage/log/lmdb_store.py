@@ -385,7 +385,7 @@ class LmdbLogStore:
             with self._transaction() as transaction:
                 if compact_to is not None and plan.new_base is None:
                     upto = plan.kept_of(compact_to)
-                    meta = replace(meta, base=self._drop_prefix(transaction, upto, DROP_ENTRIES))
+                    meta = meta.behind(self._drop_prefix(transaction, upto, DROP_ENTRIES))
                 if meta != self._meta or self.tolerated:
                     meta = replace(meta, sequence=meta.sequence + 1)
                     _put_meta(transaction, self._tables, meta)
@@ -410,7 +410,7 @@ class LmdbLogStore:
             self._require_room(())
             with self._transaction() as transaction:
                 base = self._drop_prefix(transaction, upto, entries_max)
-                meta = replace(self._meta, sequence=self._meta.sequence + 1, base=base)
+                meta = replace(self._meta.behind(base), sequence=self._meta.sequence + 1)
                 _put_meta(transaction, self._tables, meta)
             self._replace_meta(meta)
         return self._meta.base.point.index

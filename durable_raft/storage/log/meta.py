@@ -1,4 +1,4 @@
-"""The ``meta`` record, format version 4: hard state, standing, identity, membership, base and journal of the log.
+"""The ``meta`` record, format version 5: hard state, standing, identity, membership, base, journal and configurations.
 
 ::
 
@@ -12,11 +12,17 @@
     | per peer, in the same order: life number u64, life nonce 8 bytes, owed term u64, owed index u64,
       owed in term u64
     | journal uuid 16 bytes | generation u64 | number of the last group held u64 | its sum u32
+    | configurations u16 | per configuration: index u64, length u32, as many bytes of its entry's payload
     | proof u32
 
 Version 1 ends after the voters: a node that is a voter and has not been told of any disk. Version 2 ends after the
 peers: nothing was remembered of lives and commits. The life number of a peer is 0 when none is known. ``place`` is in
-hexadecimal. Version 3 ends before the journal: all of the log is in LMDB. It is still written where that is so.
+hexadecimal. Version 3 ends before the journal: all of the log is in LMDB. It is still written where that is so. Version
+4 ends before the configurations: the fixed one of the first start counts, which is ``voters``. It is still written
+where that is so; in version 5 the journal's fields are zero where there is none.
+
+The configurations are the one that counts at the log's base, unless it is the fixed one, and those of the entries
+behind it (raft/configuration.py). So they are known before the log is read, and when the payload of such an entry rots.
 
 Encoding, proof and the two copies are those of storage/proven.py. ``voted_for`` is empty when ``has_vote`` is 0.
 """
@@ -28,8 +34,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from durable_raft.checksum import ALGORITHM_CRC32C
+from durable_raft.errors import MalformedConfiguration
+from durable_raft.raft.configuration import decode, encode
 from durable_raft.raft.types import (
     Base,
+    Configuration,
     HardState,
     Identity,
     Index,
@@ -45,10 +54,11 @@ from durable_raft.storage.log.records import FORMAT_VERSION
 from durable_raft.storage.proven import ProvenReader, choose_copy, pack_membership, pack_text, unpack_proven, with_proof
 from durable_raft.storage.wounds import Wound
 
-META_VERSION: Final = 4
+META_VERSION: Final = 5
 _WITH_PEERS: Final = 2
 """The first version that ends no earlier than after the peers."""
 _WITHOUT_JOURNAL: Final = 3
+_WITH_JOURNAL: Final = 4
 
 _FIXED: Final = struct.Struct(">BBHQQQQQI16s16s")
 _U8: Final = struct.Struct(">B")
@@ -58,6 +68,7 @@ _LIFE: Final = struct.Struct(">Q8s")
 _PEER: Final = struct.Struct(">Q8sQQQ")
 _U64: Final = struct.Struct(">Q")
 _JOURNAL: Final = struct.Struct(">16sQQI")
+_CONFIGURATION: Final = struct.Struct(">QI")
 _NO_NONCE: Final = bytes(8)
 
 
@@ -79,6 +90,9 @@ class JournalMark:
     """Of the last group of this generation that was journaled, or 0: the next one names it."""
 
 
+_NO_JOURNAL: Final = JournalMark(bytes(16), 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Meta:
     """What a meta record says."""
@@ -92,6 +106,19 @@ class Meta:
     standing: Standing = VOTER
     journal: JournalMark | None = None
     """None: all of the log is in LMDB."""
+    configurations: tuple[Configuration, ...] = ()
+    """The one that counts at the base and those of the entries, ascending, without the fixed one of the first start."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The newest one, committed or not."""
+        return self.configurations[-1] if self.configurations else Configuration.initial(self.membership)
+
+    def behind(self, base: Base) -> Meta:
+        """Return what it says once everything up to ``base`` is dropped."""
+        passed = [each for each in self.configurations if each.index <= base.point.index]
+        kept = [each for each in self.configurations if each.index > base.point.index]
+        return replace(self, base=base, configurations=(*passed[-1:], *kept))
 
 
 def pack_meta(meta: Meta) -> bytes:
@@ -99,7 +126,7 @@ def pack_meta(meta: Meta) -> bytes:
     point, identity, vote = meta.base.point, meta.identity, meta.hard_state.voted_for
     parts = [
         _FIXED.pack(
-            _WITHOUT_JOURNAL if meta.journal is None else META_VERSION,
+            _version_of(meta),
             ALGORITHM_CRC32C,
             0,
             meta.sequence,
@@ -117,9 +144,22 @@ def pack_meta(meta: Meta) -> bytes:
         pack_membership(meta.membership),
         pack_standing(meta.standing),
     ]
-    if (mark := meta.journal) is not None:
+    mark = meta.journal or (_NO_JOURNAL if meta.configurations else None)
+    if mark is not None:
         parts.append(_JOURNAL.pack(mark.uuid, mark.generation, mark.number, mark.sum))
+    if meta.configurations:
+        parts.append(_U16.pack(len(meta.configurations)))
+    for configuration in meta.configurations:
+        payload = encode(configuration)
+        parts += (_CONFIGURATION.pack(configuration.index, len(payload)), payload)
     return with_proof(b"".join(parts))
+
+
+def _version_of(meta: Meta) -> int:
+    """Return the version that says all of ``meta``: the lowest, so that an older build reads what it can."""
+    if meta.configurations:
+        return META_VERSION
+    return _WITHOUT_JOURNAL if meta.journal is None else _WITH_JOURNAL
 
 
 def unpack_meta(table: str, value: bytes) -> Meta:
@@ -129,7 +169,7 @@ def unpack_meta(table: str, value: bytes) -> Meta:
         WoundedLog: it is damaged.
         NewerFormat: its proof is right and its version or algorithm unknown.
     """
-    versions = (FORMAT_VERSION, _WITH_PEERS, _WITHOUT_JOURNAL, META_VERSION)
+    versions = (FORMAT_VERSION, _WITH_PEERS, _WITHOUT_JOURNAL, _WITH_JOURNAL, META_VERSION)
     return unpack_proven(table, value, _unpack_body, versions)
 
 
@@ -197,7 +237,8 @@ def _unpack_body(body: bytes) -> Meta:
     node_id = reader.text()
     membership = reader.membership()
     standing = VOTER if body[0] == FORMAT_VERSION else read_standing(reader, body[0])
-    mark = JournalMark(*reader.numbers(_JOURNAL)) if body[0] == META_VERSION else None
+    mark = JournalMark(*reader.numbers(_JOURNAL)) if body[0] >= _WITH_JOURNAL else None
+    configurations = _read_configurations(reader) if body[0] == META_VERSION else ()
     if zero or has_vote > 1 or (vote and not has_vote) or reader.position != len(body):
         raise ValueError(
             f"padding {zero}, has_vote {has_vote}, vote {vote!r}, {len(body) - reader.position} bytes left"
@@ -209,5 +250,17 @@ def _unpack_body(body: bytes) -> Meta:
         membership,
         Base(LogPoint(Index(base_index), Term(base_term), base_chain), base_timestamp_ms),
         standing,
-        mark,
+        None if mark == _NO_JOURNAL else mark,
+        configurations,
     )
+
+
+def _read_configurations(reader: ProvenReader) -> tuple[Configuration, ...]:
+    found = []
+    for _ in range(reader.number(_U16)):
+        index, length = reader.numbers(_CONFIGURATION)
+        try:
+            found.append(decode(Index(index), reader.take(length)))
+        except MalformedConfiguration as error:
+            raise ValueError(str(error)) from error
+    return tuple(found)

@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from durable_raft.errors import InvariantViolation
+from durable_raft.raft.configuration import decode
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
+    CONFIGURATION,
     Base,
+    Configuration,
     Entry,
     HardState,
     Index,
@@ -35,6 +38,8 @@ class Plan:
     """Stored entries to be written again in their places, before the cut."""
     new_base: Base | None = None
     """Every stored entry goes, and the log begins behind this one."""
+    base_configuration: Configuration | None = None
+    """With ``new_base``: the configuration that counts there; None: the fixed one of the first start."""
     cut_from: Index | None = None
     """Every stored entry from here on goes."""
     entries: list[Entry] = field(default_factory=list)
@@ -98,7 +103,7 @@ def plan_writes(writes: Sequence[Write], stand: Stand, point_at: Callable[[Index
                 _check_mended(entry, stand)
                 plan.mended[entry.index] = entry
         if write.new_base is not None:
-            last = _begin_behind(plan, write.new_base)
+            last = _begin_behind(plan, write.new_base, write.base_configuration)
         if write.truncate_from is not None:
             base = stand.base if plan.new_base is None else plan.new_base.point.index
             last = _cut(plan, write.truncate_from, base, last, point_at)
@@ -117,18 +122,30 @@ def point_of(entry: Entry) -> Base:
 
 
 def meta_after(meta: Meta, plan: Plan) -> Meta:
-    """Return what ``meta`` says of hard state, standing and base once ``plan`` is carried out."""
+    """Return what ``meta`` says of hard state, standing, base and configurations once ``plan`` is carried out."""
     return replace(
         meta,
         hard_state=meta.hard_state if plan.hard_state is None else plan.hard_state,
         standing=meta.standing if plan.standing is None else plan.standing,
         base=meta.base if plan.new_base is None else plan.new_base,
+        configurations=_configurations_after(meta, plan),
     )
 
 
-def _begin_behind(plan: Plan, base: Base) -> Base:
+def _configurations_after(meta: Meta, plan: Plan) -> tuple[Configuration, ...]:
+    """Return those that the log has once ``plan`` is carried out: cut and appended in the same transaction."""
+    kept = meta.configurations
+    if plan.new_base is not None:
+        kept = () if plan.base_configuration is None else (plan.base_configuration,)
+    if plan.cut_from is not None:
+        kept = tuple([each for each in kept if each.index < plan.cut_from])
+    appended = [entry for entry in plan.entries if entry.kind is CONFIGURATION]
+    return (*kept, *[decode(entry.index, entry.payload) for entry in appended]) if appended else kept
+
+
+def _begin_behind(plan: Plan, base: Base, configuration: Configuration | None) -> Base:
     """Drop all that is stored and planned; return the base, which is the last entry then."""
-    plan.new_base, plan.cut_from = base, None
+    plan.new_base, plan.base_configuration, plan.cut_from = base, configuration, None
     plan.entries.clear()
     plan.mended.clear()
     return base

@@ -81,5 +81,6 @@ class StoredLogBuilder:
             self._meta.standing,
             tuple(LostEntry(index, Term(ident.term), ident.crc, ident.chain) for index, ident in lost if ident),
             tuple(entry_of(each.index, each.ident, each.payload or b"") for each in self._rebuilt if each.ident),
+            self._meta.configurations,
         )
         return stored, self._last
