@@ -16,7 +16,8 @@ import pytest
 from durable_raft.raft.timeouts import Timeouts
 from durable_raft.raft.types import Index, Role
 from tests.support.raft_checks import require
-from tests.support.raft_cluster import Cluster, Limits, Node
+from tests.support.raft_cluster import Cluster
+from tests.support.raft_nodes import Limits, Node
 from tests.support.random_timeouts import RandomTimeouts
 
 STEPS = 2_500
@@ -40,14 +41,18 @@ class Walk:
     def __init__(self, seed: int, *, keeps_trace: bool) -> None:
         self.rng = random.Random(f"walk {seed}")
         self.counts: Counter[str] = Counter()
-        voters = self.rng.choice(["n1 n2 n3", "n1 n2 n3", "n1 n2 n3 n4 n5", "n1 n2", "n1"])
-        limits: Limits = {**SMALL_LIMITS, "election_timeout_bound_ms": self.rng.choice([1, 1, 1, 600, 2_000])}
-        self.cluster = Cluster(voters, seed=seed, keeps_trace=keeps_trace, **limits)
+        self.cluster = self.make_cluster(seed, keeps_trace=keeps_trace)
         self.is_patience_random = self.rng.random() < 0.3
         for node in self.cluster.nodes.values():
             node.is_slow = True
             self._wait_as_chance_gives(node)
         self.proposed = 0
+
+    def make_cluster(self, seed: int, *, keeps_trace: bool) -> Cluster:
+        """Return the cluster to walk with."""
+        voters = self.rng.choice(["n1 n2 n3", "n1 n2 n3", "n1 n2 n3 n4 n5", "n1 n2", "n1"])
+        limits: Limits = {**SMALL_LIMITS, "election_timeout_bound_ms": self.rng.choice([1, 1, 1, 600, 2_000])}
+        return Cluster(voters, seed=seed, keeps_trace=keeps_trace, **limits)
 
     def step(self) -> None:
         """Do one random thing."""

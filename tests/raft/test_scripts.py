@@ -52,6 +52,15 @@ def test_scenarios_that_must_be_told_are_there() -> None:
     assert {"split_votes", "late_votes", "vote_survives_crash", "election_restriction"} <= told, "votes"
     assert {"pre_vote", "partitioned_node_returns", "check_quorum"} <= told, "leaders without a majority"
     assert {"reads", "read_across_leaders", "snapshot", "send_window"} <= told, "beside the log"
+    assert {"members_one_at_a_time", "two_operators", "learner", "replace_with_one_down"} <= told, "members"
+    assert {"joint_majorities", "joint_left_by_next_leader", "leader_without_vote"} <= told, "joint configurations"
+    assert {"removed_leader_campaigns", "removed_leader_stops", "leader_of_two_removed"} <= told, "leaders that go"
+    assert {"removed_node_returns", "removed_node_is_left_alone", "name_of_a_wiped_node"} <= told, "nodes that went"
+    assert {"configuration_cut", "configuration_survives_crash", "configuration_in_snapshot"} <= told, (
+        "where they count"
+    )
+    assert {"voter_of_another_configuration", "promotion_and_crash", "admission_during_change"} <= told, "both sides"
+    assert "transfer" in told
     assert {"new_cluster", "disk_admitted", "entry_healed", "entry_cut"} <= told, "disks and rot"
 
 
