@@ -19,7 +19,7 @@ from tests.support.log_building import JournalShelf, entries_after, point_of, re
 FILE_CALLS: Final = ("open", "pwrite", "pread", "lseek", "fstat", "fsync", "fdatasync", "close")
 CALLS: Final = (*FILE_CALLS, "rename", "unlink", "statvfs")
 LIVES: Final = ((True, ("small", "small", "move", "small")), (True, ("small", "large", "small")), (False, ("small",)))
-"""Of one directory: whether the journal is used, and what is done. It is made, used by another start, left, and made again."""
+"""Of one directory: whether the journal is used, and what is done. It is made, used again, left, and made again."""
 
 
 class FailingSystem:
