@@ -26,8 +26,10 @@ READERS_S: Final = 5.0
 """How often the tables of readers are looked at."""
 
 STANDING_WRITES: Final = 1000
+STANDING_MOVES: Final = 50
 STANDING_CHECKPOINTS: Final = 3
-"""A reader that is so far behind at two looks stands still: tools read for some milliseconds."""
+"""A reader that is so far behind at two looks stands still: tools read for some milliseconds. With a journal the log's
+transactions are moves, of up to a second's writes each."""
 
 
 class DiskWatch:
@@ -88,7 +90,9 @@ class DiskWatch:
 
     def _look_at_readers(self) -> None:
         """Free what readers hold that have died, and name those that stand still: while they do, the files grow."""
-        tables = ((self._store.readers(), STANDING_WRITES), (self._keeper.readers(), STANDING_CHECKPOINTS))
+        is_moved = isinstance(self._store, JournaledLogStore) and self._store.is_journaled
+        log_far = STANDING_MOVES if is_moved else STANDING_WRITES
+        tables = ((self._store.readers(), log_far), (self._keeper.readers(), STANDING_CHECKPOINTS))
         behind = {pid for readers, far in tables for pid, count in readers.items() if count >= far}
         behind.discard(os.getpid())
         for pid in behind & self._behind:
