@@ -1,7 +1,12 @@
 """Keys in order, their values, and when they expire: an overlay of changes on a state that lies on the disk.
 
-A read looks in the newest layer, in the frozen one while a checkpoint writes it, and then in the *base*, the state at
-the last checkpoint. ``freeze`` begins a checkpoint, ``checkpointed`` ends it; neither changes what is read.
+A read looks in the newest layer, in the frozen ones while they wait for the disk or are written to it, and then in the
+*base*, the state at the last checkpoint. ``freeze`` begins a checkpoint, ``checkpointed`` ends it; neither changes what
+is read.
+
+Keys are set without a look at what is kept of them (layer.py). Whoever wants to know how many keys there are has the
+keyspace *settle* first: look in the base for those that changed, each of them once. The state hash is settled by
+whoever writes the layer to the disk.
 
 A key is gone as soon as the cluster time reaches its deadline. Redis keeps it for that millisecond (``PTTL`` is 0 then;
 db.c keyIsExpired, ``now > when``), but takes a deadline set to the present as past (expire.c checkAlreadyExpired). Here
@@ -14,10 +19,9 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from operator import length_hint
 from typing import Final
 
-from durable_raft.kv.layer import CHANGE_BYTES, Due, Layer
+from durable_raft.kv.layer import NOT_LOOKED_AT, Due, Kept, Layer, deadline_of, record_of, value_of
 from durable_raft.kv.long_values import Value
 from durable_raft.kv.records import (
     EMPTY_STATE,
@@ -46,8 +50,11 @@ PAGE_KEYS: Final = 256
 DUE_CHUNK: Final = 256
 """Deadlines read from the base at once."""
 
-_ABSENT: Final = Record(b"", -1, 0)
-"""In place of "a layer knows nothing of this key"."""
+SETTLED_A_STEP: Final = 256
+"""Keys looked for in the base in one step, some tenths of a millisecond."""
+
+FROZEN_MAX: Final = 2
+"""Layers that may wait for the disk: one that is being written, and one behind it."""
 
 
 class Keyspace:
@@ -55,7 +62,8 @@ class Keyspace:
 
     def __init__(self, base: StateView = EMPTY_STATE, time_ms: int = 0) -> None:
         self._base = base
-        self._frozen: Layer | None = None
+        self._frozen: list[Layer] = []
+        """The newest first; the last one is written to the disk next."""
         self._active = Layer()
         self._written = Layer()
         """What the last checkpoint wrote: a part of the base that is still in memory. What was written a moment ago is
@@ -66,24 +74,81 @@ class Keyspace:
         self.bytes_read = 0
         """Bytes of values that were read from the base so far, each of them copied and verified. Work in steps looks
         at it: a key is named in a few bytes, and its value may be large."""
-        self._key_count, self._expires_count, self._state_hash = base.summary
         self._base_due: deque[Due] = deque()
         """The base's next deadlines."""
         self._base_due_after: tuple[int, bytes] | None = None
-        self._is_base_due_read = not self._expires_count
+        self._is_base_due_read = not base.summary.expires_count
         """Whether all of the base's deadlines were taken into ``_base_due``."""
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     @property
+    def is_settled(self) -> bool:
+        """Whether ``counts`` are right."""
+        return not self._active.unsettled and not any(layer.unsettled for layer in self._layers())
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many keys there are, and how many of them have a deadline: at most, while not all is settled.
+
+        What is expired and not dropped yet is counted.
+        """
+        layers = self._layers()
+        keys, deadlines = sum([layer.keys for layer in layers]), sum([layer.deadlines for layer in layers])
+        if layers[-1].is_cleared:
+            return keys, deadlines
+        return keys + self._base.summary.key_count, deadlines + self._base.summary.expires_count
+
+    def settle(self, count: int = SETTLED_A_STEP) -> bool:
+        """Look for so many keys that changed below the layer that they changed in; return whether all are settled."""
+        layers = self._layers()
+        for position, layer in enumerate(layers):
+            below = [*layers[position + 1 :], self._written]
+            if not self._base.summary.key_count and not any(each.changes for each in below):
+                layer.unsettled = []
+            while layer.unsettled:
+                if not count:
+                    return False
+                count -= 1
+                layer.settle(self._deadline_below(below, layer.unsettled[-1]))
+        return True
+
+    def settle_in_steps(self) -> Generator[None, None, None]:
+        """Settle all."""
+        while not self.settle():
+            yield
+
+    def _deadline_below(self, below: Sequence[Layer], key: bytes) -> int | None:
+        """Return the deadline of a key in ``below`` and the base, ``NO_DEADLINE`` included; None where it is gone."""
+        for layer in below:
+            kept = layer.changes.get(key, NOT_LOOKED_AT)
+            if kept is not NOT_LOOKED_AT:
+                return None if kept is None else deadline_of(kept)
+            if layer.is_cleared:
+                return None
+        head = self._base.head(key)
+        return None if head is None else head[1]
+
     def summary(self) -> StateSummary:
-        """The state in numbers: what is expired and not dropped yet is counted."""
-        return StateSummary(self._key_count, self._expires_count, self._state_hash)
+        """Return the state in numbers; looks at every change, so it is for tools and tests."""
+        while not self.settle():
+            pass
+        layers = self._layers()
+        is_hidden = layers[-1].is_cleared
+        state_hash = 0 if is_hidden else self._base.summary.state_hash
+        changes: dict[bytes, Kept | None] = {}
+        for layer in reversed(layers):
+            changes |= layer.changes
+        for key, kept in changes.items():
+            head = None if is_hidden else self._base.head(key)
+            state_hash -= 0 if head is None else head[0]
+            state_hash += 0 if kept is None else record_of(key, kept).crc
+        return StateSummary(*self.counts, state_hash)
 
     @property
     def overlay_bytes(self) -> int:
         """Memory that the changes since the last checkpoint take, about."""
-        return self._active.size_bytes + (self._frozen.size_bytes if self._frozen is not None else 0)
+        return self._active.size_bytes + sum([layer.size_bytes for layer in self._frozen])
 
     @property
     def active_bytes(self) -> int:
@@ -95,17 +160,28 @@ class Keyspace:
         """Number of keys changed since the last checkpoint began."""
         return len(self._active.changes)
 
+    @property
+    def new_keys_max(self) -> int:
+        """How many keys more there are than when the last checkpoint began, at most; exact while all is settled."""
+        return self._active.keys
+
     def get(self, key: bytes) -> Value | None:
-        """Return the value of a key, or None."""
-        record = self.find(key)
-        return None if record is None else record.value
+        """Return the value of a key, or None; raises CorruptRecord from the base."""
+        kept = self._active.changes.get(key, NOT_LOOKED_AT)
+        if type(kept) is bytes:
+            return kept
+        kept = self.look_up(key)
+        return None if kept is None else value_of(kept)
+
+    def look_up(self, key: bytes) -> Kept | None:
+        """Return what is kept of a key that is there and not expired, or None; raises CorruptRecord from the base."""
+        kept = self._kept(key)
+        return kept if kept is None or self._is_seen(kept) else None
 
     def find(self, key: bytes) -> Record | None:
         """Return the record of a key that is there and not expired, or None; raises CorruptRecord from the base."""
-        record = self._kept(key)
-        if record is None or NO_DEADLINE < record.deadline_ms <= self.time_ms:
-            return None
-        return record
+        kept = self.look_up(key)
+        return None if kept is None else record_of(key, kept)
 
     def after(self, key: bytes | None, chunk: int = 64) -> Iterator[tuple[bytes, Record]]:
         """Yield every key behind ``key`` in the order of keys, with its record; None begins at the first.
@@ -115,10 +191,11 @@ class Keyspace:
             chunk: how many at most are read from the base at a time.
         """
         for page in self.pages(key, chunk):
-            yield from page
+            for found, kept in page:
+                yield found, record_of(found, kept)
 
-    def pages(self, key: bytes | None, size: int = PAGE_KEYS) -> Iterator[list[tuple[bytes, Record]]]:
-        """Yield what ``after`` yields, in pages of what a step can do, some of them empty.
+    def pages(self, key: bytes | None, size: int = PAGE_KEYS) -> Iterator[list[tuple[bytes, Kept]]]:
+        """Yield the keys that ``after`` yields, and what is kept of them, in pages of what a step can do, some empty.
 
         Between two pages a checkpoint may end; nothing else may happen to the state.
 
@@ -132,10 +209,10 @@ class Keyspace:
         is_last = False
         while not is_last:
             found, is_last = self._page(key, size)
-            yield [(each, record) for each, record in found if record is not None and self._is_seen(record)]
+            yield [(each, kept) for each, kept in found if kept is not None and self._is_seen(kept)]
             key = found[-1][0] if found else None
 
-    def _page(self, after: bytes | None, size: int) -> tuple[list[tuple[bytes, Record | None]], bool]:
+    def _page(self, after: bytes | None, size: int) -> tuple[list[tuple[bytes, Kept | None]], bool]:
         """Merge the layers and what a step may read of the base; return what is there, and whether that is all.
 
         Of several that know a key the uppermost counts; None where it is gone.
@@ -144,53 +221,52 @@ class Keyspace:
         is_hidden = any(layer.is_cleared for layer in layers)
         base = () if is_hidden else self._base.after(after, size, BYTES_A_STEP)
         self.bytes_read += sum(len(record.value) for _, record in base)
-        sources: list[Iterable[tuple[bytes, int, bytes, Record | None]]] = [
+        sources: list[Iterable[tuple[bytes, int, bytes, Kept | None]]] = [
             _in_layer(layer, rank, after) for rank, layer in enumerate(layers)
         ]
         sources.append((order_key(key), len(layers), key, record) for key, record in base)
         until = order_key(base[-1][0]) if base else None
-        found: list[tuple[bytes, Record | None]] = []
+        found: list[tuple[bytes, Kept | None]] = []
         previous: bytes | None = None
-        for order, _, key, record in heapq.merge(*sources):
+        for order, _, key, kept in heapq.merge(*sources):
             if len(found) == size or (until is not None and order > until):
                 return found, False
             if order != previous:
-                found.append((key, record))
+                found.append((key, kept))
             previous = order
         return found, not base
 
-    def _kept(self, key: bytes) -> Record | None:
+    def _kept(self, key: bytes) -> Kept | None:
         """Return what is kept of ``key``, expired or not."""
-        record = self._active.changes.get(key, _ABSENT)
-        if record is not _ABSENT:
-            return record
-        return self._kept_below(key)
-
-    def _kept_below(self, key: bytes) -> Record | None:
-        """Return what is kept of ``key``, of which the newest layer knows nothing."""
+        kept = self._active.changes.get(key, NOT_LOOKED_AT)
+        if kept is not NOT_LOOKED_AT:
+            return kept
         if self._active.is_cleared:
             return None
-        if self._frozen is not None:
-            record = self._frozen.changes.get(key, _ABSENT)
-            if record is not _ABSENT:
-                return record
-            if self._frozen.is_cleared:
+        for layer in self._frozen:
+            kept = layer.changes.get(key, NOT_LOOKED_AT)
+            if kept is not NOT_LOOKED_AT:
+                return kept
+            if layer.is_cleared:
                 return None
-        record = self._written.changes.get(key, _ABSENT)
-        if record is _ABSENT:
-            record = self._base.get(key)
-            if record is not None:
-                self.bytes_read += len(record.value)
-        return record
+        kept = self._written.changes.get(key, NOT_LOOKED_AT)
+        if kept is NOT_LOOKED_AT:
+            kept = self._base.get(key)
+            if kept is not None:
+                self.bytes_read += len(kept.value)
+        return kept
 
-    def _is_seen(self, record: Record) -> bool:
-        return not NO_DEADLINE < record.deadline_ms <= self.time_ms
+    def _is_seen(self, kept: Kept) -> bool:
+        return not NO_DEADLINE < deadline_of(kept) <= self.time_ms
 
     def _layers(self) -> list[Layer]:
         """Return the layers that can be seen, the uppermost first."""
-        if self._frozen is None or self._active.is_cleared:
-            return [self._active]
-        return [self._active, self._frozen]
+        found = [self._active]
+        for layer in self._frozen:
+            if found[-1].is_cleared:
+                break
+            found.append(layer)
+        return found
 
     # -- changing ---------------------------------------------------------------------------------------------------
 
@@ -201,68 +277,45 @@ class Keyspace:
         elif deadline_ms <= self.time_ms:
             self.remove(key)
         else:
-            self._keep(key, make_record(key, value, deadline_ms))
+            self._active.put(key, make_record(key, value, deadline_ms))
 
     def put_for_ever(self, key: bytes, value: Value) -> None:
         """Set a key to a value, without a deadline."""
-        self.put_all_for_ever((key,), (value,))
+        if type(value) is bytes:
+            self._active.put_all({key: value})
+        else:
+            self._active.put(key, make_record(key, value))
 
-    def put_all_for_ever(self, keys: Sequence[bytes], values: Sequence[Value], until: int | None = None) -> int:
-        """Set keys to values, in order, without deadlines: what most writes do.
+    def put_all_for_ever(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Set keys, of which one may come twice, to values, in order, without deadlines: what most writes do."""
+        self._active.put_all(dict(zip(keys, values, strict=True)))
 
-        Args:
-            keys: of which one may come twice.
-            values: one for each.
-            until: end before anything is read when ``bytes_read`` has come so far; None: do not.
-
-        Returns:
-            How many were set.
-        """
-        # What ``_keep`` does, without looking again for what was just looked for.
-        layer = self._active
-        changes = layer.changes
-        coming = iter(keys)
-        for key, value, record in zip(coming, values, map(make_record, keys, values), strict=True):
-            old = changes.get(key, _ABSENT)
-            if old is _ABSENT:
-                if until is not None and self.bytes_read >= until:
-                    return len(keys) - length_hint(coming) - 1  # This one has come, and is not set.
-                old = self._kept_below(key)
-                layer.size_bytes += CHANGE_BYTES + len(key) + len(value)
-            else:
-                layer.size_bytes += len(value) if old is None else len(value) - len(old[0])
-            if old is None:
-                self._key_count += 1
-                self._state_hash += record[2]
-            else:
-                self._expires_count -= old[1] != NO_DEADLINE
-                self._state_hash += record[2] - old[2]
-            changes[key] = record
-        return len(keys)
-
-    def replace(self, key: bytes, value: bytes) -> None:
-        """Set a key to a value and leave its deadline as it is."""
-        old = self._kept(key)
-        deadline_ms = NO_DEADLINE if old is None or not self._is_seen(old) else old.deadline_ms
-        self._exchange(key, old, make_record(key, value, deadline_ms))
+    def replace(self, key: bytes, old: Kept | None, value: bytes) -> None:
+        """Set a key, of which ``look_up`` said ``old``, to a value and leave its deadline as it is."""
+        if old is None:
+            self._active.put(key, value)
+        else:
+            deadline_ms = deadline_of(old)
+            self._exchange(key, old, make_record(key, value, deadline_ms) if deadline_ms else value)
 
     def extend(self, key: bytes, record: Record, suffix: bytes) -> None:
         """Put ``suffix`` behind the value of a key, whose record this is; takes the same time however long that is."""
-        is_shared = key not in self._active.changes and self._frozen is not None and key in self._frozen.changes
+        is_shared = key not in self._active.changes and any(key in layer.changes for layer in self._frozen)
         self._exchange(key, record, extended(record, suffix))
         if is_shared:
             self._active.share(len(record.value))
 
-    def remove(self, key: bytes) -> Record | None:
-        """Remove a key; return its record if it was there and not expired."""
+    def remove(self, key: bytes) -> Value | None:
+        """Remove a key; return its value if it was there and not expired."""
         old = self._kept(key)
+        if old is None:
+            return None
         self._exchange(key, old, None)
-        return old if old is not None and self._is_seen(old) else None
+        return value_of(old) if self._is_seen(old) else None
 
     def clear(self) -> None:
         """Remove every key; the time stays."""
         self._active.clear()
-        self._key_count = self._expires_count = self._state_hash = 0
         self._forget_base_due(is_read=True)
 
     def expire_at(self, key: bytes, record: Record, deadline_ms: int) -> None:
@@ -272,29 +325,15 @@ class Keyspace:
 
     def persist(self, key: bytes) -> bool:
         """Take a key's deadline away; return whether it had one."""
-        record = self.find(key)
-        if record is None or not record.deadline_ms:
+        kept = self.look_up(key)
+        if kept is None or not deadline_of(kept):
             return False
-        self._exchange(key, record, make_record(key, record.value))
+        self._exchange(key, kept, _for_ever(key, value_of(kept)))
         return True
 
-    def _keep(self, key: bytes, record: Record | None) -> None:
-        """Make ``record`` what is kept of ``key``, and count."""
-        self._exchange(key, self._kept(key), record)
-
-    def _exchange(self, key: bytes, old: Record | None, record: Record | None) -> None:
-        """Do the same where it is known what is kept: to read it again may be to copy and verify many megabytes."""
-        if old is not None:
-            self._key_count -= 1
-            self._expires_count -= old.deadline_ms != NO_DEADLINE
-            self._state_hash -= old.crc
-        elif record is None:
-            return
-        if record is not None:
-            self._key_count += 1
-            self._expires_count += record.deadline_ms != NO_DEADLINE
-            self._state_hash += record.crc
-        self._active.put(key, record)
+    def _exchange(self, key: bytes, old: Kept | None, new: Kept | None) -> None:
+        """Keep ``new`` of a key of which ``old`` is kept: to read that again may be to copy many megabytes."""
+        self._active.exchange(key, None if old is None else deadline_of(old), new)
 
     # -- expiry -----------------------------------------------------------------------------------------------------
 
@@ -306,18 +345,16 @@ class Keyspace:
     def advance_time_in_steps(self, time_ms: int, drop_max: int = DROP_MAX) -> Generator[None, None, None]:
         """Do the same, the dropping in steps; what is expired is hidden from the first of them on."""
         self.time_ms = max(self.time_ms, time_ms)
-        if not self._expires_count:
+        if not self._has_deadlines:
             return
-        in_step, until = 0, self.bytes_read + BYTES_A_STEP
-        for _ in range(drop_max):
+        for number in range(drop_max):
             due = self._earliest()
             if due is None or due[0] > self.time_ms:
                 return
-            self._keep(due[2], None)
-            in_step += 1
-            if in_step == DROPS_A_STEP or self.bytes_read >= until:
+            if number and not number % DROPS_A_STEP:
                 yield
-                in_step, until = 0, self.bytes_read + BYTES_A_STEP
+            # Its deadline is all that has to be known of it.
+            self._active.exchange(due[2], due[0], None)
 
     def reset_time(self, time_ms: int) -> None:
         """Set the time, back or forward. What was hidden and is not dropped yet may be seen again, on every replica."""
@@ -327,7 +364,7 @@ class Keyspace:
     @property
     def is_dropping(self) -> bool:
         """Whether keys are hidden that are still to be dropped."""
-        due = self._earliest() if self._expires_count else None
+        due = self._earliest() if self._has_deadlines else None
         return due is not None and due[0] <= self.time_ms
 
     def next_deadline_ms(self) -> int | None:
@@ -335,25 +372,33 @@ class Keyspace:
 
         While expired keys are still to be dropped it is the next millisecond: an entry is wanted now.
         """
-        due = self._earliest() if self._expires_count else None
+        due = self._earliest() if self._has_deadlines else None
         return None if due is None else max(due[0], self.time_ms + 1)
+
+    @property
+    def _has_deadlines(self) -> bool:
+        """Whether a key may have a deadline."""
+        if self._active.has_deadlines or self._base_due or not self._is_base_due_read:
+            return True
+        return bool(self._frozen) and any(layer.has_deadlines for layer in self._frozen)
 
     def _earliest(self) -> Due | None:
         """Return the first deadline of all that is kept."""
         found = self._active.earliest()
-        if self._active.is_cleared:
-            return found
-        active, frozen = self._active.changes, self._frozen
-        if frozen is not None:
-            below = frozen.earliest()
-            while below is not None and below[2] in active:
-                frozen.forget_earliest()
-                below = frozen.earliest()
-            found = below if found is None else found if below is None else min(found, below)
-            if frozen.is_cleared:
+        above = [self._active]
+        for layer in self._frozen:
+            if above[-1].is_cleared:
                 return found
+            below = layer.earliest()
+            while below is not None and _is_known(above, below[2]):
+                layer.forget_earliest()
+                below = layer.earliest()
+            found = below if found is None else found if below is None else min(found, below)
+            above.append(layer)
+        if above[-1].is_cleared:
+            return found
         while (below := self._next_base_due()) is not None:
-            if below[2] not in active and (frozen is None or below[2] not in frozen.changes):
+            if not _is_known(above, below[2]):
                 return below if found is None else min(found, below)
             self._base_due.popleft()
         return found
@@ -374,32 +419,48 @@ class Keyspace:
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
+    @property
+    def may_freeze(self) -> bool:
+        """Whether there are fewer frozen layers than ``FROZEN_MAX``."""
+        return len(self._frozen) < FROZEN_MAX
+
     def freeze(self) -> Layer:
         """Begin a checkpoint: return the changes since the last one, which from now on change no more.
 
         Raises:
-            RuntimeError: one is under way.
+            RuntimeError: as many as may be are under way.
         """
-        if self._frozen is not None:
-            raise RuntimeError("a checkpoint is under way")
-        self._frozen, self._active = self._active, Layer()
-        return self._frozen
+        if not self.may_freeze:
+            raise RuntimeError(f"{FROZEN_MAX} checkpoints are under way")
+        self._frozen.insert(0, self._active)
+        self._active = Layer()
+        return self._frozen[0]
 
     def checkpointed(self, base: StateView) -> Layer:
-        """End a checkpoint: ``base`` is the state with the frozen layer in it; return a layer that nobody reads now.
+        """End the oldest checkpoint: ``base`` is the state with its layer in it; return one that nobody reads now.
 
         Raises:
             RuntimeError: none is under way.
         """
-        if self._frozen is None:
+        if not self._frozen:
             raise RuntimeError("no checkpoint is under way")
-        needless, self._written, self._frozen = self._written, self._frozen, None
-        self._active.share_no_more()
+        needless, self._written = self._written, self._frozen.pop()
+        for layer in [self._active, *self._frozen]:
+            layer.share_no_more()
         self._base = base
-        self._forget_base_due(is_read=self._active.is_cleared)
+        self._forget_base_due(is_read=not base.summary.expires_count or self._layers()[-1].is_cleared)
         return needless
 
 
-def _in_layer(layer: Layer, rank: int, after: bytes | None) -> Iterator[tuple[bytes, int, bytes, Record | None]]:
+def _for_ever(key: bytes, value: Value) -> Kept:
+    """Return what is kept of a key without a deadline."""
+    return value if type(value) is bytes else make_record(key, value)
+
+
+def _is_known(layers: Iterable[Layer], key: bytes) -> bool:
+    return any(key in layer.changes for layer in layers)
+
+
+def _in_layer(layer: Layer, rank: int, after: bytes | None) -> Iterator[tuple[bytes, int, bytes, Kept | None]]:
     for key in layer.ordered(after):
         yield order_key(key), rank, key, layer.changes[key]

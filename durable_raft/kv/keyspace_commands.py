@@ -18,6 +18,7 @@ from durable_raft.kv.errors import (
 )
 from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
 from durable_raft.kv.keyspace import PAGE_KEYS, Keyspace
+from durable_raft.kv.layer import deadline_of
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
 from durable_raft.kv.replies import OK, CommandSteps, ErrorReply, Reply, Simple
 from durable_raft.kv.scan import ScanCursors
@@ -44,6 +45,7 @@ def handlers(keyspace: Keyspace, cursors: ScanCursors, reply_bytes_max: int = RE
     """Return the commands of this module."""
     commands = _KeyspaceCommands(keyspace, cursors, reply_bytes_max)
     in_steps: dict[bytes, Callable[[Args], CommandSteps]] = {
+        b"dbsize": commands.dbsize,
         b"del": commands.delete,
         b"exists": commands.exists,
         b"keys": commands.keys,
@@ -51,7 +53,6 @@ def handlers(keyspace: Keyspace, cursors: ScanCursors, reply_bytes_max: int = RE
         b"unlink": commands.delete,
     }
     short: dict[bytes, Callable[[Args], Reply]] = {
-        b"dbsize": commands.dbsize,
         b"expire": commands.expire,
         b"expireat": commands.expireat,
         b"flushall": commands.flush,
@@ -65,7 +66,7 @@ def handlers(keyspace: Keyspace, cursors: ScanCursors, reply_bytes_max: int = RE
     }
     in_columns: dict[tuple[bytes, int], Columns] = {
         (b"del", 1): one_by_one(keyspace, lambda key: int(keyspace.remove(key) is not None)),
-        (b"exists", 1): one_by_one(keyspace, lambda key: int(keyspace.find(key) is not None)),
+        (b"exists", 1): one_by_one(keyspace, lambda key: int(keyspace.look_up(key) is not None)),
         (b"unlink", 1): one_by_one(keyspace, lambda key: int(keyspace.remove(key) is not None)),
     }
     return Handlers(short, in_steps, in_columns)
@@ -79,9 +80,10 @@ class _KeyspaceCommands:
 
     # -- keys -------------------------------------------------------------------------------------------------------
 
-    def dbsize(self, args: Args) -> Reply:
+    def dbsize(self, args: Args) -> CommandSteps:
         del args
-        return self._keyspace.summary.key_count
+        yield from self._keyspace.settle_in_steps()
+        return self._keyspace.counts[0]
 
     def delete(self, args: Args) -> CommandSteps:
         removed, budget = 0, Budget(self._keyspace)
@@ -96,11 +98,11 @@ class _KeyspaceCommands:
         for key in args[1:]:
             if budget.is_spent():
                 yield
-            found += self._keyspace.find(key) is not None
+            found += self._keyspace.look_up(key) is not None
         return found
 
     def type(self, args: Args) -> Reply:
-        return _NONE if self._keyspace.find(args[1]) is None else _STRING
+        return _NONE if self._keyspace.look_up(args[1]) is None else _STRING
 
     def flush(self, args: Args) -> Reply:
         if len(args) > 2 or (len(args) == 2 and args[1].lower() not in (b"sync", b"async")):
@@ -111,7 +113,8 @@ class _KeyspaceCommands:
     def keys(self, args: Args) -> CommandSteps:
         if len(args[1]) > PATTERN_BYTES_MAX:
             return PATTERN_TOO_LONG
-        if self._keyspace.summary.key_count > KEYS_MAX:
+        yield from self._keyspace.settle_in_steps()
+        if self._keyspace.counts[0] > KEYS_MAX:
             return TOO_MANY_KEYS
         matches = compile_glob(args[1]).fullmatch
         found: list[Reply] = []
@@ -188,13 +191,14 @@ class _KeyspaceCommands:
         return self._left_ms(args[1])
 
     def _left_ms(self, key: bytes) -> int:
-        record = self._keyspace.find(key)
-        if record is None:
+        kept = self._keyspace.look_up(key)
+        if kept is None:
             return TTL_NO_KEY
-        if not record.deadline_ms:
+        deadline_ms = deadline_of(kept)
+        if not deadline_ms:
             return TTL_NO_DEADLINE
         # The key is still there, so it has time left: it goes when an entry says so.
-        return max(1, record.deadline_ms - max(self._keyspace.time_ms, self._keyspace.shown_ms))
+        return max(1, deadline_ms - max(self._keyspace.time_ms, self._keyspace.shown_ms))
 
     def persist(self, args: Args) -> Reply:
         return int(self._keyspace.persist(args[1]))

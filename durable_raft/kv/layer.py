@@ -1,19 +1,24 @@
 """A layer of the overlay: what changed on top of a state, key by key.
 
-The newest layer takes the changes. A *frozen* layer takes none: it is being written to the disk, and is read by that
-thread and the event loop at once.
+The newest layer takes the changes. A *frozen* layer takes none: it waits for the disk or is being written to it, and is
+read by that thread and the event loop at once.
+
+Of a key without a deadline a layer keeps the bare value: its record, with the checksum, is made by whoever writes it to
+the disk. So to set keys is to update a dict (``put_all``). What lies below is not looked at for that, so the layer does
+not know which of them are new. They are *unsettled*, and count as new until somebody wants the number of keys.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, repeat
 from typing import Final
 
 from sortedcontainers import SortedKeyList
 
-from durable_raft.kv.records import SHORT_KEY_BYTES_MAX, Record, order_key
+from durable_raft.kv.long_values import Value
+from durable_raft.kv.records import NO_DEADLINE, SHORT_KEY_BYTES_MAX, Record, make_record, order_key
 from durable_raft.kv.sorting import PIECE_KEYS, sorted_ranges
 
 HEAP_SLACK: Final = 1024
@@ -28,24 +33,66 @@ ORDER_PIECE: Final = 256
 FREE_PIECE: Final = 512
 """Changes freed at once, some tens of microseconds."""
 
+Kept = bytes | Record
+"""What is kept of a key: the bare value if that is in one piece and has no deadline, else its record."""
+
 Change = tuple[bytes, Record | None]
-"""A key and what is kept of it now; None: it is gone."""
+"""A key and its record now; None: it is gone."""
 
 Due = tuple[int, bytes, bytes]
 """(deadline_ms, order key, key): the order in which keys expire, the same on every replica."""
 
 
-class Layer:
-    """Changes by key: a record, or None for a key that is gone."""
+def record_of(key: bytes, kept: Kept) -> Record:
+    """Return the record of ``key``; of a bare value it is made now."""
+    return make_record(key, kept) if type(kept) is bytes else kept  # type: ignore[return-value]
 
-    __slots__ = ("_heap", "_order", "_shared_bytes", "_unordered", "changes", "is_cleared", "size_bytes")
+
+def value_of(kept: Kept) -> Value:
+    """Return the value."""
+    return kept if type(kept) is bytes else kept[0]  # type: ignore[return-value]
+
+
+def deadline_of(kept: Kept) -> int:
+    """Return the deadline, or ``NO_DEADLINE``."""
+    return NO_DEADLINE if type(kept) is bytes else kept[1]
+
+
+NOT_LOOKED_AT: Final = Record(b"", -1, 0)
+"""In place of what a layer says of a key of which it knows nothing."""
+
+
+class Layer:
+    """Changes by key: what is kept, or None for a key that is gone."""
+
+    __slots__ = (
+        "_heap",
+        "_is_plain",
+        "_order",
+        "_shared_bytes",
+        "_unordered",
+        "changes",
+        "deadlines",
+        "is_cleared",
+        "keys",
+        "size_bytes",
+        "unsettled",
+    )
 
     def __init__(self) -> None:
-        self.changes: dict[bytes, Record | None] = {}
+        self.changes: dict[bytes, Kept | None] = {}
         self.is_cleared = False
         """Whether all that lies below is gone."""
         self.size_bytes = 0
         """Memory it takes, about."""
+        self.keys = 0
+        """How many keys more there are than below, if every key of ``unsettled`` is new."""
+        self.deadlines = 0
+        """How many more of them have a deadline, if no key of ``unsettled`` had one."""
+        self.unsettled: list[bytes] = []
+        """Changed keys of which nobody has looked yet what is kept below."""
+        self._is_plain = True
+        """Whether ``changes`` holds nothing but bare values."""
         self._shared_bytes = 0
         """Bytes of values that a layer below holds, too, and counts."""
         self._heap: list[Due] = []
@@ -55,20 +102,92 @@ class Layer:
         self._unordered: list[bytes] = []
         """Keys that follow those and are to be put in order next, the last one first."""
 
-    def put(self, key: bytes, record: Record | None) -> None:
-        """Note what became of ``key``."""
+    @property
+    def has_deadlines(self) -> bool:
+        """Whether a key of this layer may have a deadline."""
+        return bool(self._heap)
+
+    def exchange(self, key: bytes, old_ms: int | None, new: Kept | None) -> None:
+        """Note what became of ``key``.
+
+        Args:
+            old_ms: the deadline of what was kept of it, here or below; None: nothing was.
+            new: what is kept now; None: nothing.
+        """
+        if old_ms is not None:
+            self.keys -= 1
+            self.deadlines -= old_ms != NO_DEADLINE
+        if new is not None:
+            self.keys += 1
+            self.deadlines += deadline_of(new) != NO_DEADLINE
+        self._put(key, new)
+
+    def put(self, key: bytes, new: Kept) -> None:
+        """Note what is kept of ``key`` now, whatever was before; what lies below is not looked at."""
+        old = self.changes.get(key, NOT_LOOKED_AT)
+        if old is NOT_LOOKED_AT and not self.is_cleared:
+            self.unsettled.append(key)
+        self.exchange(key, None if old is None or old is NOT_LOOKED_AT else deadline_of(old), new)
+
+    def _put(self, key: bytes, new: Kept | None) -> None:
         changes = self.changes
         if key in changes:
-            old = changes[key]
-            if old is not None:
-                self.size_bytes -= len(old.value)
+            replaced = changes[key]
+            if replaced is not None:
+                self.size_bytes -= len(value_of(replaced))
         else:
             self.size_bytes += CHANGE_BYTES + len(key)
-        changes[key] = record
-        if record is not None:
-            self.size_bytes += len(record.value)
-            if record.deadline_ms:
-                self._push((record.deadline_ms, order_key(key), key))
+        changes[key] = new
+        if type(new) is bytes:
+            self.size_bytes += len(new)
+            return
+        self._is_plain = False
+        if new is not None:
+            self.size_bytes += len(value_of(new))
+            if deadline_ms := deadline_of(new):
+                self._push((deadline_ms, order_key(key), key))
+
+    def put_all(self, new: dict[bytes, bytes]) -> None:
+        """Set keys to values without deadlines, whatever is kept of them: nothing is read, and nothing computed."""
+        changes = self.changes
+        size = -self._count_out(new)
+        before = len(changes)
+        changes.update(new)
+        size += sum(map(len, new.values()))
+        if added := len(changes) - before:
+            # A dict keeps its keys in the order in which they came.
+            keys = [*islice(reversed(changes), added)]
+            self.keys += added
+            size += added * CHANGE_BYTES + sum(map(len, keys))
+            if not self.is_cleared:
+                self.unsettled += keys
+        self.size_bytes += size
+
+    def _count_out(self, new: dict[bytes, bytes]) -> int:
+        """Count what ``new`` replaces in this layer as gone, each key as there; return the bytes of its values."""
+        if self._is_plain:
+            return sum(map(len, map(self.changes.get, new, repeat(b""))))  # type: ignore[arg-type]
+        size = 0
+        for replaced in map(self.changes.get, new, repeat(b"")):
+            if type(replaced) is bytes:
+                size += len(replaced)
+            elif replaced is None:
+                self.keys += 1
+            else:
+                size += len(value_of(replaced))
+                self.deadlines -= deadline_of(replaced) != NO_DEADLINE
+        return size
+
+    def settle(self, deadline_ms: int | None) -> None:
+        """Take the last key of ``unsettled`` as settled.
+
+        Args:
+            deadline_ms: what is kept of it below; None: nothing, it is new.
+        """
+        del self.unsettled[-1]
+        if deadline_ms is not None:
+            self.keys -= 1
+            self.deadlines -= deadline_ms != NO_DEADLINE
 
     def share(self, value_bytes: int) -> None:
         """Do not count so many bytes of the newest record: the layer below holds the same ones."""
@@ -83,8 +202,9 @@ class Layer:
     def clear(self) -> None:
         """Note that every key is gone."""
         self.changes = {}
-        self.is_cleared = True
-        self.size_bytes = self._shared_bytes = 0
+        self.is_cleared = self._is_plain = True
+        self.size_bytes = self._shared_bytes = self.keys = self.deadlines = 0
+        self.unsettled = []
         self._heap = []
         self._order = SortedKeyList(key=order_key)
         self._unordered = []
@@ -117,15 +237,17 @@ class Layer:
         while piece := list(islice(changes, PIECE_KEYS)):
             are_short = are_short and max(map(len, piece)) <= SHORT_KEY_BYTES_MAX
             keys += piece
-        record_of = self.changes.__getitem__
+        kept_of = self.changes.__getitem__
         for found in sorted_ranges(keys, None if are_short else order_key):
-            yield from zip(found, map(record_of, found), strict=True)
+            for key, kept in zip(found, map(kept_of, found), strict=True):
+                yield key, make_record(key, kept) if type(kept) is bytes else kept  # type: ignore[misc]
 
     def dissolve(self, pause: Callable[[], None]) -> None:
         """Let go of everything, little by little: freeing a million changes at once takes as long as a disk write."""
         self._order, self._unordered = SortedKeyList(key=order_key), []
-        while self._heap:
-            del self._heap[-PIECE_KEYS:]
+        for needless in (self._heap, self.unsettled):
+            while needless:
+                del needless[-PIECE_KEYS:]
         changes = self.changes
         while changes:
             for _ in range(min(len(changes), FREE_PIECE)):
@@ -136,8 +258,8 @@ class Layer:
         """Return the first deadline, or None; drops what no longer counts."""
         heap, changes = self._heap, self.changes
         while heap:
-            record = changes.get(heap[0][2])
-            if record is not None and record.deadline_ms == heap[0][0]:
+            kept = changes.get(heap[0][2])
+            if kept is not None and deadline_of(kept) == heap[0][0]:
                 return heap[0]
             heapq.heappop(heap)
         return None
@@ -151,8 +273,8 @@ class Layer:
         if len(self._heap) > 2 * len(self.changes) + HEAP_SLACK:
             # Deadlines that were replaced leave stale items behind; without this a key touched for ever fills memory.
             self._heap = [
-                (record.deadline_ms, order_key(key), key)
-                for key, record in self.changes.items()
-                if record is not None and record.deadline_ms
+                (deadline_of(kept), order_key(key), key)
+                for key, kept in self.changes.items()
+                if kept is not None and deadline_of(kept)
             ]
             heapq.heapify(self._heap)

@@ -31,6 +31,9 @@ VALUE_BYTES_MAX: Final = 512 << 20
 COMMANDS_A_STEP: Final = 64
 """Short commands executed in one step: about a tenth of a millisecond."""
 
+PLAIN_A_STEP: Final = 512
+"""Commands executed in one step that do nothing but set keys: less than half of a millisecond."""
+
 
 class Machine:
     """The key-value state and the commands on it."""
@@ -101,8 +104,9 @@ class Machine:
     def pieces(self, run: Run) -> Iterator[Replies]:
         """Execute the commands of a run in order, as many with each piece as make a step; raises as ``execute``."""
         name, columns = run.name, run.columns()
+        is_plain = (name, len(columns)) in string_commands.PLAIN
         in_columns = self._in_columns.get((name, len(columns)))
-        for piece in _cut(run, columns):
+        for piece in _cut(run, columns, PLAIN_A_STEP if is_plain else COMMANDS_A_STEP):
             if in_columns is not None:
                 yield from self._executed_in_columns(in_columns, piece)
             elif piece:
@@ -165,13 +169,31 @@ class Machine:
         return self._keyspace.next_deadline_ms()
 
     @property
+    def is_settled(self) -> bool:
+        """Whether ``counts`` are right."""
+        return self._keyspace.is_settled
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many keys there are, and how many of them have a deadline: at most, while not all is settled."""
+        return self._keyspace.counts
+
+    def settle(self) -> bool:
+        """Look which of the keys that were set are new, for some tenths of a millisecond; return whether all is known.
+
+        Raises:
+            CorruptRecord: a record on the disk is damaged.
+        """
+        return self._keyspace.settle()
+
     def summary(self) -> StateSummary:
-        """The state in numbers."""
-        return self._keyspace.summary
+        """Return the state in numbers; looks at every change, so it is for tools and tests."""
+        return self._keyspace.summary()
 
     def count_keys_in_slot(self, slot: int) -> CommandSteps:
         """Return how many keys hash to ``slot``; looks at every key, so an error when there are too many for that."""
-        if self._keyspace.summary.key_count > KEYS_MAX:
+        yield from self._keyspace.settle_in_steps()
+        if self._keyspace.counts[0] > KEYS_MAX:
             return TOO_MANY_KEYS
         count = 0
         for page in self._keyspace.pages(None):
@@ -205,16 +227,26 @@ class Machine:
         """Number of keys changed since the last checkpoint began."""
         return self._keyspace.overlay_changes
 
+    @property
+    def new_keys_max(self) -> int:
+        """How many keys more there are than when the last checkpoint began, at most; exact while all is settled."""
+        return self._keyspace.new_keys_max
+
+    @property
+    def may_freeze(self) -> bool:
+        """Whether a checkpoint may begin: there are not too many that wait for the disk."""
+        return self._keyspace.may_freeze
+
     def freeze(self) -> Layer:
         """Begin a checkpoint of the present state; returns the changes since the last one, for a thread to write.
 
         Raises:
-            RuntimeError: one is under way.
+            RuntimeError: too many are under way.
         """
         return self._keyspace.freeze()
 
     def checkpointed(self, base: StateView) -> Layer:
-        """End a checkpoint: ``base`` is the state at the moment of ``freeze``; return a layer that nobody reads now.
+        """End the oldest checkpoint: ``base`` is the state that was frozen; return a layer that nobody reads now.
 
         Raises:
             RuntimeError: none is under way.
@@ -222,18 +254,18 @@ class Machine:
         return self._keyspace.checkpointed(base)
 
 
-def _cut(run: Run, columns: list[list[bytes]]) -> Iterator[list[list[bytes]]]:
-    """Cut the columns of a run so that the commands of each piece can be executed in one step."""
+def _cut(run: Run, columns: list[list[bytes]], size: int) -> Iterator[list[list[bytes]]]:
+    """Cut the columns of a run so that the commands of each piece, at most ``size``, can be executed in one step."""
     if sum(map(len, run.args)) <= BYTES_A_STEP:
-        if run.length <= COMMANDS_A_STEP:
+        if run.length <= size:
             yield columns
             return
-        for at in range(0, run.length, COMMANDS_A_STEP):
-            yield [column[at : at + COMMANDS_A_STEP] for column in columns]
+        for at in range(0, run.length, size):
+            yield [column[at : at + size] for column in columns]
         return
     start = step_bytes = 0
     for at, args in enumerate(zip(*columns, strict=True)):
-        if at - start == COMMANDS_A_STEP or step_bytes > BYTES_A_STEP:
+        if at - start == size or step_bytes > BYTES_A_STEP:
             yield [column[start:at] for column in columns]
             start, step_bytes = at, 0
         step_bytes += sum(map(len, args))

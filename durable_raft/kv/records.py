@@ -1,8 +1,9 @@
 """What is kept of one key, the order of keys, and the state as something that can be read: the words that the machine
 and the disk share.
 
-A record's checksum is computed once, when the machine makes the record. It travels with the record to the disk, into
-snapshots and backups, and is checked wherever the record is read. The sum of all of them is the *state hash*.
+A record's checksum is computed once, when the record is made: for the disk at the latest (layer.py). It travels with
+the record to the disk, into snapshots and backups, and is checked wherever the record is read. The sum of all of them
+is the *state hash*.
 """
 
 from __future__ import annotations
@@ -106,6 +107,9 @@ class StateView(Protocol):
             CorruptRecord: it is damaged.
         """
 
+    def head(self, key: bytes) -> tuple[int, int] | None:
+        """Return checksum and deadline_ms of the record of ``key``, or None; the checksum is not compared."""
+
     def after(self, key: bytes | None, count: int, bytes_max: int) -> Sequence[tuple[bytes, Record]]:
         """Return the next keys and records behind ``key``, by ``order_key``; None begins at the first.
 
@@ -128,6 +132,10 @@ class _EmptyView:
     summary = StateSummary()
 
     def get(self, key: bytes) -> Record | None:
+        del key
+        return None
+
+    def head(self, key: bytes) -> tuple[int, int] | None:
         del key
         return None
 

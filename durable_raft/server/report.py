@@ -35,7 +35,7 @@ class Reporter:
     def status(self, clients: ClientCounts) -> NodeStatus:
         """Return the node's status now, with what the owner of the connections counts."""
         node, raft, log = self._node, self._node.raft, self._node.raft.log
-        summary = node.keeper.applied_summary
+        keys, expires = node.keeper.counts()
         memory_bytes, resident_bytes = _memory()
         now = node.now_s()
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -54,9 +54,9 @@ class Reporter:
             commit_index=log.commit_index,
             last_applied=node.keeper.applied_index,
             snapshot_index=raft.snapshot.index,
-            state_hash=summary.state_hash,
-            keys=summary.key_count,
-            expires=summary.expires_count,
+            state_hash=node.keeper.checkpointer.settled.summary.state_hash,
+            keys=keys,
+            expires=expires,
             peers=self._peers(),
             connected_clients=clients.connected,
             counters=self._counters(clients),

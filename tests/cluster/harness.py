@@ -311,6 +311,23 @@ class Cluster:
         self.wait(is_ready, f"all running nodes to follow one leader and apply entry {target}", timeout_s)
         return found[0]
 
+    def state_hashes(self) -> set[str]:
+        """Have every running node write a checkpoint of all that is applied; return what it says of its state then.
+
+        Nobody may be writing.
+        """
+
+        def are_written() -> bool:
+            infos = self.infos()
+            return len(infos) == len(self.running()) and all(
+                info["raft_snapshot_index"] == info["raft_last_applied"] for info in infos.values()
+            )
+
+        for node_id in self.running():
+            self.client(node_id).execute_command("RAFT", "CHECKPOINT")  # type: ignore[no-untyped-call]
+        self.wait(are_written, "checkpoints of all that is applied")
+        return {info["raft_state_hash"] for info in self.infos().values()}
+
     def wait_converged(self, timeout_s: float = WAIT_S) -> None:
         """Wait until all running nodes have flushed, committed and applied the same log in the same term.
 

@@ -176,5 +176,5 @@ def test_a_cluster_in_the_future_is_brought_back(timed: Cluster, cluster_of: Clu
     timed.wait_ready()
     assert_time_is_right(timed)
     timed.wait_converged()
-    assert len({info["raft_state_hash"] for info in timed.infos().values()}) == 1
+    assert len(timed.state_hashes()) == 1
     assert not any(list(node.directory.glob("reset-time")) for node in timed.nodes.values())

@@ -109,7 +109,7 @@ def assert_on_all_nodes(cluster: Cluster, acknowledged: Mapping[str, str]) -> No
     for node_id in cluster.node_ids:
         lost = missing(replica(cluster, node_id), acknowledged)
         assert lost == [], cluster.explain(f"{node_id} lost {len(lost)} of {len(acknowledged)} acknowledged writes")
-    hashes = {info["raft_state_hash"] for info in cluster.infos().values()}
+    hashes = cluster.state_hashes()
     assert len(hashes) == 1, cluster.explain(f"the nodes hold different states: {hashes}")
 
 

@@ -29,7 +29,6 @@ from durable_raft.raft.messages import (
     TimeoutNow,
 )
 from durable_raft.raft.types import ORIGIN, DiskRoom, Entry, Index, Life, LogPoint, Term
-from durable_raft.server.state.state_hashes import EVERY
 from durable_raft.wire.fields import TIME_MAX
 from durable_raft.wire.messages import AskTime, FetchSnapshot, NodeMessage, SnapshotChunk, StateHash, TellTime
 
@@ -223,7 +222,8 @@ class Liar:
 
     def state_hash(self) -> NodeMessage:
         """Return what a state is at an index."""
-        index, log = Index(self.rng.choice((0, EVERY, EVERY, 2**20 * EVERY, self.index()))), self.raft.log
+        own, log = self.raft.snapshot.index, self.raft.log
+        index = Index(self.rng.choice((0, own, own, 2**40, self.index())))
         chain = log.chain_at(index) if log.base.index <= index <= log.last.index else 0
         return StateHash(index, self.rng.choice((0, chain)), self.rng.randrange(2), 0)
 

@@ -13,7 +13,6 @@ from typing import Final
 from durable_raft.errors import PeerMisbehaved
 from durable_raft.raft.messages import InstallSnapshot
 from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Index, LogPoint, Term, make_entry
-from durable_raft.server.state.state_hashes import EVERY
 from tests.fuzz.lies import NODE_KINDS, Liar
 from tests.support.desk import N2, N3, Desk, desk_at
 
@@ -71,7 +70,9 @@ def _begin(rng: random.Random, desk: Desk, liar: Liar) -> None:
         case 1:
             desk.follow(N2, *batches_of((1, 1, 1)))
         case 2:
-            desk.follow(N2, *batches_of((1,) * (EVERY + 2)))
+            desk.follow(N2, *batches_of((1, 1, 1)))
+            desk.node.request_checkpoint()
+            desk.turn()
         case 3:
             liar.offered = point = LogPoint(Index(9), Term(1), 5)
             offer = InstallSnapshot(Term(desk.raft.current_term + 1), point.index, point.term, point.chain, 0)

@@ -11,6 +11,8 @@ import hiredis
 from durable_raft.kv.commands import COMMANDS, check_arity, unknown_command
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.replies import Reply
+from durable_raft.kv.runs import Run
+from durable_raft.kv.steps import finish
 from durable_raft.wire.resp import encode_reply
 from tests.support.redis_oracle import RedisOracle
 
@@ -73,6 +75,15 @@ class SideBySide:
             assert unordered(ours) == unordered(theirs), (args, ours, theirs)
         else:
             assert ours == theirs, args
+
+    def check_run(self, run: Run) -> None:
+        """Execute commands on both, on the machine as they are executed from the log: all at once, and in columns."""
+        self.machine.advance_time(time.time_ns() // 1_000_000)
+        found = finish(self.machine.execute_run(run))
+        replies = found if isinstance(found, list) else [found] * run.length
+        ours = [encode_reply(reply, 2) for reply in replies]
+        theirs = [self.of_redis(list(command)) for command in run.rows()]
+        assert ours == theirs, run
 
 
 def integer(reply: bytes) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 
+from durable_raft.kv.layer import Layer
+from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import Record, StateSummary, order_key
 
 
@@ -21,6 +25,11 @@ class PlainView:
     def get(self, key: bytes) -> Record | None:
         """See the protocol."""
         return self._state.get(key)
+
+    def head(self, key: bytes) -> tuple[int, int] | None:
+        """See the protocol."""
+        record = self._state.get(key)
+        return None if record is None else (record.crc, record.deadline_ms)
 
     def after(self, key: bytes | None, count: int, bytes_max: int) -> Sequence[tuple[bytes, Record]]:
         """See the protocol."""
@@ -44,6 +53,31 @@ class PlainView:
         return found[:count]
 
 
+class Checkpoints:
+    """What a machine's checkpoints leave, and those that are under way."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._state: dict[bytes, Record] = {}
+        self._frozen: deque[Layer] = deque()
+        self.ended = 0
+
+    def go_on(self, rng: random.Random) -> None:
+        """Begin one, or end the oldest as the disk would."""
+        if self._machine.may_freeze and rng.random() < 0.5:
+            self._frozen.append(self._machine.freeze())
+        elif self._frozen:
+            layer = self._frozen.popleft()
+            state = {} if layer.is_cleared else dict(self._state)
+            for key, record in layer.sorted_changes():
+                state.pop(key, None)
+                if record is not None:
+                    state[key] = record._replace(value=bytes(record.value))
+            self._state = state
+            self._machine.checkpointed(PlainView(state))
+            self.ended += 1
+
+
 class CountedView(PlainView):
     """A view that notes what is read of it."""
 
@@ -59,6 +93,11 @@ class CountedView(PlainView):
         record = super().get(key)
         self.bytes_read += 0 if record is None else len(record.value)
         return record
+
+    def head(self, key: bytes) -> tuple[int, int] | None:
+        """See the protocol."""
+        self.reads.append(("head", key))
+        return super().head(key)
 
     def after(self, key: bytes | None, count: int, bytes_max: int) -> Sequence[tuple[bytes, Record]]:
         """See the protocol."""

@@ -15,10 +15,13 @@ from typing import Final
 import pytest
 
 from durable_raft.kv.commands import COMMANDS
+from durable_raft.kv.runs import Run
 from tests.kv.redis_side import SideBySide
+from tests.kv.state_views import Checkpoints
 from tests.support.redis_oracle import RedisOracle, running_redis
 
 COMMANDS_PER_SEED: Final = 2500
+RUNS_PER_SEED: Final = 500
 KEYS: Final = (b"a", b"b", b"c", b"{t}d", b"")
 INTEGERS: Final = (
     *(0, 1, -1, 2, 10, 100_000),
@@ -158,6 +161,38 @@ def test_random_commands_get_the_same_replies(both: SideBySide, seed: int) -> No
             raise AssertionError(f"seed {seed}, command {number}, {command}: {error}") from error
     assert both.errors > COMMANDS_PER_SEED // 50, "the sequence hardly met an error"
     assert both.equal > COMMANDS_PER_SEED, "the sequence hardly met an exact reply"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_runs_over_checkpoints_get_the_same_replies(both: SideBySide, seed: int) -> None:
+    """Runs of plain commands between others, while what they change moves to the disk, and keys are counted."""
+    draw, rng, checkpoints = Draw(seed), random.Random(seed), Checkpoints(both.machine)
+    for number in range(RUNS_PER_SEED):
+        command = draw.command()
+        count = rng.randint(2, 6)
+        keys = [draw.key() for _ in range(count)]
+        run = rng.choice(
+            (
+                Run(b"set", count, [*keys, *[draw.value() for _ in keys]]),
+                Run(b"set", count, [*keys, *[draw.value() for _ in keys]]),
+                Run(b"incr", count, keys),
+                Run(b"del", count, keys),
+                Run(b"get", count, keys),
+                Run(b"mset", 1, [word for key in keys for word in (key, draw.value())]),
+                Run(b"setex", count, [*keys, *[b"1000"] * count, *[draw.value() for _ in keys]]),
+            )
+        )
+        try:
+            both.check(command)
+            both.check_run(run)
+            if rng.random() < 0.3:
+                both.check([b"DBSIZE"])
+            both.check([b"MGET", *KEYS])
+            both.check([b"PTTL", keys[0]])
+            checkpoints.go_on(rng)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, command {number}, {command}, {run}: {error}") from error
+    assert checkpoints.ended > RUNS_PER_SEED // 5
 
 
 SCRIPTS: Final = {

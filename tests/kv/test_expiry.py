@@ -48,7 +48,7 @@ def test_time_to_live_afterwards(command: str, left_ms: int) -> None:
     machine = new_machine("SET k 1 EX 50")
     run(machine, command)
     assert run(machine, "PTTL k") == left_ms
-    assert machine.summary.expires_count == (left_ms > 0)
+    assert machine.summary().expires_count == (left_ms > 0)
 
 
 def test_a_key_made_again_has_no_deadline_left_from_before() -> None:
@@ -96,12 +96,12 @@ def test_a_deadline_that_is_not_in_the_future_removes_the_key() -> None:
         machine = new_machine("SET k v EX 50")
         assert run(machine, command) == OK
         assert run(machine, "EXISTS k") == 0
-        assert machine.summary.key_count == machine.summary.expires_count == 0
+        assert machine.summary().key_count == machine.summary().expires_count == 0
     for command in (f"EXPIREAT k {NOW_S}", "PEXPIREAT k -5", "EXPIRE k 0", "PEXPIRE k -1", f"PEXPIRE k {INT64_MIN}"):
         machine = new_machine("SET k v EX 50")
         assert run(machine, command) == 1
         assert run(machine, "EXISTS k") == 0
-        assert machine.summary.key_count == machine.summary.expires_count == 0
+        assert machine.summary().key_count == machine.summary().expires_count == 0
 
 
 def test_set_with_a_past_deadline_and_get_answers_the_old_value() -> None:

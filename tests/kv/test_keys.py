@@ -63,7 +63,7 @@ def test_flush_empties_the_machine(name: str) -> None:
         assert error_of(machine, f"{name} {options}") == "ERR syntax error"
     before = machine.time_ms
     assert run(machine, name) == OK
-    assert run(machine, "DBSIZE") == machine.summary.expires_count == 0
+    assert run(machine, "DBSIZE") == machine.summary().expires_count == 0
     assert machine.next_deadline_ms() is None
     assert machine.digest() == new_machine().digest()
     assert machine.time_ms == before
@@ -72,7 +72,7 @@ def test_flush_empties_the_machine(name: str) -> None:
 def test_counts() -> None:
     """The machine counts its keys, those with a deadline, and those of a slot."""
     machine = new_machine("MSET foo 1 {foo}bar 2 other 3", "EXPIRE foo 5")
-    assert (machine.summary.key_count, machine.summary.expires_count) == (3, 1)
+    assert (machine.summary().key_count, machine.summary().expires_count) == (3, 1)
     assert finish(machine.count_keys_in_slot(12182)) == 2
     assert finish(machine.count_keys_in_slot(0)) == 0
 

@@ -98,7 +98,7 @@ def test_time_never_goes_back() -> None:
 def test_new_machine_is_empty() -> None:
     """A machine begins without keys, at time 0."""
     machine = Machine(random.Random(1))
-    assert (machine.time_ms, machine.summary.key_count, machine.summary.expires_count) == (0, 0, 0)
+    assert (machine.time_ms, machine.summary().key_count, machine.summary().expires_count) == (0, 0, 0)
     assert machine.next_deadline_ms() is None
 
 

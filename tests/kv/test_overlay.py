@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections import Counter, deque
+from collections.abc import Iterable
 
 import pytest
 
 from durable_raft.kv import keyspace as keyspace_module
-from durable_raft.kv.keyspace import DROP_MAX, Keyspace
-from durable_raft.kv.layer import HEAP_SLACK, Layer
+from durable_raft.kv.keyspace import DROP_MAX, FROZEN_MAX, Keyspace
+from durable_raft.kv.layer import CHANGE_BYTES, HEAP_SLACK, Layer, value_of
 from durable_raft.kv.records import SHORT_KEY_BYTES_MAX, Record, StateSummary, make_record, order_key
+from durable_raft.storage.state.change import Settlement
 from tests.kv.state_views import PlainView
 
 KEYS = [b"", b"a", b"ab", b"b", b"k1", b"k2", b"k3", b"z", b"x" * 480, b"x" * 481, b"x" * 600 + b"1", b"x" * 600 + b"2"]
@@ -28,67 +31,133 @@ class Checked:
         self.rng = random.Random(seed)
         self.keyspace = Keyspace()
         self.model: dict[bytes, Record] = {}
-        self.frozen: tuple[Layer, dict[bytes, Record]] | None = None
+        self.frozen: deque[tuple[Layer, dict[bytes, Record]]] = deque()
         self.base: dict[bytes, Record] = {}
-        self.checkpoints = self.clears = 0
+        self.done: Counter[str] = Counter()
 
     def step(self) -> None:
         """Do one random thing to both."""
-        rng, keyspace, model = self.rng, self.keyspace, self.model
-        key = rng.choice(KEYS)
-        choice = rng.random()
-        if choice < 0.4:
-            value, deadline = b"%d" % rng.randrange(99), rng.choice((None, keyspace.time_ms + rng.randint(-1, 20)))
-            keyspace.put(key, value, deadline)
-            if deadline is not None and deadline <= keyspace.time_ms:
-                model.pop(key, None)
-            else:
-                model[key] = make_record(key, value, deadline or 0)
-        elif choice < 0.55:
-            assert keyspace.remove(key) == model.pop(key, None)
-        elif choice < 0.65:
-            assert keyspace.persist(key) == (key in model and model[key].deadline_ms > 0)
-            if key in model:
-                model[key] = make_record(key, model[key].value)
-        elif choice < 0.8:
-            keyspace.advance_time(keyspace.time_ms + rng.randint(-5, 5))
-            for gone in [k for k, r in model.items() if 0 < r.deadline_ms <= keyspace.time_ms]:
-                del model[gone]
-        elif choice < 0.98:
-            self.checkpoint()
-        else:
-            self.clears += 1
-            keyspace.clear()
-            model.clear()
+        choices = (
+            (self.put, 30),
+            (self.put_run, 20),
+            (self.change, 10),
+            (self.remove, 15),
+            (self.persist, 8),
+            (self.advance, 15),
+            (self.freeze, 12),
+            (self.end_checkpoint, 12),
+            (self.settle, 10),
+            (self.clear, 2),
+        )
+        (chosen,) = self.rng.choices([step for step, _ in choices], [weight for _, weight in choices])
+        self.done[chosen.__name__] += 1
+        chosen()
 
-    def checkpoint(self) -> None:
-        """Begin a checkpoint, or end the one under way as the disk would: base and frozen changes make the new base."""
-        if self.frozen is None:
-            self.frozen = self.keyspace.freeze(), dict(self.model)
+    def put(self) -> None:
+        """Set a key, with a deadline or without; one that is past removes it."""
+        key, value = self.rng.choice(KEYS), b"%d" % self.rng.randrange(99)
+        deadline = self.rng.choice((None, self.keyspace.time_ms + self.rng.randint(-1, 20)))
+        self.keyspace.put(key, value, deadline)
+        if deadline is not None and deadline <= self.keyspace.time_ms:
+            self.model.pop(key, None)
+        else:
+            self.model[key] = make_record(key, value, deadline or 0)
+
+    def put_run(self) -> None:
+        """Set several keys at once, one of them twice."""
+        keys = self.rng.choices(KEYS, k=self.rng.randint(1, 6))
+        values = [b"v" * self.rng.randrange(9) for _ in keys]
+        self.keyspace.put_all_for_ever(keys, values)
+        self.model |= {key: make_record(key, value) for key, value in zip(keys, values, strict=True)}
+
+    def change(self) -> None:
+        """Replace a value and leave its deadline, or put something behind it."""
+        key = self.rng.choice(KEYS)
+        before = self.model.get(key)
+        if before is not None and self.rng.random() < 0.3:
+            self.keyspace.extend(key, before, b"+")
+            self.model[key] = make_record(key, bytes(before.value) + b"+", before.deadline_ms)
+        else:
+            self.keyspace.replace(key, self.keyspace.look_up(key), b"w")
+            self.model[key] = make_record(key, b"w", before.deadline_ms if before else 0)
+
+    def remove(self) -> None:
+        """Remove a key."""
+        key = self.rng.choice(KEYS)
+        found, gone = self.keyspace.remove(key), self.model.pop(key, None)
+        assert (None if found is None else bytes(found)) == (None if gone is None else bytes(gone.value))
+
+    def persist(self) -> None:
+        """Take a deadline away."""
+        key = self.rng.choice(KEYS)
+        assert self.keyspace.persist(key) == (key in self.model and self.model[key].deadline_ms > 0)
+        if key in self.model:
+            self.model[key] = make_record(key, self.model[key].value)
+
+    def advance(self) -> None:
+        """Move the time."""
+        self.keyspace.advance_time(self.keyspace.time_ms + self.rng.randint(-5, 5))
+        for gone in [k for k, r in self.model.items() if 0 < r.deadline_ms <= self.keyspace.time_ms]:
+            del self.model[gone]
+
+    def clear(self) -> None:
+        """Remove all."""
+        self.keyspace.clear()
+        self.model.clear()
+
+    def freeze(self) -> None:
+        """Begin a checkpoint, if another may be under way."""
+        if self.keyspace.may_freeze:
+            self.frozen.append((self.keyspace.freeze(), dict(self.model)))
+
+    def end_checkpoint(self) -> None:
+        """End the oldest one as the disk would: base and frozen changes make the new base, settled from old heads."""
+        if not self.frozen:
             return
-        layer, expected = self.frozen
+        layer, expected = self.frozen.popleft()
         state = {} if layer.is_cleared else dict(self.base)
+        settlement = Settlement(summary_of(state))
         for key, record in layer.sorted_changes():
-            if record is None:
-                state.pop(key, None)
-            else:
-                state[key] = record
+            old = state.pop(key, None)
+            settlement.settle([None if old is None else (old.crc, old.deadline_ms)], [record])
+            if record is not None:
+                state[key] = make_record(key, bytes(record.value), record.deadline_ms)
+                assert state[key].crc == record.crc
         assert state == expected
-        self.base, self.frozen = state, None
+        assert settlement.summary == summary_of(state)
+        self.base = state
         self.keyspace.checkpointed(PlainView(state))
-        self.checkpoints += 1
+
+    def settle(self) -> None:
+        """Look for a few keys below."""
+        self.keyspace.settle(self.rng.randint(1, 3))
 
     def check(self) -> None:
         """Require that everything that can be asked agrees."""
         keyspace, model = self.keyspace, self.model
         expected = sorted(model.items(), key=lambda item: order_key(item[0]))
-        assert list(keyspace.after(None, self.rng.randint(1, 5))) == expected
+        assert _plain(keyspace.after(None, self.rng.randint(1, 5))) == expected
         start = self.rng.choice(KEYS)
-        assert list(keyspace.after(start, 2)) == [i for i in expected if order_key(i[0]) > order_key(start)]
-        assert {key: keyspace.find(key) for key in KEYS} == {key: model.get(key) for key in KEYS}
-        assert keyspace.summary == summary_of(model)
+        assert _plain(keyspace.after(start, 2)) == [i for i in expected if order_key(i[0]) > order_key(start)]
+        assert dict(_plain((key, keyspace.find(key)) for key in KEYS)) == {key: model.get(key) for key in KEYS}
         deadlines = [record.deadline_ms for record in model.values() if record.deadline_ms]
         assert keyspace.next_deadline_ms() == min(deadlines, default=None)
+        keys, with_deadline = keyspace.counts
+        assert keys >= len(model)
+        assert with_deadline >= len(deadlines)
+        if keyspace.is_settled:
+            assert (keys, with_deadline) == (len(model), len(deadlines))
+        if self.rng.random() < 0.2:
+            assert keyspace.summary() == summary_of(model)
+            assert keyspace.is_settled
+        values = sum(len(value_of(kept)) for kept in keyspace._active.changes.values() if kept is not None)
+        size = values + sum(CHANGE_BYTES + len(key) for key in keyspace._active.changes)
+        assert keyspace.active_bytes + keyspace._active._shared_bytes == size
+
+
+def _plain(items: Iterable[tuple[bytes, Record | None]]) -> list[tuple[bytes, Record | None]]:
+    """Return keys and records, each value in one piece."""
+    return [(key, None if r is None else r._replace(value=bytes(r.value))) for key, r in items]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -99,8 +168,8 @@ def test_layers_read_as_one_state(seed: int, monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(1500):
         checked.step()
         checked.check()
-    assert checked.checkpoints > 50
-    assert checked.clears > 5
+    assert checked.done["end_checkpoint"] > 50
+    assert checked.done["clear"] > 5
 
 
 def test_different_ways_to_a_state_give_one_summary() -> None:
@@ -114,11 +183,11 @@ def test_different_ways_to_a_state_give_one_summary() -> None:
         other.put(b"%d" % number, b"v", None)
     for number in range(100, 200):
         other.remove(b"%d" % number)
-    assert one.summary == other.summary
+    assert one.summary() == other.summary()
     for key, value, deadline in ((b"7", b"w", None), (b"7", b"v", 9), (b"100", b"v", None)):
-        before = one.summary.state_hash
+        before = one.summary().state_hash
         one.put(key, value, deadline)
-        assert one.summary.state_hash != before
+        assert one.summary().state_hash != before
 
 
 def test_expired_keys_are_never_seen_and_dropped_in_bounded_steps() -> None:
@@ -128,16 +197,17 @@ def test_expired_keys_are_never_seen_and_dropped_in_bounded_steps() -> None:
         keyspace.put(b"%05d" % number, b"v", 100)
     keyspace.put(b"stays", b"v", None)
     keyspace.advance_time(100)
-    assert keyspace.summary.key_count == DROP_MAX + 11
+    assert keyspace.summary().key_count == DROP_MAX + 11
     assert [key for key, _ in keyspace.after(None)] == [b"stays"]
     assert keyspace.get(b"%05d" % (DROP_MAX * 2)) is None
     assert not keyspace.remove(b"%05d" % (DROP_MAX * 2))
     assert keyspace.next_deadline_ms() == 101
-    keyspace.replace(b"%05d" % (DROP_MAX * 2 + 1), b"again")
+    late = b"%05d" % (DROP_MAX * 2 + 1)
+    keyspace.replace(late, keyspace.look_up(late), b"again")
     assert keyspace.find(b"%05d" % (DROP_MAX * 2 + 1)) == make_record(b"%05d" % (DROP_MAX * 2 + 1), b"again")
     keyspace.advance_time(101)
     keyspace.advance_time(102)
-    assert keyspace.summary.key_count == 2
+    assert keyspace.summary().key_count == 2
     assert keyspace.next_deadline_ms() is None
 
 
@@ -159,8 +229,8 @@ def test_replicas_drop_the_same_keys_wherever_they_lie() -> None:
     for time_ms in (150, 151, 152):
         whole.advance_time(time_ms)
         layered.advance_time(time_ms)
-        assert whole.summary == layered.summary
-    assert whole.summary.key_count == 0
+        assert whole.summary() == layered.summary()
+    assert whole.summary().key_count == 0
 
 
 def test_heap_of_deadlines_stays_bounded() -> None:
@@ -174,7 +244,7 @@ def test_heap_of_deadlines_stays_bounded() -> None:
     keyspace.put(b"k", b"v", 50)
     assert keyspace.next_deadline_ms() == 50
     keyspace.advance_time(50)
-    assert keyspace.summary == StateSummary()
+    assert keyspace.summary() == StateSummary()
 
 
 def test_overlay_says_how_much_memory_it_takes() -> None:
@@ -190,12 +260,17 @@ def test_overlay_says_how_much_memory_it_takes() -> None:
     assert keyspace.overlay_bytes == 0
 
 
-def test_only_one_checkpoint_at_a_time() -> None:
-    """A second freeze before the first checkpoint ended is a mistake that is named."""
+def test_only_so_many_checkpoints_at_a_time() -> None:
+    """One freeze more before the first checkpoint ended is a mistake that is named."""
     keyspace = Keyspace()
-    keyspace.freeze()
+    for _ in range(FROZEN_MAX):
+        assert keyspace.may_freeze
+        keyspace.freeze()
+    assert not keyspace.may_freeze
     with pytest.raises(RuntimeError, match="under way"):
         keyspace.freeze()
+    keyspace.checkpointed(PlainView({}))
+    keyspace.freeze()
 
 
 def test_order_of_long_keys_is_a_total_order_of_bounded_length() -> None:

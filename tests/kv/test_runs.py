@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_raft.kv.machine import COMMANDS_A_STEP
+from durable_raft.kv.machine import COMMANDS_A_STEP, PLAIN_A_STEP
 from durable_raft.kv.replies import OK, Reply, Simple
 from durable_raft.kv.runs import WIDTH_MAX, Run, commands_of, joined, may_join
 from durable_raft.kv.steps import BYTES_A_STEP, Replies, finish
@@ -103,13 +103,13 @@ def test_a_run_answers_and_changes_as_its_commands_do() -> None:
         if turn % 10 == 0:
             for machine in (one, other, third):
                 machine.advance_time(NOW_MS + 100 * turn)
-        assert one.summary == other.summary == third.summary
+        assert one.summary() == other.summary() == third.summary()
     assert one.digest() == other.digest() == third.digest()
 
 
 def test_the_same_reply_for_all_is_given_once() -> None:
     """However many steps it takes."""
-    count = 3 * COMMANDS_A_STEP
+    count = 3 * PLAIN_A_STEP
     sets = Run(b"set", count, [b"%d" % number for number in range(count)] + [b"v"] * count)
     assert finish(new_machine().execute_run(sets)) is OK
 
@@ -117,7 +117,7 @@ def test_the_same_reply_for_all_is_given_once() -> None:
 @pytest.mark.parametrize(
     ("each", "steps"),
     [
-        (Run(b"set", 10 * COMMANDS_A_STEP, [b"k"] * 20 * COMMANDS_A_STEP), 10),
+        (Run(b"set", 10 * PLAIN_A_STEP, [b"k"] * 20 * PLAIN_A_STEP), 10),
         (Run(b"set", 6, [b"k"] * 6 + [b"v" * BYTES_A_STEP] * 6), 6),
         (Run(b"incr", 10 * COMMANDS_A_STEP, [b"k"] * 10 * COMMANDS_A_STEP), 10),
         (Run(b"set", 6, [b"k"] * 6 + [b"v" * BYTES_A_STEP] * 6 + [b"nx"] * 6), 6),

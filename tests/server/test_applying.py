@@ -12,8 +12,9 @@ import pytest
 from durable_raft.kv.batch import decode_commands
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.kv.keyspace import DROP_MAX
-from durable_raft.kv.machine import COMMANDS_A_STEP, Machine
+from durable_raft.kv.machine import PLAIN_A_STEP, Machine
 from durable_raft.kv.runs import Run
+from durable_raft.kv.string_commands import PAIRS_A_STEP
 from durable_raft.raft.types import Entry, EntryKind, Index, LogPoint, Role, Term, make_entry
 from durable_raft.server.pending import BATCH_COMMANDS_MAX, Slot
 from durable_raft.wire.resp_requests import RUN_MAX
@@ -21,8 +22,8 @@ from tests.support.batches import batch_of
 from tests.support.desk import N2, Desk, desk_at
 from tests.support.raft_solo import accepted
 
-KEYS = 1000
-"""More than one step changes."""
+KEYS = 6 * PAIRS_A_STEP
+"""More than one step sets."""
 
 MSET = ["mset", *(word for number in range(KEYS) for word in (f"k{number}", "v"))]
 
@@ -57,7 +58,7 @@ def acknowledged(desk: Desk) -> None:
 
 def is_in_the_middle(desk: Desk) -> bool:
     """Whether some of the keys are there, but not all."""
-    return 0 < desk.machine.summary.key_count < KEYS
+    return 0 < desk.machine.summary().key_count < KEYS
 
 
 def turned_into_the_middle(desk: Desk) -> None:
@@ -77,20 +78,20 @@ def turned_until(desk: Desk, holds: Callable[[], bool]) -> None:
 
 def test_the_loop_turns_in_the_middle_of_a_command(leading: Desk) -> None:
     """Meanwhile it is answered nobody, and INFO tells of the state before it."""
-    before = leading.node.keeper.applied_index, leading.node.keeper.applied_summary
+    before = leading.node.keeper.applied_index, leading.node.keeper.counts()
     client = leading.client()
     client.send(" ".join(MSET))
     acknowledged(leading)
     turned_into_the_middle(leading)
     assert client.replies == [None]
     assert leading.raft.log.last_applied > before[0]
-    assert (leading.node.keeper.applied_index, leading.node.keeper.applied_summary) == before
+    assert (leading.node.keeper.applied_index, leading.node.keeper.counts()) == before
     assert not leading.node.may_apply
     assert not leading.dispatcher.is_idle()
     leading.turn()
     assert client.replies == [b"+OK\r\n"]
     assert leading.node.keeper.applied_index == leading.raft.log.last_applied
-    assert leading.node.keeper.applied_summary.key_count == KEYS
+    assert leading.node.keeper.counts() == (KEYS, 0)
     assert leading.dispatcher.is_idle()
 
 
@@ -133,7 +134,7 @@ def test_a_leader_that_is_replaced_in_the_middle_answers_what_it_has_committed(l
     leading.follow(N2, term=leading.raft.current_term + 1, after=0)
     assert leading.raft.role is Role.FOLLOWER
     assert client.replies == [b"+OK\r\n"]
-    assert leading.machine.summary.key_count == KEYS
+    assert leading.machine.summary().key_count == KEYS
 
 
 def entry_of(desk: Desk, *commands: list[str]) -> Entry:
@@ -188,7 +189,7 @@ def test_what_another_state_covers_is_applied_no_further(leading: Desk) -> None:
         reader.send("exists k1 k2")
         acknowledged(leading)
     assert is_in_the_middle(leading)
-    turned_until(leading, lambda: leading.machine.summary.key_count > KEYS)
+    turned_until(leading, lambda: leading.machine.summary().key_count > KEYS)
     other = Machine(random.Random(1))
     other.execute([b"set", b"k1", b"other"])
     leading.node.keeper.machine = other
@@ -199,7 +200,7 @@ def test_what_another_state_covers_is_applied_no_further(leading: Desk) -> None:
     leading.turn()
     leading.acknowledge()
     assert (writer.replies[1], reader.replies) == (b"$5\r\nother\r\n", [b":1\r\n"])
-    assert other.summary.key_count == 1, "nothing of the old entry went into the new state"
+    assert other.summary().key_count == 1, "nothing of the old entry went into the new state"
     assert writer.writes_outstanding == writer.batched == reader.batched == 0
 
 
@@ -225,28 +226,28 @@ def test_of_runs_that_are_executed_together_those_that_are_answered_stay_so(lead
 
 def test_a_long_run_is_executed_in_turns(desk: Desk) -> None:
     """Of however many connections it is put together."""
-    count = 5 * COMMANDS_A_STEP
+    count = 5 * PLAIN_A_STEP
     with single_turns(desk):
         desk.follow(N2, entry_of(desk, *(["set", f"k{number}", "v"] for number in range(count))))
     desk._writer.work()
-    turned_until(desk, lambda: 0 < desk.machine.summary.key_count < count)
+    turned_until(desk, lambda: 0 < desk.machine.summary().key_count < count)
     desk.turn()
-    assert desk.machine.summary.key_count == count
+    assert desk.machine.summary().key_count == count
 
 
 def test_the_loop_turns_while_expired_keys_are_dropped(leading: Desk) -> None:
     """All of an entry's, before its first command is executed; what is left of them is hidden already."""
     client = leading.client()
-    for first in range(0, 2 * KEYS, RUN_MAX):
+    for first in range(0, 10 * DROP_MAX, RUN_MAX):
         client.send_run(*(f"set k{number} v px 500" for number in range(first, first + RUN_MAX)))
     leading.acknowledge()
     leading.acknowledge()
-    count = leading.machine.summary.key_count
+    count = leading.machine.summary().key_count
     leading.now += 0.5
     leading.time_of_day_ms += 500
     client.send("dbsize")
     acknowledged(leading)
-    turned_until(leading, lambda: count - DROP_MAX < leading.machine.summary.key_count < count)
+    turned_until(leading, lambda: count - DROP_MAX < leading.machine.summary().key_count < count)
     assert client.replies[-1] is None
     assert leading.machine.execute([b"get", b"k5"]) is None
     while client.replies[-1] is None:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import pytest
 
 from durable_raft.kv.records import StateSummary
-from durable_raft.raft.types import Index, NodeId
-from durable_raft.server.state.state_hashes import EVERY, KEPT, StateHashes
+from durable_raft.raft.types import Index, LogPoint, NodeId, Term
+from durable_raft.server.state.state_hashes import (
+    AGREED_ENTRIES,
+    AGREED_MS,
+    KEPT,
+    StateHashes,
+    is_agreed_index,
+    is_agreed_time,
+)
 from durable_raft.wire.peer import StateHash
 from tests.support.raft_disk import entries_of
 from tests.support.raft_nodes import configuration_of
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
-PLACE = Index(EVERY)
+PLACE = Index(AGREED_ENTRIES)
 THREE = configuration_of([N1, N2, N3])
 
 
-def said(state_hash: int, index: int = EVERY, chain: int = 1) -> StateHash:
+def said(state_hash: int, index: int = AGREED_ENTRIES, chain: int = 1) -> StateHash:
     """Return what a node says of its state."""
     return StateHash(Index(index), chain, 10, state_hash)
 
@@ -63,18 +70,17 @@ def test_a_place_is_compared_once_and_only_where_all_speak_of_it() -> None:
     for _ in range(3):
         assert hashes.verdict(PLACE) is None
     assert hashes.compared == 1
-    hashes.heard(N2, said(6, index=EVERY + 1))
-    hashes.heard(N3, said(6, index=EVERY + 1))
-    assert hashes.verdict(Index(EVERY + 1)) is None
+    hashes.heard(N2, said(6, index=AGREED_ENTRIES + 1))
+    hashes.heard(N3, said(6, index=AGREED_ENTRIES + 1))
+    assert hashes.verdict(Index(AGREED_ENTRIES + 1)) is None
     assert hashes.compared == 1
 
 
-def test_a_node_speaks_at_the_places_only() -> None:
-    """And is heard by itself."""
+def test_a_node_is_heard_by_itself() -> None:
+    """What it tells the others of a checkpoint is its own word, and forgotten with its state."""
     hashes = StateHashes(N1, lambda: THREE)
-    spoken = [hashes.applied(entry, StateSummary(1, 0, 5)) for entry in entries_of("1 " * (EVERY + 5))]
-    assert [each.applied_index for each in spoken if each is not None] == [EVERY]
-    own = next(each for each in spoken if each is not None)
+    own = hashes.settled(LogPoint(PLACE, Term(1), 7), StateSummary(1, 0, 5))
+    assert own == StateHash(PLACE, 7, 1, 5)
     for node in (N2, N3):
         hashes.heard(node, own._replace(state_hash=6))
     verdict = hashes.verdict(PLACE)
@@ -84,17 +90,32 @@ def test_a_node_speaks_at_the_places_only() -> None:
     assert hashes.verdict(PLACE) is None
 
 
+def test_every_replica_finds_the_agreed_places() -> None:
+    """By the index, and by the cluster time before an entry and with it, which all know, wherever they began."""
+    places = [index for index in range(1, 2 * AGREED_ENTRIES + 2) if is_agreed_index(Index(index))]
+    assert places == [AGREED_ENTRIES, 2 * AGREED_ENTRIES]
+    for before_ms, time_ms, expected in (
+        (0, 1_000 * AGREED_MS, False),
+        (5, 5, False),
+        (AGREED_MS, 2 * AGREED_MS - 1, False),
+        (2 * AGREED_MS - 1, 2 * AGREED_MS, True),
+        (2 * AGREED_MS, 9 * AGREED_MS + 5, True),
+        (9 * AGREED_MS + 5, 2 * AGREED_MS, True),
+    ):
+        assert is_agreed_time(time_ms, before_ms) == expected, (before_ms, time_ms)
+
+
 def test_the_places_that_are_remembered_are_bounded() -> None:
     """The oldest go: a replica that lags so far is compared when it has caught up."""
     hashes = StateHashes(N1, lambda: THREE)
     for number in range(1, KEPT + 2):
         for node in (N1, N2):
-            hashes.heard(node, said(5, index=number * EVERY))
-        hashes.verdict(Index(number * EVERY))
+            hashes.heard(node, said(5, index=number * AGREED_ENTRIES))
+        hashes.verdict(Index(number * AGREED_ENTRIES))
     hashes.heard(N3, said(6))
     assert hashes.verdict(PLACE) is None
-    hashes.heard(N3, said(6, index=5 * EVERY))
-    verdict = hashes.verdict(Index(5 * EVERY))
+    hashes.heard(N3, said(6, index=5 * AGREED_ENTRIES))
+    verdict = hashes.verdict(Index(5 * AGREED_ENTRIES))
     assert verdict is not None
     assert verdict.wrong == (N3,)
     assert hashes.compared == KEPT + 1
@@ -105,7 +126,7 @@ def test_whoever_speaks_of_what_nobody_has_reached_makes_nobody_forget() -> None
     """A hundred places far ahead are one node's own: the others are compared as before."""
     hashes = heard(n1=5, n2=5)
     for number in range(100):
-        hashes.heard(N3, said(9, index=(1000 + number) * EVERY))
+        hashes.heard(N3, said(9, index=(1000 + number) * AGREED_ENTRIES))
     assert hashes.verdict(PLACE) is None
     assert hashes.compared == 1
     hashes.heard(N3, said(6))

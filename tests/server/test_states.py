@@ -54,7 +54,7 @@ def write(nodes: ForkedNodes, keys: int, value: str = "v" * 200, prefix: str = "
 def assert_on_all(nodes: ForkedNodes, written: dict[str, str]) -> None:
     """Check that all nodes hold the same state, and that it has what was acknowledged."""
     nodes.leader()
-    nodes.converged()
+    nodes.hold_one_state()
     with nodes.leaders_client() as client:
         found = client.call("MGET", *written)
     assert found == [value.encode() for value in written.values()], nodes.explain("a write is missing")
@@ -162,26 +162,62 @@ def tamper(directory: Path, key: bytes) -> None:
     kv.close()
 
 
-@pytest.mark.parametrize("nodes", [SMALL], indirect=True)
-def test_a_state_that_differs_from_the_majoritys_is_set_aside(nodes: ForkedNodes) -> None:
-    """Its node names itself, as the others do, and fetches theirs: nobody reads the wrong value from it again."""
-    written = write(nodes, 60)
-    nodes.converged()
+def have_one_differ(nodes: ForkedNodes, written: dict[str, str]) -> str:
+    """Stop all nodes, and change a value in the state of one; return which."""
+    assert_on_all(nodes, written)
     victim = a_follower(nodes)
-
-    def is_checkpointed() -> bool:
-        return nodes.number(victim, "snapshot_index") == nodes.number(victim, "last_log_index") > 0
-
-    nodes.wait(is_checkpointed, "a checkpoint of all that is applied")
     nodes.stop()
     tamper(nodes.directory(victim), b"key:007")
-    nodes.start()
-    written |= write(nodes, state_hashes.EVERY, prefix="then")
-    nodes.logged(victim, f"event=state_differs index={state_hashes.EVERY} nodes={victim}")
+    return victim
+
+
+def assert_found_and_replaced(nodes: ForkedNodes, victim: str, written: dict[str, str]) -> None:
+    """Check that the node is named, by itself and the others, and that nobody reads the wrong value from it again."""
     nodes.logged(victim, "event=state_set_aside name=kv.differs-")
     nodes.logged(victim, "event=snapshot_installed")
     assert_on_all(nodes, written)
     assert any(f"nodes={victim}" in nodes.log(node_id) for node_id in nodes.ids if node_id != victim)
+
+
+def test_a_state_that_differs_is_found_at_the_next_agreed_index(
+    nodes: ForkedNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though no checkpoint is due otherwise."""
+    written = write(nodes, 60)
+    victim = have_one_differ(nodes, written)
+    monkeypatch.setattr(state_hashes, "AGREED_ENTRIES", 64)
+    nodes.start()
+    written |= write(nodes, 64, prefix="then")
+    nodes.logged(victim, "event=state_differs ")
+    (index,) = re.findall(rf"event=state_differs index=(\d+) nodes={victim}", nodes.log(victim))[:1]
+    assert int(index) in (64, 128)
+    assert_found_and_replaced(nodes, victim, written)
+
+
+def test_a_state_that_differs_is_found_when_its_time_comes(nodes: ForkedNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the first entry of the next period, however few there are."""
+    written = write(nodes, 10)
+    victim = have_one_differ(nodes, written)
+    monkeypatch.setattr(state_hashes, "AGREED_MS", 500)
+    nodes.start()
+
+    def is_found() -> bool:
+        written.update(write(nodes, 1, prefix="then"))
+        return "event=state_differs " in nodes.log(victim)
+
+    nodes.wait(is_found, "it to be found")
+    assert_found_and_replaced(nodes, victim, written)
+
+
+@pytest.mark.parametrize("nodes", [SMALL], indirect=True)
+def test_a_state_that_differs_is_found_while_nobody_writes(nodes: ForkedNodes) -> None:
+    """All nodes take their last checkpoint at the last entry."""
+    written = write(nodes, 60)
+    victim = have_one_differ(nodes, written)
+    nodes.start()
+    written |= write(nodes, 1, prefix="then")
+    nodes.logged(victim, "event=state_differs ")
+    assert_found_and_replaced(nodes, victim, written)
 
 
 def test_a_large_damaged_state_is_found_while_its_node_serves(

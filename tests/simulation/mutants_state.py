@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from durable_raft.kv.keyspace import Keyspace
+from durable_raft.kv.layer import Layer, deadline_of
+from durable_raft.kv.records import Record, StateSummary
 from durable_raft.raft import snapshots
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import Base, Index, LogPoint
 from durable_raft.server.dispatch import Dispatcher
-from durable_raft.server.state.checkpoints import Checkpointer
+from durable_raft.server.state.checkpoints import Checkpointer, Settled
+from durable_raft.server.state.keeper import StateKeeper
+from durable_raft.storage.state.change import Head, Settlement
 from tests.simulation.planting import Patch, mutant
 from tests.simulation.state_disk import SimKv
 
@@ -37,12 +42,13 @@ def applied_index_apart() -> Sequence[Patch]:
     write = SimKv.write_checkpoint
     late: dict[int, Base] = {}
 
-    def apart(self: SimKv, changes: Any, **named: Any) -> None:
-        write(self, changes, **named)
+    def apart(self: SimKv, changes: Any, **named: Any) -> StateSummary:
+        summary = write(self, changes, **named)
         disk = self._disk
         before, late[id(disk)] = late.get(id(disk)), named["applied"]
         if before is not None and disk.kv.meta is not None and disk.kv.meta.applied.point.index > before.point.index:
             disk.kv.meta = replace(disk.kv.meta, applied=before)
+        return summary
 
     return [(SimKv, "write_checkpoint", apart)]
 
@@ -52,14 +58,14 @@ def checkpoint_claims_less() -> Sequence[Patch]:
     """A checkpoint says that it was taken one entry before it was."""
     freeze = Checkpointer._freeze
 
-    def modest(self: Checkpointer) -> None:
-        freeze(self)
-        frozen, log = self._frozen, self._raft.log
-        if frozen is not None and frozen.base.point.index > log.base.index:
+    def modest(self: Checkpointer, *place: Any) -> None:
+        freeze(self, *place)
+        frozen, log = self._frozen[-1], self._raft.log
+        if frozen.base.point.index > log.base.index:
             index = Index(frozen.base.point.index - 1)
             if index > self._raft.snapshot.index:
                 point = LogPoint(index, log.term_at(index), log.chain_at(index))
-                self._frozen = replace(frozen, base=Base(point, frozen.base.timestamp_ms))
+                self._frozen[-1] = replace(frozen, base=Base(point, frozen.base.timestamp_ms))
 
     return [(Checkpointer, "_freeze", modest)]
 
@@ -123,3 +129,53 @@ def old_machine_after_snapshot() -> Sequence[Patch]:
         del self, machine, last_applied
 
     return [(Dispatcher, "use_machine", stay)]
+
+
+@mutant
+def settled_count_off() -> Sequence[Patch]:
+    """A key that is gone is not taken out of the count when a checkpoint is settled."""
+    settle = Settlement.settle
+
+    def off(self: Settlement, old: Sequence[Head | None], new: Sequence[Record | None]) -> bool:
+        kept = [(head, record) for head, record in zip(old, new, strict=True) if record is not None]
+        return settle(self, [head for head, _ in kept], [record for _, record in kept])
+
+    return [(Settlement, "settle", off)]
+
+
+@mutant
+def old_record_not_read() -> Sequence[Patch]:
+    """Whoever settles a checkpoint takes every key for a new one."""
+    settle = Settlement.settle
+
+    def unread(self: Settlement, old: Sequence[Head | None], new: Sequence[Record | None]) -> bool:
+        return settle(self, [None] * len(old), new)
+
+    return [(Settlement, "settle", unread)]
+
+
+@mutant
+def counted_without_the_base() -> Sequence[Patch]:
+    """Keys that were set are counted without a look into the base: those that lie there count twice."""
+
+    def unseen(self: Keyspace, below: Sequence[Layer], key: bytes) -> int | None:
+        del self
+        kept = next((layer.changes[key] for layer in below if key in layer.changes), None)
+        return None if kept is None else deadline_of(kept)
+
+    return [(Keyspace, "_deadline_below", unseen)]
+
+
+@mutant
+def state_told_of_another_place() -> Sequence[Patch]:
+    """A node says what its state was at a checkpoint of the place where it is now."""
+
+    def misplaced(self: StateKeeper, settled: Settled) -> None:
+        index = self.applied_index
+        point = LogPoint(index, settled.point.term, self._applied_chain)
+        said = self.hashes.settled(point, settled.summary)
+        self._broadcast(said)
+        self._judge(said.applied_index)
+        self._events.checkpoint_written()
+
+    return [(StateKeeper, "_checkpointed", misplaced)]

@@ -15,7 +15,7 @@ from durable_raft.kv.records import Record, StateSummary
 from durable_raft.raft.types import Base, Identity, Membership
 from durable_raft.server.state.checkpoints import PAGE_BYTES
 from durable_raft.storage.environment import Room
-from durable_raft.storage.state.change import ChangeSize
+from durable_raft.storage.state.change import ChangeSize, Settlement
 from durable_raft.storage.state.meta import KvMeta, first_meta
 from tests.kv.state_views import PlainView
 
@@ -110,12 +110,11 @@ class SimKv:
         *,
         is_cleared: bool,
         applied: Base,
-        summary: StateSummary,
         membership: Membership,
         pause: Callable[[], None],
         size: ChangeSize,
-    ) -> None:
-        """Move the changes into the state."""
+    ) -> StateSummary:
+        """Move the changes into the state, settled as the real one settles them."""
         del pause
         if self._disk.free_bytes < size.value_bytes > CHECKPOINT_BYTES:
             raise DiskFull("simulated: no room for the checkpoint")
@@ -125,19 +124,25 @@ class SimKv:
             reason, self._disk.fails = self._disk.fails, None
             self._poison = StoragePoisoned(f"simulated {reason}")
             raise self._poison
+        old = self.checkpoint
         state: State = {} if is_cleared else dict(self._disk.kv.state)
+        settlement = Settlement(StateSummary() if is_cleared else old.summary)
         for key, record in changes:
+            before = state.get(key)
+            settlement.settle([None if before is None else (before.crc, before.deadline_ms)], [record])
             if record is None:
                 state.pop(key, None)
             else:
                 state[key] = record
-        if PlainView(state).summary != summary:
-            raise InvariantViolation(f"checkpoint at {applied}: {PlainView(state).summary}, expected {summary}")
-        old = self.checkpoint
+        summary = settlement.summary
+        # The real one can compare the counts only: LMDB has them.
+        if (found := PlainView(state).summary) != summary:
+            raise InvariantViolation(f"checkpoint at {applied}: {found}, expected {summary}")
         self._disk.kv.meta = replace(
             old, sequence=old.sequence + 1, applied=applied, summary=summary, membership=membership
         )
         self._disk.kv.state = state
+        return summary
 
     def room(self) -> Room:
         """Return the room of the disk: it bounds what can be written, not the map."""

@@ -60,6 +60,10 @@ QUICK_MUTANTS = {
     "heartbeat_without_round": 1,
     "other_entry_heals": 29,
     "moved_cluster_is_all_copies": 9,
+    "settled_count_off": 3,
+    "old_record_not_read": 3,
+    "counted_without_the_base": 6,
+    "state_told_of_another_place": 3,
 }
 """Planted bug -> a short seed that caught it; ``python -m tests.simulation --mutants`` plays all from seed 1 on."""
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
 from durable_raft.kv.batch import decode_commands, drop_max_of
 from durable_raft.kv.machine import Machine
+from durable_raft.kv.records import StateSummary
 from durable_raft.raft.invariants import ClusterInvariants
 from durable_raft.raft.types import Entry, EntryKind, Identity, Member, Membership, NodeId, Role
 from durable_raft.server.settings.config import NodeConfig
@@ -229,7 +230,7 @@ class World:
         self.changes = OpenChanges(self.swarm)
         self.committed: list[Entry] = []
         """Every entry applied anywhere, the first has index 1."""
-        self._digests: dict[int, bytes] = {}
+        self._digests: dict[int, tuple[bytes, StateSummary]] = {}
 
         members = tuple(
             Member(NodeId(f"n{i}"), f"127.0.0.1:{7000 + i}", f"127.0.0.1:{17000 + i}")
@@ -261,6 +262,8 @@ class World:
         self.running.campaigns.note(self.running, name)
         if name == "cluster_time_begins":
             self.time_rules.begins(fields)
+        if name == "state_differs":
+            raise StatesDiffer(f"{self.running.site.name} accuses {fields['nodes']} at {fields['index']}: none differs")
         if self.is_traced:
             self.say(f"    {self.running.site.name} {event_words(name, fields)}")
 
@@ -302,7 +305,9 @@ class World:
         if entry.index == len(self.committed) + 1:
             self.committed.append(entry)
         if entry.index % DIGEST_EVERY == 0:
-            digest = process.node.keeper.machine.digest()
+            machine = process.node.keeper.machine
+            # What is expired and not dropped yet is in the summary only.
+            digest = machine.digest(), machine.summary()
             if self._digests.setdefault(entry.index, digest) != digest:
                 raise StatesDiffer(f"{process.site.name} before {entry.index}: another state than another node's")
 
@@ -415,7 +420,7 @@ class World:
 
     def _has_nothing_to_expire(self) -> bool:
         """Return whether every key with a deadline is gone: after a reset, those given in the future are not."""
-        return not any(site.process.node.keeper.machine.summary.expires_count for site in self.up() if site.process)
+        return not any(site.process.node.keeper.machine.summary().expires_count for site in self.up() if site.process)
 
     def _agrees(self) -> bool:
         """Return whether all nodes are up, hold one log, and have executed all of it: it is applied in slices."""
@@ -436,9 +441,12 @@ class World:
             if entry.kind is EntryKind.COMMANDS:
                 for args in decode_commands(entry.payload):
                     reference.execute(args)
-        expected = reference.digest()
+        expected = reference.digest(), reference.summary()
         for site in self.up():
-            if site.process and site.process.node.keeper.machine.digest() != expected:
+            if site.process is None:
+                continue
+            machine = site.process.node.keeper.machine
+            if (machine.digest(), machine.summary()) != expected:
                 raise StatesDiffer(f"{site.name} holds another state than the committed log makes")
 
     def _check_timeouts(self) -> None:

@@ -296,6 +296,38 @@ def test_an_old_record_that_contradicts_its_deadline_is_final(directory: Path) -
     store.close()
 
 
+def test_counts_that_are_not_those_of_the_tables_are_final(directory: Path) -> None:
+    """What is settled from old records must add up to what LMDB holds: here a record vanished without a trace."""
+    put_raw(directory, "keys", stored_key(b"key:0003"), None)
+    store = LmdbKvStore.open(directory)
+    with pytest.raises(StoragePoisoned, match="are stored, expected") as failed:
+        store.write_checkpoint(
+            [(b"new", make_record(b"new", b"v"))], is_cleared=False, applied=base_at(6), membership=MEMBERSHIP
+        )
+    assert isinstance(failed.value.__cause__, InvariantViolation)
+    store.close()
+
+
+def test_what_a_checkpoint_is_settled_to_is_returned(store: LmdbKvStore) -> None:
+    """And kept: nobody has to say it before."""
+    state = {**sample(), b"new": make_record(b"new", b"v", 77)}
+    changes: list[Change] = [(b"new", state[b"new"])]
+    found = store.write_checkpoint(changes, is_cleared=False, applied=base_at(6), membership=MEMBERSHIP)
+    assert found == store.checkpoint.summary == store.verify() == summary_of(state)
+
+
+def test_the_head_of_a_record_is_read_without_its_value(directory: Path, store: LmdbKvStore) -> None:
+    """Checksum and deadline, also of a record whose value is damaged; one that has no room for them is a wound."""
+    with store.view() as view:
+        for key, record in sample().items():
+            assert view.head(key) == (record.crc, record.deadline_ms)
+        assert view.head(b"none") is None
+    store.close()
+    put_raw(directory, "keys", stored_key(b"key:0003"), b"short")
+    with open_view(directory) as view, pytest.raises(WoundedState, match="12 bytes or more"):
+        view.head(b"key:0003")
+
+
 def test_the_state_before_the_first_entry_is_empty() -> None:
     """As every other one is read."""
     assert (EMPTY_STATE.get(b""), EMPTY_STATE.after(None, 1, 1), EMPTY_STATE.due(None, 1)) == (None, (), ())

@@ -191,15 +191,28 @@ class ForkedNodes:
         return found
 
     def converged(self) -> None:
-        """Wait until all running nodes have applied the same entries, and hold the same state."""
-        names = ("raft_last_log_index", "raft_last_applied", "raft_state_hash", "raft_wounds")
+        """Wait until all running nodes have applied the same entries."""
+        names = ("raft_last_log_index", "raft_last_applied", "raft_wounds")
 
         def is_converged() -> bool:
             infos = [self.info(node_id) for node_id in self._pids]
             told = [[info.get(name) for name in names] for info in infos]
-            return all(each == told[0] and each[0] == each[1] is not None and each[3] == "0" for each in told)
+            return all(each == told[0] and each[0] == each[1] is not None and each[2] == "0" for each in told)
 
-        self.wait(is_converged, "all nodes to hold the same state")
+        self.wait(is_converged, "all nodes to have applied the same entries")
+
+    def hold_one_state(self) -> None:
+        """Wait until the checkpoints of all running nodes are of one place of the log, and of one state."""
+        self.converged()
+        for node_id in self._pids:
+            self.ask(node_id, "RAFT", "CHECKPOINT")
+
+        def is_one() -> bool:
+            infos = [self.info(node_id) for node_id in self._pids]
+            told = [(info.get("raft_snapshot_index"), info.get("raft_state_hash")) for info in infos]
+            return len({*told}) == 1 and all(info.get("raft_last_applied") == told[0][0] for info in infos)
+
+        self.wait(is_one, "all nodes to hold the same state")
 
     def logged(self, node_id: str, text: str) -> None:
         """Wait until a node has logged ``text``."""

@@ -144,7 +144,7 @@ def _tell_committed(source: Source, index: int) -> None:
 
 
 def _summary(_: Source, state: State, *, json: bool) -> Iterator[str]:
-    summary = state.machine.summary
+    summary = state.machine.summary()
     shown: dict[str, object] = {
         "index": state.point.index,
         "term": state.point.term,

@@ -73,7 +73,7 @@ class State:
         found = self.machine.execute([b"get", key])
         if not isinstance(found, bytes):
             return None
-        left_ms = self.machine.execute([b"pttl", key]) if self.machine.summary.expires_count else -1
+        left_ms = self.machine.execute([b"pttl", key]) if self.machine.counts[1] else -1
         return Value(found, self.machine.time_ms + left_ms if isinstance(left_ms, int) and left_ms >= 0 else None)
 
 

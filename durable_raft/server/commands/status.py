@@ -79,9 +79,10 @@ class NodeStatus:
     snapshot_index: Index
     """Last index that a checkpoint covers; 0 before the first."""
     state_hash: int
-    """Of the state at ``last_applied``, under 2**64: the same on every node that has applied as much."""
+    """Of the state at ``snapshot_index``, under 2**64: the same on every node that has a checkpoint there."""
 
     keys: int
+    """At ``last_applied``; while many are being set, what it was at some moment since the last checkpoint."""
     expires: int
     """Keys with a time to live."""
 

@@ -1,7 +1,9 @@
 """Checkpoints: when the machine's changes move to the disk, and what of the log may go afterwards.
 
 A checkpoint covers what is applied *and* flushed here: the machine may be ahead of this node's own log. It is frozen on
-the event loop, in no time, written by the worker thread, and taken over on the loop again. The log is compacted only
+the event loop, in no time, written by the worker thread, and taken over on the loop again. What the state is then, the
+worker settles: it reads the old records anyway. One may be frozen while another is written, at agreed places of the log
+(state_hashes.py); else the next begins when none is under way. The log is compacted only
 behind a checkpoint that is durable (durability contract 5), and keeps a tail for followers that were away for a moment.
 """
 
@@ -11,7 +13,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from durable_raft.errors import DiskFull
@@ -19,7 +21,7 @@ from durable_raft.kv.layer import CHANGE_BYTES, Layer
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.core import Raft
-from durable_raft.raft.types import Base, Index, LogPoint, Membership
+from durable_raft.raft.types import ORIGIN, Base, Entry, Index, LogPoint, Membership, Term
 from durable_raft.server.clock import Clock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.latency import LatencyRing
@@ -39,18 +41,39 @@ KEYS_PER_NEW_PAGE: Final = 2
 FULL_S: Final = 0.2
 """How long a checkpoint that found no room waits before it is tried again."""
 
+SETTLED_AT_ONCE: Final = 4
+"""Steps of settling after one entry, where the number of new keys decides whether a checkpoint is due."""
+
+PERIOD_S_MIN: Final = 10.0
+"""From one checkpoint for a new period to the next; while old entries are applied periods pass in no time."""
+
 PAUSE_S: Final = 0.0005
 """How long the worker leaves the interpreter and the disk alone between two chunks."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Frozen:
-    """A state that is being written."""
+    """A state that is being written, or waits for it."""
 
     layer: Layer
     base: Base
-    summary: StateSummary
     applied_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What the worker says of a checkpoint."""
+
+    seconds: float
+    summary: StateSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A state that is durable, in numbers."""
+
+    point: LogPoint = ORIGIN
+    summary: StateSummary = field(default_factory=StateSummary)
 
 
 class Checkpointer:
@@ -65,7 +88,7 @@ class Checkpointer:
         crash_points: CrashPoints,
         config: NodeConfig,
         compact: Callable[[Index], None],
-        on_written: Callable[[], None],
+        on_written: Callable[[Settled], None],
     ) -> None:
         """Bind the parts; ``use_machine`` follows.
 
@@ -77,7 +100,7 @@ class Checkpointer:
             crash_points: named places for tests.
             config: when a checkpoint is due, and how much of the log stays behind it.
             compact: drops the log up to an index from the disk.
-            on_written: is called when a checkpoint ended: applying may have waited for it.
+            on_written: is told of each checkpoint that ended: applying may have waited for it.
         """
         self._raft = raft
         self._membership = membership
@@ -90,7 +113,10 @@ class Checkpointer:
         self._kv: StateStore | None = None
         self._view: CheckpointView | None = None
         """What the machine reads from; None while it has no state."""
-        self._frozen: _Frozen | None = None
+        self._frozen: deque[_Frozen] = deque()
+        """The oldest first: it is written next, or is being written."""
+        self.settled = Settled()
+        """The newest checkpoint."""
         self.is_writing = False
         self.waits_for_room = False
         """Whether a checkpoint waits because the disk is full."""
@@ -101,9 +127,9 @@ class Checkpointer:
         self._applied_bytes = 0
         self._last_bytes = 0
         """``_applied_bytes`` at the last checkpoint."""
-        self._last_keys = 0
-        """Number of keys at the last checkpoint."""
         self._last_at = self._clock.monotonic()
+        self._last_period_at = -math.inf
+        """When the last checkpoint for a new period began."""
         self._marks: deque[tuple[Index, int]] = deque()
         """(index, ``_applied_bytes``) of checkpoints behind which the log was not compacted yet, ascending."""
         self._on_written = on_written
@@ -125,7 +151,7 @@ class Checkpointer:
     @property
     def may_apply(self) -> bool:
         """Whether there is memory for more changes."""
-        return self._frozen is None or self._machine.overlay_bytes < self._config.overlay_bytes_max
+        return not self._frozen or self._machine.overlay_bytes < self._config.overlay_bytes_max
 
     def note_room(self, owned_bytes: int | None) -> None:
         """Note what the state's file owns, while the disk has little room: a checkpoint must fit into it.
@@ -145,18 +171,36 @@ class Checkpointer:
     @property
     def is_pending(self) -> bool:
         """Whether a checkpoint was asked for, or waits for the log."""
-        is_waiting = self._frozen is not None and not self.is_writing and not self.waits_for_room
+        is_waiting = bool(self._frozen) and not self.is_writing and not self.waits_for_room
         return self._is_requested or is_waiting
 
     def consider(self) -> None:
         """Begin a checkpoint when one is due, and write the one that waited for the log."""
-        if self._frozen is None and self._is_due():
-            self._freeze()
-        frozen = self._frozen
-        if frozen is None or self._kv is None or self.is_writing or self._clock.monotonic() < self._retry_at:
+        if not self._frozen and self._is_due():
+            log = self._raft.log
+            self._freeze(log.last_applied, log.term_at(log.last_applied), log.chain_at(log.last_applied))
+            self._is_requested = False
+        if not self._frozen or self._kv is None or self.is_writing or self._clock.monotonic() < self._retry_at:
             return
+        frozen = self._frozen[0]
         if self._raft.log.flushed >= frozen.base.point.index:
             self._write(frozen, self._kv)
+
+    def take_agreed(self, entry: Entry, *, is_by_time: bool) -> None:
+        """Take a checkpoint at an agreed place, right behind ``entry``; none if two are under way already.
+
+        Args:
+            entry: was applied, and nothing behind it.
+            is_by_time: whether only the time makes it one.
+        """
+        if not self._raft.is_whole or not self._machine.may_freeze or entry.index <= self._raft.snapshot.index:
+            return
+        now = self._clock.monotonic()
+        if is_by_time:
+            if now - self._last_period_at < PERIOD_S_MIN:
+                return
+            self._last_period_at = now
+        self._freeze(entry.index, entry.term, entry.chain)
 
     def _is_due(self) -> bool:
         log, last = self._raft.log, self._raft.snapshot.index
@@ -179,14 +223,19 @@ class Checkpointer:
             or machine.active_bytes >= config.checkpoint_bytes
             or self._applied_bytes - self._last_bytes >= config.checkpoint_log_bytes
         )
-        return may_be and self._due_share() >= 1
+        if not may_be or self._due_share() < 1:
+            return False
+        # Of keys that were set nobody knows yet which are new. It is looked up where it decides.
+        for _ in range(SETTLED_AT_ONCE):
+            if self._machine.settle():
+                break
+        return self._due_share() >= 1
 
     def _due_share(self) -> float:
         """Return how far the next checkpoint is due by what changed since the last one began; from 1 on it is."""
         config, machine = self._config, self._machine
         changes = machine.overlay_changes
-        added = max(0, machine.summary.key_count - self._last_keys)
-        pages = min(changes, self._pages + added // KEYS_PER_NEW_PAGE)
+        pages = min(changes, self._pages + max(0, machine.new_keys_max) // KEYS_PER_NEW_PAGE)
         return max(
             changes / config.checkpoint_changes,
             pages / config.checkpoint_pages,
@@ -196,32 +245,27 @@ class Checkpointer:
 
     # -- the way to the disk --------------------------------------------------------------------------------------
 
-    def _freeze(self) -> None:
-        log, machine = self._raft.log, self._machine
-        index = log.last_applied
-        base = Base(LogPoint(index, log.term_at(index), log.chain_at(index)), machine.time_ms)
-        self._frozen = _Frozen(machine.freeze(), base, machine.summary, self._applied_bytes)
+    def _freeze(self, index: Index, term: Term, chain: int) -> None:
+        base = Base(LogPoint(index, term, chain), self._machine.time_ms)
+        self._frozen.append(_Frozen(self._machine.freeze(), base, self._applied_bytes))
         self._begin_counting()
-        self._is_requested = False
 
     def _begin_counting(self) -> None:
         """Count from here what makes the next checkpoint due."""
         self._last_at, self._last_bytes = self._clock.monotonic(), self._applied_bytes
-        self._last_keys = self._machine.summary.key_count
 
     def _write(self, frozen: _Frozen, kv: StateStore) -> None:
         self.is_writing = True
         self._crash_points.reach("before_checkpoint")
         layer = frozen.layer
 
-        def work() -> float | None:
+        def work() -> _Written | None:
             started = self._clock.monotonic()
             try:
-                kv.write_checkpoint(
+                summary = kv.write_checkpoint(
                     layer.sorted_changes(),
                     is_cleared=layer.is_cleared,
                     applied=frozen.base,
-                    summary=frozen.summary,
                     membership=self._membership,
                     pause=self._pause,
                     size=_size_of(layer),
@@ -229,24 +273,24 @@ class Checkpointer:
             except DiskFull:
                 return None
             self._crash_points.reach("after_checkpoint_persist")
-            return self._clock.monotonic() - started
+            return _Written(self._clock.monotonic() - started, summary)
 
         self._worker.submit(work, self._written)
 
-    def _written(self, seconds: float | None) -> None:
+    def _written(self, written: _Written | None) -> None:
         """Let the machine read from the new checkpoint, and drop what it makes needless; None: there was no room."""
-        if seconds is None:
+        if written is None:
             self.is_writing = False
             self.waits_for_room = True
             self._retry_at = self._clock.monotonic() + FULL_S
             return
         self.waits_for_room = False
-        frozen, self._frozen = self._frozen, None
         self.is_writing = False
-        if frozen is None or self._kv is None:
+        if not self._frozen or self._kv is None:
             return
+        frozen = self._frozen.popleft()
         self.count += 1
-        self.durations.add_sample(seconds)
+        self.durations.add_sample(written.seconds)
         self._crash_points.reach("before_checkpoint_swap")
         needless = self._read_from(self._kv.view())
         self._note_pages(self._kv)
@@ -258,10 +302,11 @@ class Checkpointer:
             "checkpoint",
             index=frozen.base.point.index,
             changes=len(frozen.layer.changes),
-            seconds=round(seconds, 3),
+            seconds=round(written.seconds, 3),
         )
         self._worker.submit(lambda: needless.dissolve(self._pause), lambda _: None)
-        self._on_written()
+        self.settled = Settled(frozen.base.point, written.summary)
+        self._on_written(self.settled)
 
     def _read_from(self, view: CheckpointView) -> Layer:
         """Have the machine read from ``view``; return the layer that nobody reads any more."""
@@ -307,8 +352,10 @@ class Checkpointer:
     def use_machine(self, machine: Machine, kv: StateStore | None, view: CheckpointView | None) -> None:
         """Go on with another machine, which reads from ``view`` of ``kv``; nothing may be under way at the disk."""
         self._machine, self._kv, self._view = machine, kv, view
-        self._frozen = None
+        self._frozen.clear()
+        self.settled = Settled()
         if kv is not None:
+            self.settled = Settled(kv.checkpoint.applied.point, kv.checkpoint.summary)
             self._note_pages(kv)
         self._marks.clear()
         self._begin_counting()

@@ -9,23 +9,25 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from durable_raft.errors import CorruptRecord, InvariantViolation
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.core import Raft
 from durable_raft.raft.ready import Offer
-from durable_raft.raft.types import Base, Entry, Index, LostEntry, NodeId
+from durable_raft.raft.types import ORIGIN, Base, Entry, Index, LostEntry, NodeId, chain_crc
 from durable_raft.server.clock import Clock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.logs import event
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.server.state.backup_source import BackupSource
-from durable_raft.server.state.checkpoints import Checkpointer
+from durable_raft.server.state.checkpoints import Checkpointer, Settled
 from durable_raft.server.state.scrubber import Scrubber
 from durable_raft.server.state.snapshot_fetch import SnapshotFetcher
 from durable_raft.server.state.snapshot_source import SnapshotSource
-from durable_raft.server.state.state_hashes import StateHashes
+from durable_raft.server.state.state_hashes import StateHashes, is_agreed_index, is_agreed_time
 from durable_raft.server.state.worker import Worker
 from durable_raft.storage.environment import Room
 from durable_raft.storage.state.meta import KvMeta
@@ -34,6 +36,9 @@ from durable_raft.storage.wounds import Wound, WoundedState, WoundKind
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
 
 _logger = logging.getLogger(__name__)
+
+SETTLED_AT_ONCE: Final = 8
+"""Steps of settling when somebody asks how many keys there are: some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +100,7 @@ class StateKeeper:
         self._identity = data.log_store.identity
         self._membership = membership = data.log_store.membership
         self.checkpointer = Checkpointer(
-            raft, membership, worker, clock, crash_points, config, events.compact, events.checkpoint_written
+            raft, membership, worker, clock, crash_points, config, events.compact, self._checkpointed
         )
         self.source = SnapshotSource(reader, clock)
         self.backups = BackupSource(clock)
@@ -111,8 +116,11 @@ class StateKeeper:
         """How often this node's state was found to differ from the majority's."""
         self.applied_index: Index
         """Of the last entry that the machine has executed wholly; the core's ``last_applied`` may be ahead of it."""
-        self.applied_summary: StateSummary
-        """The state in numbers at ``applied_index``."""
+        self._applied_chain: int
+        """The chain of what was applied, computed from it: nothing was left out, repeated or put in."""
+        self._applied_ms: int
+        """The cluster time at ``applied_index``."""
+        self._counts: tuple[int, int]
         self.machine = self._begin(self._kv)
 
     def _begin(self, kv: StateStore | None) -> Machine:
@@ -126,7 +134,9 @@ class StateKeeper:
             view = kv.view()
             machine = Machine(rng, values, view, kv.checkpoint.applied.timestamp_ms, replies)
         self.machine = machine
-        self.applied_index, self.applied_summary = self._raft.log.last_applied, machine.summary
+        self.applied_index = self._raft.log.last_applied
+        self._applied_chain = ORIGIN.chain if kv is None else kv.checkpoint.applied.point.chain
+        self._applied_ms, self._counts = machine.time_ms, machine.counts
         self.checkpointer.use_machine(machine, kv, view)
         self.source.read_from(kv)
         self.backups.read_from(kv)
@@ -138,12 +148,41 @@ class StateKeeper:
 
     def applied(self, entry: Entry) -> None:
         """Note that ``entry`` was applied to the machine."""
-        self.applied_index, self.applied_summary = entry.index, self.machine.summary
+        chain = chain_crc(self._applied_chain, entry.crc)
+        if entry.index != self.applied_index + 1 or chain != entry.chain:
+            raise InvariantViolation(f"entry {entry.index} was applied behind {self.applied_index}: {chain:#010x}")
+        before_ms, self._applied_ms = self._applied_ms, self.machine.time_ms
+        self.applied_index, self._applied_chain = entry.index, chain
+        if self.machine.is_settled:
+            self._counts = self.machine.counts
         self.checkpointer.applied(len(entry.payload))
-        said = self.hashes.applied(entry, self.applied_summary)
-        if said is not None:
-            self._broadcast(said)
-            self._judge(said.applied_index)
+        is_by_index = is_agreed_index(entry.index)
+        if is_by_index or is_agreed_time(self._applied_ms, before_ms):
+            self.checkpointer.take_agreed(entry, is_by_time=not is_by_index)
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many keys there are, and how many of them have a deadline.
+
+        Where that is not known, and cannot be found in some milliseconds, what it was when it was known last.
+        """
+        if not self._events.is_applying():
+            try:
+                is_settled = any(self.machine.settle() for _ in range(SETTLED_AT_ONCE))
+            except CorruptRecord as error:
+                # Whoever asked is not to blame: this life of the node ends.
+                self._events.failed(error)
+                return self._counts
+            if is_settled:
+                self._counts = self.machine.counts
+        return self._counts
+
+    def _checkpointed(self, settled: Settled) -> None:
+        keys, deadlines, _ = settled.summary
+        self._counts = self.machine.counts if self.machine.is_settled else (keys, deadlines)
+        said = self.hashes.settled(settled.point, settled.summary)
+        self._broadcast(said)
+        self._judge(said.applied_index)
+        self._events.checkpoint_written()
 
     def consider(self) -> None:
         """Begin or write a checkpoint when it is time."""

@@ -1,11 +1,15 @@
-"""Do the replicas hold the same state? Each tells the others what its own is at the same places of the log.
+"""Do the replicas hold the same state? Each tells the others what its checkpoints are, and of which place of the log.
 
-The places are the entries whose index ``EVERY`` divides, so that all speak of the same state without asking. A replica
-that a majority contradicts is wrong, whatever the cause: a machine that is not deterministic, memory or a disk that
-lies. It fences itself; the others name it.
+What a state is, is known once a checkpoint of it was written (kv/layer.py). So checkpoints are taken at *agreed
+places*, which every replica finds by itself: entries whose index ``AGREED_ENTRIES`` divides, and the first entry of
+each ``AGREED_MS`` of the cluster time. A replica that has too many checkpoints under way leaves one out, and says
+nothing of it. Other checkpoints are told of, too: replicas that have nothing to apply take theirs at one place.
+
+A replica that a majority contradicts is wrong, whatever the cause: a machine that is not deterministic, memory or a
+disk that lies. It fences itself; the others name it.
 
 What each node says is kept apart, its latest places only. So a node that says much, or speaks of places that nobody
-has reached, makes nobody forget what others said. A place is judged once this node has applied it itself.
+has reached, makes nobody forget what others said. A place is judged once this node has a checkpoint there itself.
 """
 
 from __future__ import annotations
@@ -17,14 +21,32 @@ from typing import Final
 
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.quorum import has_quorum
-from durable_raft.raft.types import Configuration, Entry, Index, NodeId
+from durable_raft.raft.types import Configuration, Index, LogPoint, NodeId
 from durable_raft.wire.peer import StateHash
 
-EVERY: Final = 128
-"""Entries between two comparisons."""
+AGREED_ENTRIES: Final = 16_384
+"""Entries between two agreed places, at most. Replicas need not agree on it, but compare nothing if they do not."""
+
+AGREED_MS: Final = 20_000
+"""The same in cluster time, and up to the next entry."""
 
 KEPT: Final = 64
 """Places that are remembered: a replica that lags further than this is not compared until it has caught up."""
+
+
+def is_agreed_index(index: Index) -> bool:
+    """Return whether all replicas take a checkpoint of the state at ``index``."""
+    return not index % AGREED_ENTRIES
+
+
+def is_agreed_time(time_ms: int, before_ms: int) -> bool:
+    """Return whether all replicas take a checkpoint at an entry for its time: a period of ``AGREED_MS`` begins with it.
+
+    Args:
+        time_ms: the cluster time that the entry sets.
+        before_ms: the cluster time before it; 0: there was none.
+    """
+    return 0 < before_ms // AGREED_MS != time_ms // AGREED_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +71,14 @@ class StateHashes:
         self.compared = 0
         """Places at which a majority was found to agree."""
 
-    def applied(self, entry: Entry, summary: StateSummary) -> StateHash | None:
-        """Note the own state after ``entry``; return what to tell the others, None where nothing is compared."""
-        if entry.index % EVERY:
-            return None
-        said = StateHash(entry.index, entry.chain, summary.key_count, summary.state_hash)
+    def settled(self, point: LogPoint, summary: StateSummary) -> StateHash:
+        """Note the own state at ``point``; return what to tell the others."""
+        said = StateHash(point.index, point.chain, summary.key_count, summary.state_hash)
         self.heard(self._node_id, said)
         return said
 
     def heard(self, source: NodeId, said: StateHash) -> None:
         """Note what ``source`` says its state is."""
-        if said.applied_index % EVERY:
-            return
         places = self._said[source]
         # Said again, it is the newest.
         places.pop(said.applied_index, None)

@@ -1,25 +1,29 @@
-"""Writing changes into the KV state inside a transaction, and counting what the state is afterwards.
+"""Writing changes into the KV state inside a transaction, and settling what the state is afterwards.
 
-Both tables change together: what is known of a key's old deadline comes from its old record, so nothing is searched.
+The machine sets keys without a look at what they held (kv/layer.py). Here the old record of each is read: its checksum
+and its deadline are taken out of the summary, and the new ones put in. Both tables change together: what is known of a
+key's old deadline comes from its old record, so nothing is searched.
 Work is done in chunks of some keys, about a tenth of a millisecond, with ``pause`` between them: the transaction may
 hold a million keys, and the event loop wants the interpreter meanwhile.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.kv.layer import Change
-from durable_raft.kv.records import StateSummary
+from durable_raft.kv.records import NO_DEADLINE, Record, StateSummary
 from durable_raft.storage.state.records import (
     DEADLINES,
     HEADER,
     KEYS,
     KvTables,
     due_key,
+    head_of,
     pack_due,
     pack_record,
     stored_key,
@@ -36,6 +40,9 @@ _CHUNK_BYTES: Final = 256 << 10
 
 
 _PAGE_BYTES: Final = 4096
+
+Head = tuple[int, int]
+"""Checksum and deadline_ms of a record."""
 
 
 class ChangeSize(NamedTuple):
@@ -88,7 +95,18 @@ def write_changes(
     for chunk in _chunks(changes):
         writer.write(chunk)
         pause()
-    return StateSummary(writer.key_count, writer.expires_count, writer.state_hash)
+    return writer.settlement.summary
+
+
+def require_counted(transaction: Transaction[memoryview], tables: KvTables, summary: StateSummary) -> None:
+    """Go on only if LMDB counts as many records and deadlines as ``summary``, which was settled from old records.
+
+    Raises:
+        InvariantViolation: it counts others.
+    """
+    found = transaction.stat(tables.keys)["entries"], transaction.stat(tables.deadlines)["entries"]
+    if found != (summary.key_count, summary.expires_count):
+        raise InvariantViolation(f"{found[0]} records and {found[1]} deadlines are stored, expected {summary}")
 
 
 def _chunks(changes: Iterable[Change]) -> Iterator[list[Change]]:
@@ -114,6 +132,35 @@ def _smaller(chunk: Iterable[Change]) -> Iterator[list[Change]]:
         yield part
 
 
+class Settlement:
+    """The summary of a state while changes are put into it."""
+
+    def __init__(self, before: StateSummary) -> None:
+        """Begin with the state that is there."""
+        self._key_count, self._expires_count, self._state_hash = before
+
+    @property
+    def summary(self) -> StateSummary:
+        """What the state is now."""
+        return StateSummary(self._key_count, self._expires_count, self._state_hash)
+
+    def settle(self, old: Sequence[Head | None], new: Sequence[Record | None]) -> bool:
+        """Count keys, each once; return whether one of them had a deadline, or has one now.
+
+        Args:
+            old: what was kept of each; None: nothing.
+            new: what is kept now.
+        """
+        gone = [head for head in old if head is not None]
+        come = [record for record in new if record is not None]
+        self._key_count += len(come) - len(gone)
+        self._state_hash += sum([record[2] for record in come]) - sum([head[0] for head in gone])
+        gone_due = sum([head[1] != NO_DEADLINE for head in gone])
+        come_due = sum([record[1] != NO_DEADLINE for record in come])
+        self._expires_count += come_due - gone_due
+        return bool(come_due or gone_due)
+
+
 class _Writer:
     """Writes chunks and counts."""
 
@@ -123,52 +170,53 @@ class _Writer:
         self._transaction = transaction
         self._tables = tables
         self._is_append = is_append
-        self.key_count, self.expires_count, self.state_hash = before
+        self.settlement = Settlement(before)
 
     def write(self, chunk: Sequence[Change]) -> None:
         transaction, tables = self._transaction, self._tables
         stored = [stored_key(key) for key, _ in chunk]
-        puts: list[tuple[bytes, bytes]] = []
-        gone: list[bytes] = []
-        due_puts: list[tuple[bytes, bytes]] = []
-        key_change = hash_change = 0
-        for name, (key, record), (old_crc, old_deadline_ms, is_there) in zip(
-            stored, chunk, self._old(stored), strict=True
-        ):
-            new_deadline_ms = 0
-            if is_there:
-                key_change -= 1
-                hash_change -= old_crc
-                if record is None:
-                    gone.append(name)
-            if record is not None:
-                _, new_deadline_ms, crc = record
-                key_change += 1
-                hash_change += crc
-                puts.append((name, pack_record(key, record)))
-            if old_deadline_ms != new_deadline_ms:
-                if old_deadline_ms:
-                    self._drop_due(old_deadline_ms, key)
-                if new_deadline_ms:
-                    self.expires_count += 1
-                    due_puts.append(pack_due(new_deadline_ms, key))
-        self.key_count += key_change
-        self.state_hash += hash_change
-        if puts:
+        heads = self._heads(stored)
+        has_deadlines = self.settlement.settle(heads, [record for _, record in chunk])
+        if puts := [
+            (name, pack_record(key, record))
+            for name, (key, record) in zip(stored, chunk, strict=True)
+            if record is not None
+        ]:
             self._put(puts)
-        for name in gone:
-            transaction.delete(name, db=tables.keys)
+        if len(puts) < len(chunk):
+            for name, head, (_, record) in zip(stored, heads, chunk, strict=True):
+                if record is None and head is not None:
+                    transaction.delete(name, db=tables.keys)
+        if has_deadlines:
+            self._change_deadlines(heads, chunk)
+
+    def _change_deadlines(self, heads: Sequence[Head | None], chunk: Sequence[Change]) -> None:
+        """Take the old deadlines out of their table, and put the new ones in."""
+        due_puts: list[tuple[bytes, bytes]] = []
+        for head, (key, record) in zip(heads, chunk, strict=True):
+            old_ms = NO_DEADLINE if head is None else head[1]
+            new_ms = NO_DEADLINE if record is None else record[1]
+            if old_ms != new_ms:
+                if old_ms:
+                    self._drop_due(old_ms, key)
+                if new_ms:
+                    due_puts.append(pack_due(new_ms, key))
         if due_puts:
-            with transaction.cursor(tables.deadlines) as cursor:
+            with self._transaction.cursor(self._tables.deadlines) as cursor:
                 cursor.putmulti(due_puts)
 
-    def _old(self, stored: Sequence[bytes]) -> list[tuple[int, int, bool]]:
-        """Return (crc, deadline_ms, is there) of the old records; nothing of a value is read."""
+    def _heads(self, stored: Sequence[bytes]) -> Sequence[Head | None]:
+        """Return checksum and deadline of the old records; nothing of a value is read."""
         if self._is_append:
-            return [(0, 0, False)] * len(stored)
+            return [None] * len(stored)
         with self._transaction.cursor(self._tables.keys) as cursor:
-            values = map(cursor.get, stored)
-            return [(0, 0, False) if value is None else (*HEADER.unpack_from(value), True) for value in values]
+            values = [*map(cursor.get, stored)]
+            try:
+                return [None if value is None else HEADER.unpack_from(value) for value in values]
+            except struct.error:
+                return [
+                    None if value is None else head_of(key, value) for key, value in zip(stored, values, strict=True)
+                ]
 
     def _put(self, items: list[tuple[bytes, bytes]]) -> None:
         with self._transaction.cursor(self._tables.keys) as cursor:
@@ -177,7 +225,6 @@ class _Writer:
             raise InvariantViolation(f"{added} of {len(items)} keys added ({taken} taken): they do not ascend")
 
     def _drop_due(self, deadline_ms: int, key: bytes) -> None:
-        self.expires_count -= 1
         if not self._transaction.delete(due_key(deadline_ms, key), db=self._tables.deadlines):
             expected = f"deadline {deadline_ms} as in {KEYS}"
             raise WoundedState([wound(DEADLINES, key, expected, "none", WoundKind.MISSING)])

@@ -112,6 +112,18 @@ def record_of(key: bytes, value: Bytes) -> Record:
     return record
 
 
+def head_of(key: bytes, value: Bytes) -> tuple[int, int]:
+    """Return crc and deadline_ms in the value that table ``keys`` holds for ``key``, not verified.
+
+    Raises:
+        WoundedState: it is too short to have them.
+    """
+    if len(value) < HEADER.size:
+        raise WoundedState([wound(KEYS, key, f"{HEADER.size} bytes or more", f"{len(value)}", WoundKind.SHAPE)])
+    crc, deadline_ms = HEADER.unpack_from(value)
+    return crc, deadline_ms
+
+
 def plain_crc(stored: bytes, value: bytes) -> int | None:
     """Return the checksum of an item of table ``keys`` that is sound, and whose key is short and without a deadline.
 

@@ -59,12 +59,11 @@ class StateStore(Protocol):
         *,
         is_cleared: bool,
         applied: Base,
-        summary: StateSummary,
         membership: Membership,
         pause: Callable[[], None],
         size: ChangeSize,
-    ) -> None:
-        """Make the next checkpoint durable; ``LmdbKvStore.write_checkpoint`` says what each argument is.
+    ) -> StateSummary:
+        """Make the next checkpoint durable; ``LmdbKvStore.write_checkpoint`` says what is given and returned.
 
         Raises:
             DiskFull: there may be no room; nothing was begun, and it may be tried again.

@@ -22,7 +22,7 @@ from durable_raft.storage.environment import MAP_BYTES, Room, disk_free_bytes, m
 from durable_raft.storage.headroom import COMMIT_BYTES, Headroom, free_list_bytes
 from durable_raft.storage.poison import PoisonLatch, begin_reading
 from durable_raft.storage.preflight import check_data_file, cover_last_page
-from durable_raft.storage.state.change import ChangeSize, no_pause, write_changes
+from durable_raft.storage.state.change import ChangeSize, no_pause, require_counted, write_changes
 from durable_raft.storage.state.meta import KvMeta, first_meta, put_kv_meta, read_kv_meta
 from durable_raft.storage.state.records import KvTables, open_kv_tables
 from durable_raft.storage.state.swap import complete_swap, state_exists
@@ -206,11 +206,11 @@ class LmdbKvStore:
         *,
         is_cleared: bool,
         applied: Base,
-        summary: StateSummary,
         membership: Membership,
+        summary: StateSummary | None = None,
         pause: Callable[[], None] = no_pause,
         size: ChangeSize | None = None,
-    ) -> None:
+    ) -> StateSummary:
         """Move the changes since the last checkpoint into the state, as one durable transaction.
 
         When it raises, nothing of it may be relied on, though a power cut may still find it on the disk.
@@ -219,22 +219,24 @@ class LmdbKvStore:
             changes: each key once, in the order of keys.
             is_cleared: whether all that was there is gone first.
             applied: the last entry whose effect is in it, and the cluster time.
-            summary: what the state is then, as the machine counts it.
             membership: the cluster's voters as of ``applied``.
+            summary: what the state must be then; None: what it is said to be.
             pause: called between chunks of about a tenth of a millisecond; the disk and the interpreter are shared.
             size: of the changes; None: whether there is room for them is not looked at.
+
+        Returns:
+            What the state is now: the old records of the changed keys are taken out, the new ones put in.
 
         Raises:
             DiskFull: there may be no room; nothing was begun, and the same call may be made again.
             StoragePoisoned: anything failed, now or before: final. Its cause is an ``InvariantViolation`` when what was
-                written does not add up to ``summary``, and a ``WoundedState`` when an old record is damaged.
+                written does not add up, and a ``WoundedState`` when an old record is damaged.
             InvariantViolation: ``applied`` lies before the last checkpoint.
         """
         self._latch.require_sound()
         before = self._meta
         if applied.point.index < before.applied.point.index:
             raise InvariantViolation(f"checkpoint at {applied} after one at {before.applied}")
-        meta = KvMeta(before.sequence + 1, before.identity, membership, applied, summary)
         if size is not None:
             self._headroom.require(self._needed_bytes(size, is_cleared=is_cleared))
         with self._latch.transaction(lambda: self._environment.begin(write=True, buffers=True)) as transaction:
@@ -245,8 +247,11 @@ class LmdbKvStore:
                 old = StateSummary()
             is_append = not old.key_count
             written = write_changes(transaction, self._tables, old, changes, pause, is_append=is_append)
-            if written != summary:
+            if summary is not None and written != summary:
                 raise InvariantViolation(f"{self._path}: written {written}, expected {summary} at {applied.point}")
+            require_counted(transaction, self._tables, written)
+            meta = KvMeta(before.sequence + 1, before.identity, membership, applied, written)
             put_kv_meta(transaction, self._tables, meta)
         self._meta, self.tolerated = meta, ()
         cover_last_page(self._environment, self._path)
+        return written

@@ -27,6 +27,7 @@ from durable_raft.storage.state.records import (
     KEYS,
     KvTables,
     due_key,
+    head_of,
     open_kv_tables,
     record_of,
     stored_key,
@@ -93,6 +94,18 @@ class LmdbStateView:
         except lmdb.Error as error:
             self._raise(KEYS, error)
         return None if value is None else record_of(key, value)
+
+    def head(self, key: bytes) -> tuple[int, int] | None:
+        """Return checksum and deadline_ms of the record of ``key``, or None; neither is verified, nor is its value.
+
+        Raises:
+            WoundedState: it is too short to have them.
+        """
+        try:
+            value = self._keys.get(stored_key(key))
+        except lmdb.Error as error:
+            self._raise(KEYS, error)
+        return None if value is None else head_of(key, value)
 
     def after(self, key: bytes | None, count: int, bytes_max: int) -> list[tuple[bytes, Record]]:
         """Return keys and records behind ``key``, as a ``StateView`` does.
