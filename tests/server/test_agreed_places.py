@@ -76,6 +76,22 @@ def test_a_place_that_comes_while_another_is_written_waits_for_it(desk: Desk, mo
     assert desk.node.keeper.checkpointer.settled.summary.key_count == 8
 
 
+def test_the_worker_hurries_while_another_state_waits_for_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Applying may wait for the memory of both; that little changed since the second was frozen says nothing."""
+    slept: list[float] = []
+    monkeypatch.setattr(desk, "sleep", slept.append)
+    waiting = held_worker(desk, monkeypatch)
+    log = entries(9)
+    follow_one_by_one(desk, log[:5])
+    work, _ = waiting[0]
+    work()
+    assert slept, "nothing waits"
+    slept.clear()
+    follow_one_by_one(desk, log[5:])
+    desk.node.keeper.checkpointer._pause()
+    assert slept == [], "the state at entry 8 waits"
+
+
 def test_several_entries_at_once_leave_no_place_out(desk: Desk) -> None:
     """The checkpoint is of the state right behind the place, though more is applied in the same turn."""
     desk.follow(N2, *entries(7))

@@ -320,8 +320,8 @@ class Checkpointer:
         self._pages = kv.room().used_bytes // PAGE_BYTES
 
     def _pause(self) -> None:
-        """Leave the interpreter and the disk alone for a moment, unless the next is half due; on the worker thread."""
-        if self._due_share() < 0.5:
+        """Leave interpreter and disk alone for a moment, unless the next is half due or waits; on the worker thread."""
+        if len(self._frozen) <= 1 and self._due_share() < 0.5:
             self._clock.sleep(PAUSE_S)
 
     # -- compaction -----------------------------------------------------------------------------------------------
