@@ -50,8 +50,8 @@ PAGE_KEYS: Final = 256
 DUE_CHUNK: Final = 256
 """Deadlines read from the base at once."""
 
-SETTLED_A_STEP: Final = 256
-"""Keys looked for in the base in one step, some tenths of a millisecond."""
+SETTLED_A_STEP: Final = 32
+"""Keys looked for in the base in one step: less than a tenth of a millisecond, and some where the disk is read."""
 
 FROZEN_MAX: Final = 2
 """Layers that may wait for the disk: one that is being written, and one behind it."""

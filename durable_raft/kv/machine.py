@@ -179,7 +179,7 @@ class Machine:
         return self._keyspace.counts
 
     def settle(self) -> bool:
-        """Look which of the keys that were set are new, for some tenths of a millisecond; return whether all is known.
+        """Look which of the keys that were set are new, as many as make a step; return whether all is known.
 
         Raises:
             CorruptRecord: a record on the disk is damaged.

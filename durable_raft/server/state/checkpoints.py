@@ -41,8 +41,9 @@ KEYS_PER_NEW_PAGE: Final = 2
 FULL_S: Final = 0.2
 """How long a checkpoint that found no room waits before it is tried again."""
 
-SETTLED_AT_ONCE: Final = 4
-"""Steps of settling after one entry, where the number of new keys decides whether a checkpoint is due."""
+SETTLING_S: Final = 0.002
+SETTLED_AT_ONCE: Final = 64
+"""How long keys are settled at once, in seconds and in steps: where the disk is read for each, that takes a while."""
 
 PERIOD_S_MIN: Final = 10.0
 """From one checkpoint for a new period to the next; while old entries are applied periods pass in no time."""
@@ -74,6 +75,19 @@ class Settled:
 
     point: LogPoint = ORIGIN
     summary: StateSummary = field(default_factory=StateSummary)
+
+
+def settle_some(machine: Machine, clock: Clock, is_wanted: Callable[[], bool]) -> bool:
+    """Settle while ``is_wanted``, for some milliseconds; return whether all is. Raises as ``Machine.settle``."""
+    until = clock.monotonic() + SETTLING_S
+    for _ in range(SETTLED_AT_ONCE):
+        if not is_wanted():
+            break
+        if machine.settle():
+            return True
+        if clock.monotonic() >= until:
+            break
+    return machine.is_settled
 
 
 class Checkpointer:
@@ -218,27 +232,34 @@ class Checkpointer:
     def _has_changed_enough(self) -> bool:
         """Return whether ``_due_share`` is at least 1; asked after each entry, so what is far from it is told first."""
         config, machine = self._config, self._machine
+        if machine.overlay_changes * 2 >= config.checkpoint_pages and self._may_new_keys_decide():
+            settle_some(machine, self._clock, self._may_new_keys_decide)
         may_be = (
             machine.overlay_changes >= min(config.checkpoint_changes, config.checkpoint_pages)
             or machine.active_bytes >= config.checkpoint_bytes
             or self._applied_bytes - self._last_bytes >= config.checkpoint_log_bytes
         )
-        if not may_be or self._due_share() < 1:
-            return False
-        # Of keys that were set nobody knows yet which are new. It is looked up where it decides.
-        for _ in range(SETTLED_AT_ONCE):
-            if self._machine.settle():
-                break
-        return self._due_share() >= 1
+        return may_be and self._due_share() >= 1
+
+    def _may_new_keys_decide(self) -> bool:
+        """Return whether a checkpoint may soon be due for the number of new keys, and for no other pages.
+
+        Of keys that were set nobody knows yet which are new. So they are looked up while there are few of them.
+        """
+        pages_max = self._config.checkpoint_pages
+        return self._pages < pages_max <= 2 * self._changed_pages()
+
+    def _changed_pages(self) -> int:
+        """Return how many pages a checkpoint would change or add, about; at most, while not all is settled."""
+        added = max(0, self._machine.new_keys_max) // KEYS_PER_NEW_PAGE
+        return min(self._machine.overlay_changes, self._pages + added)
 
     def _due_share(self) -> float:
         """Return how far the next checkpoint is due by what changed since the last one began; from 1 on it is."""
         config, machine = self._config, self._machine
-        changes = machine.overlay_changes
-        pages = min(changes, self._pages + max(0, machine.new_keys_max) // KEYS_PER_NEW_PAGE)
         return max(
-            changes / config.checkpoint_changes,
-            pages / config.checkpoint_pages,
+            machine.overlay_changes / config.checkpoint_changes,
+            self._changed_pages() / config.checkpoint_pages,
             machine.active_bytes / config.checkpoint_bytes,
             (self._applied_bytes - self._last_bytes) / config.checkpoint_log_bytes,
         )

@@ -9,7 +9,6 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from durable_raft.errors import CorruptRecord, InvariantViolation
 from durable_raft.kv.machine import Machine
@@ -23,7 +22,7 @@ from durable_raft.server.logs import event
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.server.state.backup_source import BackupSource
-from durable_raft.server.state.checkpoints import Checkpointer, Settled
+from durable_raft.server.state.checkpoints import Checkpointer, Settled, settle_some
 from durable_raft.server.state.scrubber import Scrubber
 from durable_raft.server.state.snapshot_fetch import SnapshotFetcher
 from durable_raft.server.state.snapshot_source import SnapshotSource
@@ -36,9 +35,6 @@ from durable_raft.storage.wounds import Wound, WoundedState, WoundKind
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk, StateHash
 
 _logger = logging.getLogger(__name__)
-
-SETTLED_AT_ONCE: Final = 8
-"""Steps of settling when somebody asks how many keys there are: some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +163,7 @@ class StateKeeper:
         """
         if not self._events.is_applying():
             try:
-                is_settled = any(self.machine.settle() for _ in range(SETTLED_AT_ONCE))
+                is_settled = settle_some(self.machine, self._clock, lambda: True)
             except CorruptRecord as error:
                 # Whoever asked is not to blame: this life of the node ends.
                 self._events.failed(error)
