@@ -300,10 +300,10 @@ class Keyspace:
 
     def extend(self, key: bytes, record: Record, suffix: bytes) -> None:
         """Put ``suffix`` behind the value of a key, whose record this is; takes the same time however long that is."""
-        is_shared = key not in self._active.changes and any(key in layer.changes for layer in self._frozen)
+        holder = next((layer for layer in (self._active, *self._frozen) if key in layer.changes), self._active)
         self._exchange(key, record, extended(record, suffix))
-        if is_shared:
-            self._active.share(len(record.value))
+        if holder is not self._active:
+            self._active.share(holder, len(record.value))
 
     def remove(self, key: bytes) -> Value | None:
         """Remove a key; return its value if it was there and not expired."""
@@ -446,7 +446,7 @@ class Keyspace:
             raise RuntimeError("no checkpoint is under way")
         needless, self._written = self._written, self._frozen.pop()
         for layer in [self._active, *self._frozen]:
-            layer.share_no_more()
+            layer.share_no_more(self._written)
         self._base = base
         self._forget_base_due(is_read=not base.summary.expires_count or self._layers()[-1].is_cleared)
         return needless

@@ -69,7 +69,7 @@ class Layer:
         "_heap",
         "_is_plain",
         "_order",
-        "_shared_bytes",
+        "_shared",
         "_unordered",
         "changes",
         "deadlines",
@@ -93,8 +93,8 @@ class Layer:
         """Changed keys of which nobody has looked yet what is kept below."""
         self._is_plain = True
         """Whether ``changes`` holds nothing but bare values."""
-        self._shared_bytes = 0
-        """Bytes of values that a layer below holds, too, and counts."""
+        self._shared: list[tuple[Layer, int]] = []
+        """Layers below, and bytes of values that each of them holds, too, and counts."""
         self._heap: list[Due] = []
         """Deadlines of records in ``changes``, smallest first; an item counts only while the record says the same."""
         self._order: SortedKeyList[bytes] = SortedKeyList(key=order_key)
@@ -189,21 +189,28 @@ class Layer:
             self.keys -= 1
             self.deadlines -= deadline_ms != NO_DEADLINE
 
-    def share(self, value_bytes: int) -> None:
-        """Do not count so many bytes of the newest record: the layer below holds the same ones."""
-        self.size_bytes -= value_bytes
-        self._shared_bytes += value_bytes
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes that count in a layer below."""
+        return sum([value_bytes for _, value_bytes in self._shared])
 
-    def share_no_more(self) -> None:
-        """Count what was shared: the layer below is let go."""
-        self.size_bytes += self._shared_bytes
-        self._shared_bytes = 0
+    def share(self, below: Layer, value_bytes: int) -> None:
+        """Do not count so many bytes of the newest record: ``below`` holds the same ones."""
+        self.size_bytes -= value_bytes
+        self._shared.append((below, value_bytes))
+
+    def share_no_more(self, below: Layer) -> None:
+        """Count what was shared with ``below``: it is let go."""
+        before = self.shared_bytes
+        self._shared = [(layer, value_bytes) for layer, value_bytes in self._shared if layer is not below]
+        self.size_bytes += before - self.shared_bytes
 
     def clear(self) -> None:
         """Note that every key is gone."""
         self.changes = {}
         self.is_cleared = self._is_plain = True
-        self.size_bytes = self._shared_bytes = self.keys = self.deadlines = 0
+        self.size_bytes = self.keys = self.deadlines = 0
+        self._shared = []
         self.unsettled = []
         self._heap = []
         self._order = SortedKeyList(key=order_key)

@@ -152,7 +152,7 @@ class Checked:
             assert keyspace.is_settled
         values = sum(len(value_of(kept)) for kept in keyspace._active.changes.values() if kept is not None)
         size = values + sum(CHANGE_BYTES + len(key) for key in keyspace._active.changes)
-        assert keyspace.active_bytes + keyspace._active._shared_bytes == size
+        assert keyspace.active_bytes + keyspace._active.shared_bytes == size
 
 
 def _plain(items: Iterable[tuple[bytes, Record | None]]) -> list[tuple[bytes, Record | None]]:
@@ -258,6 +258,23 @@ def test_overlay_says_how_much_memory_it_takes() -> None:
     assert keyspace.overlay_bytes > 100_000
     keyspace.checkpointed(PlainView({b"k": make_record(b"k", bytes(100_000))}))
     assert keyspace.overlay_bytes == 0
+
+
+def test_a_value_that_three_layers_share_is_counted_once() -> None:
+    """In the lowest of them that is left."""
+    keyspace = Keyspace()
+    value = bytes(100_000)
+    keyspace.put(b"k", value, None)
+    for _ in range(FROZEN_MAX):
+        keyspace.freeze()
+        record = keyspace.find(b"k")
+        assert record is not None
+        keyspace.extend(b"k", record, b"+")
+        assert 100_000 < keyspace.overlay_bytes < 102_000
+    for count in range(FROZEN_MAX):
+        keyspace.checkpointed(PlainView({b"k": make_record(b"k", value + b"+" * count)}))
+        assert 100_000 < keyspace.overlay_bytes < 102_000
+    assert keyspace.active_bytes == keyspace.overlay_bytes
 
 
 def test_only_so_many_checkpoints_at_a_time() -> None:
