@@ -70,7 +70,7 @@ class JournalTrials:
     def __init__(self, base: Base, place: Path) -> None:
         """Put entries into the journal of a copy of the victim's directory."""
         self._place = place
-        self._sound = place / "sound"
+        self._sound = place / "journaled"
         self._config = replace(config_of(base, place / "trial"), log_commit="journal")
         base.refill(VICTIM, self._sound)
         self._older = {"raft": base.older_file(VICTIM, "raft"), JOURNAL: _fill(self._sound)}
