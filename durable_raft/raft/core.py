@@ -201,7 +201,8 @@ class Raft:
         if source == state.config.node_id:
             raise InvariantViolation(f"{source} hears itself")
         incoming.take(state, now, source, message)
-        self._go_on(now)
+        if state.is_changing or state.transfer is not None:
+            self._go_on(now)
 
     def _go_on(self, now: int) -> None:
         """Carry on what goes on over several events: a change of the configuration, a transfer of leadership."""
@@ -294,7 +295,8 @@ class Raft:
             replication.begin_term(state, now)
         if state.role is LEADER and state.log.flushed > state.log.commit_index:
             replication.advance_commit_index(state)
-        self._go_on(now)
+        if state.is_changing or state.transfer is not None:
+            self._go_on(now)
 
     def patience(self, now: int) -> Patience:
         """Return how long this node waits for others at present, and why."""

@@ -96,8 +96,9 @@ def advance(state: RaftState, now: int) -> None:
     configuration = state.configuration
     if configuration.index > state.log.commit_index:
         return
+    _forget_strangers(state)
     if state.role is not LEADER:
-        # A leader that is elected with it goes on (``begin_office``).
+        # A leader that is elected with it goes on (``RaftState.become_leader``).
         state.is_changing = False
         return
     if state.log.commit_index < state.term_start_index:
@@ -112,6 +113,14 @@ def advance(state: RaftState, now: int) -> None:
     else:
         state.is_changing = False
         state.observe("configuration_complete", index=configuration.index, members=describe(configuration))
+
+
+def _forget_strangers(state: RaftState) -> None:
+    """Keep nothing of the disks of those who are no members any more: their ids are not used again."""
+    known = state.standing.peers
+    kept = tuple(peer for peer in known if peer.node_id in state.peer_set)
+    if kept != known:
+        state.standing = replace(state.standing, peers=kept)
 
 
 def _go_on(state: RaftState, now: int, configuration: Configuration) -> None:
@@ -133,9 +142,6 @@ def _append(state: RaftState, now: int, configuration: Configuration) -> Entry:
     replication.advance_commit_index(state)
     reads.confirm(state)
     state.told_from = None
-    state.standing = replace(
-        state.standing, peers=tuple(known for known in state.standing.peers if known.node_id in state.peer_set)
-    )
     return entry
 
 

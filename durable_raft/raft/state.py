@@ -207,11 +207,12 @@ class RaftState:
         """Return the highest value that a leader's quorum has reached.
 
         Args:
-            of_peers: the value of each node in ``progress``, in its order.
+            of_peers: the value of each node in ``progress``, in its order; it is not the caller's any more.
             own: this node's; it counts if it is a voter.
         """
         if self.is_plain:
-            return majority_value([*of_peers, own])
+            of_peers.append(own)
+            return majority_value(of_peers)
         values = dict(zip(self.progress, of_peers, strict=True))
         values[self.config.node_id] = own
         return quorum_value(self.configuration, values)

@@ -256,3 +256,13 @@ def test_a_message_of_a_node_that_went_changes_nothing() -> None:
     before = cluster["n1"].log.commit_index
     cluster.tell("n1", "n4", accepted(cluster["n1"].current_term, cluster["n1"].log.last.index))
     assert cluster["n1"].log.commit_index == before
+
+
+def test_disks_of_nodes_that_went_are_forgotten_everywhere() -> None:
+    """Their ids come never again, so nothing has to be known of them."""
+    cluster = with_learner()
+    assert cluster["n2"].state.standing.peer(N4) is not None
+    cluster.change("n1", Remove(N4))
+    cluster.run(400)
+    for name in ("n1", "n2", "n3"):
+        assert cluster[name].state.standing.peer(N4) is None, name

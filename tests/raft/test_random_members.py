@@ -9,6 +9,7 @@ mended: the members must elect a leader, complete the change that is under way, 
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import pytest
 
@@ -189,3 +190,30 @@ def test_walk(seed: int) -> None:
         finally:
             print("\n".join(replay.cluster.trace[-80:]))
         raise
+
+
+def test_walks_reach_what_they_should() -> None:
+    """Members come and go in all ways, and everything that a change may meet is met many times in forty seeds."""
+    counts: Counter[str] = Counter()
+    for seed in range(1_000, 1_040):
+        walk = Churn(seed, keeps_trace=False)
+        run_walk(walk)
+        counts += walk.counts + Counter(walk.cluster.counts)
+
+    least = {
+        "change": 100,
+        "configuration": 600,
+        "configuration_complete": 100,
+        "admitted": 40,
+        "transfer": 10,
+        "transfer_begun": 20,
+        "installed_snapshot": 15,
+        "truncated_suffix": 10,
+        "ChangeInProgress": 100,
+        "StaleConfiguration": 20,
+        "NotReady": 50,
+        "NotCaughtUp": 20,
+        "NoWorkingMajority": 2,
+        "IdUsed": 20,
+    }
+    assert {name: counts[name] for name, number in least.items() if counts[name] < number} == {}
