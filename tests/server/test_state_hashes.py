@@ -15,7 +15,6 @@ from durable_raft.server.state.state_hashes import (
     is_agreed_time,
 )
 from durable_raft.wire.peer import StateHash
-from tests.support.raft_disk import entries_of
 from tests.support.raft_nodes import configuration_of
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
