@@ -52,6 +52,6 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_the_head_of_a_message_is_one_short_line() -> None:
     """Whatever it holds."""
-    assert head_of(RequestVote(Term(3), Index(2), Term(1), True)) == "RequestVote(3, 2, 1, True)"
+    assert head_of(RequestVote(Term(3), Index(2), Term(1), True)) == "RequestVote(3, 2, 1, True, False)"
     large = FetchEntries((LogPoint(Index(1), Term(1), 1),) * 1000)
     assert head_of(large) == "FetchEntries((LogPoint(index=1, term=)"
