@@ -241,6 +241,11 @@ class Configurations:
         """Return the one that counts where the log ends at ``index``, which is not before its base."""
         return next((each for each in reversed(self._all) if each.index <= index), self._all[0])
 
+    def stored_at(self, index: Index) -> Configuration | None:
+        """Return what the disk is to keep of the one that counts at ``index``: nothing of the fixed one."""
+        found = self.at(index)
+        return found if found.index else None
+
     def since(self, index: Index) -> list[Configuration]:
         """Return the one at ``index`` and all behind it: those that may count when so much is committed."""
         first = self.at(index)

@@ -448,7 +448,7 @@ class RaftLog:
         entries = tuple([self._cache[Index(i)] for i in range(self.submitted + 1, self.last.index + 1)])
         mended, self._mended = self._mended, {}
         copies = tuple([mended[index] for index in sorted(mended)])
-        first = None if self._new_base is None else self.configurations.at(self._new_base.point.index)
+        first = None if self._new_base is None else self.configurations.stored_at(self._new_base.point.index)
         write = Write(number, hard_state, self._cut_from, entries, self._new_base, standing, copies, first)
         self._cut_from = self._new_base = None
         self.submitted = self.last.index

@@ -169,6 +169,16 @@ def test_entries_behind_a_snapshot_stay_when_they_match(terms: str, kept: tuple[
     assert cluster["n1"].log.last == base_at(6).point
 
 
+def test_the_first_configuration_is_not_stored_with_a_snapshot() -> None:
+    """A cluster whose members never changed has none on its disk, so an older build reads the directory as ever."""
+    cluster = following("1 1")
+    cluster.slow("n1")
+    cluster["n1"].install_snapshot(base_at(5))
+    write = cluster["n1"].ready(cluster.now).write
+    assert write is not None
+    assert (write.new_base, write.base_configuration) == (base_at(5), None)
+
+
 def test_write_in_flight_proves_nothing_that_a_snapshot_replaced() -> None:
     """The late acknowledgement of entries that a snapshot dropped does not count for those put in their place."""
     cluster = following("1 1")
