@@ -403,13 +403,16 @@ class Peers:
             self._failed(task.exception() or DurableRaftError(f"task {task.get_name()} ended"))
 
     def send(self, envelopes: Sequence[Envelope]) -> None:
-        """Send messages to their targets."""
+        """Send messages to their targets; what is for a member to whom there is no link is dropped."""
         for envelope in envelopes:
-            self.links[envelope.target].send(envelope.message)
+            self.tell(envelope.target, envelope.message)
 
     def tell(self, target: NodeId, message: NodeMessage) -> None:
-        """Send one message that is none of the core's."""
-        self.links[target].send(message)
+        """Send one message that is none of the core's; raises nothing and drops as ``send``."""
+        # A configuration may name anybody: what a peer sent must not end this node.
+        link = self.links.get(target)
+        if link is not None:
+            link.send(message)
 
     @property
     def refusals(self) -> int:

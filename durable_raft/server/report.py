@@ -9,7 +9,7 @@ from pathlib import Path
 
 from durable_raft import __version__
 from durable_raft.checksum import implementation
-from durable_raft.raft.types import Index, NodeId, Role
+from durable_raft.raft.types import NodeId
 from durable_raft.server.commands.status import ClientCounts, MemoryShare, NodeStatus, PeerStatus
 from durable_raft.server.memory import UNBOUNDED
 from durable_raft.server.node import Node
@@ -101,13 +101,13 @@ class Reporter:
 
     def _peers(self) -> dict[NodeId, PeerStatus]:
         node = self._node
-        leads = node.raft.role is Role.LEADER
         now_ms = int(node.now_s() * 1000)
         statuses: dict[NodeId, PeerStatus] = {}
         for peer, link in node.peers.links.items():
             heard_at = node.heard_at.get(peer)
+            progress = node.raft.progress.get(peer)
             statuses[peer] = PeerStatus(
-                match_index=Index(node.raft.progress[peer].match_index) if leads else None,
+                match_index=None if progress is None else progress.match_index,
                 connected=link.is_up,
                 is_replaced=link.is_replaced,
                 last_contact_ms=None if heard_at is None else now_ms - heard_at,

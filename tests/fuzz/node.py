@@ -11,13 +11,21 @@ from pathlib import Path
 from typing import Final
 
 from durable_raft.errors import PeerMisbehaved
+from durable_raft.raft.configuration import encode
 from durable_raft.raft.messages import InstallSnapshot
 from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Index, LogPoint, Term, make_entry
 from tests.fuzz.lies import NODE_KINDS, Liar
 from tests.support.desk import N2, N3, Desk, desk_at
+from tests.support.raft_nodes import configuration_of
 
 LIES: Final = 50
 """Told to one node before the next one begins: it may be led anywhere."""
+
+LONG: Final = 10
+"""Entries of a log that is there for what the machine makes of it."""
+
+MEMBERS_LIED: Final = (("n1", "n2", "n9"), ("n8", "n9"), ("n1",), ("n2", "n3"))
+"""Some are strangers, and the node itself may be none of them."""
 
 RESERVE_BYTES: Final = 1 << 20
 """The least that there may be: memory that is taken here takes time."""
@@ -25,16 +33,24 @@ RESERVE_BYTES: Final = 1 << 20
 
 @lru_cache(maxsize=1000)
 def batches_of(terms: Sequence[int]) -> tuple[Entry, ...]:
-    """Return a log that a machine can apply: empty batches, and a reset of the time now and then."""
+    """Return a log that a machine can apply: empty batches, now and then a reset of the time, or a configuration."""
     log: list[Entry] = []
     previous = ORIGIN
     for index, term in enumerate(terms, start=1):
-        kind = EntryKind.COMMANDS if index % 4 else EntryKind.TIME_RESET
-        payload = b"\x01\x90" if kind is EntryKind.COMMANDS else b""
+        kind, payload = _content(index, term, is_long=len(terms) > LONG)
         entry = make_entry(previous=previous, term=Term(term), kind=kind, timestamp_ms=1000 * index, payload=payload)
         log.append(entry)
         previous = LogPoint(entry.index, entry.term, entry.chain)
     return tuple(log)
+
+
+def _content(index: int, term: int, *, is_long: bool) -> tuple[EntryKind, bytes]:
+    """Return kind and payload of an entry; a long log's members never change."""
+    if index % 4 == 0:
+        return EntryKind.TIME_RESET, b""
+    if index % 4 == 3 and not is_long:
+        return EntryKind.CONFIGURATION, encode(configuration_of(MEMBERS_LIED[term % len(MEMBERS_LIED)]))
+    return EntryKind.COMMANDS, b"\x01\x90"
 
 
 def tell_nodes(rng: random.Random, count: int) -> None:
