@@ -25,7 +25,16 @@ from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from tests.storage.raw import flip_bit
 from tests.storage.test_journaled_store import loaded
 from tests.support.journal_files import MemoryJournalFile, MemoryJournalPlace
-from tests.support.log_building import JournalShelf, entries_after, point_of, read_all, vote, write
+from tests.support.log_building import (
+    JournalShelf,
+    configuration_entry,
+    configured,
+    entries_after,
+    point_of,
+    read_all,
+    vote,
+    write,
+)
 
 
 @pytest.fixture
@@ -313,6 +322,26 @@ def test_a_start_without_room_keeps_pending_what_it_finds(
     shelf.close()
     found = loaded(shelf)
     assert read_all(found, 3, 8) == [old[2], *new, *more, *last]
+
+
+def test_a_start_without_room_goes_by_the_configurations_that_are_pending(
+    shelf: JournalShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They count from their append to their cut (Raft §6), wherever their entries are."""
+    first = configuration_entry(ORIGIN, "n1")
+    cut = configuration_entry(point_of(first), "n1", "n2")
+    last = configuration_entry(point_of(first), "n2", "n3")
+    store = loaded(shelf)
+    store.persist([write(1, [first, cut])])
+    store.move()
+    store.persist([write(2, [last], cut=2)])
+    shelf.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(headroom, "_fallocate", lambda *_: errno.ENOSPC)
+        store = shelf.open()
+        stored = store.load()
+    assert store.has_pending
+    assert stored.configurations == (configured(1, "n1"), configured(2, "n2", "n3"))
 
 
 def test_what_a_start_had_no_room_for_is_moved_when_there_is_some(

@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 
 from durable_raft.errors import EntryUnavailable, InvariantViolation
-from durable_raft.raft.configuration import encode
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
     ORIGIN,
     Base,
-    Configuration,
     Entry,
     EntryKind,
     HardState,
@@ -35,13 +33,14 @@ from tests.support.log_building import (
     LmdbShelf,
     MemoryShelf,
     Shelf,
+    configuration_entry,
+    configured,
     entries_after,
     point_of,
     read_all,
     vote,
     write,
 )
-from tests.support.raft_nodes import configuration_of
 
 
 @pytest.fixture(params=["lmdb", "memory", "journal", "moved"])
@@ -443,20 +442,6 @@ def test_a_cut_within_one_group_keeps_what_is_before_it(shelf: Shelf) -> None:
     assert (stored.last, stored.standing) == (point_of(other[0]), standing)
     assert read_all(loaded(shelf), 1, 6) == entries[:4] + other
     assert [entry.index for entry in entries_after(stored.last, 1)] == [6]
-
-
-def configuration_entry(previous: LogPoint, *voters: str) -> Entry:
-    """Return the entry of a configuration with these voters."""
-    payload = encode(configuration_of(voters))
-    stamp = 1_000 + previous.index + 1
-    return make_entry(
-        previous=previous, term=Term(1), kind=EntryKind.CONFIGURATION, timestamp_ms=stamp, payload=payload
-    )
-
-
-def configured(index: int, *voters: str) -> Configuration:
-    """Return the configuration that such an entry has."""
-    return replace(configuration_of(voters), index=Index(index))
 
 
 def test_configurations_are_known_before_the_log_is_read(shelf: Shelf) -> None:

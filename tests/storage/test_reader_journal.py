@@ -16,7 +16,7 @@ from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.log.walk import Walked
 from durable_raft.storage.wounds import WoundKind
-from tests.support.log_building import JournalShelf, entries_after, point_of, vote, write
+from tests.support.log_building import JournalShelf, configuration_entry, entries_after, point_of, vote, write
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def seen(store: JournaledLogStore) -> tuple[tuple[object, ...], list[Walked], li
         overview.meta.hard_state,
         overview.meta.standing,
         overview.meta.base,
+        overview.meta.configurations,
         overview.wounds,
         overview.first_index,
         overview.last_index,
@@ -52,7 +53,7 @@ def seen(store: JournaledLogStore) -> tuple[tuple[object, ...], list[Walked], li
 
 @pytest.mark.parametrize("seed", range(6))
 def test_pending_entries_are_seen_as_if_they_were_moved(shelf: JournalShelf, seed: int) -> None:
-    """Beside a store that holds the log, with cuts of what LMDB holds, votes and a dropped prefix."""
+    """Beside a store that holds the log, with cuts of what LMDB holds, votes, configurations and a dropped prefix."""
     rng = random.Random(seed)
     store = shelf.open()
     store.load()
@@ -64,6 +65,9 @@ def test_pending_entries_are_seen_as_if_they_were_moved(shelf: JournalShelf, see
             term += 1
             del points[cut:]
         entries = entries_after(points[-1], rng.randint(0, 4), term=term, payload=b"x" * rng.choice((1, 3000)))
+        if rng.random() < 0.3:
+            previous = point_of(entries[-1]) if entries else points[-1]
+            entries.append(configuration_entry(previous, "n1", rng.choice(("n2", "n3", "n4")), term=term))
         store.persist([write(number, entries, cut=cut, hard_state=vote(term, "n1"))])
         points += map(point_of, entries)
         has_seen_pending += store.has_pending
@@ -71,7 +75,7 @@ def test_pending_entries_are_seen_as_if_they_were_moved(shelf: JournalShelf, see
             before = seen(store)
             store.move()
             assert seen(store) == before, f"seed {seed}"
-            assert before[0][5] == (points[-1].index if points[-1].index > base else 0)
+            assert before[0][6] == (points[-1].index if points[-1].index > base else 0)
         if rng.random() < 0.1 and len(points) > base + 5:
             store.compact(Index(len(points) - 4), 100)
     assert has_seen_pending > 20

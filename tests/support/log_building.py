@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from durable_raft.raft.configuration import encode
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
+    Configuration,
     Entry,
     EntryKind,
     HardState,
@@ -25,6 +28,7 @@ from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.log_store import LogStore
 from tests.support.memory_log_store import MemoryLogStore
+from tests.support.raft_nodes import configuration_of
 
 IDENTITY = Identity(b"cluster-id-16-by", NodeId("n1"), b"node-uuid-16-byt")
 MEMBERSHIP = Membership(
@@ -54,6 +58,20 @@ def entries_after(previous: LogPoint, count: int, *, term: int = 1, payload: byt
         entries.append(entry)
         previous = point_of(entry)
     return entries
+
+
+def configuration_entry(previous: LogPoint, *voters: str, term: int = 1) -> Entry:
+    """Return the entry of a configuration with these voters."""
+    payload = encode(configuration_of(voters))
+    stamp = 1_000 + previous.index + 1
+    return make_entry(
+        previous=previous, term=Term(term), kind=EntryKind.CONFIGURATION, timestamp_ms=stamp, payload=payload
+    )
+
+
+def configured(index: int, *voters: str) -> Configuration:
+    """Return the configuration that such an entry has."""
+    return replace(configuration_of(voters), index=Index(index))
 
 
 def write(

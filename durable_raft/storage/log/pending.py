@@ -13,6 +13,7 @@ from typing import Final
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Base, Entry, Index, StoredLog
+from durable_raft.storage.log.plan import configurations_with
 from durable_raft.storage.log.records import records_bytes
 
 ANY_INDEX: Final = Index((1 << 64) - 2)
@@ -114,8 +115,12 @@ def with_pending(stored: StoredLog, pending: Pending, tail: Base) -> StoredLog:
             term_starts.append((entry.index, term))
     hard_states = [group.write.hard_state for group in pending.groups if group.write.hard_state is not None]
     standings = [group.write.standing for group in pending.groups if group.write.standing is not None]
+    configurations = stored.configurations
+    for group in pending.groups:
+        configurations = configurations_with(configurations, group.write.truncate_from, group.write.entries)
     return replace(
         stored,
+        configurations=configurations,
         hard_state=hard_states[-1] if hard_states else stored.hard_state,
         standing=standings[-1] if standings else stored.standing,
         last=tail.point,

@@ -137,9 +137,15 @@ def _configurations_after(meta: Meta, plan: Plan) -> tuple[Configuration, ...]:
     kept = meta.configurations
     if plan.new_base is not None:
         kept = () if plan.base_configuration is None else (plan.base_configuration,)
-    if plan.cut_from is not None:
-        kept = tuple([each for each in kept if each.index < plan.cut_from])
-    appended = [entry for entry in plan.entries if entry.kind is CONFIGURATION]
+    return configurations_with(kept, plan.cut_from, plan.entries)
+
+
+def configurations_with(
+    stored: tuple[Configuration, ...], cut_from: Index | None, entries: Sequence[Entry]
+) -> tuple[Configuration, ...]:
+    """Return those of a log that had ``stored``, is cut from ``cut_from`` on, and goes on with ``entries``."""
+    kept = stored if cut_from is None else tuple([each for each in stored if each.index < cut_from])
+    appended = [entry for entry in entries if entry.kind is CONFIGURATION]
     return (*kept, *[decode(entry.index, entry.payload) for entry in appended]) if appended else kept
 
 

@@ -30,7 +30,7 @@ from durable_raft.storage.log import access
 from durable_raft.storage.log.glance import glance_at_journal, pending_in
 from durable_raft.storage.log.meta import Meta
 from durable_raft.storage.log.pending import ANY_INDEX, Pending
-from durable_raft.storage.log.plan import point_of
+from durable_raft.storage.log.plan import configurations_with, point_of
 from durable_raft.storage.log.records import IDENT, IDENT_KEY, LOG_KEY, Items, pack_entries
 from durable_raft.storage.log.tables import Tables, open_tables
 from durable_raft.storage.log.walk import LogWalk, Walked
@@ -75,7 +75,7 @@ class _Moment(NamedTuple):
 
     transaction: Transaction[bytes]
     meta: Meta | None
-    """With the hard state and the standing that are pending."""
+    """With the hard state, the standing and the configurations that are pending."""
     meta_wounds: tuple[Wound, ...]
     last: Index
     """Of LMDB's last entry; the base's when it has none; ``ANY_INDEX`` when that cannot be told."""
@@ -216,6 +216,7 @@ class LogReader:
                 meta,
                 hard_state=group.write.hard_state or meta.hard_state,
                 standing=group.write.standing or meta.standing,
+                configurations=configurations_with(meta.configurations, group.write.truncate_from, group.write.entries),
             )
         return _Moment(transaction, meta, wounds, last, pending, journal_wounds)
 
