@@ -77,6 +77,8 @@ class Keyspace:
         self._base_due: deque[Due] = deque()
         """The base's next deadlines."""
         self._base_due_after: tuple[int, bytes] | None = None
+        self._base_due_passed: tuple[int, bytes] | None = None
+        """The last of the base's deadlines that does not count, nor does any before it: layers above know its key."""
         self._is_base_due_read = not base.summary.expires_count
         """Whether all of the base's deadlines were taken into ``_base_due``."""
 
@@ -400,6 +402,7 @@ class Keyspace:
         while (below := self._next_base_due()) is not None:
             if not _is_known(above, below[2]):
                 return below if found is None else min(found, below)
+            self._base_due_passed = (below[0], below[2])
             self._base_due.popleft()
         return found
 
@@ -412,9 +415,9 @@ class Keyspace:
                 self._base_due_after = chunk[-1]
         return self._base_due[0] if self._base_due else None
 
-    def _forget_base_due(self, *, is_read: bool) -> None:
+    def _forget_base_due(self, *, is_read: bool, passed: tuple[int, bytes] | None = None) -> None:
         self._base_due.clear()
-        self._base_due_after = None
+        self._base_due_after = self._base_due_passed = passed
         self._is_base_due_read = is_read
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
@@ -448,7 +451,12 @@ class Keyspace:
         for layer in [self._active, *self._frozen]:
             layer.share_no_more(self._written)
         self._base = base
-        self._forget_base_due(is_read=not base.summary.expires_count or self._layers()[-1].is_cleared)
+        is_read = not base.summary.expires_count or self._layers()[-1].is_cleared
+        # What was passed is gone, or the layers that are left know it still.
+        passed, new = self._base_due_passed, self._written.earliest()
+        if passed is not None and new is not None and new[:2] <= (passed[0], order_key(passed[1])):
+            passed = None
+        self._forget_base_due(is_read=is_read, passed=passed)
         return needless
 
 

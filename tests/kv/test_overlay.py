@@ -13,7 +13,7 @@ from durable_raft.kv.keyspace import DROP_MAX, FROZEN_MAX, Keyspace
 from durable_raft.kv.layer import CHANGE_BYTES, HEAP_SLACK, Layer, value_of
 from durable_raft.kv.records import SHORT_KEY_BYTES_MAX, Record, StateSummary, make_record, order_key
 from durable_raft.storage.state.change import Settlement
-from tests.kv.state_views import PlainView
+from tests.kv.state_views import CountedView, PlainView
 
 KEYS = [b"", b"a", b"ab", b"b", b"k1", b"k2", b"k3", b"z", b"x" * 480, b"x" * 481, b"x" * 600 + b"1", b"x" * 600 + b"2"]
 
@@ -245,6 +245,32 @@ def test_heap_of_deadlines_stays_bounded() -> None:
     assert keyspace.next_deadline_ms() == 50
     keyspace.advance_time(50)
     assert keyspace.summary() == StateSummary()
+
+
+def test_deadlines_that_were_passed_are_not_read_again_after_a_checkpoint() -> None:
+    """Thousands may have expired while it was written, and the next look at them is one turn of the event loop."""
+    records = {b"%05d" % number: make_record(b"%05d" % number, b"v", 100 + number) for number in range(3000)}
+    keyspace = Keyspace(PlainView(records))
+    keyspace.put(b"soon", b"v", 50)
+    keyspace.freeze()
+    for _ in range(10):
+        keyspace.advance_time(3000)
+    assert keyspace.counts == (3001 - 10 * DROP_MAX, 3001 - 10 * DROP_MAX)
+    view = CountedView(records)
+    keyspace.checkpointed(view)
+    assert keyspace.is_dropping
+    assert [read[0] for read in view.reads] == ["due"]
+    keyspace.freeze()
+    keyspace.put_all_for_ever([b"%05d" % number for number in range(2500)], [b"v"] * 2500)
+    keyspace.reset_time(40)
+    assert keyspace.next_deadline_ms() == 2600, "those before have none any more"
+    keyspace.put(b"sooner", b"v", 45)
+    keyspace.freeze()
+    keyspace.checkpointed(PlainView({key: records[key] for key in [*records][10 * DROP_MAX :]}))
+    keyspace.checkpointed(
+        PlainView({key: records[key] for key in [*records][2500:]} | {b"sooner": make_record(b"sooner", b"v", 45)})
+    )
+    assert keyspace.next_deadline_ms() == 45, "what the checkpoint put before them counts"
 
 
 def test_overlay_says_how_much_memory_it_takes() -> None:
