@@ -184,10 +184,12 @@ def know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
 
 def _begin_again(state: RaftState, now: int, source: NodeId) -> Progress:
     """Know nothing of what ``source`` holds any more, and do not count it; return what is known now."""
-    progress = Progress(Index(state.log.last.index + 1), now)
+    before, progress = state.progress[source], Progress(Index(state.log.last.index + 1), now)
     progress.is_voter = False
     # It may have been sent some of it already, before this node heard whose disk it is.
-    progress.sent_index = state.progress[source].sent_index
+    progress.sent_index = before.sent_index
+    # What an earlier life said stays void, however often this one introduces itself.
+    progress.heed_from = before.heed_from
     state.progress[source] = progress
     return progress
 

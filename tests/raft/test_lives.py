@@ -354,6 +354,20 @@ def test_the_acknowledgements_of_what_went_back_are_void() -> None:
     assert cluster["n1"].log.commit_index == 3
 
 
+def test_what_is_void_stays_void_when_the_introduction_comes_twice() -> None:
+    """A second copy of the question arrives when the disk counts again, and then an answer from before it went back."""
+    cluster = Cluster(real="n1", disks={"n1": Disk("1 1", term=1)})
+    term = lead(cluster)
+    question = Introduce(b"disk of n2------", 5, b"here   1")
+    cluster.tell("n1", "n2", question)
+    n2, progress = NodeId("n2"), cluster["n1"].progress
+    cluster.tell("n1", "n2", accepted(term, 3, progress[n2].heed_from))
+    assert (progress[n2].match_index, progress[n2].is_voter) == (3, True)
+    cluster.tell("n1", "n2", question)
+    cluster.tell("n1", "n2", accepted(term, 3, 0))
+    assert (progress[n2].match_index, progress[n2].is_voter) == (0, False)
+
+
 def test_a_copy_is_known_by_its_introduction_and_its_number_does_not_fall() -> None:
     """Its lives go on behind all that anybody knew."""
     cluster = knowing(Life(9, b"life 9.."))
