@@ -23,9 +23,11 @@ from durable_raft.raft.types import ORIGIN, Identity, Index, NodeId, StoredLog
 from durable_raft.storage import directory as directory_module
 from durable_raft.storage.directory import create_environment, refuse_network_file_system
 from durable_raft.storage.environment import open_environment
+from durable_raft.storage.headroom import Headroom
 from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.log_store import LogStore
+from durable_raft.storage.log.records import records_bytes
 from durable_raft.storage.log.tables import open_tables
 from tests.storage.raw import raw_tables
 from tests.support.log_building import (
@@ -34,6 +36,7 @@ from tests.support.log_building import (
     JournalShelf,
     LmdbShelf,
     MemoryShelf,
+    configuration_entry,
     entries_after,
     point_of,
     read_all,
@@ -458,3 +461,25 @@ def _assert_same(stores: Sequence[LogStore], base: int, last: int) -> None:
         first, *others = (read_all(store, base + 1, last + 1) for store in stores)
         assert [first, first] == others
         assert len(first) == last - base
+
+
+def test_room_is_made_for_the_configurations_of_meta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both copies of meta are written whole with each write; more than the slack of a transaction may be needed."""
+    needed: list[int] = []
+
+    def require(self: Headroom, needed_bytes: int, *, may_free_all: bool = False) -> None:
+        del self, may_free_all
+        needed.append(needed_bytes)
+
+    monkeypatch.setattr(Headroom, "require", require)
+    shelf = LmdbShelf(tmp_path / "node")
+    store = shelf.open()
+    store.load()
+    store.persist([write(1, hard_state=vote(1))])
+    first = configuration_entry(ORIGIN, *(f"n{number:0250}" for number in range(64)))
+    store.persist([write(2, [first])])
+    store.persist([write(3, hard_state=vote(2))])
+    store.compact(Index(1), 1)
+    shelf.close()
+    assert needed[0] == needed[1] - 2 * 12 - 2 * len(first.payload) - records_bytes([first])
+    assert needed[2:] == [needed[0] + 2 * 12 + 2 * len(first.payload)] * 2

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_raft.checksum import crc32c
+from durable_raft.raft.configuration import encode
 from durable_raft.raft.types import (
     ORIGIN,
     Base,
@@ -144,7 +145,7 @@ def test_meta_with_configurations() -> None:
     value = replace(META_VALUE, standing=MEMORY, configurations=(configuration,))
     assert value.configuration == configuration
     assert META_VALUE.configuration == Configuration.initial(META_VALUE.membership)
-    added = "000100000000000000060000001401000101000161000163000170000100017a0000"
+    added = "0000000100000000000000060000001401000101000161000163000170000100017a0000"
     assert pack_meta(value).hex()[2:-8] == GOLDEN_META_3[2:-8] + "00" * 36 + added
     journaled = replace(value, journal=JournalMark(b"journal-uuid-16b", 5, 9, 0xAABBCCDD))
     assert pack_meta(journaled).hex()[2:-8] == GOLDEN_META_4[2:-8] + added
@@ -154,6 +155,16 @@ def test_meta_with_configurations() -> None:
     rotten = pack_meta(value)[:-4].replace(b"\x00\x01z", b"\x00\x01a")
     with pytest.raises(WoundedLog, match="no lawful configuration"):
         unpack_meta(META, with_proof(rotten))
+
+
+def test_no_number_of_configurations_is_too_large_for_meta() -> None:
+    """A peer that leads may send any number of them, and no message ends a node."""
+    one = Configuration(Index(1), (Member(NodeId("a"), "c", "p"),), (NodeId("a"),))
+    value = replace(META_VALUE, standing=MEMORY, configurations=(one,))
+    many = replace(value, configurations=(one,) * (1 << 16))
+    index_and_length = 12
+    each = index_and_length + len(encode(one))
+    assert len(pack_meta(many)) == len(pack_meta(value)) + each * (len(many.configurations) - 1)
 
 
 def test_meta_without_a_vote_is_not_a_vote_for_nobody() -> None:

@@ -52,7 +52,7 @@ from durable_raft.storage.environment import (
 )
 from durable_raft.storage.headroom import COMMIT_BYTES, Headroom
 from durable_raft.storage.log import access
-from durable_raft.storage.log.meta import VOTER, JournalMark, Meta, pack_meta
+from durable_raft.storage.log.meta import VOTER, JournalMark, Meta, configurations_bytes, pack_meta
 from durable_raft.storage.log.plan import Plan, Stand, meta_after, plan_writes
 from durable_raft.storage.log.records import (
     IDENT,
@@ -332,13 +332,13 @@ class LmdbLogStore:
         """Whether the file system keeps for this log what is allocated for it."""
         return self._headroom.is_kept
 
-    def _require_room(self, entries: Sequence[Entry], mended: Sequence[Entry] = ()) -> None:
-        """Go on only if a transaction will find room that appends ``entries`` and writes ``mended`` in their places.
+    def _require_room(self, meta: Meta, entries: Sequence[Entry] = (), mended: Sequence[Entry] = ()) -> None:
+        """Go on only if a transaction will find room that puts ``meta``, appends ``entries`` and replaces ``mended``.
 
         Raises:
             DiskFull: it might not; nothing was done.
         """
-        self.require_room(records_bytes(entries) + 2 * records_bytes(mended))
+        self.require_room(configurations_bytes(meta) + records_bytes(entries) + 2 * records_bytes(mended))
 
     def require_room(self, changed_bytes: int) -> None:
         """Go on only if a transaction will find room whose records take so much (``records_bytes``).
@@ -381,7 +381,7 @@ class LmdbLogStore:
         entry_bytes = 0
         if not plan.is_empty or mark != meta.journal:
             meta = replace(meta_after(meta, plan), journal=mark)
-            self._require_room(plan.entries, list(plan.mended.values()))
+            self._require_room(meta, plan.entries, list(plan.mended.values()))
             with self._transaction() as transaction:
                 if compact_to is not None and plan.new_base is None:
                     upto = plan.kept_of(compact_to)
@@ -407,7 +407,7 @@ class LmdbLogStore:
         if upto > tail.point.index:
             raise InvariantViolation(f"compact up to {upto}, but the last entry is {tail.point.index}")
         if upto > self._meta.base.point.index:
-            self._require_room(())
+            self._require_room(self._meta)
             with self._transaction() as transaction:
                 base = self._drop_prefix(transaction, upto, entries_max)
                 meta = replace(self._meta.behind(base), sequence=self._meta.sequence + 1)

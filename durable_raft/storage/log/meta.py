@@ -12,7 +12,7 @@
     | per peer, in the same order: life number u64, life nonce 8 bytes, owed term u64, owed index u64,
       owed in term u64
     | journal uuid 16 bytes | generation u64 | number of the last group held u64 | its sum u32
-    | configurations u16 | per configuration: index u64, length u32, as many bytes of its entry's payload
+    | configurations u32 | per configuration: index u64, length u32, as many bytes of its entry's payload
     | proof u32
 
 Version 1 ends after the voters: a node that is a voter and has not been told of any disk. Version 2 ends after the
@@ -63,6 +63,7 @@ _WITH_JOURNAL: Final = 4
 _FIXED: Final = struct.Struct(">BBHQQQQQI16s16s")
 _U8: Final = struct.Struct(">B")
 _U16: Final = struct.Struct(">H")
+_U32: Final = struct.Struct(">I")
 _POINT: Final = struct.Struct(">QQI")
 _LIFE: Final = struct.Struct(">Q8s")
 _PEER: Final = struct.Struct(">Q8sQQQ")
@@ -148,11 +149,16 @@ def pack_meta(meta: Meta) -> bytes:
     if mark is not None:
         parts.append(_JOURNAL.pack(mark.uuid, mark.generation, mark.number, mark.sum))
     if meta.configurations:
-        parts.append(_U16.pack(len(meta.configurations)))
+        parts.append(_U32.pack(len(meta.configurations)))
     for configuration in meta.configurations:
         payload = encode(configuration)
         parts += (_CONFIGURATION.pack(configuration.index, len(payload)), payload)
     return with_proof(b"".join(parts))
+
+
+def configurations_bytes(meta: Meta) -> int:
+    """Return what the configurations take in both copies; in most logs there are none."""
+    return sum(2 * (_CONFIGURATION.size + len(encode(each))) for each in meta.configurations)
 
 
 def _version_of(meta: Meta) -> int:
@@ -257,7 +263,7 @@ def _unpack_body(body: bytes) -> Meta:
 
 def _read_configurations(reader: ProvenReader) -> tuple[Configuration, ...]:
     found = []
-    for _ in range(reader.number(_U16)):
+    for _ in range(reader.number(_U32)):
         index, length = reader.numbers(_CONFIGURATION)
         try:
             found.append(decode(Index(index), reader.take(length)))
