@@ -34,6 +34,7 @@ from durable_raft.raft.messages import (
     ResumeResponse,
     TermlessMessage,
     TermMessage,
+    TimeoutNow,
 )
 from durable_raft.raft.types import CONFIGURATION, LEADER, Entry, Index, LogPoint, NodeId, Term, goes_back_in_time
 
@@ -77,6 +78,8 @@ def _validate_term(state: RaftState, now: int, source: NodeId, message: TermMess
             raise PeerMisbehaved(f"a candidate of term {message.term} whose log ends in term {message.last_log_term}")
     elif isinstance(message, InstallSnapshot):
         _validate_snapshot(state, now, source, message)
+    elif isinstance(message, TimeoutNow):
+        _check_leader(state, source, message.term)
 
 
 def _check_step(state: RaftState, now: int, term: Term) -> None:

@@ -194,13 +194,15 @@ def test_a_node_that_is_asked_campaigns_without_a_pre_vote() -> None:
     assert again.is_transfer
 
 
-@pytest.mark.parametrize("source", ["n2", "n3"])
-def test_only_the_leader_hands_over(source: str) -> None:
-    """Somebody else's word, and one of another term, change nothing."""
-    cluster = solo("1", term=1)
-    cluster.tell("n1", "n2", AppendEntries(Term(1), Index(0), Term(0), 0, (), Index(0), 0))
-    cluster.tell("n1", source, TimeoutNow(Term(0 if source == "n2" else 1)))
-    assert cluster.role("n1") is Role.FOLLOWER
+@pytest.mark.parametrize(("source", "term"), [("n2", 1), ("n2", 2), ("n3", 3)])
+def test_only_the_leader_hands_over(source: str, term: int) -> None:
+    """One word of an older term, and one of a term whose leader this node has not heard, let it campaign for nobody."""
+    cluster = solo("1", term=2)
+    if source == "n3":
+        cluster.tell("n1", "n2", AppendEntries(Term(2), Index(0), Term(0), 0, (), Index(0), 0))
+    for _ in range(3):
+        cluster.tell("n1", source, TimeoutNow(Term(term)))
+    assert (cluster.role("n1"), cluster["n1"].current_term) == (Role.FOLLOWER, max(2, term))
 
 
 def test_a_voter_that_hears_a_leader_answers_its_successor_only() -> None:

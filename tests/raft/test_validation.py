@@ -18,6 +18,7 @@ from durable_raft.raft.messages import (
     RequestVote,
     RequestVoteResponse,
     ResumeResponse,
+    TimeoutNow,
 )
 from durable_raft.raft.term_budget import REFILL_MS, TERM_STEP_MAX
 from durable_raft.raft.types import ORIGIN, Index, LogPoint, NodeId, Role, Term
@@ -165,6 +166,8 @@ def test_a_second_leader_of_a_term_is_refused() -> None:
     refuses(following(), "n3", append_entries("", term=3, after=0), "two leaders in term 3: n2 and n3")
     snapshot = InstallSnapshot(Term(3), Index(9), Term(3), 0, 0)
     refuses(following(), "n3", snapshot, "two leaders in term 3: n2 and n3")
+    refuses(leading(), "n2", TimeoutNow(Term(4)), "two leaders in term 4: n1 and n2")
+    refuses(following(), "n3", TimeoutNow(Term(3)), "two leaders in term 3: n2 and n3")
 
 
 @pytest.mark.parametrize(
