@@ -46,7 +46,7 @@ def _rot_payloads(cluster: Cluster, rng: random.Random) -> None:
     spans, empty = [], set[int]()
     for node_id in cluster.node_ids:
         store = LmdbLogStore.open(cluster.nodes[node_id].directory, map_bytes=MAP_BYTES)
-        stored = store.load()
+        stored = store.load_held()
         for entry in store.entries(Index(stored.base.index + 1), Index(stored.last.index + 1), 1 << 30):
             if len(entry.payload) <= PAYLOAD_BYTES:
                 empty.add(entry.index)
