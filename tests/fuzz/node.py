@@ -45,10 +45,10 @@ def batches_of(terms: Sequence[int]) -> tuple[Entry, ...]:
 
 
 def _content(index: int, term: int, *, is_long: bool) -> tuple[EntryKind, bytes]:
-    """Return kind and payload of an entry; a long log's members never change."""
+    """Return kind and payload of an entry; the first term, in which nodes begin, and long logs change no members."""
     if index % 4 == 0:
         return EntryKind.TIME_RESET, b""
-    if index % 4 == 3 and not is_long:
+    if index % 4 == 3 and term > 1 and not is_long:
         return EntryKind.CONFIGURATION, encode(configuration_of(MEMBERS_LIED[term % len(MEMBERS_LIED)]))
     return EntryKind.COMMANDS, b"\x01\x90"
 
@@ -87,7 +87,7 @@ def _begin(rng: random.Random, desk: Desk, liar: Liar) -> None:
         case 0:
             desk.lead()
         case 1:
-            desk.follow(N2, *batches_of((1, 1, 1)))
+            desk.follow(N2, *batches_of((1, 1, rng.randrange(1, 6))))
         case 2:
             desk.follow(N2, *batches_of((1, 1, 1)))
             desk.node.request_checkpoint()
