@@ -176,7 +176,10 @@ class Site:
     @property
     def is_sound(self) -> bool:
         """Whether the node runs on a voter's disk with its whole log and a state."""
-        return self.process is not None and self.process.node.raft.state.may_lead and self.disk.pending_lie is None
+        if self.process is None or not self.process.node.raft.state.may_lead or self.disk.pending_lie is not None:
+            return False
+        # A new disk that was just admitted may end before it knows that.
+        return self.disk.image().standing.is_voter
 
     def crashed(self, why: str, *, loses_power: bool = False) -> None:
         """End the process and have it started again later."""
