@@ -20,7 +20,7 @@ def world_of_slow_disks(*, duration: int) -> World:
         batch_bytes_max=1,
         checkpoints={},
         commits=("lmdb",),
-        clients=3,
+        clients=24,
         pipeline_max=4,
         think=20 * MS,
         hold_ms=200,
@@ -30,7 +30,7 @@ def world_of_slow_disks(*, duration: int) -> World:
 
 def test_nodes_that_execute_a_long_log_again_are_waited_for() -> None:
     """All start over; nothing is committed meanwhile, and no key can be read before they have worked off their logs."""
-    world = world_of_slow_disks(duration=30_000 * MS)
+    world = world_of_slow_disks(duration=39_900 * MS)  # just before all take a checkpoint
     end_of_faults = world._fault_driver.end
 
     def end_with_a_restart_of_all() -> None:
