@@ -104,7 +104,9 @@ def _step_aside(state: RaftState, now: int, source: NodeId, message: TermlessMes
 
 
 def _dispatch(state: RaftState, now: int, source: NodeId, message: TermMessage) -> None:
-    if isinstance(message, AppendEntries):
+    if isinstance(message, (AppendEntries, InstallSnapshot)) and lives.is_unheard(state, source):
+        lives.wait_for(state, now, source)
+    elif isinstance(message, AppendEntries):
         replication.handle_append_entries(state, now, source, message)
     elif isinstance(message, InstallSnapshot):
         snapshots.handle_install_snapshot(state, now, source, message)

@@ -16,7 +16,10 @@ no peer was told of, and a copy of the present life, are not seen.
 *What is owed.* A leader remembers up to where each voter acknowledged its log (term and index of that entry, and its
 own term; stored with the next standing). What was acknowledged is cut only for a later leader's log, and the write that
 cuts notes that leader's term. So a log that ends before what is owed (compared as in Raft §5.4.1), and was not cut in a
-later term than it is owed in, went back. What is known lags, and then accuses nobody: it was true once.
+later term than it is owed in, went back. What is known lags, and then accuses nobody: it was true once. Both sides keep
+to what was before this life: the log is judged as the life found it, and until a peer has said what it is owed, nothing
+is taken from it as a leader, and nothing answered (``is_unheard``). Else it could fill the log up first, or forget what
+it is owed over a rejection.
 
 No copy is counted before it was looked at. In each life a voter first *resumes*: it grants no vote, does not campaign,
 and no leader counts it, until enough peers have answered and none objects.
@@ -51,7 +54,8 @@ from typing import TYPE_CHECKING, Final
 from durable_raft.raft import admission
 from durable_raft.raft.messages import Resume, ResumeResponse
 from durable_raft.raft.quorum import has_quorum
-from durable_raft.raft.types import Index, Life, NodeId, Role, Term
+from durable_raft.raft.state_parts import Found
+from durable_raft.raft.types import Life, NodeId, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +71,8 @@ def begin(state: RaftState) -> None:
     if not state.config.life or not state.voter_peers:
         return
     standing, config = state.standing, state.config
+    if standing.is_voter:
+        state.doubts.found = Found((state.log.last.term, state.log.last.index), standing.cut_in)
     number = standing.lives[-1].number + 1 if standing.lives else 1
     lives = (*standing.lives, Life(number, config.life))[-LIVES_KEPT:]
     if config.accept_old_copy and (standing.is_copy or not is_in_place(state)):
@@ -94,6 +100,18 @@ def resume(state: RaftState, now: int) -> None:
     consider(state, now)
 
 
+def is_unheard(state: RaftState, leader: NodeId) -> bool:
+    """Return whether ``leader`` has yet to say what an earlier life owes it: nothing is taken from it before."""
+    doubts = state.doubts
+    return leader not in doubts.answers and doubts.found is not None and leader in state.peer_set
+
+
+def wait_for(state: RaftState, now: int, leader: NodeId) -> None:
+    """Follow ``leader``, take nothing from it, and tell it this life again soon if no answer comes."""
+    state.hear_leader(now, leader)
+    state.retry_due = min(state.retry_due, now + state.config.heartbeat_ms)
+
+
 def handle_resume(state: RaftState, now: int, source: NodeId, message: Resume) -> None:
     """Know the life of ``source``, unless a later one is known; say so when that is flushed, and what is owed."""
     if not message.lives or not admission.know(state, now, source, message.node_uuid):
@@ -107,9 +125,10 @@ def handle_resume(state: RaftState, now: int, source: NodeId, message: Resume) -
         state.observe("peer_went_back", peer=source, life=newest.number, known=known.life.number if known.life else 0)
     elif known.life is None or newest.number > known.life.number or message.is_accepted:
         state.standing = state.standing.with_peer(replace(known, life=newest))
-    if went_back or not message.is_in_place:
-        admission.void(state, now, source, newest.nonce)
     led_in, term, index = state.owed_by(source)
+    if went_back or not message.is_in_place:
+        state.remember_owed()
+        admission.void(state, now, source, newest.nonce)
     answer = ResumeResponse(
         newest.nonce, went_back, state.standing.is_voter and is_in_place(state), state.current_term, term, index, led_in
     )
@@ -125,16 +144,20 @@ def _went_back(known: Life | None, lives: Sequence[Life]) -> bool:
 
 def handle_resume_response(state: RaftState, now: int, source: NodeId, message: ResumeResponse) -> None:
     """Note what ``source`` knows of this directory."""
+    doubts, found = state.doubts, state.doubts.found
     if message.nonce != state.config.life or not state.standing.is_voter:
         return
-    state.doubts.answers[source] = message
-    owed, held = (message.owed_term, message.owed_index), _held(state)
+    # What it says again it may be owed by this life.
+    is_first = source not in doubts.answers
+    doubts.answers[source] = message
+    owed = (message.owed_term, message.owed_index)
     if state.config.accept_old_copy:
         pass
     elif message.went_back:
         _become_copy(state, now, f"{source} knows a later life")
-    elif owed > held and message.owed_in >= state.standing.cut_in:
-        _become_copy(state, now, f"it acknowledged {owed[1]}/t{owed[0]} to {source}, and ends at {held[1]}/t{held[0]}")
+    elif is_first and found is not None and owed > found.last and message.owed_in >= found.cut_in:
+        held = f"{found.last[1]}/t{found.last[0]}"
+        _become_copy(state, now, f"it acknowledged {owed[1]}/t{owed[0]} to {source}, and ended at {held}")
     consider(state, now)
 
 
@@ -159,16 +182,12 @@ def consider(state: RaftState, now: int) -> None:
     state.observe("resumed", life=state.standing.lives[-1].number, term=state.current_term)
 
 
-def _held(state: RaftState) -> tuple[Term, Index]:
-    log = state.log
-    return log.term_at(log.flushed), log.flushed
-
-
 def _become_copy(state: RaftState, now: int, reason: str) -> None:
     """Be a disk that forgot what it promised: its peers void that, and a leader that needs it not admits it."""
     if state.role is not Role.FOLLOWER:
         state.become_follower(now, state.current_term, None)
     state.standing = replace(state.standing, is_voter=False, is_copy=True)
+    state.doubts.found = None
     state.retry_due = now
     state.introduced.clear()
     state.observe("went_back", reason=reason, life=state.standing.lives[-1].number, last_log_index=state.log.last.index)

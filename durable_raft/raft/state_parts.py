@@ -79,14 +79,25 @@ class Contradiction(NamedTuple):
     """Of the leader's entry there."""
 
 
+class Found(NamedTuple):
+    """How a life found the log of a voter (lives.py)."""
+
+    last: tuple[Term, Index]
+    """Term and index of the last entry."""
+    cut_in: Term
+    """Term of the leader for whom it was cut last."""
+
+
 class Doubts:
     """What speaks against this disk, or against what another disk said, in this life."""
 
-    __slots__ = ("answers", "contradiction", "highest_life", "is_resumed", "void_nonces", "void_votes")
+    __slots__ = ("answers", "contradiction", "found", "highest_life", "is_resumed", "void_nonces", "void_votes")
 
     def __init__(self) -> None:
         self.is_resumed = True
         """Whether enough peers know of this life of the directory, and none objects (lives.py)."""
+        self.found: Found | None = None
+        """None where no voter began this life, and once it is known for a copy."""
         self.answers: dict[NodeId, ResumeResponse] = {}
         """What each peer knows of this directory, as it said in this life."""
         self.highest_life = 0
