@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +152,17 @@ def test_a_snapshot_that_is_gone_begins_anew_with_the_newest(hands: Hands, store
     assert (chunk.last_included_index, chunk.has_key, chunk.keys[0]) == (5, False, b"key:0000")
     sender.source.close()
     assert not sender.source.answer(question(), sender.chunks.append)
+
+
+def test_an_empty_state_at_the_beginning_is_not_given_for_ever(hands: Hands, tmp_path: Path) -> None:
+    """Its index is 0, as of a question for any; whoever needs a later one gets it once there is one."""
+    LmdbKvStore.create(tmp_path / "empty", IDENTITY, MEMBERSHIP)
+    with closing(LmdbKvStore.open(tmp_path / "empty")) as store:
+        sender = Sender(hands, store)
+        assert sender.all_of(question(floor=3)) == (0, {})
+        checkpoint(store, large(3, b"w"), 9)
+        assert sender.all_of(question(floor=3)) == (9, large(3, b"w"))
+        sender.source.close()
 
 
 def test_views_are_kept_while_they_are_asked_for(hands: Hands, store: LmdbKvStore) -> None:

@@ -78,7 +78,8 @@ class SnapshotSource:
         Returns:
             False when this node has no state itself.
         """
-        kept = self._kept.get(self._wanted(question))
+        wanted = self._wanted(question)
+        kept = None if wanted is None else self._kept.get(wanted)
         if kept is None:
             if self._kv is None:
                 return False
@@ -118,14 +119,14 @@ class SnapshotSource:
             kept.view.close()
         self._kept.clear()
 
-    def _wanted(self, question: FetchSnapshot) -> Index:
-        """Return the snapshot to give: whoever has none yet joins one that is being given.
+    def _wanted(self, question: FetchSnapshot) -> Index | None:
+        """Return the snapshot to give: whoever has none yet joins one that is being given. None: the newest.
 
         So a follower that was restarted goes on with what it has stored.
         """
         if question.last_included_index:
             return question.last_included_index
-        return max((index for index in self._kept if index > question.floor), default=Index(0))
+        return max((index for index in self._kept if index > question.floor), default=None)
 
     def _newest(self, kv: StateStore) -> _Kept:
         view = kv.view()
