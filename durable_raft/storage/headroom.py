@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -40,7 +41,10 @@ _FREE_LIST_SHARE: Final = 128
 twice, in pages that may be half full."""
 
 _TOP_UP_BYTES: Final = 1 << 20
-"""Allocated at one look: it is done on the event loop, and some file systems clear what they allocate."""
+"""Allocated at one look: some file systems clear what they allocate."""
+
+_CLOSE_S: Final = 10.0
+"""How long a closing file waits for what is being allocated; on a disk that hangs it stays open."""
 
 _KEEP_SIZE: Final = 1
 """FALLOC_FL_KEEP_SIZE of linux/falloc.h."""
@@ -74,6 +78,10 @@ class Headroom:
         self.is_kept = not copies_on_write(path)
         """Whether the file system keeps what it allocates for this file."""
         self._readers_fd = _open_filled(path / LOCK_FILE)
+        self._taking: threading.Thread | None = None
+        """Allocates a piece beside whoever looks."""
+        self._trouble: OSError | None = None
+        """What it met."""
         self._extend(min(self._end() + keep_bytes, self._map_bytes))
 
     @property
@@ -112,10 +120,28 @@ class Headroom:
         return self._known_end + needed_bytes + free_list_bytes(self._known_end) <= self._map_bytes
 
     def top_up(self, disk_free_bytes: int) -> None:
-        """Take back what was used of the room behind the end, if the disk has plenty; a piece at a time."""
+        """Begin to take back what was used of the room behind the end, if the disk has plenty; a piece at a time.
+
+        Allocating may wait for the file system's own journal, a second and more on a busy disk. So a thread does it:
+        whoever looks at the room is an event loop.
+
+        Raises:
+            OSError: the piece before met an error of the disk.
+        """
+        if self._trouble is not None:
+            raise self._trouble
         target = min(self._end() + self._keep_bytes, self._map_bytes)
-        if self._allocated < target and disk_free_bytes > 2 * self._keep_bytes:
-            self._allocate(self._allocated, min(target - self._allocated, _TOP_UP_BYTES))
+        is_needed = self._allocated < target and disk_free_bytes > 2 * self._keep_bytes
+        if is_needed and self.is_kept and (self._taking is None or not self._taking.is_alive()):
+            length = min(target - self._allocated, _TOP_UP_BYTES)
+            self._taking = threading.Thread(target=self._take, args=(length,), name="headroom", daemon=True)
+            self._taking.start()
+
+    def _take(self, length: int) -> None:
+        try:
+            self._allocate(self._allocated, length)
+        except OSError as error:
+            self._trouble = error
 
     def close(self) -> None:
         """Release the files; what is allocated stays. To be called when the environment is closed, not before.
@@ -123,6 +149,10 @@ class Headroom:
         LMDB holds record locks (fcntl) on its table of readers. Whoever closes any descriptor of that file gives up all
         that the process holds on it: other processes would take this one's readers for dead.
         """
+        if self._taking is not None:
+            self._taking.join(_CLOSE_S)
+            if self._taking.is_alive():
+                return
         for fd in (self._fd, self._readers_fd):
             if fd >= 0:
                 os.close(fd)

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from durable_raft.storage import headroom
 from durable_raft.storage.environment import open_environment
 from durable_raft.storage.headroom import Headroom
 from durable_raft.storage.preflight import check_data_file
+from tests.support.waiting import WAIT_S
 
 MIB = 1 << 20
 
@@ -32,6 +34,19 @@ def environment(tmp_path: Path) -> Iterator[Environment]:
 
 def _full(_fd: int, _offset: int, _length: int) -> int:
     return errno.ENOSPC
+
+
+def use(environment: Environment) -> None:
+    """Write 2 MB into it."""
+    with environment.begin(write=True) as transaction:
+        for number in range(500):
+            transaction.put(b"%d" % number, b"x" * 4000)
+
+
+def wait_for(room: Headroom) -> None:
+    """Wait for what is being allocated."""
+    assert room._taking is not None
+    room._taking.join(WAIT_S)
 
 
 def test_what_is_kept_is_allocated_and_nothing_else_changes(tmp_path: Path, environment: Environment) -> None:
@@ -69,16 +84,56 @@ def test_a_full_disk_begins_nothing(tmp_path: Path, environment: Environment, mo
 def test_room_that_was_used_is_taken_back_when_there_is_plenty(tmp_path: Path, environment: Environment) -> None:
     """A piece at a time, and never the last of a disk."""
     room = Headroom(environment, tmp_path, 4 * MIB)
-    with environment.begin(write=True) as transaction:
-        for number in range(500):
-            transaction.put(b"%d" % number, b"x" * 4000)
+    use(environment)
     used = 4 * MIB - room.owned_bytes
     assert used > MIB
     room.top_up(4 * MIB)
+    assert room._taking is None
     assert room.owned_bytes == 4 * MIB - used
     for _ in range(8):
         room.top_up(1 << 40)
+        wait_for(room)
     assert room.owned_bytes == 4 * MIB
+    environment.close()
+    room.close()
+
+
+def test_whoever_looks_at_the_room_does_not_wait_for_the_file_system(
+    tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy one allocates when its journal is written: looks go on meanwhile, and what is closed waits for it."""
+    room = Headroom(environment, tmp_path, 4 * MIB)
+    use(environment)
+    before, allocate = room._allocated, headroom._fallocate
+    began, may_end = threading.Event(), threading.Event()
+
+    def slow(fd: int, offset: int, length: int) -> int:
+        began.set()
+        assert may_end.wait(WAIT_S)
+        return allocate(fd, offset, length)
+
+    monkeypatch.setattr(headroom, "_fallocate", slow)
+    for _ in range(3):
+        room.top_up(1 << 40)
+    assert began.wait(WAIT_S)
+    assert room._allocated == before
+    may_end.set()
+    environment.close()
+    room.close()
+    assert room._allocated > before
+
+
+def test_an_error_of_the_disk_is_told_at_the_next_look(
+    tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It met the thread that allocates, which nobody asks."""
+    room = Headroom(environment, tmp_path, 4 * MIB)
+    use(environment)
+    monkeypatch.setattr(headroom, "_fallocate", lambda *_: errno.EIO)
+    room.top_up(1 << 40)
+    wait_for(room)
+    with pytest.raises(OSError, match="Input/output error"):
+        room.top_up(1 << 40)
     environment.close()
     room.close()
 
