@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused
-from durable_raft.raft.types import ORIGIN, Base, Entry, Member, Membership, NodeId, Term
+from durable_raft.raft.types import ORIGIN, Base, Entry, HardState, Member, Membership, NodeId, Term
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.opening import open_node
 from durable_raft.server.start.recovery import NodeData
@@ -203,6 +203,19 @@ def test_an_installation_that_was_interrupted_is_finished(tmp_path: Path, at: in
     installed(tmp_path, at, term)
     assert opened(tmp_path) == (at, at)
     assert opened(tmp_path) == (at, at)
+
+
+def test_a_log_that_gave_way_owes_nothing_that_was_in_it(tmp_path: Path) -> None:
+    """What it acknowledged before may be gone, as when a snapshot is installed in a life that goes on (lives.py)."""
+    made(tmp_path, state_at=2)
+    log = LmdbLogStore.open(tmp_path)
+    log.load()
+    log.persist([write(1, hard_state=HardState(Term(4), None))])
+    log.close()
+    installed(tmp_path, 5, 3)
+    data = open_node(config(tmp_path))
+    close(data)
+    assert (data.stored.last.index, data.stored.standing.cut_in) == (5, 4)
 
 
 def test_a_log_that_went_back_is_not_believed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused
@@ -190,7 +190,9 @@ def fit(directory: Path, store: DirectoryLogStore, stored: StoredLog, kv: StateS
                 f" the log ends at {stored.last.index} of term {stored.last.term}: the log is an older one"
             )
         event(_logger, logging.WARNING, "log_replaced", index=point.index, last_log_index=stored.last.index)
-        store.persist([Write(1, None, None, (), kv.checkpoint.applied)])
+        # What was acknowledged may be gone with it, as in a life that goes on (raft/snapshots.py).
+        standing = replace(stored.standing, cut_in=stored.hard_state.current_term)
+        store.persist([Write(1, None, None, (), kv.checkpoint.applied, standing)])
         return store.load()
     if (chain := store.chain_at(point.index)) != point.chain:
         raise CorruptRecord(
