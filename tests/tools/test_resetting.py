@@ -10,7 +10,7 @@ from durable_raft.raft.ready import Write
 from durable_raft.raft.types import ORIGIN, Entry, HardState, Index, KnownDisk, NodeId, Standing, Term
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.support.log_building import entries_after, point_of
-from tests.tools.test_repair import directory_of, new_ones, raftlog
+from tests.tools.test_repair import directory_of, new_ones, raftlog, rot
 
 LAST = 2**63 - 1
 
@@ -75,6 +75,21 @@ def test_terms_begin_again_above_every_leader_that_was_acknowledged_to(tmp_path:
     know(directories[0], KnownDisk(NodeId("n2"), b"n2".ljust(16, b"-"), (), None, Term(3), Index(6), Term(9)))
     know(directories[1], cut_in=8)
     assert "all begin again in term 10" in repair(directories, "--reset-term")[1]
+
+
+@pytest.mark.parametrize("option", ["--reset-term", "--lose-from-index=5"])
+def test_nobody_is_owed_what_was_given_up(tmp_path: Path, log: list[Entry], option: str) -> None:
+    """Else each node calls the others copies, and nobody can lead. What they acknowledge from then on is owed."""
+    directories = [directory_of(tmp_path, node, log, term=4) for node in ("n1", "n2", "n3")]
+    know(directories[0], KnownDisk(NodeId("n2"), b"n2".ljust(16, b"-"), (), None, Term(3), Index(6), Term(4)))
+    if option.startswith("--lose"):
+        for directory in directories:
+            rot(directory, 5)
+    code, said = repair(directories, option, "--apply")
+    assert code == 0, said
+    for made in new_ones(tmp_path).values():
+        held, standing, _ = stored(made)
+        assert standing.cut_in == held.current_term + 1 > 4
 
 
 def test_a_node_that_is_not_there_may_hold_a_vote(tmp_path: Path, log: list[Entry]) -> None:

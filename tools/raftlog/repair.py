@@ -22,7 +22,7 @@ from raftlog.choose import DIRECTORY, DIRECTORY_PATH
 from raftlog.gather import Unreadable
 from raftlog.merging import Merged, merge
 from raftlog.rebuild import rebuild
-from raftlog.resetting import Reset, argument, forgotten, objection
+from raftlog.resetting import TERM_MAX, Reset, argument, forgotten, objection
 from raftlog.running import CLEAN, REFUSED, WOUNDED, complain
 from raftlog.survivors import Survivor, read_survivor
 
@@ -179,7 +179,7 @@ def _repair(
             own, standing = forgotten(each, survivors, reset)
             held = own if reset.term or own.current_term == term else HardState(term, None)
             meta = each.meta
-            rebuild(targets[each.node_id], merged, meta.identity, meta.membership, held, _moved(standing))
+            rebuild(targets[each.node_id], merged, meta.identity, meta.membership, held, _moved(standing, held))
     if resets_time:
         _request_reset(list(targets.values()), applies=applies)
     if applies:
@@ -313,6 +313,9 @@ def _argument(survivors: Sequence[Survivor], unreadable: dict[str, str], merged:
         yield f"given up: index {point.index} term {point.term} chain {point.chain:08x}"
 
 
-def _moved(standing: Standing) -> Standing:
-    """Return the standing for a log that is written again elsewhere, and may be a shorter one."""
-    return replace(standing, committed=ORIGIN, place=b"")
+def _moved(standing: Standing, held: HardState) -> Standing:
+    """Return the standing for a log that is written again elsewhere, and may be a shorter one.
+
+    So nobody is owed what was acknowledged before: whoever leads from now on does so in a newer term (raft/lives.py).
+    """
+    return replace(standing, committed=ORIGIN, place=b"", cut_in=Term(min(held.current_term + 1, TERM_MAX)))

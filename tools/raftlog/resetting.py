@@ -57,7 +57,7 @@ def lowest_safe_term(survivors: Sequence[Survivor]) -> Term:
     terms = [0]
     for each in survivors:
         standing = each.meta.standing
-        terms += [each.last.term, each.meta.base.point.term, standing.committed.term, standing.cut_in]
+        terms += [each.last.term, each.meta.base.point.term, standing.committed.term]
         terms += [0 if each.state is None else each.state.applied.point.term]
         terms += [max(known.owed_in, known.owed_term) for known in standing.peers]
     return Term(max(terms) + 1)
