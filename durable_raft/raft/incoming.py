@@ -104,7 +104,7 @@ def _step_aside(state: RaftState, now: int, source: NodeId, message: TermlessMes
 
 
 def _dispatch(state: RaftState, now: int, source: NodeId, message: TermMessage) -> None:
-    if isinstance(message, (AppendEntries, InstallSnapshot)) and lives.is_unheard(state, source):
+    if isinstance(message, (AppendEntries, InstallSnapshot, TimeoutNow)) and lives.is_unheard(state, source):
         lives.wait_for(state, now, source)
     elif isinstance(message, AppendEntries):
         replication.handle_append_entries(state, now, source, message)

@@ -17,9 +17,9 @@ no peer was told of, and a copy of the present life, are not seen.
 own term; stored with the next standing). What was acknowledged is cut only for a later leader's log, and the write that
 cuts notes that leader's term. So a log that ends before what is owed (compared as in Raft §5.4.1), and was not cut in a
 later term than it is owed in, went back. What is known lags, and then accuses nobody: it was true once. Both sides keep
-to what was before this life: the log is judged as the life found it, and until a peer has said what it is owed, nothing
-is taken from it as a leader, and nothing answered (``is_unheard``). Else it could fill the log up first, or forget what
-it is owed over a rejection.
+to what was before this life: the log is judged as the life found it, and until a leader has said what it is owed,
+nothing is taken from it, and nothing answered (``is_unheard``). Else what it is owed would be of this life as well, and
+accuse a node of what it acknowledged a moment ago. A leader that forgets what a follower holds keeps what it is owed.
 
 No copy is counted before it was looked at. In each life a voter first *resumes*: it grants no vote, does not campaign,
 and no leader counts it, until enough peers have answered and none objects.
@@ -89,21 +89,27 @@ def is_in_place(state: RaftState) -> bool:
 
 
 def resume(state: RaftState, now: int) -> None:
-    """Tell this life to every peer that has not answered yet, once it is flushed."""
+    """Tell this life to every peer and leader that has not answered yet, once it is flushed."""
     if not state.has_life_to_tell:
         return
     standing = state.standing
     message = Resume(state.config.node_uuid, standing.lives, is_in_place(state), state.config.accept_old_copy)
-    for peer in state.peers:
+    asked = list(state.peers)
+    if state.leader_id is not None and state.leader_id not in (state.config.node_id, *asked):
+        # What makes it a member is behind the end of this log.
+        asked.append(state.leader_id)
+    for peer in asked:
         if peer not in state.doubts.answers:
             state.send_after_write(peer, message)
     consider(state, now)
 
 
 def is_unheard(state: RaftState, leader: NodeId) -> bool:
-    """Return whether ``leader`` has yet to say what an earlier life owes it: nothing is taken from it before."""
-    doubts = state.doubts
-    return leader not in doubts.answers and doubts.found is not None and leader in state.peer_set
+    """Return whether ``leader`` has yet to say what an earlier life owes it: nothing is taken from it before.
+
+    It may be none of this node's peers: the log that makes it one is what it has to give, or what went back.
+    """
+    return leader not in state.doubts.answers and state.doubts.found is not None
 
 
 def wait_for(state: RaftState, now: int, leader: NodeId) -> None:

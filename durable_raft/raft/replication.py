@@ -136,7 +136,9 @@ def handle_append_response(state: RaftState, now: int, source: NodeId, message: 
         advance_commit_index(state)
     if not message.success:
         if not message.is_voter and message.rejected_index <= progress.match_index:
-            # What an earlier disk of that name acknowledged is gone, and was not counted since (admission.py).
+            # What an earlier disk of that name acknowledged is gone, and was not counted since (admission.py). Or this
+            # one went back: then it is owed none the less (lives.py).
+            state.remember_owed()
             progress.forget()
         _handle_rejection(state, progress, message)
     elif progress.became_matched(message.match_index) and message.match_index > state.log.commit_index:

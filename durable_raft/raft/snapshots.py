@@ -8,7 +8,7 @@ whoever leads by then.
 from __future__ import annotations
 
 from durable_raft.errors import InvariantViolation
-from durable_raft.raft import contradiction
+from durable_raft.raft import contradiction, lives
 from durable_raft.raft.messages import AppendEntriesResponse, InstallSnapshot
 from durable_raft.raft.ready import Offer
 from durable_raft.raft.replication import matching
@@ -69,9 +69,10 @@ def install(state: RaftState, base: Base, configuration: Configuration | None = 
         state.note_cut()
     state.is_whole = True
     state.snapshot = base.point
-    if state.role is Role.FOLLOWER and state.leader_id is not None:
+    leader = state.leader_id
+    if state.role is Role.FOLLOWER and leader is not None and not lives.is_unheard(state, leader):
         # Unasked: the leader goes on from here before it offers the next one. No ReadIndex round is confirmed by it.
-        state.send_after_write(state.leader_id, _known_match(state, 0))
+        state.send_after_write(leader, _known_match(state, 0))
     state.observe(
         "installed_snapshot", index=base.point.index, term=base.point.term, log="kept" if is_kept else "replaced"
     )

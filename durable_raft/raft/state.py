@@ -186,9 +186,12 @@ class RaftState:
 
     @property
     def has_life_to_tell(self) -> bool:
-        """Whether a peer has not answered to this life of the directory (lives.py)."""
-        has_silent = not self.doubts.answers.keys() >= self.peer_set
-        return has_silent and self.standing.is_voter and bool(self.config.life)
+        """Whether a peer, or whoever leads, has not answered to this life of the directory (lives.py)."""
+        answers, leader, lives = self.doubts.answers, self.leader_id, self.standing.lives
+        is_leader_silent = leader not in answers and leader not in (None, self.config.node_id)
+        has_silent = is_leader_silent or not answers.keys() >= self.peer_set
+        # A life that was begun alone was not counted.
+        return has_silent and self.standing.is_voter and bool(lives) and lives[-1].nonce == self.config.life
 
     @property
     def has_retries(self) -> bool:
