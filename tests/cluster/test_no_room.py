@@ -22,8 +22,7 @@ from tests.cluster.workload import Workload, assert_on_all_nodes
 
 pytestmark = pytest.mark.cluster
 
-DISK_BYTES: Final = (64 << 20) + (RING_BYTES * 9 // 8 if LOG_COMMIT == "journal" else 0)
-"""A file system takes a tenth for itself: without a journal and with one, nodes have as much room."""
+DISK_BYTES: Final = (64 << 20) + (0 if LOG_COMMIT == "lmdb" else RING_BYTES * 9 // 8)
 SETTINGS: Final = {"disk_reserve_bytes": 16 << 20, "checkpoint_interval_ms": 500}
 
 

@@ -64,6 +64,7 @@ def config_of(base: Base, directory: Path) -> NodeConfig:
         peer_host="127.0.0.1",
         peer_port=me.peer_port,
         membership=Membership(members),
+        log_commit="lmdb",
     )
 
 

@@ -20,7 +20,9 @@ from durable_raft.server import persister, process
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.exit_codes import ExitCode
 from durable_raft.server.log_writer import LogWriter
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.log_store import LogStore
 from durable_raft.storage.log.records import IDENT_KEY
 from tests.storage.raw import flip_bit
 from tests.support.forked_nodes import ForkedNodes
@@ -217,20 +219,23 @@ def test_a_bug_ends_the_node_and_not_the_cluster(three: ForkedNodes, monkeypatch
         assert client.call("GET", "poison") == b"1"
 
 
-def test_a_disk_that_hangs_does_not_keep_a_node_from_ending(one: ForkedNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("log_commit", "store"), [("journal", JournaledLogStore), ("lmdb", LmdbLogStore)])
+def test_a_disk_that_hangs_does_not_keep_a_node_from_ending(
+    one: ForkedNodes, monkeypatch: pytest.MonkeyPatch, log_commit: str, store: type[LogStore]
+) -> None:
     """It says so, and leaves the store to the end of the process."""
     monkeypatch.setattr(node_module, "WRITER_STOP_S", 0.2)
-    real = LmdbLogStore.persist
+    real = store.persist
 
-    def hangs(self: LmdbLogStore, writes: list[object], *arguments: object) -> None:
+    def hangs(self: LogStore, writes: list[object], *arguments: object) -> None:
         if any(b"hang" in entry.payload for write in writes for entry in write.entries):  # type: ignore[attr-defined]
             threading.Event().wait()
         real(self, writes, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(LmdbLogStore, "persist", hangs)
+    monkeypatch.setattr(store, "persist", hangs)
     monkeypatch.setattr(persister, "QUICK_FLUSHES", 1 << 30)
     monkeypatch.setattr(process, "DRAIN_S", 0.2)
-    one.start()
+    one.start(log_commit=log_commit)
     with one.client(one.leader()) as client:
         client._socket.sendall(b"*3\r\n$3\r\nSET\r\n$4\r\nhang\r\n$1\r\n1\r\n")
         one.wait(lambda: one.number("n1", "last_log_index") > one.number("n1", "commit_index"), "the disk to hang")

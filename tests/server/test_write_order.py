@@ -8,6 +8,7 @@ import pytest
 
 from durable_raft.errors import StoragePoisoned
 from durable_raft.server.persister import QUICK_FLUSHES
+from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.support.desk import N3, Desk, desk_at
 from tests.support.desk_client import Client
@@ -73,7 +74,8 @@ def test_a_lone_write_that_fails_ends_the_node(tmp_path: Path, monkeypatch: pyte
         def fails(_store: object, _writes: object, _compact_to: object) -> None:
             raise StoragePoisoned("the disk is gone")
 
-        monkeypatch.setattr(LmdbLogStore, "persist", fails)
+        for store in (JournaledLogStore, LmdbLogStore):
+            monkeypatch.setattr(store, "persist", fails)
         with pytest.raises(StoragePoisoned):
             client.send("set k v")
         assert client.replies[-1] is None
