@@ -159,6 +159,8 @@ class Disk:
     def _format(self, identity: Identity, membership: Membership) -> None:
         """Begin with nothing on the disk."""
         self.node_uuid = identity.node_uuid
+        self.may_be_old = False
+        """Whether it may be an older state of itself, or a copy, that no leader has admitted since."""
         self.place = self.rng.randbytes(8)
         """Which file the log is in; a copy has another."""
         self.promised = Promised()
@@ -198,12 +200,14 @@ class Disk:
         # Who puts a journal back has room for what is in it.
         self.pending_bytes = COPY_BYTES
         self.in_flight = None
+        self.may_be_old = True
         if is_copied:
             self.move()
         self.power_cut()
 
     def move(self) -> None:
         """Be copied to other files as it is."""
+        self.may_be_old = True
         self.place = self.rng.randbytes(8)
 
     def require_room(self, entry_bytes: int) -> None:
@@ -299,6 +303,7 @@ class Disk:
         puts = [number for number, change in enumerate(changes) if change.value is not None]
         if not puts:
             return changes
+        self.may_be_old = True
         victim = self.rng.choice(puts)
         table, _, value = changes[victim]
         twisted = changes[:victim] + changes[victim + 1 :]

@@ -35,6 +35,12 @@ def life_not_awaited() -> Sequence[Patch]:
 
 
 @mutant
+def leader_heard_before_it_answers() -> Sequence[Patch]:
+    """What a life acknowledges before its leader was asked what it is owed is taken for an earlier life's."""
+    return [(lives, "is_unheard", lambda _state, _leader: False)]
+
+
+@mutant
 def copy_admitted_by_peers() -> Sequence[Patch]:
     """An old copy is a voter again as soon as all have answered, as the first disk of a node is."""
 

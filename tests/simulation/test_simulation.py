@@ -61,6 +61,7 @@ QUICK_MUTANTS = {
     "heartbeat_without_round": 1,
     "other_entry_heals": 29,
     "moved_cluster_is_all_copies": 9,
+    "leader_heard_before_it_answers": 1,
     "settled_count_off": 3,
     "old_record_not_read": 3,
     "counted_without_the_base": 6,

@@ -263,6 +263,11 @@ class World:
         """Count an event that the running node logged."""
         self.counts[name] += 1
         self.running.campaigns.note(self.running, name)
+        disk = self.running.site.disk
+        if name == "admitted":
+            disk.may_be_old = False
+        if name == "went_back" and not disk.may_be_old:
+            raise InvariantViolation(f"{self.running.site.name} takes itself for an old copy: {fields['reason']}")
         if name == "cluster_time_begins":
             self.time_rules.begins(fields)
         if name == "state_differs":
