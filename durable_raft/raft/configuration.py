@@ -133,6 +133,11 @@ def describe(configuration: Configuration) -> str:
     return "; ".join(parts)
 
 
+def describe_stored(stored: Configuration | None) -> str:
+    """Return a configuration as a disk keeps it, in words; None: the fixed one of the first start."""
+    return "the one of the first start" if stored is None else f"the one at {stored.index} ({describe(stored)})"
+
+
 def _text(value: str) -> bytes:
     encoded = value.encode()
     return _U16.pack(len(encoded)) + encoded
@@ -224,6 +229,7 @@ class Configurations:
 
     def __init__(self, initial: Configuration, stored: Iterable[Configuration] = ()) -> None:
         """Begin with ``stored``, ascending, or with the fixed one of the first start."""
+        self._initial = initial
         self._all: list[Configuration] = list(stored)
         if not self._all:
             self._all.append(initial)
@@ -272,13 +278,19 @@ class Configurations:
         first = self.at(base)
         self._all = [each for each in self._all if each.index >= first.index]
 
-    def install(self, configuration: Configuration) -> None:
-        """Go by ``configuration`` alone: it is a snapshot's, which took the log's place."""
-        if configuration == self.newest:
-            self._all = [self.newest]
-            return
-        self._all = [configuration]
-        self.changed(configuration)
+    def install(self, stored: Configuration | None) -> None:
+        """Go by ``stored`` alone, or by the fixed one: it is a snapshot's, which took the log's place."""
+        before, self._all = self.newest, [stored or self._initial]
+        if before == self.newest:
+            # Those who go by it have this very one.
+            self._all = [before]
+        else:
+            self.changed(self.newest)
+
+
+def stored_at(stored: Iterable[Configuration], index: Index) -> Configuration | None:
+    """Return which of a log's stored ones counts at ``index``; None: the fixed one of the first start, kept nowhere."""
+    return Configurations(NO_MEMBERS, stored).stored_at(index)
 
 
 def _ignore(_configuration: Configuration) -> None:

@@ -252,13 +252,16 @@ class Raft:
         """
         return membership.change(self._state, now, against, steps)
 
-    def configuration_at(self, index: Index) -> Configuration:
+    def stored_configuration_at(self, index: Index) -> Configuration | None:
         """Return the configuration that counts where the log ends at ``index``: what a checkpoint there has to name.
 
         Args:
             index: not before the log's base.
+
+        Returns:
+            None for the fixed one of the first start, which no disk keeps.
         """
-        return self._state.log.configurations.at(index)
+        return self._state.log.configurations.stored_at(index)
 
     @property
     def is_configuration_committed(self) -> bool:
@@ -435,6 +438,18 @@ class Raft:
         """Return whether a snapshot taken at ``point`` would bring this node forward."""
         return snapshots.wants(self._state, point)
 
+    def may_count_at(self, point: LogPoint, configuration: Configuration | None) -> bool:
+        """Return whether a snapshot taken at ``point`` may name ``configuration``, by all that is known here.
+
+        One that names an older configuration than is committed, or another than this log has there, is not to be
+        installed: this node would count other majorities than the rest (openraft, issue 1808).
+
+        Args:
+            point: where it was taken; not before the log's base.
+            configuration: None: the fixed one of the first start.
+        """
+        return snapshots.may_count_at(self._state, point, configuration)
+
     def snapshot_floor(self) -> Index:
         """Return the index behind which a snapshot must have been taken to be of use here."""
         return snapshots.floor(self._state)
@@ -444,10 +459,11 @@ class Raft:
 
         Args:
             base: where it was taken.
-            configuration: the one that counts there, as the snapshot says; None: the one that this log has there.
+            configuration: the one that counts there, as the snapshot says; None: the fixed one of the first start.
 
         Raises:
-            InvariantViolation: it is not wanted, see ``wants_snapshot``.
+            InvariantViolation: it is not wanted, see ``wants_snapshot``, or its configuration cannot be, see
+                ``may_count_at``.
         """
         snapshots.install(self._state, base, configuration)
 

@@ -382,7 +382,7 @@ class RaftLog:
 
         Args:
             base: where it was taken.
-            configuration: the one that counts there; None: the one that counts there in this log.
+            configuration: the one that counts there; None: the fixed one of the first start.
 
         Returns:
             Whether the entries behind it were kept, because the log holds the one at ``base`` (Raft §7: receiver 6);
@@ -403,7 +403,7 @@ class RaftLog:
             self.submitted = self.flushed = point.index
             self._cut_from, self._new_base = None, base
             self.inflight.cut(point.index)
-            self.configurations.install(configuration or self.configurations.at(point.index))
+            self.configurations.install(configuration)
         self.commit_index = max(self.commit_index, point.index)
         self.last_applied = point.index
         return is_held

@@ -49,6 +49,18 @@ def wants(state: RaftState, point: LogPoint) -> bool:
     return point.index > floor(state)
 
 
+def may_count_at(state: RaftState, point: LogPoint, configuration: Configuration | None) -> bool:
+    """Return whether ``configuration`` can be the one that counts at ``point``; see ``Raft.may_count_at``."""
+    log = state.log
+    if log.holds(point):
+        return configuration == log.configurations.stored_at(point.index)
+    index = 0 if configuration is None else configuration.index
+    if index > log.commit_index:
+        return index <= point.index
+    # None came between: what is committed here is in every log that reaches so far.
+    return configuration == log.configurations.stored_at(log.commit_index)
+
+
 def floor(state: RaftState) -> Index:
     """Return the index behind which a snapshot must have been taken to be of use; see ``Raft.snapshot_floor``."""
     if state.is_whole:
@@ -62,8 +74,8 @@ def install(state: RaftState, base: Base, configuration: Configuration | None = 
     """Go on from a snapshot taken at ``base``; see ``Raft.install_snapshot``."""
     if not wants(state, base.point):
         raise InvariantViolation(f"snapshot at {base.point}, but committed is {state.log.commit_index}")
-    if configuration is not None and configuration.index > base.point.index:
-        raise InvariantViolation(f"snapshot at {base.point} with the configuration at {configuration.index}")
+    if not may_count_at(state, base.point, configuration):
+        raise InvariantViolation(f"snapshot at {base.point} with another configuration than counts there")
     is_kept = state.log.install(base, configuration)
     if not is_kept:
         state.note_cut()

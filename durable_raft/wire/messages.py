@@ -6,7 +6,7 @@ import enum
 from typing import Final, NamedTuple, TypeAlias
 
 from durable_raft.raft.messages import Message
-from durable_raft.raft.types import Index, NodeId, Term
+from durable_raft.raft.types import Configuration, Index, NodeId, Term
 
 SNAPSHOT_RECORDS_MAX: Final = 4096
 """Records in one piece of a snapshot."""
@@ -113,6 +113,8 @@ class SnapshotChunk(NamedTuple):
     deadlines_ms: list[int]
     checksums: list[int]
     is_last: bool
+    configuration: Configuration | None = None
+    """The one that counts where the snapshot was taken (Raft §7); None: the fixed one of the first start."""
 
 
 class StateHash(NamedTuple):

@@ -19,14 +19,15 @@ noticed only with the body, a link could wait for bytes that nobody sends, and l
 
 A message whose body would be longer than one piece travels in several frames (pieces.py). The bodies of AppendEntries
 and its answer have a fixed layout (fixed.py). Any other is a msgpack array of the message's fields in the order of its
-class; the last field of a RequestVote is there only when it is True. A point of the log is ``[index, term, chain]`` in
-it, and an entry is ``[index, term, kind, timestamp_ms, crc, chain, payload]``.
+class; the last field of a RequestVote is there only when it is True, and that of a SnapshotChunk only when the members
+were changed. A point of the log is ``[index, term, chain]`` in it, an entry ``[index, term, kind, timestamp_ms, crc,
+chain, payload]``, and a configuration ``[index, payload]``, as in its entry.
 
 This is the gateway for what comes from other nodes. What ``FrameParser`` returns has these properties, which all others
 may assume: 1. every field is of its type, every number in [0, 2^63), every index at most 2^56, every checksum in
-[0, 2^32); 2. entries are
-contiguous, their crc and chain are those of their content, following ``prev_log_chain``; 3. the terms of entries do
-not fall, begin at ``prev_log_term`` or above, and end at the message's term or below.
+[0, 2^32); 2. entries are contiguous, their crc and chain are those of their content, following ``prev_log_chain``;
+3. the terms of entries do not fall, begin at ``prev_log_term`` or above, and end at the message's term or below; 4. the
+configuration of a snapshot is lawful, and of no place behind it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from typing import Any, Final, cast
 import msgpack
 
 from durable_raft.checksum import ALGORITHM_CRC32C, crc32c
-from durable_raft.errors import DamagedFrame, ForeignCluster, PeerError, UnknownFrameVersion
+from durable_raft.errors import DamagedFrame, ForeignCluster, MalformedConfiguration, PeerError, UnknownFrameVersion
+from durable_raft.raft.configuration import decode
 from durable_raft.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -46,7 +48,7 @@ from durable_raft.raft.messages import (
     FetchEntriesResponse,
     Resume,
 )
-from durable_raft.raft.types import Entry, Index, Life, LogPoint, Term, entry_crc
+from durable_raft.raft.types import Configuration, Entry, Index, Life, LogPoint, Term, entry_crc
 from durable_raft.wire.fields import (
     ENTRY_KIND,
     ENTRY_KINDS,
@@ -348,6 +350,8 @@ def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMess
         term, entries, absent, snapshot, base = fields
         points = tuple(_decode_point(row) for row in absent)
         fields = [term, tuple(map(_decode_entry, entries)), points, _decode_point(snapshot), _decode_point(base)]
+    elif message is SnapshotChunk and len(fields) == len(shape.checks):
+        fields[-1] = _decode_configuration(fields[-1], fields[0])
     decoded: PeerMessage = message(*fields)
     if isinstance(decoded, SnapshotChunk):
         _check_records(decoded)
@@ -372,6 +376,18 @@ def _decode_lives(rows: list[Any]) -> tuple[Life, ...]:
 def _decode_point(row: object) -> LogPoint:
     check_fields("point of the log", ("index", "term", "chain"), (INDEX, NUMBER, SUM), row)
     return LogPoint(*cast("tuple[Index, Term, int]", row))
+
+
+def _decode_configuration(row: object, last_included_index: Index) -> Configuration:
+    """Decode the configuration of a snapshot; whether it is the one that counts there, the log has to tell."""
+    check_fields("configuration", ("index", "payload"), (INDEX, PAYLOAD), row)
+    index, payload = cast("tuple[Index, bytes]", row)
+    if not 0 < index <= last_included_index:
+        raise DamagedFrame(f"SnapshotChunk: the configuration at {index} in a snapshot at {last_included_index}")
+    try:
+        return decode(index, payload)
+    except MalformedConfiguration as error:
+        raise DamagedFrame(f"SnapshotChunk: {error}") from error
 
 
 def _decode_entry(row: Any) -> Entry:

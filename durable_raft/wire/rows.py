@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from durable_raft.raft.configuration import encode
 from durable_raft.raft.messages import FetchEntries, FetchEntriesResponse, RequestVote
-from durable_raft.raft.types import Entry, LogPoint
+from durable_raft.raft.types import Configuration, Entry, LogPoint
 from durable_raft.wire.messages import PeerMessage, SnapshotChunk
 from durable_raft.wire.pieces import lift
 
 _WITHOUT_TRANSFER: Final = RequestVote._fields.index("is_transfer")
 _AFTER_KEY_AT: Final = SnapshotChunk._fields.index("after_key")
+_CONFIGURATION_AT: Final = SnapshotChunk._fields.index("configuration")
 
 
 def fields_of(message: PeerMessage, blobs: list[bytes]) -> tuple[object, ...]:
@@ -27,13 +29,19 @@ def fields_of(message: PeerMessage, blobs: list[bytes]) -> tuple[object, ...]:
         keys = [lift(key, blobs) for key in message.keys]
         values = [lift(value, blobs) for value in message.values]
         after_key = lift(message.after_key, blobs)
-        return (*message[:_AFTER_KEY_AT], after_key, keys, values, *message[_AFTER_KEY_AT + 3 :])
+        configuration = [] if message.configuration is None else [_configuration_row(message.configuration)]
+        rest = message[_AFTER_KEY_AT + 3 : _CONFIGURATION_AT]
+        return (*message[:_AFTER_KEY_AT], after_key, keys, values, *rest, *configuration)
     return message
 
 
 def _entry_row(entry: Entry, blobs: list[bytes]) -> tuple[object, ...]:
     payload = lift(entry.payload, blobs)
     return (entry.index, entry.term, entry.kind, entry.timestamp_ms, entry.crc, entry.chain, payload)
+
+
+def _configuration_row(configuration: Configuration) -> tuple[int, bytes]:
+    return (configuration.index, encode(configuration))
 
 
 def _point_row(point: LogPoint) -> tuple[int, int, int]:

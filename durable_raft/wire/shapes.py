@@ -72,8 +72,9 @@ SHAPES: Final[dict[int, Shape]] = {
     FrameKind.FETCH_SNAPSHOT: Shape(FetchSnapshot, (INDEX, FLAG, KEY, INDEX)),
     FrameKind.SNAPSHOT_CHUNK: Shape(
         SnapshotChunk,
-        (INDEX, NUMBER, SUM, TIME, INDEX, INDEX, HASH, FLAG, KEY, KEYS, KEYS, NUMBERS, SUMS, FLAG),
+        (INDEX, NUMBER, SUM, TIME, INDEX, INDEX, HASH, FLAG, KEY, KEYS, KEYS, NUMBERS, SUMS, FLAG, ARRAY),
         SNAPSHOT_RECORDS_MAX,
+        optional=1,
     ),
     FrameKind.STATE_HASH: Shape(StateHash, (INDEX, SUM, INDEX, HASH)),
     FrameKind.INTRODUCE: Shape(Introduce, (UUID, INDEX, LIFE)),

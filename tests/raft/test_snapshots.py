@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from durable_raft.errors import InvariantViolation
+from durable_raft.raft.configuration import encode
 from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import AppendEntries, AppendEntriesResponse, InstallSnapshot
-from durable_raft.raft.types import Base, Index, LogPoint, NodeId, RaftConfig, Role, Term
+from durable_raft.raft.types import (
+    COMMANDS,
+    CONFIGURATION,
+    ORIGIN,
+    Base,
+    Configuration,
+    Index,
+    LogPoint,
+    NodeId,
+    RaftConfig,
+    Role,
+    Term,
+    make_entry,
+)
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk, entries_of
 from tests.support.raft_nodes import configuration_of
@@ -177,6 +192,74 @@ def test_the_first_configuration_is_not_stored_with_a_snapshot() -> None:
     write = cluster["n1"].ready(cluster.now).write
     assert write is not None
     assert (write.new_base, write.base_configuration) == (base_at(5), None)
+
+
+def changed_at(index: int, *voters: str) -> Configuration:
+    """Return a configuration of a later entry."""
+    return replace(configuration_of(voters), index=Index(index))
+
+
+def with_configuration(index: int, committed: int) -> tuple[Cluster, Configuration]:
+    """Return a cluster in which n1 holds six entries, of which one is a configuration and so many are committed."""
+    cluster = following("")
+    configuration = changed_at(index, "n1", "n2")
+    previous, entries = ORIGIN, []
+    for place in range(1, 7):
+        kind, payload = (CONFIGURATION, encode(configuration)) if place == index else (COMMANDS, b"")
+        entry = make_entry(previous=previous, term=Term(3), kind=kind, timestamp_ms=place, payload=payload)
+        entries.append(entry)
+        previous = LogPoint(entry.index, entry.term, entry.chain)
+    append = AppendEntries(Term(3), ORIGIN.index, ORIGIN.term, ORIGIN.chain, tuple(entries), Index(committed), 0)
+    cluster.tell("n1", "n2", append)
+    return cluster, configuration
+
+
+@pytest.mark.parametrize("place", [4, 9])
+def test_a_snapshot_with_a_stale_configuration_is_refused(place: int) -> None:
+    """Whether it is taken in this log or beyond: its majorities may share nobody with those of what is committed.
+
+    That of a snapshot beyond the log may be a later one, and then it is known to nobody here.
+    """
+    cluster, configuration = with_configuration(2, committed=3)
+    raft = cluster["n1"]
+    in_log = place <= 6
+    point = LogPoint(Index(place), Term(3), raft.log.chain_at(Index(place)) if in_log else 77)
+    stale = (None, changed_at(1, "n1", "n2"), changed_at(2, "n1", "n3"), changed_at(3, "n1"), changed_at(10, "n1"))
+    for other in stale:
+        assert not raft.may_count_at(point, other), other
+        with pytest.raises(InvariantViolation, match="another configuration"):
+            raft.install_snapshot(Base(point, 9), other)
+    assert raft.may_count_at(point, changed_at(4, "n1")) is not in_log
+    assert raft.may_count_at(point, configuration)
+    raft.install_snapshot(Base(point, 9), configuration)
+    assert raft.configuration == configuration
+    assert raft.stored_configuration_at(Index(place)) == configuration
+
+
+def test_a_snapshot_takes_an_uncommitted_configuration_back() -> None:
+    """The log that held it is dropped; it says that the fixed one counts, and so it is, here and on the disk."""
+    cluster, configuration = with_configuration(5, committed=4)
+    raft = cluster["n1"]
+    assert raft.configuration == configuration
+    raft.install_snapshot(Base(LogPoint(Index(9), Term(3), 77), 9), None)
+    assert raft.configuration == configuration_of(["n1", "n2", "n3"])
+    assert "n1 goes by the configuration at 0" in "\n".join(cluster.trace)
+    cluster.fast("n1")
+    assert cluster.disk("n1").configurations == ()
+    cluster.crash("n1")
+    cluster.restart("n1")
+    assert cluster["n1"].configuration.index == 0
+
+
+def test_the_configuration_of_a_snapshot_is_on_the_disk_with_it() -> None:
+    """In the write that lets the log begin there."""
+    cluster = following("1 1")
+    cluster.slow("n1")
+    configuration = changed_at(4, "n1", "n2")
+    cluster["n1"].install_snapshot(base_at(5), configuration)
+    write = cluster["n1"].ready(cluster.now).write
+    assert write is not None
+    assert (write.new_base, write.base_configuration) == (base_at(5), configuration)
 
 
 def test_write_in_flight_proves_nothing_that_a_snapshot_replaced() -> None:

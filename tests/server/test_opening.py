@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused
-from durable_raft.raft.types import ORIGIN, Base, Entry, HardState, Member, Membership, NodeId, Term
+from durable_raft.raft.types import (
+    ORIGIN,
+    Base,
+    Configuration,
+    Entry,
+    HardState,
+    Member,
+    Membership,
+    NodeId,
+    Term,
+)
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.opening import open_node
 from durable_raft.server.start.recovery import NodeData
@@ -23,7 +33,15 @@ from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.records import stored_key
 from durable_raft.storage.state.store import LmdbKvStore
 from tests.storage.raw import flip_bit
-from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, write
+from tests.support.log_building import (
+    IDENTITY,
+    MEMBERSHIP,
+    configuration_entry,
+    configured,
+    entries_after,
+    point_of,
+    write,
+)
 from tests.support.state_building import (
     State,
     items_of,
@@ -66,10 +84,22 @@ def _commit(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def made(
-    directory: Path, membership: Membership = MEMBERSHIP, *, last: int = 9, state_at: int = 7, compact_to: int = 0
+    directory: Path,
+    membership: Membership = MEMBERSHIP,
+    *,
+    last: int = 9,
+    state_at: int = 7,
+    compact_to: int = 0,
+    members: tuple[int, tuple[str, ...]] | None = None,
 ) -> list[Entry]:
-    """Make a directory whose log ends at ``last``, with a state at ``state_at`` (0: none)."""
-    entries = entries_after(ORIGIN, last)
+    """Make a directory whose log ends at ``last``, with a state at ``state_at`` (0: none).
+
+    Where ``members`` says, there is a configuration with these voters; the state has the one that counts there.
+    """
+    entries = entries_after(ORIGIN, last if members is None else members[0] - 1)
+    if members is not None:
+        entries.append(configuration_entry(point_of(entries[-1]), *members[1]))
+        entries += entries_after(point_of(entries[-1]), last - members[0])
     LmdbLogStore.create(directory, IDENTITY, membership)
     log = LmdbLogStore.open(directory)
     log.load()
@@ -78,11 +108,14 @@ def made(
         log.compact(entries[compact_to - 1].index, last)
     log.close()
     if state_at:
-        put_state(directory, entries[state_at - 1], membership)
+        counts = None if members is None or members[0] > state_at else configured(members[0], *members[1])
+        put_state(directory, entries[state_at - 1], membership, counts)
     return entries
 
 
-def put_state(directory: Path, at: Entry, membership: Membership = MEMBERSHIP) -> None:
+def put_state(
+    directory: Path, at: Entry, membership: Membership = MEMBERSHIP, configuration: Configuration | None = None
+) -> None:
     """Put a state of this node's own checkpoint at an entry beside the log."""
     LmdbKvStore.create(directory, IDENTITY, membership)
     kv = LmdbKvStore.open(directory)
@@ -92,6 +125,7 @@ def put_state(directory: Path, at: Entry, membership: Membership = MEMBERSHIP) -
         applied=Base(point_of(at), at.timestamp_ms),
         summary=summary_of(sample()),
         membership=membership,
+        configuration=configuration,
     )
     kv.close()
 
@@ -187,9 +221,9 @@ def test_a_state_of_another_node_is_refused(tmp_path: Path) -> None:
     assert aside(tmp_path) == set()
 
 
-def installed(directory: Path, at: int, term: int = 1) -> None:
+def installed(directory: Path, at: int, term: int = 1, configuration: Configuration | None = None) -> None:
     """Put a snapshot that was received in the place of the state."""
-    target = target_of(sample(), at)
+    target = replace(target_of(sample(), at), stored_configuration=configuration)
     point = replace(target.applied.point, term=Term(term))
     installer = KvInstaller.open(directory, replace(target, applied=Base(point, target.applied.timestamp_ms)))
     installer.store_records(items_of(sample()))

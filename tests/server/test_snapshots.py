@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from durable_raft.kv.records import StateSummary, make_record
-from durable_raft.raft.types import Base, Index, NodeId
+from durable_raft.kv.records import make_record
+from durable_raft.raft.types import Index, NodeId
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.state.backup_source import BackupSource
-from durable_raft.server.state.snapshot_fetch import PATIENCE_S, SnapshotFetcher
+from durable_raft.server.state.snapshot_fetch import PATIENCE_S, REFUSED_S, Snapshot, SnapshotFetcher
 from durable_raft.server.state.snapshot_source import KEPT_S, VIEWS_MAX, SnapshotSource
 from durable_raft.server.state.worker import ThreadWorker
 from durable_raft.storage.environment import PINNED_BYTES_MAX
@@ -22,10 +22,11 @@ from durable_raft.storage.state.install import KvInstaller
 from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.store import LmdbKvStore
 from durable_raft.storage.state.swap import swap
+from durable_raft.storage.state.verify import read_checkpoint
 from durable_raft.wire.peer import FetchSnapshot, NodeMessage, SnapshotChunk
-from tests.support.log_building import IDENTITY, MEMBERSHIP
+from tests.support.log_building import IDENTITY, MEMBERSHIP, configured
 from tests.support.raft_solo import solo
-from tests.support.state_building import State, checkpoint, items_of, make_kv, read_kv
+from tests.support.state_building import State, base_at, checkpoint, items_of, make_kv, read_kv
 from tests.support.waiting import WAIT_S
 
 N2, N3 = NodeId("n2"), NodeId("n3")
@@ -165,6 +166,21 @@ def test_an_empty_state_at_the_beginning_is_not_given_for_ever(hands: Hands, tmp
         sender.source.close()
 
 
+def test_every_piece_names_the_configuration_of_its_checkpoint(hands: Hands, store: LmdbKvStore) -> None:
+    """And not that of a newer one, which may be written while the snapshot is given (openraft, issue 1808)."""
+    sender = Sender(hands, store)
+    assert sender.ask(question()).configuration is None
+    for index, configuration in ((9, configured(6, "n1", "n2")), (12, configured(12, "n1"))):
+        store.write_checkpoint(
+            [], is_cleared=False, applied=base_at(index), membership=MEMBERSHIP, configuration=configuration
+        )
+        sender.ask(question(floor=index - 1))
+    assert sender.ask(question(5, b"key:0003")).configuration is None
+    assert sender.ask(question(9, b"key:0003")).configuration == configured(6, "n1", "n2")
+    assert sender.ask(question(12, b"key:0019")).is_last
+    assert sender.chunks[-1].configuration == configured(12, "n1")
+
+
 def test_views_are_kept_while_they_are_asked_for(hands: Hands, store: LmdbKvStore) -> None:
     """The log behind them is held so long; then they go, but none that is being read."""
     sender = Sender(hands, store)
@@ -284,14 +300,15 @@ class Receiver:
         self.hands, self.directory = hands, directory
         directory.mkdir(exist_ok=True)
         self.asked: list[tuple[NodeId, FetchSnapshot]] = []
-        self.ready: list[Base] = []
+        self.ready: list[Snapshot] = []
         self.core = solo("1", term=1)["n1"]
         self.fetcher = SnapshotFetcher(
             self._begin, hands.worker(), hands, CrashPoints(), self._send, self.core, self.ready.append
         )
 
-    def _begin(self, base: Base, summary: StateSummary) -> KvInstaller:
-        return KvInstaller.open(self.directory, KvMeta(1, IDENTITY, MEMBERSHIP, base, summary))
+    def _begin(self, snapshot: Snapshot) -> KvInstaller:
+        base, summary, configuration = snapshot
+        return KvInstaller.open(self.directory, KvMeta(1, IDENTITY, MEMBERSHIP, base, summary, configuration))
 
     def _send(self, target: NodeId, message: NodeMessage) -> None:
         assert isinstance(message, FetchSnapshot)
@@ -322,7 +339,7 @@ def test_a_snapshot_is_fetched_piece_by_piece(hands: Hands, store: LmdbKvStore, 
     receiver.fetcher.fetch(N2)
     assert [target for target, _ in receiver.asked] == [N2]
     receiver.fetch_from(Sender(hands, store))
-    assert [base.point.index for base in receiver.ready] == [5]
+    assert [snapshot.base.point.index for snapshot in receiver.ready] == [5]
     assert (receiver.fetcher.is_active, receiver.fetcher.installed) == (False, 1)
     swap(receiver.directory, None)
     assert read_kv(receiver.directory) == (5, large(20))
@@ -418,4 +435,40 @@ def test_a_snapshot_that_the_log_has_overtaken_is_let_go(hands: Hands, store: Lm
     receiver.fetcher.received(N2, chunk._replace(last_included_index=Index(0)))
     assert not receiver.fetcher.is_active
     hands.turn()
+    assert receiver.ready == []
+
+
+def test_a_snapshot_comes_with_its_configuration(hands: Hands, store: LmdbKvStore, receiver: Receiver) -> None:
+    """It is in the state that waits to be swapped in, and whoever installs it is told."""
+    configuration = configured(6, "n1", "n2")
+    store.write_checkpoint([], is_cleared=False, applied=base_at(9), membership=MEMBERSHIP, configuration=configuration)
+    receiver.fetcher.fetch(N2)
+    receiver.fetch_from(Sender(hands, store))
+    assert [snapshot.configuration for snapshot in receiver.ready] == [configuration]
+    swap(receiver.directory, None)
+    assert read_checkpoint(receiver.directory).stored_configuration == configuration
+
+
+@pytest.mark.parametrize("when", ["at its first piece", "at a later piece"])
+def test_a_snapshot_with_a_stale_configuration_is_refused(
+    hands: Hands, store: LmdbKvStore, receiver: Receiver, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    """It names the fixed one, and here another is committed; nobody is asked again at once."""
+    receiver.fetcher.fetch(N2)
+    sender = Sender(hands, store)
+    if when == "at a later piece":
+        receiver.fetch_from(sender, 1)
+    _, asked = receiver.asked[-1]
+    raft = receiver.core
+    raft.install_snapshot(base_at(4), configured(3, "n1", "n2"))
+    receiver.fetcher.received(N2, sender.ask(asked))
+    assert not receiver.fetcher.is_active
+    (refused,) = [record.fields for record in caplog.records if record.message == "snapshot_refused"]  # type: ignore[attr-defined]
+    assert (refused["source"], refused["index"]) == (N2, 5)
+    assert refused["reason"] == "it names the configuration at 0, and this log has another one there"
+    receiver.fetcher.fetch(N2)
+    assert not receiver.fetcher.is_active
+    hands.now += REFUSED_S
+    receiver.fetcher.fetch(N2)
+    assert receiver.fetcher.is_active
     assert receiver.ready == []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from durable_raft.errors import CorruptRecord, DiskFull, InvariantViolation, StoragePoisoned
 from durable_raft.kv.records import Record, StateSummary
-from durable_raft.raft.types import Base, Identity, Membership
+from durable_raft.raft.types import Base, Configuration, Identity, Membership
 from durable_raft.server.state.checkpoints import PAGE_BYTES
 from durable_raft.storage.environment import Room
 from durable_raft.storage.state.change import ChangeSize, Settlement
@@ -111,6 +111,7 @@ class SimKv:
         is_cleared: bool,
         applied: Base,
         membership: Membership,
+        configuration: Configuration | None,
         pause: Callable[[], None],
         size: ChangeSize,
     ) -> StateSummary:
@@ -139,7 +140,12 @@ class SimKv:
         if (found := PlainView(state).summary) != summary:
             raise InvariantViolation(f"checkpoint at {applied}: {found}, expected {summary}")
         self._disk.kv.meta = replace(
-            old, sequence=old.sequence + 1, applied=applied, summary=summary, membership=membership
+            old,
+            sequence=old.sequence + 1,
+            applied=applied,
+            summary=summary,
+            membership=membership,
+            stored_configuration=configuration,
         )
         self._disk.kv.state = state
         return summary

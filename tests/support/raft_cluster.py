@@ -242,7 +242,7 @@ class Cluster:
             raise LookupError(f"{name} was offered no snapshot")
         giver = self[offer.source].log
         base = Base(offer.point, giver._timestamp_at(offer.point.index))
-        configuration = giver.configurations.at(offer.point.index)
+        configuration = giver.configurations.stored_at(offer.point.index)
         self._event(node, lambda raft: raft.install_snapshot(base, configuration))
 
     # -- the network ----------------------------------------------------------------------------------------------

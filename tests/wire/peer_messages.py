@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from durable_raft.raft.types import Entry, EntryKind, Index, Life, LogPoint, Nod
 from durable_raft.wire.fields import INDEX_MAX, NUMBER_MAX, TIME_MAX
 from durable_raft.wire.messages import AskTime, Confirm, Confirmed, Hello, HelloReply, TellTime
 from durable_raft.wire.peer import FetchSnapshot, PeerMessage, SnapshotChunk, StateHash
+from tests.support.raft_nodes import configuration_of
 
 CLUSTER = bytes(range(16))
 OTHER_CLUSTER = bytes(range(16, 32))
@@ -95,6 +97,9 @@ EXAMPLES: dict[str, PeerMessage] = {
     "install_snapshot": InstallSnapshot(Term(7), Index(300), Term(6), 0x01020304, 9),
     "fetch_snapshot": FetchSnapshot(Index(300), True, b"key\x00", Index(7)),
     "snapshot_chunk": chunk_of([make_record(b"", b"v"), make_record(b"k", b"\x00", 1_700_000_000_000)], [b"", b"k"]),
+    "snapshot_chunk_of_changed_members": chunk_of([], [])._replace(
+        is_last=True, configuration=replace(configuration_of(["a"]), index=Index(256))
+    ),
     "state_hash": StateHash(Index(4096), 0x01020304, 5, 2**64 - 1),
     "introduce": Introduce(b"u" * 16, 3, b"nonce 3!"),
     "introduce_response": IntroduceResponse(b"u" * 16, True, b"v" * 16, b"nonce 3!", 4),
@@ -151,8 +156,16 @@ def any_chunk(draw: st.DrawFn) -> SnapshotChunk:
     """Return any piece of a snapshot whose records are sound."""
     keys = draw(st.lists(st.binary(max_size=6), max_size=4))
     chunk = chunk_of([make_record(key, draw(st.binary(max_size=9)), draw(NUMBERS)) for key in keys], keys)
+    index = draw(INDEXES)
+    configuration = None
+    if index and draw(st.booleans()):
+        names = draw(st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=3, unique=True))
+        configuration = replace(configuration_of(sorted(names)), index=Index(draw(st.integers(1, index))))
     return chunk._replace(
-        last_included_index=Index(draw(INDEXES)), has_key=draw(st.booleans()), state_hash=draw(HASHES)
+        last_included_index=Index(index),
+        has_key=draw(st.booleans()),
+        state_hash=draw(HASHES),
+        configuration=configuration,
     )
 
 

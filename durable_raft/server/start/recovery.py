@@ -5,7 +5,9 @@ the log has there, when the node died while a snapshot was being installed: the 
 replaced. What the state covers is committed, so the log gives way, and the installation is finished. A state that the
 node wrote itself never lies beyond the log, so such a log went back: it cannot be believed.
 
-A state that is damaged, or lies before the log's base, is set aside; it is rebuilt from the log, or fetched.
+A state that is damaged, or lies before the log's base, is set aside; it is rebuilt from the log, or fetched. So is one
+that names another configuration than the log has at its place: with it, a log that is replaced would count other
+majorities than the rest of the cluster.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused
+from durable_raft.raft.configuration import describe_stored, stored_at
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import Index, StoredLog, Term
+from durable_raft.raft.types import Configuration, Index, StoredLog, Term
 from durable_raft.server.logs import event
 from durable_raft.storage.directory import KV, environment_path, unused_name
 from durable_raft.storage.log.log_store import DirectoryLogStore
@@ -68,7 +71,7 @@ def open_state(directory: Path, store: DirectoryLogStore, *, map_bytes: int, res
         StorageError: one of them is of a newer format.
     """
     stored = mended(store)
-    is_alone = len(store.membership.voters) == 1
+    is_alone = _is_alone(store, stored)
     for _ in range(2):
         if not LmdbKvStore.exists(directory):
             break
@@ -103,6 +106,12 @@ def _with_state(
         raise
 
 
+def _is_alone(store: DirectoryLogStore, stored: StoredLog) -> bool:
+    """Return whether no other node has to hold what is committed here: it would be in vain to wait for one."""
+    newest = stored.configurations[-1] if stored.configurations else Configuration.initial(store.membership)
+    return {*newest.voters, *newest.outgoing} == {store.identity.node_id}
+
+
 def mended(store: DirectoryLogStore) -> StoredLog:
     """Load the log; write again what one of two records, or one copy of meta, still tells.
 
@@ -134,7 +143,7 @@ def _healable(data: NodeData) -> NodeData:
     """
     applied = Index(0) if data.kv is None else data.kv.checkpoint.applied.point.index
     store = data.log_store
-    if len(store.membership.voters) == 1 and any(lost.index > applied for lost in data.stored.lost):
+    if _is_alone(store, data.stored) and any(lost.index > applied for lost in data.stored.lost):
         if data.kv is not None:
             data.kv.close()
         raise WoundedLog(store.healable)
@@ -157,7 +166,7 @@ def _without_state(
 ) -> NodeData:
     """Go on without a state, if other nodes can give one."""
     where = f"{directory} holds no state, and its log begins behind index {stored.base.index}"
-    if len(store.membership.voters) == 1:
+    if _is_alone(store, stored):
         raise DirectoryRefused(f"{where}: restore a backup; there is no other node to fetch the state from")
     event(_logger, logging.ERROR, "state_missing", reason=f"{where}: it is fetched from the leader")
     return NodeData(
@@ -175,9 +184,9 @@ def fit(directory: Path, store: DirectoryLogStore, stored: StoredLog, kv: StateS
     Raises:
         StateBehindLog: entries between the two are missing.
         LogWentBack: the log is an older one than the state was made from.
-        CorruptRecord: the two are of different histories.
+        CorruptRecord: the two are of different histories, or name different configurations.
     """
-    point = kv.checkpoint.applied.point
+    point, configuration = kv.checkpoint.applied.point, kv.checkpoint.stored_configuration
     if point.index < stored.base.index:
         raise StateBehindLog(
             f"{directory}: the state ends at index {point.index}, but the log begins behind {stored.base.index}:"
@@ -189,17 +198,27 @@ def fit(directory: Path, store: DirectoryLogStore, stored: StoredLog, kv: StateS
                 f"{directory}: the state is this node's own checkpoint at index {point.index} of term {point.term}, but"
                 f" the log ends at {stored.last.index} of term {stored.last.term}: the log is an older one"
             )
+        committed = stored_at(stored.configurations, stored.standing.committed.index)
+        if kv.checkpoint.configuration.index < (0 if committed is None else committed.index):
+            raise _other_members(directory, configuration, committed)
         event(_logger, logging.WARNING, "log_replaced", index=point.index, last_log_index=stored.last.index)
         # What was acknowledged may be gone with it, as in a life that goes on (raft/snapshots.py).
         standing = replace(stored.standing, cut_in=stored.hard_state.current_term)
-        store.persist([Write(1, None, None, (), kv.checkpoint.applied, standing)])
+        store.persist([Write(1, None, None, (), kv.checkpoint.applied, standing, base_configuration=configuration)])
         return store.load()
     if (chain := store.chain_at(point.index)) != point.chain:
         raise CorruptRecord(
             f"{directory}: at index {point.index} the log has chain {chain:#010x}, the state {point.chain:#010x}:"
             " one of the two is another history's"
         )
+    if (there := stored_at(stored.configurations, point.index)) != configuration:
+        raise _other_members(directory, configuration, there)
     return stored
+
+
+def _other_members(directory: Path, state: Configuration | None, log: Configuration | None) -> CorruptRecord:
+    said, known = describe_stored(state), describe_stored(log)
+    return CorruptRecord(f"{directory}: the state names another configuration than the log: {said}, and not {known}")
 
 
 def _term_at(stored: StoredLog, index: Index) -> Term:

@@ -21,7 +21,7 @@ from durable_raft.kv.layer import CHANGE_BYTES, Layer
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.core import Raft
-from durable_raft.raft.types import ORIGIN, Base, Entry, Index, LogPoint, Membership, Term
+from durable_raft.raft.types import ORIGIN, Base, Configuration, Entry, Index, LogPoint, Membership, Term
 from durable_raft.server.clock import Clock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.latency import LatencyRing
@@ -59,6 +59,8 @@ class _Frozen:
     layer: Layer
     base: Base
     applied_bytes: int
+    configuration: Configuration | None
+    """The one that counts at ``base``; None: the fixed one of the first start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +270,8 @@ class Checkpointer:
 
     def _freeze(self, index: Index, term: Term, chain: int) -> None:
         base = Base(LogPoint(index, term, chain), self._machine.time_ms)
-        self._frozen.append(_Frozen(self._machine.freeze(), base, self._applied_bytes))
+        configuration = self._raft.stored_configuration_at(index)
+        self._frozen.append(_Frozen(self._machine.freeze(), base, self._applied_bytes, configuration))
         self._begin_counting()
 
     def _begin_counting(self) -> None:
@@ -288,6 +291,7 @@ class Checkpointer:
                     is_cleared=layer.is_cleared,
                     applied=frozen.base,
                     membership=self._membership,
+                    configuration=frozen.configuration,
                     pause=self._pause,
                     size=_size_of(layer),
                 )

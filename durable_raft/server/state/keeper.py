@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from durable_raft.errors import CorruptRecord, InvariantViolation
 from durable_raft.kv.machine import Machine
-from durable_raft.kv.records import StateSummary
 from durable_raft.raft.core import Raft
 from durable_raft.raft.ready import Offer
-from durable_raft.raft.types import ORIGIN, Base, Entry, Index, LostEntry, NodeId, chain_crc
+from durable_raft.raft.types import ORIGIN, Entry, Index, LostEntry, NodeId, chain_crc
 from durable_raft.server.clock import Clock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.logs import event
@@ -24,7 +23,7 @@ from durable_raft.server.start.recovery import NodeData
 from durable_raft.server.state.backup_source import BackupSource
 from durable_raft.server.state.checkpoints import Checkpointer, Settled, settle_some
 from durable_raft.server.state.scrubber import Scrubber
-from durable_raft.server.state.snapshot_fetch import SnapshotFetcher
+from durable_raft.server.state.snapshot_fetch import Snapshot, SnapshotFetcher
 from durable_raft.server.state.snapshot_source import SnapshotSource
 from durable_raft.server.state.state_hashes import StateHashes, is_agreed_index, is_agreed_time
 from durable_raft.server.state.worker import Worker
@@ -269,13 +268,17 @@ class StateKeeper:
 
     # -- snapshots ------------------------------------------------------------------------------------------------
 
-    def _begin_installation(self, base: Base, summary: StateSummary) -> StateInstaller:
-        target = KvMeta(1, self._identity, self._membership, base, summary)
-        return self._states.install(target)
+    def _begin_installation(self, snapshot: Snapshot) -> StateInstaller:
+        base, summary, configuration = snapshot
+        return self._states.install(KvMeta(1, self._identity, self._membership, base, summary, configuration))
 
-    def _install(self, base: Base) -> None:
-        """Swap a snapshot in that is whole and durable: the state first, then the log (raft/snapshots.py)."""
-        if not self._raft.wants_snapshot(base.point):
+    def _install(self, snapshot: Snapshot) -> None:
+        """Swap a snapshot in that is whole and durable: the state first, then the log (raft/snapshots.py).
+
+        Since it was begun more may be committed here, and with that another configuration.
+        """
+        base, _, configuration = snapshot
+        if not self._raft.wants_snapshot(base.point) or not self._raft.may_count_at(base.point, configuration):
             self._states.discard_waiting()
             return
         self._release()
@@ -283,7 +286,7 @@ class StateKeeper:
         self._states.swap()
         self._crash_points.reach("after_snapshot_swap")
         kv = self._states.open()
-        self._raft.install_snapshot(base)
+        self._raft.install_snapshot(base, configuration)
         self._events.machine_replaced(self._begin(kv))
         event(_logger, logging.INFO, "snapshot_installed", index=base.point.index, keys=kv.checkpoint.summary.key_count)
 

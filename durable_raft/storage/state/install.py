@@ -76,7 +76,7 @@ class KvInstaller:
 
         Args:
             directory: the node's data directory; its lock is held by the caller.
-            target: what the snapshot is: its index and summary, the membership there, and this node's identity.
+            target: what the snapshot is: its index, summary and configuration, and this node's identity and membership.
             map_bytes: bound of the file.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The ``meta`` record of ``DIR/kv``, format version 1: which state it is that lies beside it.
+"""The ``meta`` record of ``DIR/kv``, format version 2: which state it is that lies beside it.
 
 ::
 
@@ -6,7 +6,12 @@
     | applied timestamp_ms u64 | applied chain u32 | key_count u64 | expires_count u64 | state_hash u64
     | cluster_id 16 bytes | node_uuid 16 bytes
     | node_id text | voters u16 | per voter: node_id text, client_address text, peer_address text
+    | configuration index u64 | length u32 | as many bytes of its entry's payload
     | proof u32
+
+Version 1 ends after the voters: the fixed configuration of the first start counts, which is ``voters``. It is still
+written where that is so. The configuration is the one that counts at the applied index (raft/configuration.py): once
+the log behind it is gone, nothing else tells it.
 
 Encoding, proof and the two copies are those of storage/proven.py. It is written in the transaction that writes the
 records, so the applied index is never apart from the data.
@@ -21,8 +26,20 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import lmdb
 
 from durable_raft.checksum import ALGORITHM_CRC32C
+from durable_raft.errors import MalformedConfiguration
 from durable_raft.kv.records import StateSummary
-from durable_raft.raft.types import ORIGIN, Base, Identity, Index, LogPoint, Membership, NodeId, Term
+from durable_raft.raft.configuration import decode, encode
+from durable_raft.raft.types import (
+    ORIGIN,
+    Base,
+    Configuration,
+    Identity,
+    Index,
+    LogPoint,
+    Membership,
+    NodeId,
+    Term,
+)
 from durable_raft.storage.environment import tree_wound
 from durable_raft.storage.proven import (
     META,
@@ -42,9 +59,11 @@ if TYPE_CHECKING:
 
 _Buffer = TypeVar("_Buffer", bytes, memoryview)
 
-KV_META_VERSION: Final = 1
+KV_META_VERSION: Final = 2
+_WITHOUT_CONFIGURATION: Final = 1
 
 _FIXED: Final = struct.Struct(">BBHQQQQIQQQ16s16s")
+_CONFIGURATION: Final = struct.Struct(">QI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +77,13 @@ class KvMeta:
     applied: Base
     """The last entry that is in it; its timestamp is the cluster time."""
     summary: StateSummary
+    stored_configuration: Configuration | None = None
+    """The one that counts at ``applied``; None: the fixed one of the first start, which is ``membership``."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The one that counts at ``applied``."""
+        return self.stored_configuration or Configuration.initial(self.membership)
 
 
 def first_meta(identity: Identity, membership: Membership) -> KvMeta:
@@ -66,10 +92,10 @@ def first_meta(identity: Identity, membership: Membership) -> KvMeta:
 
 
 def pack_kv_meta(meta: KvMeta) -> bytes:
-    """Return the bytes of ``meta``; the same in both tables."""
-    point, identity = meta.applied.point, meta.identity
+    """Return the bytes of ``meta``; the same in both tables. An older build reads them while no member changed."""
+    point, identity, configuration = meta.applied.point, meta.identity, meta.stored_configuration
     fixed = _FIXED.pack(
-        KV_META_VERSION,
+        _WITHOUT_CONFIGURATION if configuration is None else KV_META_VERSION,
         ALGORITHM_CRC32C,
         0,
         meta.sequence,
@@ -81,7 +107,11 @@ def pack_kv_meta(meta: KvMeta) -> bytes:
         identity.cluster_id,
         identity.node_uuid,
     )
-    return with_proof(fixed + pack_text(identity.node_id) + pack_membership(meta.membership))
+    parts = [fixed, pack_text(identity.node_id), pack_membership(meta.membership)]
+    if configuration is not None:
+        payload = encode(configuration)
+        parts += (_CONFIGURATION.pack(configuration.index, len(payload)), payload)
+    return with_proof(b"".join(parts))
 
 
 def unpack_kv_meta(table: str, value: bytes) -> KvMeta:
@@ -91,16 +121,17 @@ def unpack_kv_meta(table: str, value: bytes) -> KvMeta:
         WoundedLog: it is damaged.
         NewerFormat: its proof is right and its version or algorithm unknown.
     """
-    return unpack_proven(table, value, _unpack_body, versions=(KV_META_VERSION,))
+    return unpack_proven(table, value, _unpack_body, versions=(_WITHOUT_CONFIGURATION, KV_META_VERSION))
 
 
 def _unpack_body(body: bytes) -> KvMeta:
-    _, _, zero, sequence, index, term, timestamp_ms, chain, keys, expires, state_hash, cluster_id, node_uuid = (
+    version, _, zero, sequence, index, term, timestamp_ms, chain, keys, expires, state_hash, cluster_id, node_uuid = (
         _FIXED.unpack_from(body)
     )
     reader = ProvenReader(body, _FIXED.size)
     node_id = reader.text()
     membership = reader.membership()
+    configuration = None if version == _WITHOUT_CONFIGURATION else _read_configuration(reader, Index(index))
     if zero or reader.position != len(body):
         raise ValueError(f"padding {zero}, {len(body) - reader.position} bytes left")
     return KvMeta(
@@ -109,7 +140,18 @@ def _unpack_body(body: bytes) -> KvMeta:
         membership,
         Base(LogPoint(Index(index), Term(term), chain), timestamp_ms),
         StateSummary(keys, expires, state_hash),
+        configuration,
     )
+
+
+def _read_configuration(reader: ProvenReader, applied: Index) -> Configuration:
+    index, length = reader.numbers(_CONFIGURATION)
+    if not 0 < index <= applied:
+        raise ValueError(f"a configuration at {index} in the state at {applied}")
+    try:
+        return decode(Index(index), reader.take(length))
+    except MalformedConfiguration as error:
+        raise ValueError(str(error)) from error
 
 
 def put_kv_meta(transaction: Transaction[_Buffer], tables: KvTables, meta: KvMeta) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from durable_raft.kv.records import Record, StateSummary, StateView
-from durable_raft.raft.types import Base, Membership
+from durable_raft.raft.types import Base, Configuration, Membership
 from durable_raft.storage.environment import Room
 from durable_raft.storage.state.change import ChangeSize
 from durable_raft.storage.state.meta import KvMeta
@@ -60,6 +60,7 @@ class StateStore(Protocol):
         is_cleared: bool,
         applied: Base,
         membership: Membership,
+        configuration: Configuration | None,
         pause: Callable[[], None],
         size: ChangeSize,
     ) -> StateSummary:

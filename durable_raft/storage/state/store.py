@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from durable_raft.errors import DirectoryRefused, InvariantViolation
 from durable_raft.kv.layer import Change
 from durable_raft.kv.records import StateSummary
-from durable_raft.raft.types import Base, Identity, Membership
+from durable_raft.raft.types import Base, Configuration, Identity, Membership
 from durable_raft.storage.directory import KV, create_environment, environment_path, require_environment
 from durable_raft.storage.environment import MAP_BYTES, Room, disk_free_bytes, measure, open_environment, readers_of
 from durable_raft.storage.headroom import COMMIT_BYTES, Headroom, free_list_bytes
@@ -207,6 +207,7 @@ class LmdbKvStore:
         is_cleared: bool,
         applied: Base,
         membership: Membership,
+        configuration: Configuration | None = None,
         summary: StateSummary | None = None,
         pause: Callable[[], None] = no_pause,
         size: ChangeSize | None = None,
@@ -219,7 +220,8 @@ class LmdbKvStore:
             changes: each key once, in the order of keys.
             is_cleared: whether all that was there is gone first.
             applied: the last entry whose effect is in it, and the cluster time.
-            membership: the cluster's voters as of ``applied``.
+            membership: the cluster's voters at its first start.
+            configuration: the one that counts at ``applied``; None: the fixed one of the first start.
             summary: what the state must be then; None: what it is said to be.
             pause: called between chunks of about a tenth of a millisecond; the disk and the interpreter are shared.
             size: of the changes; None: whether there is room for them is not looked at.
@@ -231,12 +233,18 @@ class LmdbKvStore:
             DiskFull: there may be no room; nothing was begun, and the same call may be made again.
             StoragePoisoned: anything failed, now or before: final. Its cause is an ``InvariantViolation`` when what was
                 written does not add up, and a ``WoundedState`` when an old record is damaged.
-            InvariantViolation: ``applied`` lies before the last checkpoint.
+            InvariantViolation: ``applied`` lies before the last checkpoint, or ``configuration`` before that one's or
+                behind ``applied``.
         """
         self._latch.require_sound()
         before = self._meta
         if applied.point.index < before.applied.point.index:
             raise InvariantViolation(f"checkpoint at {applied} after one at {before.applied}")
+        members_at = 0 if configuration is None else configuration.index
+        if not before.configuration.index <= members_at <= applied.point.index:
+            raise InvariantViolation(
+                f"checkpoint at {applied} with the configuration at {members_at}, after {before.configuration.index}"
+            )
         if size is not None:
             self._headroom.require(self._needed_bytes(size, is_cleared=is_cleared))
         with self._latch.transaction(lambda: self._environment.begin(write=True, buffers=True)) as transaction:
@@ -250,7 +258,7 @@ class LmdbKvStore:
             if summary is not None and written != summary:
                 raise InvariantViolation(f"{self._path}: written {written}, expected {summary} at {applied.point}")
             require_counted(transaction, self._tables, written)
-            meta = KvMeta(before.sequence + 1, before.identity, membership, applied, written)
+            meta = KvMeta(before.sequence + 1, before.identity, membership, applied, written, configuration)
             put_kv_meta(transaction, self._tables, meta)
         self._meta, self.tolerated = meta, ()
         cover_last_page(self._environment, self._path)
