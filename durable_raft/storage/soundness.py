@@ -8,6 +8,7 @@ is in use. So the tree of the log is walked without mapping it (``lmdb.verify``)
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -18,8 +19,10 @@ from typing import Final
 from durable_raft.errors import DirectoryRefused, StorageError, UnknownFormatVersion
 from durable_raft.storage.directory import DATA_FILE, KV, RAFT, environment_path, holds_environment
 from durable_raft.storage.isolation import Background, KilledBySignal, told_by_child
+from durable_raft.storage.log.meta import Meta
 from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.preflight import check_data_file, page_problems
+from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.swap import NEW, read_waiting
 from durable_raft.storage.state.verify import verify_state
 from durable_raft.storage.wounds import WoundedState
@@ -38,6 +41,8 @@ class Owner:
 
     cluster_id: bytes
     node_id: str
+    voters: tuple[str, ...]
+    """By the newest configuration that is told, committed or not; both halves of a joint one."""
 
 
 def log_trouble(directory: Path) -> str:
@@ -105,10 +110,13 @@ class StateCheck:
 def owner_of(directory: Path) -> Owner | None:
     """Return whose data a directory holds that may be damaged; None when nothing tells."""
     try:
-        cluster, _, node_id = told_by_child(lambda: _owner(directory)).partition(" ")
+        told = told_by_child(lambda: _owner(directory))
     except KilledBySignal:
         return None
-    return Owner(bytes.fromhex(cluster), node_id) if node_id else None
+    if not told:
+        return None
+    cluster, node_id, voters = json.loads(told)
+    return Owner(bytes.fromhex(cluster), node_id, tuple(voters))
 
 
 def _told(examine: Callable[[], str]) -> str:
@@ -163,12 +171,14 @@ def _structure(path: Path) -> str:
 
 
 def _owner(directory: Path) -> str:
+    meta: Meta | KvMeta | None = None
     with contextlib.suppress(StorageError), LogReader.open(directory) as reader:
         meta = reader.overview().meta
-        if meta is not None:
-            return f"{meta.identity.cluster_id.hex()} {meta.identity.node_id}"
-    if holds_environment(directory, KV):
+    if meta is None and holds_environment(directory, KV):
         with contextlib.suppress(StorageError):
-            identity = read_waiting(directory, KV).identity
-            return f"{identity.cluster_id.hex()} {identity.node_id}"
-    return ""
+            meta = read_waiting(directory, KV)
+    if meta is None:
+        return ""
+    identity, configuration = meta.identity, meta.configuration
+    voters = sorted({*configuration.voters, *configuration.outgoing})
+    return json.dumps([identity.cluster_id.hex(), identity.node_id, voters])

@@ -46,7 +46,7 @@ def directory(tmp_path: Path) -> Path:
 def test_a_sound_directory_has_no_trouble(directory: Path) -> None:
     """And is told whose it is; its small state is read before a start."""
     assert (log_trouble(directory), state_trouble(directory)) == ("", "")
-    assert owner_of(directory) == Owner(CLUSTER_ID, "n1")
+    assert owner_of(directory) == Owner(CLUSTER_ID, "n1", MEMBERSHIP.ids())
     assert (is_quickly_read(directory), is_slowly_read(directory)) == (True, False)
 
 
@@ -116,7 +116,7 @@ def test_an_owner_is_known_by_log_or_state(directory: Path) -> None:
     """By the one whose meta can still be read."""
     for table in ("meta", "meta_copy"):
         change(directory, table, b"meta", None)
-    assert owner_of(directory) == Owner(CLUSTER_ID, "n1")
+    assert owner_of(directory) == Owner(CLUSTER_ID, "n1", MEMBERSHIP.ids())
     (directory / "kv" / "data.mdb").write_bytes(b"")
     assert owner_of(directory) is None
 

@@ -27,6 +27,7 @@ from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.log_store import DirectoryLogStore
 from durable_raft.storage.place import place_of
 from durable_raft.storage.soundness import (
+    Owner,
     StateCheck,
     is_quickly_read,
     is_slowly_read,
@@ -107,7 +108,7 @@ def _examine(config: NodeConfig) -> bytes | None:
         if not trouble and (died or is_quickly_read(directory)) and holds_environment(directory, KV):
             found = state_trouble(directory)
             if found:
-                _require_others(config, found)
+                _require_others(config, owner_of(directory), found)
                 set_state_aside(directory, found)
     finally:
         lock.release()
@@ -122,10 +123,10 @@ def _begin_anew(config: NodeConfig, trouble: str) -> bytes | None:
         DirectoryRefused: it is another node's.
     """
     directory = config.directory
-    _require_others(config, trouble)
     owner = owner_of(directory)
     if owner is not None and owner.node_id != config.node_id:
         raise DirectoryRefused(f"{directory} belongs to node {owner.node_id!r}, expected {config.node_id!r}: {trouble}")
+    _require_others(config, owner, trouble)
     lock = DirectoryLock(directory)
     try:
         aside = set_directory_aside(directory, "wounded")
@@ -135,13 +136,18 @@ def _begin_anew(config: NodeConfig, trouble: str) -> bytes | None:
     return None if owner is None else owner.cluster_id
 
 
-def _require_others(config: NodeConfig, trouble: str) -> None:
-    """Go on only if there is another node.
+def _require_others(config: NodeConfig, owner: Owner | None, trouble: str) -> None:
+    """Go on only if there is another node that has to hold what this one has lost.
+
+    Args:
+        config: of the node; it names the members of the first start.
+        owner: whose the directory is, by the members that it knows of; None: nothing in it tells.
+        trouble: what is wrong with it.
 
     Raises:
         CorruptRecord: there is none, with ``trouble``.
     """
-    if len(config.membership.voters) == 1:
+    if (config.membership.ids() if owner is None else owner.voters) == (config.node_id,):
         raise CorruptRecord(f"{trouble}; there is no other node to heal from: see raftlog repair, or restore a backup")
 
 

@@ -45,7 +45,10 @@ def restore_node(file: Path, config: NodeConfig, progress: Callable[[Progress, i
         identity = Identity(new_cluster_id(config, meta), config.node_id, secrets.token_bytes(16))
         directory.mkdir(parents=True, exist_ok=True)
         try:
-            target = replace(meta, sequence=1, identity=identity, membership=config.membership)
+            # Whatever members the old cluster had by then, these nodes have those that are named now.
+            target = replace(
+                meta, sequence=1, identity=identity, membership=config.membership, stored_configuration=None
+            )
             installer = KvInstaller.open(directory, target, map_bytes=config.map_bytes)
             for items in reader.pieces(lambda done: progress(done, reader.size_bytes)):
                 installer.store_records(items)
