@@ -13,6 +13,7 @@ from durable_raft.cli.progress import ProgressLine
 from durable_raft.cli.resp_client import RespClient, Value
 from durable_raft.errors import ConfigError, CorruptRecord, ErrorAnswered, NodeUnreachable, RequestError
 from durable_raft.kv.records import Record
+from durable_raft.raft.configuration import describe
 from durable_raft.storage.state.backup import BackupReader, BackupWriter, Item
 from durable_raft.storage.state.meta import KvMeta, unpack_kv_meta
 
@@ -148,7 +149,8 @@ def _words(meta: KvMeta) -> str:
     point, summary = meta.applied.point, meta.summary
     return (
         f"{summary.key_count} keys at index {point.index} (term {point.term}), state hash {summary.state_hash:016x},"
-        f" from node {meta.identity.node_id} of cluster {meta.identity.cluster_id.hex()}"
+        f" from node {meta.identity.node_id} of cluster {meta.identity.cluster_id.hex()},"
+        f" {describe(meta.configuration)}"
     )
 
 
@@ -179,7 +181,8 @@ def restore(
     """Make the directory of one node of a new cluster that begins with the state in FILE.
 
     Run it once for every node, with the same FILE and --cluster, then start them all with `durable-raft serve` and the
-    same --cluster. It is another cluster than the one that was backed up: nodes of the two never talk.
+    same --cluster. It is another cluster than the one that was backed up: nodes of the two never talk, and its members
+    are those of --cluster alone.
 
     The backup's time is the new cluster's, or later. With --reset-time, for a backup whose time is in the future, the
     first leader sets it to the clock that a majority of the nodes agrees on.

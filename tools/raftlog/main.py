@@ -16,7 +16,7 @@ from typing import Final
 
 import click
 
-from durable_raft.raft.configuration import describe
+from durable_raft.raft.configuration import describe, stored_at
 from durable_raft.raft.types import EntryKind
 from durable_raft.storage.log.reader import LogReader, Overview
 from durable_raft.storage.wounds import Wound
@@ -161,6 +161,9 @@ def _stat_lines(overview: Overview) -> Iterator[tuple[str, object]]:
         yield "base_index", base.index
         yield "base_term", base.term
         yield "voters", ",".join(f"{v.node_id}={v.client_address}@{v.peer_address}" for v in meta.membership.voters)
+        if (first := stored_at(meta.configurations, base.index)) is not None:
+            yield "base_configuration_index", first.index
+            yield "base_configuration", describe(first)
         if meta.configurations:
             yield "configuration_index", meta.configuration.index
             yield "configuration", describe(meta.configuration)

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from durable_raft.kv.records import StateSummary
+from durable_raft.raft.configuration import stored_at
 from durable_raft.raft.quorum import can_be_held
-from durable_raft.raft.types import Base, Entry, Index, LogPoint, chain_crc
+from durable_raft.raft.types import Base, Configuration, Entry, Index, LogPoint, chain_crc
 from durable_raft.storage.state.meta import KvMeta
 from raftlog.commitment import Commitment, commitment_of
 from raftlog.replicas import Held, Range, Replica, ranges
@@ -55,6 +56,11 @@ class Merged:
         if not self.entries:
             return self.base.point
         return LogPoint(self.entries[-1].index, self.entries[-1].term, self.entries[-1].chain)
+
+    @property
+    def base_configuration(self) -> Configuration | None:
+        """The one that counts at ``base``; None: the fixed one of the first start."""
+        return stored_at(self.best.meta.configurations, self.base.point.index)
 
     @property
     def summary(self) -> StateSummary | None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from durable_raft.errors import CorruptRecord
+from durable_raft.raft.configuration import describe, describe_stored, stored_at
+from durable_raft.raft.types import Configuration
 from durable_raft.storage.directory import (
     DATA_FILE,
     KV,
@@ -184,8 +186,11 @@ def _check_raft(directory: Path, part: Part) -> Part:
     standing = meta.standing
     part.facts |= {"is_copy": standing.is_copy, "committed_index": standing.committed.index}
     part.facts |= {"life": standing.lives[-1].number if standing.lives else 0}
+    part.facts |= {"configurations": [_configuration_fact(each) for each in meta.configurations]}
     if not entries and base.index:
         part.line += f" behind {base.index}"
+    if meta.configurations:
+        part.line += f", configuration: {describe_stored(meta.configuration)}"
     return part
 
 
@@ -203,7 +208,16 @@ def _check_kv(directory: Path, part: Part) -> Part:
     part.line = (
         f"keys {summary.key_count} at index {point.index} term {point.term} state_hash {summary.state_hash:016x}"
     )
+    configuration = found.meta.stored_configuration
+    part.facts |= {"configuration": None if configuration is None else _configuration_fact(configuration)}
+    if configuration is not None:
+        part.line += f", configuration: {describe_stored(configuration)}"
     return part
+
+
+def _configuration_fact(configuration: Configuration) -> dict[str, object]:
+    members = [asdict(member) for member in configuration.members]
+    return {"index": configuration.index, "configuration": describe(configuration), "members": members}
 
 
 # -- how they fit -----------------------------------------------------------------------------------------------------
@@ -254,6 +268,11 @@ def _fit(directory: Path, state: KvMeta, part: Part) -> Part:
         part.damage.append(
             f"at index {point.index} the log has chain {found.point.chain:#010x}, the state {point.chain:#010x}: one"
             " of the two is another history's"
+        )
+    elif log is not None and (known := stored_at(log.configurations, point.index)) != state.stored_configuration:
+        part.damage.append(
+            f"at index {point.index} the log has another configuration than the state: {describe_stored(known)}, and"
+            f" not {describe_stored(state.stored_configuration)}"
         )
     else:
         part.line = f"state and log agree at index {point.index} term {point.term} chain {point.chain:#010x}"

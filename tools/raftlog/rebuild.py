@@ -38,13 +38,17 @@ def rebuild(
     directory.mkdir(parents=True)
     source = merged.state_of
     if source is not None and source.state is not None:
-        target = KvMeta(1, identity, membership, source.state.applied, source.state.summary)
+        state = source.state
+        target = KvMeta(1, identity, membership, state.applied, state.summary, state.stored_configuration)
         installer = KvInstaller.open(directory, target)
         for piece in pieces_of(source.directory):
             installer.store_records(piece)
         installer.complete()
         complete_swap(directory)
-    LmdbLogStore.create(directory, identity, membership, base=merged.base, standing=standing)
+    configuration = merged.base_configuration
+    LmdbLogStore.create(
+        directory, identity, membership, base=merged.base, standing=standing, configuration=configuration
+    )
     store = LmdbLogStore.open(directory, allow_network_file_system=True)
     try:
         store.load()

@@ -139,13 +139,17 @@ def _require_first_configuration(survivors: Sequence[Survivor]) -> None:
     """Go on only where the members are those of the first start: no others are counted here yet.
 
     Raises:
-        Refused: they were changed.
+        Refused: they were changed. A state may know it alone: it came as a snapshot, and its log was not yet replaced.
     """
     for each in survivors:
-        if each.meta.configurations:
+        known = [*each.meta.configurations[-1:]]
+        if each.state is not None and each.state.stored_configuration is not None:
+            known.append(each.state.stored_configuration)
+        if known:
+            newest = max(known, key=lambda configuration: configuration.index)
             raise Refused(
-                f"{each.directory}: the members were changed ({describe(each.meta.configuration)}, at index"
-                f" {each.meta.configuration.index}), and majorities are counted here over those of the first start only"
+                f"{each.directory}: the members were changed ({describe(newest)}, at index {newest.index}), and"
+                " majorities are counted here over those of the first start only"
             )
 
 

@@ -21,6 +21,7 @@ from durable_raft.raft.ready import Write
 from durable_raft.raft.types import (
     ORIGIN,
     Base,
+    Configuration,
     Entry,
     HardState,
     Identity,
@@ -125,16 +126,19 @@ class LmdbLogStore:
         map_bytes: int = MAP_BYTES,
         base: Base = _BEGINNING,
         standing: Standing = VOTER,
+        configuration: Configuration | None = None,
     ) -> None:
         """Create an empty log in ``directory`` (made when missing), whole and durable, or leave nothing that opens.
 
-        It begins behind ``base``, in its term: at the beginning, unless a state was put there before. A directory that
-        a node will run on begins with a ``standing`` that is no voter's (raft/admission.py).
+        It begins behind ``base``, in its term: at the beginning, unless a state was put there before. There
+        ``configuration`` counts, or ``membership``, the fixed one of the first start. A directory that a node will run
+        on begins with a ``standing`` that is no voter's (raft/admission.py).
 
         Raises:
             DirectoryRefused: there is a log already, or the directory is in use.
         """
-        meta = Meta(1, HardState(base.point.term), identity, membership, base, standing)
+        configurations = () if configuration is None else (configuration,)
+        meta = Meta(1, HardState(base.point.term), identity, membership, base, standing, configurations=configurations)
 
         def build(path: Path) -> None:
             with open_environment(path, map_bytes=map_bytes, create=True) as environment:
