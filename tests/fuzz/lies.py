@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from durable_raft.kv.records import Record, make_record
@@ -28,9 +29,10 @@ from durable_raft.raft.messages import (
     TermMessage,
     TimeoutNow,
 )
-from durable_raft.raft.types import ORIGIN, DiskRoom, Entry, Index, Life, LogPoint, Term
+from durable_raft.raft.types import ORIGIN, Configuration, DiskRoom, Entry, Index, Life, LogPoint, Term
 from durable_raft.wire.fields import TIME_MAX
 from durable_raft.wire.messages import AskTime, FetchSnapshot, NodeMessage, SnapshotChunk, StateHash, TellTime
+from tests.support.raft_nodes import configuration_of
 
 LogOf: TypeAlias = Callable[[Sequence[int]], tuple[Entry, ...]]
 """Makes the log whose entries have these terms; one (index, term) is always one entry."""
@@ -207,10 +209,20 @@ class Liar:
             total = sum(record.crc for _, record in records) + rng.choice((0, 0, 1))
             expires = sum(record.deadline_ms > 0 for _, record in records)
             at = (point.index, point.term, point.chain, self.time_ms())
-            chunk = SnapshotChunk(*at, count, expires, total, False, b"", [], [], [], [], False)
+            members = self._members(point.index)
+            chunk = SnapshotChunk(*at, count, expires, total, False, b"", [], [], [], [], False, members)
         chunk = _holding(chunk, records)
         self._chunk = None if chunk.is_last else chunk
         return chunk
+
+    def _members(self, index: Index) -> Configuration | None:
+        """Return who votes in a snapshot taken at ``index``: mostly those of the first start, sometimes strangers."""
+        rng = self.rng
+        if index < 1 or rng.random() < 0.7:
+            return None
+        own = self.raft.configuration
+        strangers = configuration_of(sorted(rng.sample(("n1", "n2", "s1", "s2", "s3"), rng.randint(1, 4))))
+        return replace(rng.choice((own, strangers)), index=Index(rng.randint(max(1, index - 3), index)))
 
     def _records(self) -> list[tuple[bytes, Record]]:
         rng = self.rng
