@@ -420,11 +420,14 @@ class Cluster:
 
 
 def _is_gone(group: int) -> bool:
-    """Return whether a process group has no member but zombies (proc(5): state and pgrp)."""
+    """Return whether a process group has no member but zombies (proc(5): state and pgrp).
+
+    A process whose first thread is one holds its files until the last thread has ended.
+    """
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
-            if int(pgrp) == group and state not in "ZX":
+            if int(pgrp) == group and (state not in "ZX" or len([*stat.with_name("task").iterdir()]) > 1):
                 return False
     return True
 

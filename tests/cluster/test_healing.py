@@ -15,6 +15,7 @@ from durable_raft.storage.log.records import IDENT, IDENT_KEY, LOG, LOG_KEY
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import Cluster
 from tests.storage.raw import flip_bit
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -99,8 +100,8 @@ def test_rot_under_a_running_node_is_found_and_healed(cluster_of: ClusterFactory
 def _rot_on_disk(directory: Path, payload: bytes) -> None:
     """Flip a byte of ``payload`` wherever the data file has it, as rot would: under the node, not through LMDB."""
     path = directory / "raft" / "data.mdb"
+    wait_until(lambda: payload in path.read_bytes(), "the payload to be moved out of the journal")
     at = path.read_bytes().find(payload)
-    assert at > 0, "the payload is not in the file"
     fd = os.open(path, os.O_RDWR)
     try:
         os.pwrite(fd, bytes([payload[30] ^ 1]), at + 30)
