@@ -25,7 +25,8 @@ class NodeStatus:
     id: str | None
     address: str
     role: str
-    """follower, pre-candidate, candidate, leader; ``unreachable`` when it did not answer."""
+    """follower, pre-candidate, candidate, leader; ``unreachable`` when it did not answer. The table shows what a
+    follower without a vote is."""
     term: int | None = None
     last_index: int | None = None
     flushed_index: int | None = None
@@ -43,6 +44,8 @@ class NodeStatus:
     """By how much its wall clock is ahead of the one a majority agrees on; None when it does not know."""
     clock_differs: bool = False
     """Whether its clock is so far off that it lets others lead."""
+    member: str | None = None
+    """What it is by its own newest configuration: voter, outgoing, learner, leaving; none when it is no member."""
     error: str | None = None
 
 
@@ -74,6 +77,7 @@ def ask(address: Address, timeout_s: float = TIMEOUT_S) -> NodeStatus:
         timeouts=_timeouts(info),
         clock_offset_ms=_integer(info, "raft_clock_offset_ms"),
         clock_differs=info.get("raft_clock_differs") == "1",
+        member=info.get("raft_member"),
     )
 
 
@@ -129,6 +133,12 @@ def complaints(status: NodeStatus) -> Iterator[str]:
         yield f"{named}: its clock is {offset_s:+.1f} s off what a majority of clocks says: set it right"
 
 
+def _shown_role(status: NodeStatus) -> str:
+    """Return the role, or what a node without a vote is."""
+    has_vote = status.member in ("voter", "outgoing", None)
+    return status.role if has_vote or status.role != "follower" else f"{status.member}"
+
+
 _COLUMNS: Final = ("NODE", "ADDRESS", "ROLE", "TERM", "LAST", "FLUSHED", "COMMIT", "APPLIED", "LAG", "STATE")
 _LEFT_ALIGNED: Final = 3
 
@@ -151,7 +161,7 @@ def _cells(status: NodeStatus) -> list[str]:
     values = (
         status.id,
         status.address,
-        status.role,
+        _shown_role(status),
         status.term,
         status.last_index,
         status.flushed_index,

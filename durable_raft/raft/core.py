@@ -263,6 +263,10 @@ class Raft:
         """
         return self._state.log.configurations.stored_at(index)
 
+    def possible_configurations(self) -> list[Configuration]:
+        """Return all that may count here, oldest first: the newest, and those that count again if it is cut."""
+        return self._state.log.configurations.since(self._state.log.commit_index)
+
     @property
     def is_configuration_committed(self) -> bool:
         """Whether the newest configuration is known to be committed."""

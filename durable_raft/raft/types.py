@@ -286,6 +286,10 @@ class Configuration:
         """Return whether ``node_id`` has a vote, be it in one half of a joint configuration only."""
         return node_id in self.voters or node_id in self.outgoing
 
+    def is_alone(self, node_id: NodeId) -> bool:
+        """Return whether ``node_id`` is the only voter: what it loses, nobody can give back."""
+        return self.voters == (node_id,) and not self.outgoing
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -321,6 +325,10 @@ class StoredLog:
     configurations: tuple[Configuration, ...] = ()
     """The one that counts at ``base`` and those of the stored entries, ascending. The fixed one of the first start is
     not among them."""
+
+    def newest_configuration(self, first: Membership) -> Configuration:
+        """Return the one that counts; ``first``: the voters of the first start, who count until members change."""
+        return self.configurations[-1] if self.configurations else Configuration.initial(first)
 
 
 class Role(enum.Enum):

@@ -5,12 +5,22 @@ An alarm is a state, not an event: it stands as long as its cause does.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import NodeId
+from durable_raft.server.logs import event
 from durable_raft.server.peers import Link
+
+_logger = logging.getLogger(__name__)
+
+NOT_A_VOTER_TICKS: Final = 40
+"""Looks after which a node that is no voter says so again: ten seconds."""
+
+ALARM_TICKS: Final = 40
+"""Looks after which an alarm that stands is said again: ten seconds."""
 
 
 class Alarm(NamedTuple):
@@ -51,3 +61,36 @@ def alarms_of(raft: Raft, links: Mapping[NodeId, Link]) -> tuple[Alarm, ...]:
     if raft.contradiction is not None:
         found.append("contradicts_committed")
     return tuple(Alarm(name, ALARMS[name]) for name in found)
+
+
+class Announcer:
+    """Says from time to time what is wrong with a node, and whom it waits for."""
+
+    def __init__(self, raft: Raft, links: Mapping[NodeId, Link]) -> None:
+        self._raft = raft
+        self._links = links
+        self._unvoted_ticks = self._alarm_ticks = 0
+
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Return what is wrong with the node so that somebody has to act."""
+        return alarms_of(self._raft, self._links)
+
+    def tick(self) -> None:
+        """Say what is due, at each of the node's looks."""
+        self._say_not_a_voter()
+        self._say_alarms()
+
+    def _say_not_a_voter(self) -> None:
+        """Say from time to time whom a new disk waits for: a first start needs every node once."""
+        self._unvoted_ticks = 0 if self._raft.is_voter else self._unvoted_ticks + 1
+        if self._unvoted_ticks % NOT_A_VOTER_TICKS == NOT_A_VOTER_TICKS // 2:
+            waits_for = ",".join(self._raft.waits_for()) or "a leader that was elected without it"
+            event(_logger, logging.WARNING, "not_a_voter_yet", waits_for=waits_for)
+
+    def _say_alarms(self) -> None:
+        """Say what somebody has to act on when it begins, and from time to time while it lasts."""
+        alarms = self.alarms()
+        self._alarm_ticks = self._alarm_ticks + 1 if alarms else 0
+        if self._alarm_ticks % ALARM_TICKS == 1:
+            for alarm in alarms:
+                event(_logger, logging.ERROR, "alarm", name=alarm.name, reason=alarm.text)

@@ -8,7 +8,7 @@ the outcome if it becomes known within the hold time, and ``-UNKNOWN`` if not. N
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 from durable_raft.addresses import parse_address
@@ -74,7 +74,6 @@ class Dispatcher:
         self,
         raft: Raft,
         machine: Machine,
-        members: Sequence[Member],
         limits: DispatchLimits,
         clocks: tuple[Callable[[], float], Callable[[], int | None], Callable[[], int]],
         wake: Callable[[], None],
@@ -84,7 +83,6 @@ class Dispatcher:
         """Bind the parts.
 
         Args:
-            members: where a client is sent when another node leads.
             clocks: monotonic seconds; the cluster time, ms since the Unix epoch, to stamp entries with, None while a
                 leader does not know it, when it proposes nothing; and the time to show, known or not.
             wake: has ``propose_due`` called soon.
@@ -93,9 +91,8 @@ class Dispatcher:
         """
         self._raft = raft
         self._machine = machine
-        self._addresses: dict[NodeId, str] = {
-            member.node_id: parse_address("client_address", member.client_address).in_redis_form() for member in members
-        }
+        self._addresses: dict[NodeId, str] = {}
+        """Where a client is sent when that node leads."""
         self._limits = limits
         self._monotonic, self._stamp_ms, self._shown_ms = clocks
         self._answering = Answering(machine, self._shown_ms)
@@ -141,10 +138,17 @@ class Dispatcher:
             self._accept(waiting)
         elif not waiting.spec.is_write and waiting.slot.owner.is_readonly and self.is_caught_up:
             self._answer_stale(waiting)
-        elif (leader_id := self._raft.leader_id) is not None and self._is_reachable(leader_id):
-            self._move(waiting, self._addresses[leader_id])
+        elif (address := self._leader_address()) is not None:
+            self._move(waiting, address)
         else:
             self._hold(waiting)
+
+    def _leader_address(self) -> str | None:
+        """Return where another node leads, in Redis's form; None while nobody does who can be reached."""
+        leader_id = self._raft.leader_id
+        if leader_id is None or not self._is_reachable(leader_id):
+            return None
+        return self._addresses.get(leader_id)
 
     def _accept(self, waiting: Waiting) -> None:
         """Queue a command on the leader, refusing what there is no room for."""
@@ -415,6 +419,16 @@ class Dispatcher:
             self._free_reads = []
             for waiting in unproposed:
                 self._route(waiting)
+        self._route_held()
+
+    def use_members(self, members: Iterable[Member]) -> None:
+        """Send clients to these members from now on, when one of them leads."""
+        self._addresses = {
+            member.node_id: parse_address("client_address", member.client_address).in_redis_form() for member in members
+        }
+        self._route_held()
+
+    def _route_held(self) -> None:
         if self._raft.leader_id is not None:
             held, self._held = self._held, deque()
             for waiting in held:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
+from durable_raft.raft.configuration import describe
 from durable_raft.raft.core import Raft
 from durable_raft.server.clock import Clock
 from durable_raft.server.logs import event
@@ -51,6 +52,8 @@ class FlightRecorder:
 
     def recovered(self, raft: Raft) -> None:
         """Note what the disk gave this life to start with."""
+        configuration = raft.configuration
+        members = {"members": describe(configuration)} if configuration.index else {}
         self.note(
             "recovered",
             term=raft.current_term,
@@ -60,6 +63,7 @@ class FlightRecorder:
             applied=raft.log.last_applied,
             voter=raft.is_voter,
             whole=raft.is_whole,
+            **members,
         )
 
     def progress(self, raft: Raft) -> None:

@@ -19,7 +19,7 @@ from durable_raft.kv.records import Record
 from durable_raft.kv.replies import ErrorReply, Later, Reply
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import LEADER, Entry, Index, NodeId, Role, Term
-from durable_raft.server.alarms import Alarm, alarms_of
+from durable_raft.server.alarms import Alarm, Announcer
 from durable_raft.server.applying import Applier
 from durable_raft.server.clock import Timer
 from durable_raft.server.core_timer import CoreTimer
@@ -29,6 +29,7 @@ from durable_raft.server.expiry_timer import ExpiryTimer
 from durable_raft.server.large_entries import LargeEntries
 from durable_raft.server.log_writer import Flushed
 from durable_raft.server.logs import CORE_EVENT_LEVELS, event
+from durable_raft.server.members import Members
 from durable_raft.server.memory import NodeMemory
 from durable_raft.server.peers import LinkEvents
 from durable_raft.server.persister import Persister
@@ -47,12 +48,6 @@ _logger = logging.getLogger(__name__)
 
 WRITER_STOP_S = 10.0
 """How long a stop waits for the disk."""
-
-NOT_A_VOTER_TICKS = 40
-"""Looks after which a node that is no voter says so again: ten seconds."""
-
-ALARM_TICKS = 40
-"""Looks after which an alarm that stands is said again: ten seconds."""
 
 HOUSEKEEPING_S = 0.25
 """How often held commands, open fates and the room on the disk are looked at."""
@@ -104,9 +99,9 @@ class Node:
         """When each peer last sent a message (monotonic, ms)."""
 
         self.memory = NodeMemory(config, platform.clock.monotonic)
-        members, rng = config.membership.voters, platform.rng
         self._workers = (platform.worker("states", self.fail), platform.worker("snapshots", self.fail))
         self.raft = self._core_of(data, platform)
+        self.members = Members(self.raft, config)
         self._writer = platform.log_writer(store, self._flushed_on_thread, self._failed_on_thread)
         self.persister = Persister(self._writer)
         self._jobs = Jobs(self._clock.monotonic, platform.slice_steps)
@@ -116,7 +111,6 @@ class Node:
         self.dispatcher = Dispatcher(
             self.raft,
             self.keeper.machine,
-            members,
             DispatchLimits(config.client_hold_ms / 1000, config.pending_bytes_max, config.batch_bytes_max),
             (self._clock.monotonic, self.timekeeper.stamp_ms, self.timekeeper.present_ms),
             self.wake,
@@ -134,9 +128,9 @@ class Node:
             failed=self.fail,
             half_sent=self.memory.messages,
         )
-        dials = random.Random(rng.getrandbits(64))  # noqa: S311 - pauses, not secrets
-        self.peers = platform.links(store.identity, members, dials, link_events)
-        self._unvoted_ticks = self._alarm_ticks = 0
+        dials = random.Random(platform.rng.getrandbits(64))  # noqa: S311 - pauses, not secrets
+        self.peers = platform.links(store.identity, self.members.reached(), dials, link_events)
+        self._announcer = Announcer(self.raft, self.peers.links)
         self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term, False)
         self._timer = CoreTimer(self._loop, self._clock, lambda: self.raft.role is LEADER, self._on_timer)
         self._expiry_timer = ExpiryTimer(self._loop, self._process)
@@ -335,6 +329,7 @@ class Node:
         if self._is_stopped:
             return
         reach = self._crash_points.reach
+        self.members.follow(self.peers, self.dispatcher)
         self._note_leadership()
         self.dispatcher.propose_due()
         was_busy = self._jobs.are_under_way
@@ -406,7 +401,7 @@ class Node:
     def _is_reachable(self, node_id: NodeId) -> bool:
         """Return whether ``node_id`` is this node or its link is up."""
         link = self.peers.links.get(node_id)
-        return link is None or link.is_up
+        return node_id == self._config.node_id if link is None else link.is_up
 
     def _note_leadership(self) -> None:
         """Tell the dispatcher when the role or the known leader changed."""
@@ -460,28 +455,12 @@ class Node:
         if self.raft.remember():
             self.wake()
         self._disk.look()
-        self._say_not_a_voter()
-        self._say_alarms()
+        self._announcer.tick()
         self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)
-
-    def _say_not_a_voter(self) -> None:
-        """Say from time to time whom a new disk waits for: a first start needs every node once."""
-        self._unvoted_ticks = 0 if self.raft.is_voter else self._unvoted_ticks + 1
-        if self._unvoted_ticks % NOT_A_VOTER_TICKS == NOT_A_VOTER_TICKS // 2:
-            waits_for = ",".join(self.raft.waits_for()) or "a leader that was elected without it"
-            event(_logger, logging.WARNING, "not_a_voter_yet", waits_for=waits_for)
-
-    def _say_alarms(self) -> None:
-        """Say what somebody has to act on when it begins, and from time to time while it lasts."""
-        alarms = self.alarms()
-        self._alarm_ticks = self._alarm_ticks + 1 if alarms else 0
-        if self._alarm_ticks % ALARM_TICKS == 1:
-            for alarm in alarms:
-                event(_logger, logging.ERROR, "alarm", name=alarm.name, reason=alarm.text)
 
     def alarms(self) -> tuple[Alarm, ...]:
         """Return what is wrong with this node so that somebody has to act."""
-        return alarms_of(self.raft, self.peers.links)
+        return self._announcer.alarms()
 
     # -- reports --------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ A link carries frames of wire/peer.py and begins with a handshake: the dialler s
 other end has that confirmed at the address of the node that is named (callers.py), and accepts (hearing.py). Whoever
 does not know the cluster id is told nothing, not even why. A link that fails is dialled again after a pause that grows;
 what could not be sent is dropped, which Raft is made for. So is a link on which something is said that no correct node
-says. What is sent in which order: link_queue.py.
+says. Who the others are may change (members.py). What is sent in which order: link_queue.py.
 """
 
 from __future__ import annotations
@@ -12,280 +12,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from typing import Protocol
 
-from durable_raft import __version__
-from durable_raft.addresses import parse_address
-from durable_raft.errors import DiskReplaced, DurableRaftError, PeerError
+from durable_raft.errors import DurableRaftError
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import Identity, Member, NodeId
-from durable_raft.server.callers import CHALLENGE_BYTES, Callers
+from durable_raft.server.callers import Callers
 from durable_raft.server.complaints import Complaints
+from durable_raft.server.dialling import PeerLink
 from durable_raft.server.half_sent import HalfSent
-from durable_raft.server.hearing import HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT_S, Accepted, Receive, tune
-from durable_raft.server.link_queue import LinkQueue
-from durable_raft.server.logs import event
-from durable_raft.wire.messages import Confirm, Confirmed
-from durable_raft.wire.peer import FrameEncoder, FrameParser, Hello, HelloReply, NodeMessage, encode_frame
-
-REDIAL_MIN_S = 0.05
-REDIAL_MAX_S = 1.0
-"""Pause before a failed link is dialled again: doubled each time between these, so that a node that comes back is
-reached within a second and a dead one costs nothing."""
+from durable_raft.server.hearing import Accepted, Receive
+from durable_raft.wire.peer import FrameEncoder, NodeMessage
 
 _logger = logging.getLogger(__name__)
-
-_CLOSED: Final = (
-    "closed before the handshake: another cluster id, another version, or it could not confirm this node at the address"
-    " that it knows of it; its log says which"
-)
-
-
-class _Dialled(asyncio.Protocol):
-    """The sending end of a link: says hello, waits to be accepted, then only writes."""
-
-    def __init__(
-        self,
-        identity: Identity,
-        target: NodeId,
-        callers: Callers,
-        queue: LinkQueue | None = None,
-        on_made: Callable[[_Dialled], None] | None = None,
-    ) -> None:
-        """Bind the parts: without ``queue`` it only asks, and nothing else is sent on it."""
-        self._identity = identity
-        self._target = target
-        self._callers = callers
-        self._queue = queue
-        self._on_made = on_made
-        self.challenge = secrets.token_bytes(CHALLENGE_BYTES)
-        self._parser = FrameParser(identity.cluster_id, HANDSHAKE_BYTES_MAX)
-        self.transport: asyncio.Transport
-        """There from ``connection_made`` on."""
-        self.answer: asyncio.Future[HelloReply] = asyncio.get_running_loop().create_future()
-        # Nobody may be waiting any more when it fails; an error that nobody fetched would look like a bug of ours.
-        self.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the peer has confirmed a claim on this link."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say who dials, and whom."""
-        self.transport = transport = cast("asyncio.Transport", transport)
-        tune(transport)
-        # uvloop would keep what is written until the end of the turn; a lone write's flush is part of that turn.
-        transport.set_write_buffer_limits(high=0)
-        identity = self._identity
-        hello = Hello(identity.node_id, identity.node_uuid, self._target, __version__, self.challenge)
-        transport.write(encode_frame(identity.cluster_id, hello))
-        if self._on_made is not None:
-            self._on_made(self)
-        for challenge in self._callers.of(self._target):
-            self.ask(challenge)
-
-    def ask(self, challenge: bytes) -> None:
-        """Ask whoever listens there whether it has dialled the link that carries ``challenge``."""
-        self.transport.write(encode_frame(self._identity.cluster_id, Confirm(challenge)))
-
-    def data_received(self, data: bytes) -> None:
-        """Take the answer to the handshake, and to what was asked."""
-        try:
-            for message in self._parser.feed(data):
-                if isinstance(message, Confirmed):
-                    if self._callers.confirm(self._target, message.challenge) and not self.confirmed.done():
-                        self.confirmed.set_result(None)
-                elif isinstance(message, HelloReply) and not self.answer.done():
-                    self.answer.set_result(message)
-        except PeerError as error:
-            if not self.answer.done():
-                self.answer.set_exception(error)
-            self.transport.abort()
-
-    def pause_writing(self) -> None:
-        """Have no more pieces written: the kernel did not take the last one whole."""
-        if self._queue is not None:
-            self._queue.choke()
-
-    def resume_writing(self) -> None:
-        """Have the next pieces written."""
-        if self._queue is not None:
-            self._queue.unchoke()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End the handshake, if it is still under way, and the link."""
-        if not self.answer.done():
-            self.answer.set_exception(ConnectionError(str(exc) if exc else _CLOSED))
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-
-class PeerLink:
-    """The link this node dials to one peer."""
-
-    def __init__(
-        self,
-        identity: Identity,
-        member: Member,
-        rng: random.Random,
-        on_change: Callable[[], None],
-        encoder: FrameEncoder,
-        was_replaced: Callable[[NodeId, bytes], bool],
-        callers: Callers,
-    ) -> None:
-        self._identity = identity
-        self._callers = callers
-        self._was_replaced = was_replaced
-        self._queue = LinkQueue(member.node_id, encoder, lambda turn: asyncio.get_running_loop().call_soon(turn))
-        self._member = member
-        self._rng = rng
-        self._on_change = on_change
-        self._transport: asyncio.Transport | None = None
-        self._dialled: _Dialled | None = None
-        """The newest link that was dialled, accepted or not."""
-        self._is_wanted = asyncio.Event()
-        self._probe: asyncio.Task[None] | None = None
-        self._last_complaint = ""
-        self.is_refused_as_replaced = self.is_replaced = False
-
-    @property
-    def dropped(self) -> int:
-        """Messages that could not be sent."""
-        return self._queue.dropped
-
-    @property
-    def is_up(self) -> bool:
-        """Whether the peer accepted the link and it has not failed since."""
-        return self._transport is not None and not self._transport.is_closing()
-
-    def send(self, message: NodeMessage) -> None:
-        """Send ``message`` or, when the link is down or choked, drop it."""
-        self._queue.send(message)
-
-    def has_dialled(self, challenge: bytes) -> bool:
-        """Return whether the newest link carries ``challenge``."""
-        return self._dialled is not None and secrets.compare_digest(self._dialled.challenge, challenge)
-
-    def ask(self, challenge: bytes) -> None:
-        """Ask the peer whether it has dialled the link that carries ``challenge``, on this one once it is there."""
-        if self._dialled is None or self._dialled.transport.is_closing():
-            self._is_wanted.set()
-        else:
-            self._dialled.ask(challenge)
-
-    def close(self) -> None:
-        """End what asks beside the link; the link itself ends with the task that runs it."""
-        if self._probe is not None:
-            self._probe.cancel()
-
-    def probe(self) -> None:
-        """Ask the peer about all claims on a new link, beside the one that is there."""
-        if self._dialled is not None and (self._probe is None or self._probe.done()):
-            self._probe = asyncio.get_running_loop().create_task(self._ask_anew(self._dialled))
-
-    def note_replaced(self) -> None:
-        """Note that somebody dialled as this peer, from a disk that was replaced; it counts while this link is down."""
-        self.is_replaced = not self.is_up
-
-    async def _ask_anew(self, old: _Dialled) -> None:
-        """Ask on a link of its own, once; whoever answers there, and not on ``old``, has left that."""
-        address = parse_address("peer_address", self._member.peer_address)
-        transport: asyncio.Transport | None = None
-        try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                transport, protocol = await asyncio.get_running_loop().create_connection(
-                    lambda: _Dialled(self._identity, self._member.node_id, self._callers), address.host, address.port
-                )
-                await protocol.confirmed
-                old.transport.abort()
-        except (OSError, TimeoutError):
-            return
-        finally:
-            if transport is not None:
-                transport.abort()
-
-    async def run(self) -> None:
-        """Keep the link up until cancelled."""
-        pause = REDIAL_MIN_S
-        while True:
-            try:
-                protocol = await self._dial()
-            except (OSError, PeerError, TimeoutError) as error:
-                # Another peer of ours may be in its place by now.
-                self.is_refused_as_replaced &= isinstance(error, DiskReplaced)
-                # A replaced disk hears nobody who does not hear it, so a link to it waits in vain.
-                self.is_replaced &= isinstance(error, (DiskReplaced, TimeoutError))
-                self._complain(f"{type(error).__name__}: {error}")
-            else:
-                pause = REDIAL_MIN_S
-                self._last_complaint = ""
-                self._transport = protocol.transport
-                self.is_refused_as_replaced = self.is_replaced = False
-                self._queue.attach(protocol.transport)
-                self._on_change()
-                event(_logger, logging.INFO, "peer_connected", peer=self._member.node_id)
-                try:
-                    await protocol.closed
-                finally:
-                    self._transport = None
-                    self._queue.detach()
-                    self._on_change()
-                    protocol.transport.abort()
-                event(_logger, logging.INFO, "peer_disconnected", peer=self._member.node_id)
-            await self._rest(pause * self._rng.uniform(0.5, 1.0))
-            pause = min(pause * 2, REDIAL_MAX_S)
-
-    async def _rest(self, pause: float) -> None:
-        """Wait before the peer is dialled again; no longer than the shortest pause once it has dialled this node."""
-        self._is_wanted.clear()
-        await asyncio.sleep(min(pause, REDIAL_MIN_S))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, pause - REDIAL_MIN_S)):
-                await self._is_wanted.wait()
-
-    async def _dial(self) -> _Dialled:
-        address = parse_address("peer_address", self._member.peer_address)
-        loop = asyncio.get_running_loop()
-        transport: asyncio.Transport | None = None
-        try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                transport, protocol = await loop.create_connection(self._new_dialled, address.host, address.port)
-                self._check(await protocol.answer)
-                return protocol
-        except BaseException:
-            # uvloop closes a transport whose making is cancelled, and that one does not know that it is closing.
-            self._dialled = None
-            if transport is not None:
-                transport.abort()
-            raise
-
-    def _new_dialled(self) -> _Dialled:
-        return _Dialled(self._identity, self._member.node_id, self._callers, self._queue, self._note_dialled)
-
-    def _note_dialled(self, dialled: _Dialled) -> None:
-        self._dialled = dialled
-
-    def _check(self, answer: HelloReply) -> None:
-        address, node_id = self._member.peer_address, self._member.node_id
-        self.is_refused_as_replaced = not answer.accepted and answer.is_replaced
-        self.is_replaced = answer.node_id == node_id and self._was_replaced(node_id, answer.node_uuid)
-        if not answer.accepted:
-            kind = DiskReplaced if answer.is_replaced else PeerError
-            raise kind(f"{address} refuses this node: {answer.reason}")
-        if answer.node_id != node_id:
-            raise PeerError(f"{address} is {answer.node_id}, not {node_id}")
-        if self.is_replaced:
-            raise DiskReplaced(f"{node_id} at {address} runs on a disk that was replaced ({answer.node_uuid.hex()})")
-
-    def _complain(self, complaint: str) -> None:
-        """Log why the link cannot be had, once for each reason."""
-        if complaint != self._last_complaint:
-            self._last_complaint = complaint
-            event(_logger, logging.WARNING, "peer_unreachable", peer=self._member.node_id, reason=complaint)
 
 
 class Link(Protocol):
@@ -325,6 +67,9 @@ class Links(Protocol):
 
     async def start(self, host: str, port: int) -> None:
         """Listen for peers and dial them; raises OSError when the address cannot be listened on."""
+
+    def follow(self, members: Sequence[Member]) -> None:
+        """Dial and hear ``members`` from now on, each at its address, and nobody else; this node may be one of them."""
 
     def send(self, envelopes: Sequence[Envelope]) -> None:
         """Send messages to their targets, in order; what cannot be sent is dropped."""
@@ -367,23 +112,21 @@ class Peers:
         self.receive = events.receive
         self.was_replaced = events.was_replaced
         self.half_sent = events.half_sent
-        self._failed = events.failed
-        others = [member for member in members if member.node_id != identity.node_id]
-        self.ids = frozenset(member.node_id for member in others)
-        encoder = FrameEncoder(identity.cluster_id)
+        self._events, self._rng = events, rng
+        self._encoder = FrameEncoder(identity.cluster_id)
         self.callers = Callers()
-        self.links: dict[NodeId, PeerLink] = {
-            member.node_id: PeerLink(identity, member, rng, events.changed, encoder, events.was_replaced, self.callers)
-            for member in others
-        }
+        self.links: dict[NodeId, PeerLink] = {}
+        self.ids: frozenset[NodeId] = frozenset()
         self.accepted: set[asyncio.Transport] = set()
         self._proven: dict[NodeId, Accepted] = {}
         """The link on which each peer is heard."""
         self.refused = Complaints(time.monotonic)
         self.misbehaved = Complaints(time.monotonic)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[NodeId, asyncio.Task[None]] = {}
+        """What keeps each link up; empty before the start."""
         self._server: asyncio.Server | None = None
         self.is_closed = False
+        self.follow(members)
 
     async def start(self, host: str, port: int) -> None:
         """Listen for peers and dial them.
@@ -393,14 +136,46 @@ class Peers:
         """
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Accepted(self), host, port)
-        self._tasks = [loop.create_task(link.run(), name=f"link-{peer}") for peer, link in self.links.items()]
-        for task in self._tasks:
-            task.add_done_callback(self._task_ended)
+        for peer in self.links:
+            self._dial(peer)
+
+    def _dial(self, peer: NodeId) -> None:
+        """Have the link to ``peer`` made, and kept up."""
+        task = asyncio.get_running_loop().create_task(self.links[peer].run(), name=f"link-{peer}")
+        task.add_done_callback(self._task_ended)
+        self._tasks[peer] = task
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         """A dialling task that ends by itself has failed."""
         if not task.cancelled():
-            self._failed(task.exception() or DurableRaftError(f"task {task.get_name()} ended"))
+            self._events.failed(task.exception() or DurableRaftError(f"task {task.get_name()} ended"))
+
+    def follow(self, members: Sequence[Member]) -> None:
+        """Dial and hear ``members`` from now on, each at its address, and nobody else; this node may be one of them."""
+        if self.is_closed:
+            return
+        others = {member.node_id: member for member in members if member.node_id != self.identity.node_id}
+        self.ids = frozenset(others)
+        for peer in self.links.keys() - others.keys():
+            self._end(peer)
+        for peer, member in others.items():
+            if peer in self.links:
+                self.links[peer].readdress(member)
+                continue
+            events = self._events
+            self.links[peer] = PeerLink(
+                self.identity, member, self._rng, events.changed, self._encoder, events.was_replaced, self.callers
+            )
+            if self._server is not None:
+                self._dial(peer)
+
+    def _end(self, peer: NodeId) -> None:
+        """Neither dial nor hear ``peer`` any more."""
+        self.links.pop(peer).close()
+        if (task := self._tasks.pop(peer, None)) is not None:
+            task.cancel()
+        if (accepted := self._proven.get(peer)) is not None:
+            accepted.drop()
 
     def send(self, envelopes: Sequence[Envelope]) -> None:
         """Send messages to their targets; what is for a member to whom there is no link is dropped."""
@@ -440,7 +215,7 @@ class Peers:
         self.is_closed = True
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
         for link in self.links.values():
             link.close()

@@ -90,8 +90,8 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     _allow_connections(config.clients_max)
     crash_points, clock = CrashPoints.from_environment(environment), clock_from_environment(environment)
     for life in range(1, LIVES_MAX + 1):
-        ending = _live(config, crash_points, clock)
-        if not isinstance(ending, CorruptRecord) or life == LIVES_MAX or len(config.membership.voters) == 1:
+        ending, is_alone = _live(config, crash_points, clock)
+        if not isinstance(ending, CorruptRecord) or life == LIVES_MAX or is_alone:
             return ExitCode.OK if ending is None else exit_code_of(ending)
         event(_logger, logging.ERROR, "reopening", attempt=life, reason=ending)
         if isinstance(ending, WoundedState):
@@ -123,8 +123,8 @@ def _allow_connections(clients_max: int) -> None:
         event(_logger, logging.WARNING, "few_files", allowed=allowed, wanted=wanted, reason="see ulimit -n")
 
 
-def _live(config: NodeConfig, crash_points: CrashPoints, clock: Clock) -> BaseException | None:
-    """Run one life of the node; return what ended it, None for a signal."""
+def _live(config: NodeConfig, crash_points: CrashPoints, clock: Clock) -> tuple[BaseException | None, bool]:
+    """Run one life of the node; return what ended it, None for a signal, and whether it was the only voter."""
     with _named(config.directory):
         watch_signals(config.directory)
         data = open_node(config)
@@ -134,7 +134,7 @@ def _live(config: NodeConfig, crash_points: CrashPoints, clock: Clock) -> BaseEx
         process = _Process(config, data, crash_points, clock)
         watchdog = Watchdog()
         with asyncio.Runner(loop_factory=lambda: _new_loop(watchdog)) as runner:
-            return runner.run(process.main(watchdog))
+            return runner.run(process.main(watchdog)), process.is_alone
     finally:
         if process is None or process.is_store_free:
             data.log_store.close()
@@ -181,6 +181,8 @@ class _Process:
         self._ended: asyncio.Event = asyncio.Event()
         self.is_store_free = True
         """Whether no thread uses the store any more."""
+        self.is_alone = False
+        """Whether this node is the only voter: then nobody can give back what is damaged."""
         self._fatal: BaseException | None = None
         self._fail: Callable[[BaseException], None] = self._note_fatal
         self._clients: Clients | None = None
@@ -220,6 +222,7 @@ class _Process:
             await self._stop(node, clients)
         finally:
             clients.abort()
+            self.is_alone = node.raft.configuration.is_alone(self._config.node_id)
             self.is_store_free = node.stop()
             cause = node.last_failure
             if self._fatal is not None and cause is not None and cause is not self._fatal:

@@ -42,7 +42,9 @@ class Reporter:
         return NodeStatus(
             node_id=self._config.node_id,
             cluster_id=self._store.identity.cluster_id,
-            membership=self._config.membership,
+            configuration=node.members.configuration,
+            is_configuration_committed=raft.is_configuration_committed,
+            myself=node.members.myself,
             role=raft.role,
             leader_id=raft.leader_id,
             leaderless_ms=0 if node.leaderless_since is None else int((now - node.leaderless_since) * 1000),
@@ -100,16 +102,17 @@ class Reporter:
         return shares
 
     def _peers(self) -> dict[NodeId, PeerStatus]:
-        node = self._node
+        node, raft = self._node, self._node.raft
         now_ms = int(node.now_s() * 1000)
         statuses: dict[NodeId, PeerStatus] = {}
-        for peer, link in node.peers.links.items():
+        for peer in raft.state.peers:
+            link = node.peers.links.get(peer)
             heard_at = node.heard_at.get(peer)
-            progress = node.raft.progress.get(peer)
+            progress = raft.progress.get(peer)
             statuses[peer] = PeerStatus(
                 match_index=None if progress is None else progress.match_index,
-                connected=link.is_up,
-                is_replaced=link.is_replaced,
+                connected=link is not None and link.is_up,
+                is_replaced=link is not None and link.is_replaced,
                 last_contact_ms=None if heard_at is None else now_ms - heard_at,
             )
         return statuses

@@ -11,7 +11,7 @@ import uvloop
 
 from durable_raft.raft.messages import Introduce, IntroduceResponse
 from durable_raft.raft.types import NodeId
-from durable_raft.server import hearing, peers
+from durable_raft.server import dialling, hearing
 from durable_raft.server.callers import OPEN_PER_ADDRESS_MAX
 from durable_raft.wire.messages import Confirm, Confirmed, HelloReply
 from durable_raft.wire.peer import FRAME_VERSION, NodeMessage, encode_frame
@@ -78,23 +78,23 @@ def test_a_peer_that_is_not_dialled_at_the_moment_is_dialled_for_its_claim() -> 
 
 def test_a_link_that_took_too_long_to_be_made_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine stood still while it was made. uvloop has closed it then, and raises when it is written to."""
-    monkeypatch.setattr(peers, "HANDSHAKE_TIMEOUT_S", 0.02)
-    make = peers._Dialled.connection_made
+    monkeypatch.setattr(dialling, "HANDSHAKE_TIMEOUT_S", 0.02)
+    make = dialling._Dialled.connection_made
 
-    def stand_still(dialled: peers._Dialled, transport: asyncio.BaseTransport) -> None:
+    def stand_still(dialled: dialling._Dialled, transport: asyncio.BaseTransport) -> None:
         make(dialled, transport)
         made.append(dialled)
         time.sleep(0.04)
 
-    monkeypatch.setattr(peers._Dialled, "connection_made", stand_still)
-    made: list[peers._Dialled] = []
+    monkeypatch.setattr(dialling._Dialled, "connection_made", stand_still)
+    made: list[dialling._Dialled] = []
 
     async def story(house: House) -> None:
         link = house.peers.links[NodeId("n2")]
         while not link._last_complaint.startswith("TimeoutError"):
             await asyncio.sleep(0.001)
-        monkeypatch.setattr(peers._Dialled, "connection_made", make)
-        monkeypatch.setattr(peers, "HANDSHAKE_TIMEOUT_S", 10.0)
+        monkeypatch.setattr(dialling._Dialled, "connection_made", make)
+        monkeypatch.setattr(dialling, "HANDSHAKE_TIMEOUT_S", 10.0)
         assert not link.has_dialled(made[-1].challenge)
         link.ask(b"whose is this?")
         await (await house.dial()).join()

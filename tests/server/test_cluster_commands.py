@@ -8,8 +8,10 @@ import pytest
 from redis.cluster import parse_cluster_slots
 
 from durable_raft.kv.replies import ErrorReply
-from durable_raft.raft.types import Member, Membership, NodeId
+from durable_raft.raft.configuration import NO_MEMBERS
+from durable_raft.raft.types import Configuration, Index, Member, Membership, NodeId
 from durable_raft.server.commands.cluster import cluster_node_id, execute_cluster_command
+from durable_raft.server.commands.info import replicas_caught_up
 from durable_raft.server.commands.status import NodeStatus
 from durable_raft.wire.resp import encode_reply
 from tests.support.node_status import (
@@ -99,9 +101,40 @@ def test_slots_are_understood_by_redis_py() -> None:
 
 def test_slots_shows_an_ipv6_address_without_brackets() -> None:
     """An IPv6 host is given as clients want to connect to it: without the brackets of HOST:PORT."""
-    alone = Membership((Member(NodeId("n1"), "[::1]:7001", "[::1]:17001"),))
-    status = dataclasses.replace(LEADER, membership=alone, peers={})
+    alone = Member(NodeId("n1"), "[::1]:7001", "[::1]:17001")
+    configuration = Configuration.initial(Membership((alone,)))
+    status = dataclasses.replace(LEADER, configuration=configuration, myself=alone, peers={})
     assert ask(status, b"SLOTS") == [[0, 16383, [b"::1", 7001, ID1, []]]]
+
+
+def with_learner(status: NodeStatus) -> NodeStatus:
+    """Return ``status`` with n3 as a learner."""
+    learning = dataclasses.replace(status.configuration, voters=(N1, N2), learners=(N3,))
+    return dataclasses.replace(status, configuration=learning)
+
+
+def test_a_learner_is_shown_and_nobody_is_sent_there_to_read() -> None:
+    """Its state may be far behind, or none at all."""
+    status = with_learner(LEADER)
+    replica = [b"10.0.0.2", 7002, ID2, []]
+    assert ask(status, b"SLOTS") == [[0, 16383, [b"10.0.0.1", 7001, ID1, []], replica]]
+    lines = ask(status, b"NODES")
+    assert isinstance(lines, bytes)
+    flags = [line.split(b" ")[2] for line in lines.splitlines()]
+    assert flags == [b"myself,master", b"slave", b"slave,nofailover"]
+    shards = ask(status, b"SHARDS")
+    assert isinstance(shards, list)
+    assert str(shards).count("loading") == 1
+    assert replicas_caught_up(dataclasses.replace(status, last_log_index=Index(1))) == 1
+    assert replicas_caught_up(dataclasses.replace(LEADER, last_log_index=Index(1))) == 2
+
+
+def test_a_node_that_is_no_member_names_itself() -> None:
+    """Before it joins, and after it was removed: it knows its own address at least."""
+    alone = dataclasses.replace(FOLLOWER, configuration=NO_MEMBERS, peers={}, leader_id=None)
+    assert ask(alone, b"SLOTS") == [[0, 16383, [b"10.0.0.2", 7002, ID2, []]]]
+    elsewhere = dataclasses.replace(FOLLOWER, configuration=NO_MEMBERS, peers={})
+    assert ask(elsewhere, b"SLOTS") == ask(alone, b"SLOTS")
 
 
 def test_shards_describes_one_shard_with_every_node() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from durable_raft.kv.replies import Verbatim
-from durable_raft.raft.types import Role
+from durable_raft.raft.configuration import NO_MEMBERS
+from durable_raft.raft.types import Index, Role
 from durable_raft.server.commands.info import info, replicas_caught_up, role
 from durable_raft.server.commands.status import NodeStatus
 from tests.support.node_status import (
@@ -85,12 +86,46 @@ def test_raft_section_has_the_documented_fields() -> None:
 def test_raft_section_has_a_line_per_peer() -> None:
     """Each other voter has its match index (the leader only knows it), link, last contact and address."""
     assert raft_lines(LEADER)["raft_peer_n2"] == (
-        "match_index=19,connected=1,replaced=0,last_contact_ms=12,address=10.0.0.2:7002"
+        "match_index=19,connected=1,replaced=0,last_contact_ms=12,address=10.0.0.2:7002,member=voter"
     )
     assert raft_lines(LEADERLESS)["raft_peer_n1"] == (
-        "match_index=,connected=0,replaced=0,last_contact_ms=5000,address=10.0.0.1:7001"
+        "match_index=,connected=0,replaced=0,last_contact_ms=5000,address=10.0.0.1:7001,member=voter"
     )
     assert "raft_peer_n1" not in raft_lines(LEADER)
+
+
+def test_raft_section_shows_the_configuration_while_members_change() -> None:
+    """Who votes, who does until the joint configuration is left, who only listens; and how far the change is."""
+    assert raft_lines(LEADER)["raft_member"] == "voter"
+    assert raft_lines(LEADER)["raft_configuration_state"] == "stable"
+    joint = dataclasses.replace(
+        LEADER.configuration,
+        index=Index(20),
+        voters=(N2, N3),
+        outgoing=(N1, N2),
+        leaving=(N1,),
+    )
+    lines = raft_lines(dataclasses.replace(LEADER, configuration=joint, is_configuration_committed=False))
+    expected = {
+        "raft_member": "outgoing",
+        "raft_configuration_index": "20",
+        "raft_configuration_state": "joint",
+        "raft_configuration_committed": "0",
+        "raft_voters": "2",
+        "raft_learners": "0",
+    }
+    assert {name: lines[name] for name in expected} == expected
+    left = dataclasses.replace(joint, outgoing=(), learners=(N1,))
+    lines = raft_lines(dataclasses.replace(LEADER, configuration=left))
+    assert (lines["raft_member"], lines["raft_configuration_state"]) == ("leaving", "leaving")
+    assert (lines["raft_voters"], lines["raft_learners"]) == ("2", "1")
+
+
+def test_a_node_that_is_no_member_yet_says_so() -> None:
+    """It has no peers, and no leader."""
+    lonely = dataclasses.replace(LEADERLESS, configuration=NO_MEMBERS, peers={})
+    lines = raft_lines(lonely)
+    assert (lines["raft_member"], lines["raft_configuration_state"], lines["raft_voters"]) == ("none", "none", "0")
 
 
 def test_raft_section_shows_nobody_as_nothing() -> None:

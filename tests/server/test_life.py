@@ -15,8 +15,8 @@ import pytest
 
 from durable_raft.errors import ConfigError, ErrorAnswered, NodeUnreachable
 from durable_raft.raft.types import Membership, NodeId
+from durable_raft.server import alarms, persister, process
 from durable_raft.server import node as node_module
-from durable_raft.server import persister, process
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.exit_codes import ExitCode
 from durable_raft.server.log_writer import LogWriter
@@ -261,7 +261,7 @@ def test_few_open_files_are_told_of(one: ForkedNodes) -> None:
 
 def test_a_node_that_waits_for_the_others_says_for_whom(three: ForkedNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first start needs every node once; until then a command is held, and refused in the end."""
-    monkeypatch.setattr(node_module, "NOT_A_VOTER_TICKS", 2)
+    monkeypatch.setattr(alarms, "NOT_A_VOTER_TICKS", 2)
     three.start("n1", "n2", client_hold_ms=300)
     three.logged("n1", "event=not_a_voter_yet waits_for=n3")
     with three.client("n1") as client, pytest.raises(Exception, match="CLUSTERDOWN"):

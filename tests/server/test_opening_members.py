@@ -135,14 +135,34 @@ def test_a_node_that_is_alone_by_a_change_keeps_what_it_has(tmp_path: Path) -> N
 
 def test_a_node_that_is_no_longer_alone_is_helped_by_the_others(tmp_path: Path) -> None:
     """Though it was at its first start."""
-    for name in ("state", "log", "none"):
+    for name in ("state", "none"):
         made(tmp_path / name, ALONE, state_at=7 * (name != "none"), compact_to=6, members=(4, ("n1", "n2", "n3")))
     rotten_state(tmp_path / "state")
-    rotten_log(tmp_path / "log")
     assert opened(tmp_path / "state", ALONE) == (9, None)
     assert opened(tmp_path / "none", ALONE) == (9, None)
-    assert opened(tmp_path / "log", ALONE) == (0, 0)
-    assert (aside(tmp_path / "state"), aside(tmp_path / "log")) == ({"kv.wounded"}, {"wounded"})
+    assert aside(tmp_path / "state") == {"kv.wounded"}
+
+
+@pytest.mark.parametrize(
+    ("first", "voters"), [(ALONE, ("n1", "n2", "n3")), (MEMBERSHIP, ("n1", "n2", "n4")), (MEMBERSHIP, ("n1", "n2"))]
+)
+def test_a_node_whose_members_changed_does_not_begin_anew(
+    tmp_path: Path, first: Membership, voters: tuple[str, ...]
+) -> None:
+    """Its first configuration would be that of --cluster: alone, it would elect itself with nothing."""
+    made(tmp_path, first, members=(4, voters))
+    rotten_log(tmp_path)
+    with pytest.raises(CorruptRecord, match="members were changed since the first start"):
+        opened(tmp_path, first)
+    assert aside(tmp_path) == set()
+
+
+def test_a_node_begins_anew_where_it_is_told_who_the_members_are_now(tmp_path: Path) -> None:
+    """Then it waits for all of them, or for a leader to admit it."""
+    made(tmp_path, ALONE, members=(4, ("n1", "n2", "n3")))
+    rotten_log(tmp_path)
+    assert opened(tmp_path) == (0, 0)
+    assert aside(tmp_path) == {"wounded"}
 
 
 def test_a_rotten_payload_is_lost_to_whoever_is_alone_now(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from durable_raft.raft.messages import AppendEntries
 from durable_raft.raft.types import ORIGIN, EntryKind, Identity, Index, Member, NodeId, Term, make_entry
 from durable_raft.server import hearing
 from durable_raft.server.callers import Callers
-from durable_raft.server.peers import PeerLink
+from durable_raft.server.dialling import PeerLink
 from durable_raft.wire.messages import HelloReply
 from durable_raft.wire.peer import FRAME_VERSION, FrameEncoder, FrameParser, PeerMessage, encode_frame
 from tests.support.peer_house import CLUSTER_ID, HELLO, MESSAGE, House, in_a_house

@@ -67,6 +67,10 @@ class SimLinks:
     async def start(self, host: str, port: int) -> None:
         """Nothing has to be dialled."""
 
+    def follow(self, members: Sequence[Member]) -> None:
+        """Members are not changed here yet."""
+        assert {member.node_id for member in members} == {*self.links, self._name}
+
     def send(self, envelopes: Sequence[Envelope]) -> None:
         """Judge and send."""
         world = self._process.world

@@ -177,6 +177,14 @@ class _Links:
     async def start(self, host: str, port: int) -> None:
         """Nothing is dialled."""
 
+    def follow(self, members: Sequence[Member]) -> None:
+        """Have a link to each of them, this node left out."""
+        others = [member.node_id for member in members if member.node_id != N1]
+        for gone in self.links.keys() - set(others):
+            del self.links[gone]
+        for node in others:
+            self.links.setdefault(node, _Link(self._desk, node))
+
     def send(self, envelopes: Sequence[Envelope]) -> None:
         for envelope in envelopes:
             self._desk.note(f"sends to {envelope.target}: {message_words(envelope.message)}")
@@ -415,11 +423,16 @@ class Desk:
         self.hear(peer, accepted(self.raft.current_term, last, read_round))
 
     def follow(
-        self, leader: NodeId, *entries: Entry, term: int | None = None, after: int | None = None, commit: int = 0
+        self,
+        leader: NodeId,
+        *entries: Entry,
+        term: int | None = None,
+        after: int | None = None,
+        commit: int | None = None,
     ) -> None:
-        """n1 hears ``leader``, of the next term unless given, which sends ``entries`` and has committed them.
+        """n1 hears ``leader``, of the next term unless given, which sends ``entries``.
 
-        Without entries it has committed up to ``commit``.
+        It has committed up to ``commit``; when that is not given, all that it sends.
         """
         log = self.raft.log
         term = self.raft.current_term + 1 if term is None else term
@@ -430,7 +443,7 @@ class Desk:
             log.term_at(previous),
             log.chain_at(previous),
             entries,
-            entries[-1].index if entries else Index(commit),
+            Index(commit if commit is not None else entries[-1].index if entries else 0),
             0,
         )
         self.hear(leader, message)
@@ -449,9 +462,10 @@ def desk_at(
     pending_bytes_max: int = 1 << 20,
     slice_steps: int = STEPS_MAX,
     timeless: frozenset[NodeId] = frozenset(),
+    membership: Membership | None = None,
     **settings: Any,
 ) -> Iterator[Desk]:
-    """Give node n1 on a new directory at ``place``, a voter that knows no leader; it is stopped afterwards."""
+    """Give node n1 on a directory at ``place``, a voter that knows no leader; it is stopped afterwards."""
     config = NodeConfig(
         node_id=N1,
         directory=place,
@@ -459,7 +473,7 @@ def desk_at(
         client_port=7001,
         peer_host="127.0.0.1",
         peer_port=17001,
-        membership=Membership(MEMBERS),
+        membership=membership or Membership(MEMBERS),
         client_hold_ms=int(HOLD_S * 1000),
         request_bytes_max=pending_bytes_max,
         pending_bytes_max=pending_bytes_max,

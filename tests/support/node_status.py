@@ -8,7 +8,7 @@ import hiredis
 
 from durable_raft.kv.replies import Reply
 from durable_raft.kv.runs import Run
-from durable_raft.raft.types import Index, Member, Membership, NodeId, Patience, Role, Term
+from durable_raft.raft.types import Configuration, Index, Member, Membership, NodeId, Patience, Role, Term
 from durable_raft.server.commands.classify import classify, refusal
 from durable_raft.server.commands.connection import execute_connection_command
 from durable_raft.server.commands.session import Session
@@ -87,7 +87,8 @@ def answered(
 FOLLOWER = NodeStatus(
     node_id=N2,
     cluster_id=CLUSTER_ID,
-    membership=MEMBERSHIP,
+    configuration=Configuration.initial(MEMBERSHIP),
+    myself=MEMBERSHIP.voters[1],
     role=Role.FOLLOWER,
     leader_id=N1,
     leaderless_ms=0,
@@ -123,6 +124,7 @@ FOLLOWER = NodeStatus(
 LEADER = dataclasses.replace(
     FOLLOWER,
     node_id=N1,
+    myself=MEMBERSHIP.voters[0],
     role=Role.LEADER,
     peers={N2: connected_peer(19), N3: connected_peer(20)},
 )

@@ -1,10 +1,12 @@
 """CLUSTER: the group as Redis Cluster clients want to see it.
 
-One shard: the leader owns all 16384 slots, every other voter is its replica. While no leader is known the answering
-node names itself as the owner: it is alive, and it holds commands until there is a leader. An error, an empty list or
-a dead owner each make some client library give up (measured with redis-py, ioredis and node-redis). The epoch is the
-Raft term. A node's id is 40 hex digits made from the cluster id and the node id, so that it survives a change of
-address. Shapes: a real Redis 7.0 cluster and https://redis.io/commands/cluster-shards/ and its siblings.
+One shard: the leader owns all 16384 slots, every other member is its replica. A learner may hold little yet, so it is
+no place to read from: SLOTS leaves it out, SHARDS calls it ``loading``, and NODES says ``nofailover``. While no
+leader is known the answering node names itself as the owner: it is alive, and it holds commands until there is a
+leader. An error, an empty list or a dead owner each make some client library give up (measured with redis-py, ioredis
+and node-redis). The epoch is the Raft term. A node's id is 40 hex digits made from the cluster id and the node id, so
+that it survives a change of address. Shapes: a real Redis 7.0 cluster and https://redis.io/commands/cluster-shards/ and
+its siblings.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def slot_owner(status: NodeStatus) -> Member:
 def replicas(status: NodeStatus) -> list[Member]:
     """Return every member but the owner of the slots."""
     owner = slot_owner(status)
-    return [member for member in status.membership.voters if member.node_id != owner.node_id]
+    return [member for member in status.members if member.node_id != owner.node_id]
 
 
 class _Call(NamedTuple):
@@ -69,12 +71,17 @@ def _replication_offset(status: NodeStatus, member: Member) -> int:
     return status.peers[member.node_id].match_index or 0
 
 
+def _has_vote(status: NodeStatus, member: Member) -> bool:
+    return status.configuration.has_voter(member.node_id)
+
+
 # -- SLOTS and SHARDS -------------------------------------------------------------------------------------------------
 
 
 def _slots(status: NodeStatus, args: Args) -> Reply:
     del args
-    live = [member for member in replicas(status) if status.is_reachable(member.node_id)]
+    voters = [member for member in replicas(status) if _has_vote(status, member)]
+    live = [member for member in voters if status.is_reachable(member.node_id)]
     nodes: list[Reply] = [_slots_node(status, member) for member in [slot_owner(status), *live]]
     return [[0, SLOTS - 1, *nodes]]
 
@@ -101,9 +108,15 @@ def _shards_node(status: NodeStatus, member: Member) -> Reply:
             (b"endpoint", host),
             (b"role", b"master" if member == slot_owner(status) else b"replica"),
             (b"replication-offset", _replication_offset(status, member)),
-            (b"health", b"online" if status.is_reachable(member.node_id) else b"fail"),
+            (b"health", _health(status, member)),
         ]
     )
+
+
+def _health(status: NodeStatus, member: Member) -> bytes:
+    if not status.is_reachable(member.node_id):
+        return b"fail"
+    return b"online" if _has_vote(status, member) or member == slot_owner(status) else b"loading"
 
 
 # -- NODES and REPLICAS -----------------------------------------------------------------------------------------------
@@ -123,6 +136,8 @@ def _node_line(status: NodeStatus, member: Member) -> str:
     is_up = status.is_reachable(member.node_id)
     flags = ["myself"] if member.node_id == status.node_id else []
     flags.append("master" if member == owner else "slave")
+    if not _has_vote(status, member):
+        flags.append("nofailover")
     if not is_up:
         flags.append("fail")
     fields = [
@@ -169,7 +184,7 @@ def _info(status: NodeStatus, args: Args) -> Reply:
         f"cluster_slots_ok:{SLOTS}",
         "cluster_slots_pfail:0",
         "cluster_slots_fail:0",
-        f"cluster_known_nodes:{len(status.membership.voters)}",
+        f"cluster_known_nodes:{len(status.members)}",
         "cluster_size:1",
         f"cluster_current_epoch:{status.current_term}",
         f"cluster_my_epoch:{status.current_term}",

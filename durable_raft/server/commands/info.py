@@ -54,8 +54,9 @@ def role(status: NodeStatus) -> Reply:
 
 
 def replicas_caught_up(status: NodeStatus) -> int:
-    """Return how many other nodes have flushed all that this leader's log holds, as far as it has heard; see WAIT."""
-    known = (peer.match_index for peer in status.peers.values())
+    """Return how many other voters have flushed all that this leader's log holds, as far as it has heard; see WAIT."""
+    voters = [peer for node_id, peer in status.peers.items() if status.configuration.has_voter(node_id)]
+    known = (peer.match_index for peer in voters)
     return sum(1 for match_index in known if match_index is not None and match_index >= status.last_log_index)
 
 
@@ -257,8 +258,14 @@ def _patience(status: NodeStatus) -> Iterable[Field]:
 
 
 def _raft_members(status: NodeStatus) -> Iterable[Field]:
-    yield "raft_voters", len(status.membership.voters)
-    for member in status.membership.voters:
+    configuration = status.configuration
+    yield "raft_member", status.part_of(status.node_id)
+    yield "raft_configuration_index", configuration.index
+    yield "raft_configuration_state", status.configuration_state()
+    yield "raft_configuration_committed", status.is_configuration_committed
+    yield "raft_voters", len(configuration.voters)
+    yield "raft_learners", len(configuration.learners)
+    for member in status.members:
         peer = status.peers.get(member.node_id)
         if peer is not None:
             facts = {
@@ -267,6 +274,7 @@ def _raft_members(status: NodeStatus) -> Iterable[Field]:
                 "replaced": peer.is_replaced,
                 "last_contact_ms": peer.last_contact_ms,
                 "address": member.client_address,
+                "member": status.part_of(member.node_id),
             }
             yield f"raft_peer_{member.node_id}", ",".join(f"{name}={_text(fact)}" for name, fact in facts.items())
 

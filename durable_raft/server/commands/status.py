@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from durable_raft.raft.types import Index, Member, Membership, NodeId, Patience, Role, Term
+from durable_raft.raft.types import Configuration, Index, Member, NodeId, Patience, Role, Term
 
 Quantiles = tuple[int, int, int]
 """(p50, p99, max) in microseconds."""
@@ -56,12 +56,15 @@ class PeerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
-    """One node at one moment. Invariant: ``node_id`` is among the voters of ``membership``."""
+    """One node at one moment. Invariant: ``peers`` has every member of ``configuration`` but this node."""
 
     node_id: NodeId
     cluster_id: bytes
     """16 bytes."""
-    membership: Membership
+    configuration: Configuration
+    """The newest in this node's log; this node may be none of its members, before it joins and after it was removed."""
+    myself: Member
+    """This node, and where others reach it."""
     role: Role
     leader_id: NodeId | None
     """The leader of ``current_term`` as far as this node knows; None when it knows none."""
@@ -87,7 +90,7 @@ class NodeStatus:
     """Keys with a time to live."""
 
     peers: Mapping[NodeId, PeerStatus]
-    """Every other voter."""
+    """Every other member."""
     connected_clients: int
     counters: Mapping[str, int]
     """Counted since the start: flushes, entries, commands, log_bytes, elections, ... in the order INFO shows them;
@@ -128,6 +131,7 @@ class NodeStatus:
     """Memory of the process's own; 0 when not measured."""
     resident_bytes: int = 0
     """The same with the pages of the files that are mapped, which the system takes back when it needs them."""
+    is_configuration_committed: bool = True
     cpu_user_s: float = 0.0
     cpu_system_s: float = 0.0
 
@@ -137,16 +141,34 @@ class NodeStatus:
         return self.role is Role.LEADER
 
     @property
-    def myself(self) -> Member:
-        """This node's own place in the membership."""
-        return self.member(self.node_id)
+    def members(self) -> tuple[Member, ...]:
+        """All members, by id."""
+        return self.configuration.members
 
-    def member(self, node_id: NodeId) -> Member:
-        """Return the voter called ``node_id``; raises KeyError when there is none."""
-        for member in self.membership.voters:
-            if member.node_id == node_id:
-                return member
-        raise KeyError(f"{node_id} is no voter; the voters are {', '.join(self.membership.ids())}")
+    def member(self, node_id: NodeId) -> Member | None:
+        """Return the member called ``node_id``; None when there is none."""
+        return next((member for member in self.members if member.node_id == node_id), None)
+
+    def part_of(self, node_id: NodeId) -> str:
+        """Return what ``node_id`` is in the configuration: ``voter``, ``outgoing``, ``learner``, ``leaving``, ``none``.
+
+        *Outgoing* votes until the joint configuration is left; *leaving* has no vote any more.
+        """
+        configuration = self.configuration
+        if node_id in configuration.voters:
+            return "voter"
+        if node_id in configuration.outgoing:
+            return "outgoing"
+        if node_id in configuration.leaving:
+            return "leaving"
+        return "learner" if node_id in configuration.learners else "none"
+
+    def configuration_state(self) -> str:
+        """Return what the configuration is: ``stable``; ``joint`` or ``leaving`` while members change; ``none``."""
+        configuration = self.configuration
+        if not configuration.members:
+            return "none"
+        return "joint" if configuration.outgoing else "leaving" if configuration.leaving else "stable"
 
     def is_reachable(self, node_id: NodeId) -> bool:
         """Return whether ``node_id`` is this node, or one whose link is up."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused
-from durable_raft.raft.types import Identity, Membership, Standing
+from durable_raft.raft.configuration import describe
+from durable_raft.raft.types import Identity, Membership, Standing, StoredLog
 from durable_raft.server.logs import event
 from durable_raft.server.settings.config import NodeConfig, derive_cluster_id
 from durable_raft.server.start.cluster_name import expect_name
@@ -86,7 +87,13 @@ def watch_signals(directory: Path) -> None:
 def _open(config: NodeConfig, cluster_id: bytes | None) -> NodeData:
     store = open_store(config, cluster_id)
     try:
-        return open_state(config.directory, store, map_bytes=config.map_bytes, reserve_bytes=_owned(config, 2))
+        return open_state(
+            config.directory,
+            store,
+            map_bytes=config.map_bytes,
+            reserve_bytes=_owned(config, 2),
+            expect=lambda stored: _expect_membership(config, store.membership, stored),
+        )
     except BaseException:
         store.close()
         raise
@@ -119,7 +126,7 @@ def _begin_anew(config: NodeConfig, trouble: str) -> bytes | None:
     """Set a directory aside whose log cannot be believed; return its cluster's id, if anything tells it.
 
     Raises:
-        CorruptRecord: there is no other node.
+        CorruptRecord: there is no other node, or nobody can tell this one who they are.
         DirectoryRefused: it is another node's.
     """
     directory = config.directory
@@ -127,6 +134,13 @@ def _begin_anew(config: NodeConfig, trouble: str) -> bytes | None:
     if owner is not None and owner.node_id != config.node_id:
         raise DirectoryRefused(f"{directory} belongs to node {owner.node_id!r}, expected {config.node_id!r}: {trouble}")
     _require_others(config, owner, trouble)
+    if owner is not None and owner.voters != config.membership.ids():
+        # An empty log goes by --cluster. If that names this node alone, it would elect itself with nothing.
+        raise CorruptRecord(
+            f"{trouble}; the members were changed since the first start: they are {', '.join(owner.voters)}, and --cluster"
+            f" names {', '.join(config.membership.ids())}. So this node cannot begin anew: see raftlog repair, or replace it"
+            " by a node with an id of its own"
+        )
     lock = DirectoryLock(directory)
     try:
         aside = set_directory_aside(directory, "wounded")
@@ -177,7 +191,6 @@ def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> Directory
     )
     try:
         store.expect(config.cluster_id, config.node_id)
-        _expect_membership(config, store.membership)
         expect_name(directory, config.cluster_name)
     except BaseException:
         store.close()
@@ -196,9 +209,17 @@ def _owned(config: NodeConfig, share: int) -> int:
     return min(max(config.disk_reserve_bytes // share, OWNED_BYTES_MIN), OWNED_BYTES_MAX)
 
 
-def _expect_membership(config: NodeConfig, stored: Membership) -> None:
-    """Check the configured nodes against those the directory was made for (PySyncObj #133: never let them differ)."""
+def _expect_membership(config: NodeConfig, stored: Membership, log: StoredLog) -> None:
+    """Check the configured nodes against those the directory was made for (PySyncObj #133: never let them differ).
+
+    Once members have changed, the log says who they are, and nobody goes by --cluster: it may be that of any moment.
+    """
     configured = config.membership
+    if log.configurations:
+        present = log.newest_configuration(stored)
+        if configured.ids() != present.ids():
+            event(_logger, logging.INFO, "cluster_setting_passed", members=describe(present))
+        return
     if configured.ids() != stored.ids():
         raise DirectoryRefused(
             f"{config.directory} belongs to a cluster of {', '.join(stored.ids())}, "

@@ -7,6 +7,12 @@ from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.recovery import NodeData
 
 
+def _first(config: NodeConfig, data: NodeData) -> Configuration:
+    """Return the configuration at index 0; once members have changed, --cluster says nothing of it any more."""
+    stored = data.log_store.membership
+    return Configuration.initial(stored if data.stored.configurations else config.membership)
+
+
 def raft_config(config: NodeConfig, data: NodeData, life: bytes) -> RaftConfig:
     """Return what the core of this life of a node is told."""
     return RaftConfig(
@@ -15,7 +21,7 @@ def raft_config(config: NodeConfig, data: NodeData, life: bytes) -> RaftConfig:
         life=life,
         place=data.place,
         accept_old_copy=config.accept_old_copy,
-        initial=Configuration.initial(config.membership),
+        initial=_first(config, data),
         election_timeout_min_ms=config.election_timeout_min_ms,
         election_timeout_max_ms=config.election_timeout_max_ms,
         election_timeout_bound_ms=config.election_timeout_bound_ms,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,7 +56,14 @@ class StateBehindLog(CorruptRecord):
     """The state ends before the log begins: the entries between are missing."""
 
 
-def open_state(directory: Path, store: DirectoryLogStore, *, map_bytes: int, reserve_bytes: int = 0) -> NodeData:
+def open_state(
+    directory: Path,
+    store: DirectoryLogStore,
+    *,
+    map_bytes: int,
+    reserve_bytes: int = 0,
+    expect: Callable[[StoredLog], None] | None = None,
+) -> NodeData:
     """Load the log of ``store``, open the state beside it, and make the two fit.
 
     Args:
@@ -64,6 +71,7 @@ def open_state(directory: Path, store: DirectoryLogStore, *, map_bytes: int, res
         store: the open log store; nothing was loaded yet.
         map_bytes: bound of the state's file.
         reserve_bytes: kept allocated behind its end (storage/headroom.py).
+        expect: looks at the log before the state is; raises what it does not like.
 
     Raises:
         DirectoryRefused: there is a gap between state and log, or one belongs to another node.
@@ -71,6 +79,8 @@ def open_state(directory: Path, store: DirectoryLogStore, *, map_bytes: int, res
         StorageError: one of them is of a newer format.
     """
     stored = mended(store)
+    if expect is not None:
+        expect(stored)
     is_alone = _is_alone(store, stored)
     for _ in range(2):
         if not LmdbKvStore.exists(directory):
@@ -87,6 +97,11 @@ def open_state(directory: Path, store: DirectoryLogStore, *, map_bytes: int, res
         return _without_state(directory, store, stored, map_bytes=map_bytes, reserve_bytes=reserve_bytes)
     LmdbKvStore.create(directory, store.identity, store.membership, map_bytes=map_bytes, is_locked=True)
     return _healable(_with_state(directory, store, stored, map_bytes=map_bytes, reserve_bytes=reserve_bytes))
+
+
+def _is_alone(store: DirectoryLogStore, stored: StoredLog) -> bool:
+    """Return whether nobody else has what is in this log: its node is the only voter of its newest configuration."""
+    return stored.newest_configuration(store.membership).is_alone(store.identity.node_id)
 
 
 def _with_state(

@@ -209,19 +209,23 @@ class StateKeeper:
             self._set_aside()
         else:
             if not self.fetcher.is_active or self.fetcher.is_overdue():
-                self.fetcher.fetch(self._snapshot_source())
+                source = self._snapshot_source()
+                if source is not None:
+                    self.fetcher.fetch(source)
             self.fetcher.tick()
         self.consider()
 
-    def _snapshot_source(self) -> NodeId:
+    def _snapshot_source(self) -> NodeId | None:
         """Return whom to ask for a state: the leader, or one node after the other while none can be elected.
+
+        None: there is nobody else.
 
         What any node's checkpoint covers is committed. Without it this node may be the one that keeps the others from
         electing a leader, because its log is ahead of theirs and it must not lead.
         """
         others = self._raft.state.peers
         self._asked += 1
-        return self._raft.leader_id or others[self._asked % len(others)]
+        return self._raft.leader_id or (others[self._asked % len(others)] if others else None)
 
     def offered(self, offer: Offer) -> None:
         """Fetch the snapshot that the leader has."""
