@@ -252,6 +252,10 @@ class Raft:
         """
         return membership.change(self._state, now, against, steps)
 
+    def plan_change(self, now: int, against: Index, steps: Sequence[Step]) -> Configuration:
+        """Return the first stage of a change as ``change`` would begin it, and begin nothing; raises as that."""
+        return membership.plan(self._state, now, against, steps)
+
     def stored_configuration_at(self, index: Index) -> Configuration | None:
         """Return the configuration that counts where the log ends at ``index``: what a checkpoint there has to name.
 
@@ -272,13 +276,15 @@ class Raft:
         """Whether the newest configuration is known to be committed."""
         return self._state.configuration.index <= self._state.log.commit_index
 
-    def transfer(self, now: int, target: NodeId) -> None:
-        """Hand leadership to ``target`` (Ongaro §3.10); given up after an election timeout.
+    def transfer(self, now: int, target: NodeId | None) -> NodeId:
+        """Hand leadership to ``target``, or to the voter that has most of the log (Ongaro §3.10), and return to whom.
+
+        It is given up after an election timeout.
 
         Raises:
             ChangeRefused: this node does not lead, or ``target`` is no voter that answers.
         """
-        transfer.transfer(self._state, now, target)
+        return transfer.transfer(self._state, now, target)
 
     @property
     def is_transferring(self) -> bool:

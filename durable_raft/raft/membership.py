@@ -51,6 +51,11 @@ if TYPE_CHECKING:
 
 def change(state: RaftState, now: int, against: Index, steps: Sequence[Step]) -> Entry:
     """Begin a change; see ``Raft.change``."""
+    return _append(state, now, plan(state, now, against, steps))
+
+
+def plan(state: RaftState, now: int, against: Index, steps: Sequence[Step]) -> Configuration:
+    """Return the first stage of a change that may be begun; raises as ``Raft.change``."""
     before = state.configuration
     if state.role is not LEADER or state.transfer is not None:
         raise NotLeading("this node does not lead, or is handing leadership over")
@@ -65,7 +70,7 @@ def change(state: RaftState, now: int, against: Index, steps: Sequence[Step]) ->
         if isinstance(step, Promote):
             _require_caught_up(state, step.node_id)
     require_working_majority(after, _answering(state, now))
-    return _append(state, now, after)
+    return after
 
 
 def _require_caught_up(state: RaftState, node_id: NodeId) -> None:
@@ -161,10 +166,9 @@ def _leave_office(state: RaftState, now: int) -> None:
     # A later life must know it as well: it is not to stand for election.
     contradiction.remember_committed(state)
     if state.transfer is None:
-        candidates = [peer for peer in state.configuration.voters if state.progress[peer].is_voter]
-        if not candidates:
+        successor = transfer.successor(state)
+        if successor is None:
             state.become_follower(now, state.current_term, None)
             return
-        successor = max(candidates, key=lambda peer: (state.progress[peer].match_index, peer))
         transfer.start(state, now, successor)
     transfer.advance(state, now)

@@ -18,12 +18,14 @@ from durable_raft.raft.state_parts import Transfer
 from durable_raft.raft.types import FOLLOWER, LEADER, NodeId
 
 
-def transfer(state: RaftState, now: int, target: NodeId) -> None:
-    """Begin to hand leadership to ``target``; see ``Raft.transfer``."""
+def transfer(state: RaftState, now: int, target: NodeId | None) -> NodeId:
+    """Begin to hand leadership over; see ``Raft.transfer``."""
     if state.role is not LEADER:
         raise NotLeading("this node does not lead")
     if state.transfer is not None:
         raise ChangeRefused(f"leadership is being handed to {state.transfer.target}")
+    if target is None and (target := successor(state, now - state.timeouts.longest(now))) is None:
+        raise ChangeRefused("no other voter answers that could lead")
     if target == state.config.node_id or target not in state.configuration.voters:
         raise ChangeRefused(f"{target!r} is no other voter")
     progress = state.progress[target]
@@ -31,6 +33,18 @@ def transfer(state: RaftState, now: int, target: NodeId) -> None:
         raise ChangeRefused(f"{target} does not answer, or its disk is not admitted yet")
     start(state, now, target)
     advance(state, now)
+    return target
+
+
+def successor(state: RaftState, heard_since: int = 0) -> NodeId | None:
+    """Return the other voter that has most of the log, of those that answered since then (ms); None: there is none."""
+
+    def is_fit(peer: NodeId) -> bool:
+        progress = state.progress.get(peer)
+        return progress is not None and progress.is_voter and progress.heard_at >= heard_since
+
+    fit = filter(is_fit, state.configuration.voters)
+    return max(fit, key=lambda peer: (state.progress[peer].match_index, peer), default=None)
 
 
 def start(state: RaftState, now: int, target: NodeId) -> None:

@@ -206,7 +206,7 @@ class Dispatcher:
             # Before its first proposal a leader looks for the time to stamp with, commands or not.
             return
         now_ms = self._stamp_ms()
-        if now_ms is not None and self._is_expiry_due(now_ms):
+        if now_ms is not None and not self._raft.is_transferring and self._is_expiry_due(now_ms):
             self._propose_with_reads(now_ms)
         if self._free_reads:
             # A key whose time is up may wait for an entry in flight to expire it; the read must come after that.
@@ -232,8 +232,11 @@ class Dispatcher:
     def _may_propose(self) -> bool:
         """Return whether a batch may leave: none is in flight, or one that takes its time.
 
-        Where commits are quick the next batch had better wait: it grows meanwhile, and costs less.
+        Where commits are quick the next batch had better wait: it grows meanwhile, and costs less. While leadership is
+        handed over all wait: whoever leads next takes them, or this node again.
         """
+        if self._raft.is_transferring:
+            return False
         if not self._inflight:
             return True
         if len(self._inflight) >= INFLIGHT_BATCHES_MAX:
@@ -246,6 +249,8 @@ class Dispatcher:
 
         It is wanted when a key's time is up. While keys are dropped it is wanted now and then: nobody sees them.
         """
+        if self._raft.is_transferring:
+            return None
         deadline_ms = self._machine.next_deadline_ms()
         # While keys are dropped it is the next millisecond; asking for them looks for the first deadline once more.
         if deadline_ms is None or deadline_ms > self._machine.time_ms + 1 or not self._machine.is_dropping:

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from durable_raft.errors import DurableRaftError
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import Record
 from durable_raft.kv.replies import ErrorReply, Later, Reply
+from durable_raft.raft.changes import Step
 from durable_raft.raft.core import Raft
-from durable_raft.raft.types import LEADER, Entry, Index, NodeId, Role, Term
+from durable_raft.raft.types import LEADER, Configuration, Entry, Index, NodeId, Role, Term
 from durable_raft.server.alarms import Alarm, Announcer
 from durable_raft.server.applying import Applier
 from durable_raft.server.clock import Timer
@@ -259,6 +260,20 @@ class Node:
         """Have the cluster time set, by an entry of the log."""
         self.wake()
         return self._time_resets.propose(time_ms)
+
+    def change_members(self, steps: Sequence[Step], against: Index | None, *, is_dry: bool) -> Configuration:
+        """Begin a change of members; raises ``ChangeRefused``."""
+        against = self.raft.configuration.index if against is None else against
+        if is_dry:
+            return self.raft.plan_change(self._now_ms(), against, steps)
+        self.wake()
+        self.raft.change(self._now_ms(), against, steps)
+        return self.raft.configuration
+
+    def transfer(self, target: NodeId | None) -> NodeId:
+        """Begin to hand leadership over; raises ``ChangeRefused``."""
+        self.wake()
+        return self.raft.transfer(self._now_ms(), target)
 
     def _machine_replaced(self, machine: Machine) -> None:
         """Answer from another machine from now on; or from none, while the state is not whole."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import hiredis
 
+from durable_raft.errors import ChangeRefused
 from durable_raft.kv.replies import Reply
 from durable_raft.kv.runs import Run
+from durable_raft.raft.changes import StaleConfiguration, Step, next_configuration
 from durable_raft.raft.types import Configuration, Index, Member, Membership, NodeId, Patience, Role, Term
 from durable_raft.server.commands.classify import classify, refusal
 from durable_raft.server.commands.connection import execute_connection_command
@@ -43,8 +46,30 @@ def lost_peer(match_index: int | None = None) -> PeerStatus:
 class Actions:
     """What a node without a state does when it is asked; it remembers the checkpoints that were asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, configuration: Configuration | None = None) -> None:
         self.checkpoints = 0
+        self.configuration = configuration or Configuration.initial(MEMBERSHIP)
+        self.refusal: ChangeRefused | None = None
+        """What the core answers to any change."""
+        self.transfers: list[NodeId | None] = []
+
+    def change_members(self, steps: Sequence[Step], against: Index | None, *, is_dry: bool) -> Configuration:
+        """Return the first stage, of index 21, and go by it unless it is dry."""
+        if self.refusal is not None:
+            raise self.refusal
+        if against not in (None, self.configuration.index):
+            raise StaleConfiguration(against or Index(0), self.configuration.index)
+        begun = dataclasses.replace(next_configuration(self.configuration, steps), index=Index(21))
+        if not is_dry:
+            self.configuration = begun
+        return begun
+
+    def transfer(self, target: NodeId | None) -> NodeId:
+        """Remember it, and choose n3."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.transfers.append(target)
+        return target or N3
 
     def count_keys_in_slot(self, slot: int) -> int:
         """Count one key for every thousand that the slot's number has."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from durable_raft.kv.records import Record
 from durable_raft.kv.replies import ErrorReply, Reply
-from durable_raft.raft.types import Index
+from durable_raft.raft.changes import Step
+from durable_raft.raft.types import Configuration, Index, NodeId
 from durable_raft.storage.state.meta import KvMeta
 
 
@@ -21,6 +23,25 @@ class NodeActions(Protocol):
 
         Returns:
             The time proposed; an error when this node does not lead or no clock is agreed on.
+        """
+
+    def change_members(self, steps: Sequence[Step], against: Index | None, *, is_dry: bool) -> Configuration:
+        """Begin a change of members, this node leading; return its first stage.
+
+        Args:
+            steps: made together (raft/changes.py).
+            against: index of the configuration that the change was made against; None: the present one.
+            is_dry: only look whether it may be begun.
+
+        Raises:
+            ChangeRefused: nothing was begun; the classes in raft/changes.py say why.
+        """
+
+    def transfer(self, target: NodeId | None) -> NodeId:
+        """Begin to hand leadership to ``target``, or to whoever is fit best; return to whom.
+
+        Raises:
+            ChangeRefused: nothing was begun.
         """
 
     def request_checkpoint(self) -> None:

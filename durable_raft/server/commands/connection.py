@@ -25,6 +25,7 @@ from durable_raft.server.commands.client import (
 from durable_raft.server.commands.cluster import execute_cluster_command
 from durable_raft.server.commands.config import execute_config_command
 from durable_raft.server.commands.info import REDIS_VERSION, info, replicas_caught_up, role
+from durable_raft.server.commands.member import execute_member_command, transfer
 from durable_raft.server.commands.raft import execute_raft_command
 from durable_raft.server.commands.session import RESP2, RESP3, Session
 from durable_raft.server.commands.status import NodeStatus
@@ -230,6 +231,8 @@ _HANDLERS: Final[Mapping[bytes, Callable[[_Call], Reply]]] = {
     b"ping": _ping,
     b"quit": _quit,
     b"raft": lambda call: execute_raft_command(call.node, call.args),
+    b"raft.member": lambda call: execute_member_command(call.status(), call.node, call.args),
+    b"raft.transfer": lambda call: transfer(call.status(), call.node, call.args),
     b"readonly": _readonly,
     b"readwrite": _readwrite,
     b"reset": _reset,

@@ -122,6 +122,12 @@ COMMAND_DOCS: Final[Mapping[bytes, CommandDoc]] = {
     b"flushdb": CommandDoc("server", "1.0.0", _ON_ALL, "[ASYNC|SYNC]", "Remove all keys"),
     b"info": CommandDoc("server", "1.0.0", _O1, "[section...]", "Get information and statistics about this node"),
     b"raft": CommandDoc("server", "7.0.0", "Depends on subcommand.", "", "A container for what backups need"),
+    b"raft.member": CommandDoc(
+        "cluster", "7.0.0", "Depends on subcommand.", "", "A container for changes of the cluster's members"
+    ),
+    b"raft.transfer": CommandDoc(
+        "cluster", "7.0.0", _O1, "[TO node-id]", "Hand leadership to another voter; writes are held, none fails"
+    ),
     b"role": CommandDoc("server", "2.8.12", _O1, "", "Return whether this node leads, and its replication"),
     b"time": CommandDoc("server", "2.6.0", _O1, "", "Return this node's time of day"),
 }

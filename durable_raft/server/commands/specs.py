@@ -36,6 +36,8 @@ CONNECTION_COMMANDS: Final[Mapping[bytes, CommandSpec]] = {
         _connections(b"readwrite", 1, (*_ANY_TIME, b"fast")),
         _connections(b"reset", 1, _SESSION),
         _connections(b"raft", -2, (b"admin", b"noscript", *_ANY_TIME)),
+        _connections(b"raft.member", -2, (b"admin", b"noscript", *_ANY_TIME)),
+        _connections(b"raft.transfer", -1, (b"admin", b"noscript", *_ANY_TIME)),
         _connections(b"role", 1, (b"noscript", *_ANY_TIME, b"fast")),
         _connections(b"select", 2, (*_ANY_TIME, b"fast")),
         _connections(b"time", 1, (*_ANY_TIME, b"fast")),

@@ -21,6 +21,7 @@ from durable_raft.server.commands.client import CLIENT_SUBCOMMANDS
 from durable_raft.server.commands.cluster import CLUSTER_SUBCOMMANDS
 from durable_raft.server.commands.config import CONFIG_SUBCOMMANDS
 from durable_raft.server.commands.docs import COMMAND_DOCS, CommandDoc
+from durable_raft.server.commands.member import MEMBER_SUBCOMMANDS
 from durable_raft.server.commands.raft import RAFT_SUBCOMMANDS
 from durable_raft.server.commands.subcommands import Subcommand, execute_subcommand, table
 from durable_raft.server.commands.syntax import parse_syntax
@@ -202,4 +203,5 @@ CONTAINERS: Final[Mapping[bytes, Mapping[bytes, Subcommand[Any]]]] = {
     b"command": COMMAND_SUBCOMMANDS,
     b"config": CONFIG_SUBCOMMANDS,
     b"raft": RAFT_SUBCOMMANDS,
+    b"raft.member": MEMBER_SUBCOMMANDS,
 }
