@@ -11,8 +11,10 @@
     │   ├── DamagedFrame          checksum, length or shape of a frame is wrong
     │   ├── UnknownFrameVersion   a frame of a version this build does not speak
     │   ├── DiskReplaced          the disk at one end of a link was replaced by another under the same node id
+    │   ├── PeerRemoved           the node at one end of a link was removed from the cluster
     │   ├── ForeignCluster        a frame that carries another cluster's id
     │   └── PeerMisbehaved        a frame that is whole and says what no correct node says
+    ├── NodeRemoved               this node was removed from its cluster
     ├── ChangeRefused             the operator: a change of members, or a transfer, that is not begun, and why
     │   ├── NotLeading            (raft/changes.py) ask the leader
     │   ├── NotReady              (raft/changes.py) ask again later
@@ -25,6 +27,7 @@
     ├── RequestError              what our own commands meet when they ask a node over its client port
     │   ├── NodeUnreachable       nobody answers there, or no leader is found in time
     │   ├── ErrorAnswered         the node answered with an error line
+    │   ├── ChangeLost            (cli/member.py) a change of members was lost with its leader, or takes too long
     │   └── CheckpointGone        (cli/backup.py) the node has a newer checkpoint than the one that is being read
     ├── StorageError              the disk or the data directory
     │   ├── DirectoryRefused      wrong cluster, wrong node, in use, or not a data directory
@@ -87,12 +90,20 @@ class DiskReplaced(PeerError):
     """A link cannot be had because the disk at one of its ends was replaced by another under the same node id."""
 
 
+class PeerRemoved(PeerError):
+    """A link cannot be had because the node at one of its ends is no member any more."""
+
+
 class ForeignCluster(PeerError):
     """A peer frame that carries another cluster's id."""
 
 
 class PeerMisbehaved(PeerError):
     """A message that no correct node sends: its sender is buggy, of another version, or a liar. Nothing has changed."""
+
+
+class NodeRemoved(DurableRaftError):
+    """This node was removed from its cluster: it has no part in it any more, and stops."""
 
 
 class ChangeRefused(DurableRaftError):

@@ -21,6 +21,8 @@ _COMMANDS: Final = {
     "dev": "durable_raft.cli.dev:dev",
     "demo": "durable_raft.cli.demo:demo",
     "status": "durable_raft.cli.status:status",
+    "member": "durable_raft.cli.member:member",
+    "transfer": "durable_raft.cli.member:transfer",
     "backup": "durable_raft.cli.backup:backup",
     "restore": "durable_raft.cli.backup:restore",
 }
@@ -36,6 +38,7 @@ Exit codes:
   5    the directory may not be used: in use, of another node or cluster, newer
   6    a write or sync failed, and the node stopped
   7    the data directory was lost under the node: removed, replaced or unmounted
+  8    the node was removed from its cluster, and stopped
   70   an invariant was broken: our bug
   130  Ctrl-C
 """

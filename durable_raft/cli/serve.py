@@ -45,8 +45,14 @@ def serve(**flags: object) -> None:
       durable-raft serve --dir data
     One of three:
       durable-raft serve --id n1 --dir d1 --cluster n1=10.0.0.1:7001,n2=10.0.0.2:7001,n3=10.0.0.3:7001
+    One more, which joins a running cluster and is added there with 'durable-raft member add':
+      durable-raft serve --id n4 --dir d4 --listen 10.0.0.4:7001 --join 10.0.0.1:7001
     """
     config = load_config(flags, os.environ)
+    if config.join is not None:
+        from durable_raft.cli.membership import joined
+
+        config = joined(config)
     output = start_logging(node_id=config.node_id, level=config.log_level, log_format=config.log_format)
     # From the first moment on: by default it would end the process.
     signal.signal(signal.SIGHUP, lambda *_: output.reopen())

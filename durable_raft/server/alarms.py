@@ -32,7 +32,13 @@ class Alarm(NamedTuple):
     """For people: what is wrong, and the way out."""
 
 
+REMOVED: Final = (
+    "this node was removed from its cluster, and has no part in it any more. Its id is not used again: to bring this"
+    " machine back, start it with a new id, an empty directory and --join"
+)
+
 ALARMS: Final[Mapping[str, str]] = {
+    "removed": f"other nodes say: {REMOVED}",
     "disk_was_replaced": (
         "this directory was replaced by another under the same node id, and the others do not hear it any more: stop"
         " this node; start it with the directory that took its place, or move this one away and start with an empty one"
@@ -54,6 +60,8 @@ ALARMS: Final[Mapping[str, str]] = {
 def alarms_of(raft: Raft, links: Mapping[NodeId, Link]) -> tuple[Alarm, ...]:
     """Return what is wrong with the node that runs ``raft`` and dials ``links``."""
     found = []
+    if any(link.is_refused_as_removed for link in links.values()):
+        found.append("removed")
     if any(link.is_refused_as_replaced for link in links.values()):
         found.append("disk_was_replaced")
     if raft.is_old_copy:

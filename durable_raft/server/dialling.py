@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from durable_raft import __version__
 from durable_raft.addresses import parse_address
-from durable_raft.errors import DiskReplaced, PeerError
+from durable_raft.errors import DiskReplaced, PeerError, PeerRemoved
 from durable_raft.raft.types import Identity, Member, NodeId
 from durable_raft.server.callers import CHALLENGE_BYTES, Callers
 from durable_raft.server.hearing import HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT_S, tune
@@ -142,7 +142,7 @@ class PeerLink:
         self._probe: asyncio.Task[None] | None = None
         self._last_complaint = ""
         self._is_closed = False
-        self.is_refused_as_replaced = self.is_replaced = False
+        self.is_refused_as_replaced = self.is_replaced = self.is_refused_as_removed = False
 
     @property
     def dropped(self) -> int:
@@ -219,6 +219,7 @@ class PeerLink:
             except (OSError, PeerError, TimeoutError) as error:
                 # Another peer of ours may be in its place by now.
                 self.is_refused_as_replaced &= isinstance(error, DiskReplaced)
+                self.is_refused_as_removed &= isinstance(error, PeerRemoved)
                 # A replaced disk hears nobody who does not hear it, so a link to it waits in vain.
                 self.is_replaced &= isinstance(error, (DiskReplaced, TimeoutError))
                 self._complain(f"{type(error).__name__}: {error}")
@@ -226,7 +227,7 @@ class PeerLink:
                 pause = REDIAL_MIN_S
                 self._last_complaint = ""
                 self._transport = protocol.transport
-                self.is_refused_as_replaced = self.is_replaced = False
+                self.is_refused_as_replaced = self.is_replaced = self.is_refused_as_removed = False
                 self._queue.attach(protocol.transport)
                 self._on_change()
                 event(_logger, logging.INFO, "peer_connected", peer=self._member.node_id)
@@ -274,9 +275,11 @@ class PeerLink:
     def _check(self, answer: HelloReply) -> None:
         address, node_id = self._member.peer_address, self._member.node_id
         self.is_refused_as_replaced = not answer.accepted and answer.is_replaced
+        # Whoever listens there may be another node by now, to which this one is a stranger.
+        self.is_refused_as_removed = not answer.accepted and answer.is_removed and answer.node_id == node_id
         self.is_replaced = answer.node_id == node_id and self._was_replaced(node_id, answer.node_uuid)
         if not answer.accepted:
-            kind = DiskReplaced if answer.is_replaced else PeerError
+            kind = DiskReplaced if answer.is_replaced else PeerRemoved if answer.is_removed else PeerError
             raise kind(f"{address} refuses this node: {answer.reason}")
         if answer.node_id != node_id:
             raise PeerError(f"{address} is {answer.node_id}, not {node_id}")

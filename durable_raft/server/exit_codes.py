@@ -10,6 +10,7 @@ from durable_raft.errors import (
     DirectoryRefused,
     DiskFull,
     InvariantViolation,
+    NodeRemoved,
     NodeUnreachable,
     StorageError,
     StoragePoisoned,
@@ -35,6 +36,8 @@ class ExitCode(enum.IntEnum):
     """A write or sync failed; the node stopped at once. What was acknowledged is on the disk."""
     DIRECTORY_LOST = 7
     """The data directory was removed, replaced or unmounted under the node; it stopped at once."""
+    REMOVED = 8
+    """The node was removed from its cluster, and stopped."""
     BUG = 70
     """An invariant was broken by our own code; the node stopped (EX_SOFTWARE)."""
     INTERRUPTED = 130
@@ -56,6 +59,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
             return ExitCode.DAMAGED
         case NodeUnreachable():
             return ExitCode.UNREACHABLE
+        case NodeRemoved():
+            return ExitCode.REMOVED
         case InvariantViolation():
             return ExitCode.BUG
         case KeyboardInterrupt():

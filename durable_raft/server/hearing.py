@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, cast
 
-from durable_raft.errors import DiskReplaced, PeerError, PeerMisbehaved
+from durable_raft.errors import DiskReplaced, PeerError, PeerMisbehaved, PeerRemoved
 from durable_raft.raft.messages import Introduce, IntroduceResponse, Resume
 from durable_raft.raft.types import Identity, NodeId
 from durable_raft.server.callers import Callers
@@ -87,6 +87,7 @@ class Listener(Protocol):
     misbehaved: Complaints
     receive: Receive
     was_replaced: Callable[[NodeId, bytes], bool]
+    was_removed: Callable[[NodeId], bool]
     half_sent: HalfSent
 
     @property
@@ -207,6 +208,8 @@ class Accepted(asyncio.Protocol):
         if message.target_id != identity.node_id:
             raise PeerError(f"{peer} wants {message.target_id}, but this is {identity.node_id}")
         if peer not in self._peers.ids:
+            if self._peers.was_removed(peer):
+                raise PeerRemoved(f"{peer} was removed from this cluster")
             raise PeerError(f"{peer} is not a member of this cluster")
         if self._peers.was_replaced(peer, message.node_uuid):
             self._peers.links[peer].note_replaced()
@@ -240,10 +243,11 @@ class Accepted(asyncio.Protocol):
     def _refuse(self, error: PeerError) -> None:
         """Close the link; only a Hello is answered with why, as it showed that the cluster's id is known."""
         if self._hello is not None and not self._is_claim:
-            self._answer(accepted=False, reason=str(error), is_replaced=isinstance(error, DiskReplaced))
+            self._answer(accepted=False, reason=str(error), because=error)
         self._transport.close()
 
-    def _answer(self, *, accepted: bool, reason: str, is_replaced: bool = False) -> None:
+    def _answer(self, *, accepted: bool, reason: str, because: PeerError | None = None) -> None:
         identity = self._peers.identity
-        answer = HelloReply(accepted, reason, identity.node_id, identity.node_uuid, is_replaced)
+        is_replaced, is_removed = isinstance(because, DiskReplaced), isinstance(because, PeerRemoved)
+        answer = HelloReply(accepted, reason, identity.node_id, identity.node_uuid, is_replaced, is_removed)
         self._transport.write(encode_frame(identity.cluster_id, answer))

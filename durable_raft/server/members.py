@@ -4,21 +4,31 @@ Addresses are part of the configuration. Links go to the members of every config
 those before it until it is committed. So a new member is dialled from the moment at which its configuration is
 appended. Who is no member any more is reached until that is committed: then it was told (raft/membership.py), or waited
 for. When a configuration is cut, the links of the one before it are still there.
+
+A node whose log is behind must hear a leader that is in none of its configurations, and may know nobody else any more.
+So the nodes tell each other their newest configuration (``TellMembers``), once there is an entry of one. Who is told of
+is reached, too, until the own log is as far. A node that is to join begins with what the cluster told it when it asked.
+
+A node that was removed is told so by whoever knows it, when it dials. It stops when its own log says that it goes, or
+when a majority of the other voters that it knows say so: one node that lies must not stop another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
 from durable_raft.addresses import parse_address
-from durable_raft.errors import ConfigError
+from durable_raft.errors import ConfigError, MalformedConfiguration, PeerMisbehaved
+from durable_raft.raft.configuration import decode, encode
 from durable_raft.raft.core import Raft
-from durable_raft.raft.types import Configuration, Member, NodeId
+from durable_raft.raft.quorum import is_majority
+from durable_raft.raft.types import Configuration, Index, Member, NodeId
 from durable_raft.server.dispatch import Dispatcher
-from durable_raft.server.peers import Links
+from durable_raft.server.peers import Link, Links
 from durable_raft.server.settings.config import NodeConfig
+from durable_raft.wire.messages import TellMembers
 
 NOWHERE: Final = "unusable.invalid:1"
 """In place of an address that is none: no correct node proposes one, and a leader that lies must end nobody."""
@@ -35,6 +45,13 @@ class Members:
         self._moved = {member.node_id: member for member in moved}
         """Addresses in place of those of the present configuration; they hold until there is another one."""
         self._moved_at = raft.configuration.index
+        self._told: dict[NodeId, tuple[Index, tuple[Member, ...]]] = {}
+        """What others said last, by who said it: of which index, and who its members are."""
+        if config.seeds.members:
+            self._told[self._own.node_id] = (
+                config.seeds.configuration_index,
+                tuple(map(_usable, config.seeds.members)),
+            )
         self._followed: tuple[Configuration, bool] | None = None
         """What the links go by: the newest configuration, and whether it is committed."""
 
@@ -53,7 +70,15 @@ class Members:
         found: dict[NodeId, Member] = {}
         for configuration in self._raft.possible_configurations():
             found |= {member.node_id: member for member in self._reached(configuration).members}
+        for _, members in sorted(self._told.values(), key=lambda told: told[0]):
+            found |= {member.node_id: member for member in members}
         return tuple(found[node_id] for node_id in sorted(found))
+
+    def _reached(self, configuration: Configuration) -> Configuration:
+        members: Iterable[Member] = configuration.members
+        if self._moved and configuration.index <= self._moved_at:
+            members = [self._moved.get(each.node_id, each) for each in members]
+        return replace(configuration, members=tuple(map(_usable, members)))
 
     def follow(self, links: Links, dispatcher: Dispatcher) -> None:
         """Have links and clients' directions follow the configuration, if it is another than before."""
@@ -62,15 +87,59 @@ class Members:
         if followed is not None and followed[0] is configuration and followed[1] == is_committed:
             return
         self._followed = (configuration, is_committed)
+        if configuration.members:
+            # Before there is an entry, index 0 may be that of those who were told of as well.
+            self._told = {who: told for who, told in self._told.items() if told[0] > configuration.index}
         members = self.reached()
         links.follow(members)
         dispatcher.use_members(members)
+        self.tell(links)
 
-    def _reached(self, configuration: Configuration) -> Configuration:
-        members: Iterable[Member] = configuration.members
-        if self._moved and configuration.index <= self._moved_at:
-            members = [self._moved.get(each.node_id, each) for each in members]
-        return replace(configuration, members=tuple(map(_usable, members)))
+    # -- what nodes tell each other -------------------------------------------------------------------------------
+
+    def tell(self, links: Links) -> None:
+        """Tell everybody who the members are, once they were changed."""
+        configuration = self._raft.configuration
+        if configuration.index:
+            message = TellMembers(configuration.index, encode(configuration))
+            for peer in links.links:
+                links.tell(peer, message)
+
+    def heard(self, source: NodeId, message: TellMembers) -> None:
+        """Note what ``source`` says, if it is newer than what this node knows.
+
+        Raises:
+            PeerMisbehaved: that is no configuration.
+        """
+        try:
+            told = decode(message.configuration_index, message.payload)
+        except MalformedConfiguration as error:
+            raise PeerMisbehaved(str(error)) from error
+        known = self._told.pop(source, None)
+        if message.configuration_index > self._raft.configuration.index:
+            self._told[source] = (message.configuration_index, tuple(map(_usable, told.members)))
+        if known != self._told.get(source):
+            self._followed = None
+
+    # -- removed nodes --------------------------------------------------------------------------------------------
+
+    def was_removed(self, node_id: NodeId) -> bool:
+        """Return whether ``node_id`` is known to have been removed for good."""
+        committed = self._raft.possible_configurations()[0]
+        return node_id in committed.former
+
+    def is_removed(self, links: Mapping[NodeId, Link]) -> bool:
+        """Return whether this node was removed, as far as others can be believed."""
+        said = {peer for peer, link in links.items() if link.is_refused_as_removed}
+        if not said:
+            return False
+        own, configuration = self._own.node_id, self._raft.configuration
+        if configuration.members and not configuration.has_voter(own) and own not in configuration.learners:
+            return True
+        if own in configuration.leaving:
+            return True
+        others = {voter for voter in (*configuration.voters, *configuration.outgoing) if voter != own}
+        return is_majority(others, said)
 
 
 def _usable(member: Member) -> Member:

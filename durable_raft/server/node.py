@@ -8,19 +8,20 @@ Any exception that is not a client's or a peer's fault is final: the node stops 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from durable_raft.errors import DurableRaftError
+from durable_raft.errors import ChangeRefused, DurableRaftError, NodeRemoved
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import Record
 from durable_raft.kv.replies import ErrorReply, Later, Reply
 from durable_raft.raft.changes import Step
 from durable_raft.raft.core import Raft
-from durable_raft.raft.types import LEADER, Configuration, Entry, Index, NodeId, Role, Term
-from durable_raft.server.alarms import Alarm, Announcer
+from durable_raft.raft.types import LEADER, Configuration, Entry, Index, NodeId
+from durable_raft.server.alarms import REMOVED, Alarm, Announcer
 from durable_raft.server.applying import Applier
 from durable_raft.server.clock import Timer
 from durable_raft.server.core_timer import CoreTimer
@@ -28,6 +29,7 @@ from durable_raft.server.disk_watch import DiskWatch
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
 from durable_raft.server.expiry_timer import ExpiryTimer
 from durable_raft.server.large_entries import LargeEntries
+from durable_raft.server.leadership import LeadershipWatch
 from durable_raft.server.log_writer import Flushed
 from durable_raft.server.logs import CORE_EVENT_LEVELS, event
 from durable_raft.server.members import Members
@@ -43,7 +45,15 @@ from durable_raft.server.state.keeper import StateEvents, StateKeeper
 from durable_raft.server.time_resets import TimeResets
 from durable_raft.server.timekeeper import Timekeeper
 from durable_raft.storage.state.meta import KvMeta
-from durable_raft.wire.messages import AskTime, FetchSnapshot, NodeMessage, SnapshotChunk, StateHash, TellTime
+from durable_raft.wire.messages import (
+    AskTime,
+    FetchSnapshot,
+    NodeMessage,
+    SnapshotChunk,
+    StateHash,
+    TellMembers,
+    TellTime,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -94,8 +104,6 @@ class Node:
         self._is_wake_scheduled = False
         self.started_at = self.now_s()
         self.counters = NodeCounters()
-        self.leaderless_since: float | None = self.started_at
-        """Monotonic time since when no leader is known; None while one is."""
         self.heard_at: dict[NodeId, int] = {}
         """When each peer last sent a message (monotonic, ms)."""
 
@@ -126,13 +134,14 @@ class Node:
             receive=self._receive,
             changed=self._link_changed,
             was_replaced=self.raft.was_replaced,
+            was_removed=self.members.was_removed,
             failed=self.fail,
             half_sent=self.memory.messages,
         )
         dials = random.Random(platform.rng.getrandbits(64))  # noqa: S311 - pauses, not secrets
         self.peers = platform.links(store.identity, self.members.reached(), dials, link_events)
         self._announcer = Announcer(self.raft, self.peers.links)
-        self._known = (self.raft.role, self.raft.leader_id, self.raft.current_term, False)
+        self.leadership = LeadershipWatch(self.raft, self._is_reachable, self.now_s)
         self._timer = CoreTimer(self._loop, self._clock, lambda: self.raft.role is LEADER, self._on_timer)
         self._expiry_timer = ExpiryTimer(self._loop, self._process)
         self._housekeeping_timer: Timer | None = None
@@ -177,6 +186,12 @@ class Node:
         if not self._is_stopped and self.raft.remember():
             self._process()
 
+    def hand_over(self) -> bool:
+        """Begin to hand leadership over before leaving; return whether that is under way."""
+        with contextlib.suppress(ChangeRefused):
+            self.transfer(None)
+        return self.raft.is_transferring
+
     def stop(self) -> bool:
         """Take part no longer; what was submitted to the log is still flushed.
 
@@ -217,6 +232,7 @@ class Node:
     def _link_changed(self) -> None:
         self.raft.peers_changed(self._now_ms())
         self.timekeeper.links_changed()
+        self.members.tell(self.peers)
         self.wake()
 
     def _entries_read(self) -> None:
@@ -231,6 +247,9 @@ class Node:
             else:
                 if isinstance(message, (AskTime, TellTime)):
                     self.timekeeper.receive(source, message)
+                elif isinstance(message, TellMembers):
+                    self.members.heard(source, message)
+                    self.members.follow(self.peers, self.dispatcher)
                 else:
                     self.raft.step(now, source, message)
                 if not self._is_due(now):
@@ -320,7 +339,7 @@ class Node:
         return (
             self.raft.has_ready(now_ms, may_apply=self.may_apply)
             or self.dispatcher.has_due()
-            or self._leadership() != self._known
+            or self.leadership.has_changed()
             or not self.dispatcher.is_caught_up
             or self.keeper.checkpointer.is_pending
         )
@@ -344,8 +363,7 @@ class Node:
         if self._is_stopped:
             return
         reach = self._crash_points.reach
-        self.members.follow(self.peers, self.dispatcher)
-        self._note_leadership()
+        self._look_around()
         self.dispatcher.propose_due()
         was_busy = self._jobs.are_under_way
         ready = self.raft.ready(self._now_ms(), may_apply=self.may_apply)
@@ -383,6 +401,12 @@ class Node:
         self._look_ahead(was_busy=was_busy)
         self._persist_lone()
 
+    def _look_around(self) -> None:
+        """Go by the members and the leader that there are now."""
+        self.members.follow(self.peers, self.dispatcher)
+        if self.leadership.note():
+            self.dispatcher.leadership_changed()
+
     def _look_ahead(self, *, was_busy: bool) -> None:
         """See to it that ``_process`` runs again when there is more to do, now or later.
 
@@ -417,24 +441,6 @@ class Node:
         """Return whether ``node_id`` is this node or its link is up."""
         link = self.peers.links.get(node_id)
         return node_id == self._config.node_id if link is None else link.is_up
-
-    def _note_leadership(self) -> None:
-        """Tell the dispatcher when the role or the known leader changed."""
-        known = self._leadership()
-        if known != self._known:
-            if self.raft.leader_id is None:
-                self.leaderless_since = self.leaderless_since or self.now_s()
-            else:
-                self.leaderless_since = None
-            self._known = known
-            self.dispatcher.leadership_changed()
-
-    def _leadership(self) -> tuple[Role, NodeId | None, Term, bool]:
-        """Return role, leader, term, and whether the leader can be reached."""
-        state = self.raft.state
-        leader_id = state.leader_id
-        is_led = leader_id is not None and self._is_reachable(leader_id)
-        return state.role, leader_id, state.hard_state.current_term, is_led
 
     def now_s(self) -> float:
         """Return the monotonic time in seconds."""
@@ -471,6 +477,8 @@ class Node:
             self.wake()
         self._disk.look()
         self._announcer.tick()
+        if self.members.is_removed(self.peers.links):
+            self.fail(NodeRemoved(REMOVED))
         self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)
 
     def alarms(self) -> tuple[Alarm, ...]:

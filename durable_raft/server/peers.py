@@ -46,6 +46,10 @@ class Link(Protocol):
         """Whether the peer refuses this node because another disk took its place (raft/admission.py)."""
 
     @property
+    def is_refused_as_removed(self) -> bool:
+        """Whether the peer refuses this node because it was removed from the cluster."""
+
+    @property
     def is_replaced(self) -> bool:
         """Whether what answers there is a disk of the peer that was replaced by another."""
 
@@ -91,6 +95,8 @@ class LinkEvents:
     """A link has come up or gone down."""
     was_replaced: Callable[[NodeId, bytes], bool]
     """Asked whether a peer's disk is not to be heard any more (raft/admission.py)."""
+    was_removed: Callable[[NodeId], bool]
+    """Asked whether a node was removed from the cluster (members.py)."""
     half_sent: HalfSent
     """Is told what links have sent that is not complete."""
     failed: Callable[[BaseException], None]
@@ -110,7 +116,7 @@ class Peers:
         """Bind the parts; ``rng`` draws the pauses between dials."""
         self.identity = identity
         self.receive = events.receive
-        self.was_replaced = events.was_replaced
+        self.was_replaced, self.was_removed = events.was_replaced, events.was_removed
         self.half_sent = events.half_sent
         self._events, self._rng = events, rng
         self._encoder = FrameEncoder(identity.cluster_id)

@@ -19,7 +19,14 @@ from typing import Final
 
 from durable_raft import __version__
 from durable_raft.checksum import implementation
-from durable_raft.errors import ConfigError, CorruptRecord, DirectoryLost, DirectoryRefused, StoragePoisoned
+from durable_raft.errors import (
+    ConfigError,
+    CorruptRecord,
+    DirectoryLost,
+    DirectoryRefused,
+    NodeRemoved,
+    StoragePoisoned,
+)
 from durable_raft.server.clients import Clients, Outbox
 from durable_raft.server.clock import Clock, clock_from_environment
 from durable_raft.server.crash_points import CrashPoints
@@ -239,12 +246,19 @@ class _Process:
         except OSError as error:
             raise ConfigError(f"cannot listen: {error}") from error
 
+    async def _hand_over(self, node: Node) -> None:
+        """Let another node lead before this one leaves: clients lose no election timeout by it."""
+        if self._fatal is None and node.hand_over():
+            while node.raft.is_transferring and self._fatal is None:
+                await asyncio.sleep(0.001)
+
     async def _stop(self, node: Node, clients: Clients) -> None:
+        await self._hand_over(node)
         clients.stop_listening()
         if self._fatal is not None:
             clients.abort()
             event(_logger, logging.CRITICAL, "stopping", error=f"{type(self._fatal).__name__}: {self._fatal}")
-            if not isinstance(self._fatal, DirectoryLost):
+            if not isinstance(self._fatal, (DirectoryLost, NodeRemoved)):
                 _logger.critical("fatal error", exc_info=self._fatal)
             return
         event(_logger, logging.INFO, "stopping", reason="signal")

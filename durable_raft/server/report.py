@@ -37,7 +37,7 @@ class Reporter:
         node, raft, log = self._node, self._node.raft, self._node.raft.log
         keys, expires = node.keeper.counts()
         memory_bytes, resident_bytes = _memory()
-        now = node.now_s()
+        now, leaderless_since = node.now_s(), node.leadership.leaderless_since
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return NodeStatus(
             node_id=self._config.node_id,
@@ -47,7 +47,7 @@ class Reporter:
             myself=node.members.myself,
             role=raft.role,
             leader_id=raft.leader_id,
-            leaderless_ms=0 if node.leaderless_since is None else int((now - node.leaderless_since) * 1000),
+            leaderless_ms=0 if leaderless_since is None else int((now - leaderless_since) * 1000),
             current_term=raft.current_term,
             voted_for=raft.voted_for,
             first_log_index=log.first_index,

@@ -39,6 +39,7 @@ class FrameKind(enum.IntEnum):
     CONFIRM = 21
     CONFIRMED = 22
     TIMEOUT_NOW = 23
+    TELL_MEMBERS = 24
 
 
 class Hello(NamedTuple):
@@ -76,6 +77,8 @@ class HelloReply(NamedTuple):
     node_uuid: bytes
     is_replaced: bool = False
     """When refused: whether because the disk that dials was replaced by another under its node id."""
+    is_removed: bool = False
+    """When refused: whether because the node that dials was removed from the cluster. Sent only when it was."""
 
 
 class FetchSnapshot(NamedTuple):
@@ -147,7 +150,16 @@ class TellTime(NamedTuple):
     """Up to where it has applied the log, and with it every reset of the time."""
 
 
-NodeMessage: TypeAlias = Message | FetchSnapshot | SnapshotChunk | StateHash | AskTime | TellTime
+class TellMembers(NamedTuple):
+    """Tells who the members are, once they have changed: whose log is behind must still know whom to hear."""
+
+    configuration_index: Index
+    """Of the teller's newest configuration, committed or not."""
+    payload: bytes
+    """The configuration (raft/configuration.py)."""
+
+
+NodeMessage: TypeAlias = Message | FetchSnapshot | SnapshotChunk | StateHash | AskTime | TellTime | TellMembers
 """What nodes say to each other once a link is up."""
 
 PeerMessage: TypeAlias = NodeMessage | Hello | HelloReply | Confirm | Confirmed

@@ -30,6 +30,7 @@ from durable_raft.wire.fields import (
     NONCE,
     NUMBER,
     NUMBERS,
+    PAYLOAD,
     SUM,
     SUMS,
     TEXT,
@@ -48,6 +49,7 @@ from durable_raft.wire.messages import (
     HelloReply,
     SnapshotChunk,
     StateHash,
+    TellMembers,
     TellTime,
 )
 
@@ -65,7 +67,7 @@ class Shape(NamedTuple):
 
 SHAPES: Final[dict[int, Shape]] = {
     FrameKind.HELLO: Shape(Hello, (NAME, UUID, NAME, TEXT, UUID)),
-    FrameKind.HELLO_REPLY: Shape(HelloReply, (FLAG, TEXT, NAME, UUID, FLAG)),
+    FrameKind.HELLO_REPLY: Shape(HelloReply, (FLAG, TEXT, NAME, UUID, FLAG, FLAG), optional=1),
     FrameKind.REQUEST_VOTE: Shape(RequestVote, (NUMBER, INDEX, NUMBER, FLAG, FLAG), optional=1),
     FrameKind.REQUEST_VOTE_RESPONSE: Shape(RequestVoteResponse, (NUMBER, FLAG, FLAG)),
     FrameKind.INSTALL_SNAPSHOT: Shape(InstallSnapshot, (NUMBER, INDEX, NUMBER, SUM, INDEX)),
@@ -90,4 +92,5 @@ SHAPES: Final[dict[int, Shape]] = {
     FrameKind.CONFIRM: Shape(Confirm, (UUID,)),
     FrameKind.CONFIRMED: Shape(Confirmed, (UUID,)),
     FrameKind.TIMEOUT_NOW: Shape(TimeoutNow, (NUMBER,)),
+    FrameKind.TELL_MEMBERS: Shape(TellMembers, (INDEX, PAYLOAD)),
 }

@@ -206,7 +206,8 @@ def test_every_setting_is_a_line_of_the_file(tmp_path: Path) -> None:
         "accept_old_copy": "false",
     }
     for setting in SETTINGS:
-        values.setdefault(setting.name, str(setting.default))
+        if setting.name != "join":  # In place of ``cluster``.
+            values.setdefault(setting.name, str(setting.default))
     file = tmp_path / "node.toml"
     file.write_text("".join(f"{name} = {value}\n" for name, value in values.items()))
     config = load_config({"config": str(file)}, {})
@@ -216,6 +217,22 @@ def test_every_setting_is_a_line_of_the_file(tmp_path: Path) -> None:
     assert config.allow_network_fs is True
     assert config.accept_new_addresses is False
     assert (config.client_port, config.peer_port, config.log_format) == (5000, 5001, "json")
+
+
+def test_a_node_that_joins_says_where_it_is_and_whom_it_asks() -> None:
+    """It has an id and an address of its own, and the cluster says who the others are."""
+    flags = {"dir": "d", "id": "n4", "listen": "0.0.0.0:7001", "advertise": "DB4:7001", "join": "DB1:7001"}
+    config = load_config(flags, {})
+    assert (config.join, config.client_address, config.membership.ids()) == ("db1:7001", "db4:7001", ("n4",))
+    assert config.first_members == Membership(())
+    for wrong, reason in (
+        ({"cluster": "n4=db4:7001,n1=db1:7001"}, "no --cluster beside it"),
+        ({"id": None}, "an id that no node of the cluster ever had"),
+        ({"join": "db1"}, "HOST:PORT"),
+        ({"advertise": None}, "an address that clients can be sent to"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            load_config({**flags, **wrong}, {})
 
 
 @pytest.mark.parametrize("setting", [each for each in SETTINGS if each.default is not None], ids=lambda each: each.name)

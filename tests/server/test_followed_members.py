@@ -105,3 +105,36 @@ def test_after_the_end_nobody_is_followed() -> None:
         assert N3 not in house.peers.links
 
     assert in_a_house(story).failures == []
+
+
+def test_who_was_removed_is_told_so() -> None:
+    """And by nobody else's word: the answer is that of the node that was dialled."""
+
+    async def story(house: House) -> None:
+        house.peers.follow(house.members[:1])
+        house.removed.add(N2)
+        dialler = await house.dial()
+        dialler.say(HELLO)
+        *_, answer = await dialler.answers()
+        assert isinstance(answer, HelloReply)
+        assert (answer.accepted, answer.is_removed, answer.is_replaced) == (False, True, False)
+
+    assert in_a_house(story).failures == []
+
+
+def test_a_node_that_was_removed_learns_it_where_it_dials() -> None:
+    """Until somebody accepts it again, or is not there."""
+
+    async def story(house: House) -> None:
+        link = house.peers.links[N2]
+        async with asyncio.timeout(20):
+            while not link.is_refused_as_removed:
+                await asyncio.sleep(0.001)
+            house.n2.refuses_as_removed = False
+            await is_up(link)
+        assert not link.is_refused_as_removed
+
+    def prepared(house: House) -> None:
+        house.n2.refuses_as_removed = True
+
+    assert in_a_house(story, prepare=prepared).failures == []

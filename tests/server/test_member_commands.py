@@ -170,12 +170,11 @@ def test_every_refusal_has_a_code_of_its_own(refusal: ChangeRefused, code: str) 
 
 def test_who_does_not_lead_sends_to_the_leader() -> None:
     """Nothing was done; without a leader there is nobody to ask."""
-    for answer in (
-        lambda status: ask("REMOVE n3", status),
-        lambda status: transfer(status, Actions(), [b"raft.transfer"]),
-    ):
-        assert error(answer(FOLLOWER)) == "MOVED 0 10.0.0.1:7001"
-        assert error(answer(LEADERLESS)).startswith("CLUSTERDOWN")
+    request = [b"raft.transfer"]
+    for reply in (ask("REMOVE n3", FOLLOWER), transfer(FOLLOWER, Actions(), request)):
+        assert error(reply) == "MOVED 0 10.0.0.1:7001"
+    for reply in (ask("REMOVE n3", LEADERLESS), transfer(LEADERLESS, Actions(), request)):
+        assert error(reply).startswith("CLUSTERDOWN")
 
 
 def test_a_transfer_names_to_whom() -> None:

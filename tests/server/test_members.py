@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from durable_raft.errors import NodeRemoved, PeerMisbehaved
 from durable_raft.raft.configuration import encode
 from durable_raft.raft.types import (
     Configuration,
     Entry,
     EntryKind,
+    Index,
     LogPoint,
     Member,
     Membership,
@@ -23,8 +25,10 @@ from durable_raft.raft.types import (
 from durable_raft.server.commands.status import ClientCounts
 from durable_raft.server.members import NOWHERE
 from durable_raft.server.report import Reporter
+from durable_raft.server.settings.config import Seeds
 from durable_raft.server.watchdog import Watchdog
-from tests.support.desk import MEMBERS, N1, N2, N3, Desk, desk_at
+from durable_raft.wire.messages import TellMembers
+from tests.support.desk import LOOK_S, MEMBERS, N1, N2, N3, Desk, desk_at, joiner_at
 
 N4 = NodeId("n4")
 FOUR = Member(N4, "127.0.0.1:7004", "127.0.0.1:17004")
@@ -144,3 +148,101 @@ def test_a_directory_whose_members_changed_goes_by_its_log(tmp_path: Path) -> No
         assert reached(desk) == [N2, N3]
         desk.follow(N2, term=desk.raft.current_term + 1, commit=desk.raft.log.last.index)
         assert reached(desk) == [N2]
+
+
+def told_of(configuration: Configuration, index: int) -> TellMembers:
+    """Return what a node says whose newest configuration that is."""
+    return TellMembers(Index(index), encode(configuration))
+
+
+def tell(desk: Desk, source: NodeId, configuration: Configuration, index: int) -> None:
+    """Have n1 told."""
+    desk.arrive(source, told_of(configuration, index))
+    desk.turn()
+
+
+def test_who_others_say_are_members_is_reached_until_the_own_log_is_as_far(desk: Desk) -> None:
+    """A node that was away must hear a leader that it never heard of."""
+    tell(desk, N2, WITH_FOUR, desk.raft.log.last.index + 2)
+    assert reached(desk) == [N2, N3, N4]
+    first = entry_of(desk, FIRST)
+    desk.follow(N4, first)
+    assert moved_to(desk) == b"-MOVED 15495 127.0.0.1:7004\r\n"
+    assert reached(desk) == [N2, N3, N4]
+    desk.follow(N4, entry_of(desk, WITHOUT_THREE), term=desk.raft.current_term + 1)
+    assert reached(desk) == [N2]
+
+
+def test_what_others_say_of_members_is_taken_back_by_what_they_say_next(desk: Desk) -> None:
+    """Their configuration was cut; and what is old is no news."""
+    tell(desk, N2, WITH_FOUR, 9)
+    tell(desk, N2, FIRST, 8)
+    assert reached(desk) == [N2, N3]
+    tell(desk, N2, WITH_FOUR, 9)
+    desk.follow(N2, entry_of(desk, FIRST))
+    tell(desk, N3, WITH_FOUR, 0)
+    assert reached(desk) == [N2, N3, N4]
+
+
+def test_who_says_no_configuration_loses_the_link(desk: Desk) -> None:
+    """No correct node does."""
+    for payload in (b"", b"\xff", encode(WITH_FOUR)[:-1]):
+        with pytest.raises(PeerMisbehaved):
+            desk.arrive(N2, TellMembers(Index(9), payload))
+
+
+def test_members_are_told_once_they_were_changed_and_never_before(desk: Desk) -> None:
+    """At each change, and to whoever comes; a cluster whose members never changed says nothing that is new."""
+    desk.cut_off(N3)
+    desk.reconnect(N3)
+    assert desk.told == []
+    entry = entry_of(desk, WITH_FOUR)
+    desk.follow(N2, entry, commit=0)
+    said = told_of(WITH_FOUR, entry.index)
+    assert [(peer, said) for peer in (N2, N3, N4)] == desk.told
+    desk.told.clear()
+    desk.reconnect(N3)
+    assert (N3, said) in desk.told
+
+
+def test_a_node_stops_when_a_majority_of_the_others_says_that_it_was_removed(tmp_path: Path) -> None:
+    """One that lies does not stop it; it is an alarm all the same."""
+    with desk_at(tmp_path / "n1") as desk:
+        desk.refuse_as_removed(N2)
+        desk.wait(LOOK_S)
+        assert [alarm.name for alarm in desk.node.alarms()] == ["removed"]
+        desk.refuse_as_removed(N3)
+        with pytest.raises(NodeRemoved, match="was removed from its cluster"):
+            desk.wait(LOOK_S)
+
+
+def test_a_node_that_knows_that_it_leaves_believes_anybody(tmp_path: Path) -> None:
+    """Its own log says so; what is missing is that it is done."""
+    leaving = replace(FIRST, voters=(N2, N3), learners=(N1,), leaving=(N1,))
+    with desk_at(tmp_path / "n1") as desk:
+        desk.follow(N2, entry_of(desk, leaving))
+        desk.wait(LOOK_S)
+        desk.refuse_as_removed(N3)
+        with pytest.raises(NodeRemoved):
+            desk.wait(LOOK_S)
+
+
+def test_only_who_was_removed_for_good_is_told_so(desk: Desk) -> None:
+    """What is not committed may be cut, and nobody stops for it."""
+    entry = entry_of(desk, WITHOUT_THREE)
+    desk.follow(N2, entry, commit=0)
+    assert not desk.node.members.was_removed(N3)
+    desk.follow(N2, term=desk.raft.current_term, commit=entry.index)
+    assert desk.node.members.was_removed(N3)
+    assert not desk.node.members.was_removed(N4)
+
+
+def test_a_joiner_reaches_those_whom_it_asked(tmp_path: Path) -> None:
+    """It has no members, so it neither votes nor campaigns, and waits to be added."""
+    seeds = Seeds(Index(4), MEMBERS[1:])
+    with joiner_at(tmp_path / "n1", seeds) as desk:
+        assert (desk.raft.configuration.members, reached(desk)) == ((), [N2, N3])
+        desk.wait(5.0)
+        assert desk.raft.current_term == 0
+        desk.follow(N2, entry_of(desk, replace(FIRST, members=MEMBERS[1:], voters=(N2, N3))), term=3)
+        assert reached(desk) == [N2, N3]

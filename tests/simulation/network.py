@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from durable_raft.raft.messages import AppendEntries, stands_on
 from durable_raft.raft.types import NodeId
-from durable_raft.wire.messages import AskTime, FetchSnapshot, NodeMessage, SnapshotChunk, StateHash, TellTime
+from durable_raft.wire.messages import (
+    AskTime,
+    FetchSnapshot,
+    NodeMessage,
+    SnapshotChunk,
+    StateHash,
+    TellMembers,
+    TellTime,
+)
 from tests.support.raft_trace import message_words
 
 if TYPE_CHECKING:
@@ -135,4 +143,6 @@ def _words(message: NodeMessage) -> str:
         return "What time is it?"
     if isinstance(message, TellTime):
         return f"My clock shows {message.time_of_day_ms}, the cluster time is {message.cluster_time_ms}"
+    if isinstance(message, TellMembers):
+        return f"The members are those of entry {message.configuration_index}"
     return message_words(message)

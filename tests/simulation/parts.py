@@ -48,7 +48,7 @@ class SimLink:
     def __init__(self) -> None:
         self.is_up = True
         self.dropped = 0
-        self.is_refused_as_replaced = self.is_replaced = False
+        self.is_refused_as_replaced = self.is_replaced = self.is_refused_as_removed = False
 
 
 class SimLinks:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from durable_raft.kv.machine import Machine
 from durable_raft.raft.core import Raft
-from durable_raft.raft.messages import AppendEntries, Envelope, IntroduceResponse, Message
+from durable_raft.raft.messages import AppendEntries, IntroduceResponse, Message
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Entry, EntryKind, Identity, Index, Member, Membership, NodeId, Role, Term
 from durable_raft.server.crash_points import CrashPoints
@@ -26,16 +26,17 @@ from durable_raft.server.large_entries import LARGE_BYTES
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.node import Node
 from durable_raft.server.peers import LinkEvents
-from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.settings.config import NodeConfig, Seeds
 from durable_raft.server.slices import STEPS_MAX, Steps
 from durable_raft.server.start.opening import open_node
 from durable_raft.server.start.recovery import NodeData
 from durable_raft.storage.log.log_store import LogStore
-from durable_raft.wire.messages import AskTime, NodeMessage
+from durable_raft.wire.messages import AskTime, NodeMessage, TellMembers
 from tests.support.desk_client import Client
+from tests.support.desk_links import DeskLink, DeskLinks
 from tests.support.played_clocks import PlayedClocks
 from tests.support.raft_solo import accepted, vote
-from tests.support.raft_trace import message_words, write_words
+from tests.support.raft_trace import write_words
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
 MEMBERS = tuple(Member(node, f"127.0.0.1:700{node[1]}", f"127.0.0.1:1700{node[1]}") for node in (N1, N2, N3))
@@ -152,52 +153,6 @@ class _Worker:
         return True
 
 
-class _Link:
-    """The link to one peer."""
-
-    def __init__(self, desk: Desk, node: NodeId) -> None:
-        self._desk, self._node = desk, node
-        self.dropped = 0
-        self.is_refused_as_replaced = self.is_replaced = False
-
-    @property
-    def is_up(self) -> bool:
-        return self._node not in self._desk.unreachable
-
-
-class _Links:
-    """Links to peers that the test plays."""
-
-    refusals = misbehaviours = 0
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self.links = {member.node_id: _Link(desk, member.node_id) for member in MEMBERS[1:]}
-
-    async def start(self, host: str, port: int) -> None:
-        """Nothing is dialled."""
-
-    def follow(self, members: Sequence[Member]) -> None:
-        """Have a link to each of them, this node left out."""
-        others = [member.node_id for member in members if member.node_id != N1]
-        for gone in self.links.keys() - set(others):
-            del self.links[gone]
-        for node in others:
-            self.links.setdefault(node, _Link(self._desk, node))
-
-    def send(self, envelopes: Sequence[Envelope]) -> None:
-        for envelope in envelopes:
-            self._desk.note(f"sends to {envelope.target}: {message_words(envelope.message)}")
-
-    def tell(self, target: NodeId, message: NodeMessage) -> None:
-        """What is none of the core's is not played here, but for clocks."""
-        if isinstance(message, AskTime):
-            self._desk.asked_time(target, message)
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 class _Recorder:
     """Records nothing."""
 
@@ -233,6 +188,8 @@ class Desk:
         self.recorder = _Recorder()
         self.unreachable: set[NodeId] = set()
         self.clocks = PlayedClocks(set(timeless))
+        self.told: list[tuple[NodeId, TellMembers]] = []
+        """Whom the node told who the members are."""
         self.effects: list[str] = []
         """What the node did to the world, in words."""
         self._clients: list[Client] = []
@@ -262,11 +219,11 @@ class Desk:
     def sleep(self, seconds: float) -> None:
         """Time passes only by the test's hand."""
 
-    def links(self, identity: Identity, members: Sequence[Member], rng: random.Random, events: LinkEvents) -> _Links:
+    def links(self, identity: Identity, members: Sequence[Member], rng: random.Random, events: LinkEvents) -> DeskLinks:
         """Return links to peers that the test plays."""
-        del identity, members, rng
+        del rng
         self._events = events
-        return _Links(self)
+        return DeskLinks(self, identity.node_id, members)
 
     def log_writer(
         self, store: LogStore, on_flushed: Callable[[Flushed], None], on_failed: Callable[[BaseException], None]
@@ -385,6 +342,12 @@ class Desk:
         self.now += seconds
         self.time_of_day_ms += round(seconds * 1000)
 
+    def refuse_as_removed(self, peer: NodeId) -> None:
+        """``peer`` refuses the link, and says why."""
+        link = self.node.peers.links[peer]
+        assert isinstance(link, DeskLink)
+        link.is_refused_as_removed = True
+
     def cut_off(self, peer: NodeId) -> None:
         """The link to ``peer`` goes down."""
         self.unreachable.add(peer)
@@ -455,6 +418,22 @@ class Desk:
         return client
 
 
+def _config(place: Path, membership: Membership, pending_bytes_max: int = 1 << 20, **settings: Any) -> NodeConfig:
+    return NodeConfig(
+        node_id=N1,
+        directory=place,
+        client_host="127.0.0.1",
+        client_port=7001,
+        peer_host="127.0.0.1",
+        peer_port=17001,
+        membership=membership,
+        client_hold_ms=int(HOLD_S * 1000),
+        request_bytes_max=pending_bytes_max,
+        pending_bytes_max=pending_bytes_max,
+        **settings,
+    )
+
+
 @contextmanager
 def desk_at(
     place: Path,
@@ -466,23 +445,24 @@ def desk_at(
     **settings: Any,
 ) -> Iterator[Desk]:
     """Give node n1 on a directory at ``place``, a voter that knows no leader; it is stopped afterwards."""
-    config = NodeConfig(
-        node_id=N1,
-        directory=place,
-        client_host="127.0.0.1",
-        client_port=7001,
-        peer_host="127.0.0.1",
-        peer_port=17001,
-        membership=membership or Membership(MEMBERS),
-        client_hold_ms=int(HOLD_S * 1000),
-        request_bytes_max=pending_bytes_max,
-        pending_bytes_max=pending_bytes_max,
-        **settings,
-    )
+    config = _config(place, membership or Membership(MEMBERS), pending_bytes_max, **settings)
     data = open_node(config)
     try:
         desk = Desk(data, config, slice_steps, timeless)
         desk.become_voter()
+        yield desk
+        assert desk.node.stop()
+    finally:
+        data.log_store.close()
+
+
+@contextmanager
+def joiner_at(place: Path, seeds: Seeds) -> Iterator[Desk]:
+    """Give node n1 on a new directory at ``place``, which waits to be added to a cluster with ``seeds``."""
+    config = _config(place, Membership(MEMBERS[:1]), join="127.0.0.1:7002", seeds=seeds, cluster_id=b"c" * 16)
+    data = open_node(config)
+    try:
+        desk = Desk(data, config)
         yield desk
         assert desk.node.stop()
     finally:

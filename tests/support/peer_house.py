@@ -77,6 +77,7 @@ class Listener:
         """Challenges of links that it dialled."""
         self.asked: list[bytes] = []
         self.confirms_all = False
+        self.refuses_as_removed = False
         self.hangs = False
         """Whether it answers nothing that it is asked."""
         self._open = 0
@@ -100,7 +101,9 @@ class Listener:
                         if (message.challenge in self.dialled or self.confirms_all) and not self.hangs:
                             writer.write(encode_frame(CLUSTER_ID, Confirmed(message.challenge)))
                     elif isinstance(message, Hello):
-                        writer.write(encode_frame(CLUSTER_ID, HelloReply(True, "", NodeId("n2"), b"2" * 16)))
+                        is_removed = self.refuses_as_removed
+                        answer = HelloReply(not is_removed, "", NodeId("n2"), b"2" * 16, is_removed=is_removed)
+                        writer.write(encode_frame(CLUSTER_ID, answer))
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
@@ -114,6 +117,7 @@ class House:
         self.heard: list[tuple[NodeId, NodeMessage]] = []
         self.failures: list[BaseException] = []
         self.replaced: set[bytes] = set()
+        self.removed: set[NodeId] = set()
         self.refuses = False
         """Whether the core believes nothing that it hears."""
         self.changed = asyncio.Event()
@@ -123,6 +127,7 @@ class House:
             receive=self._receive,
             changed=self.changed.set,
             was_replaced=lambda _, node_uuid: node_uuid in self.replaced,
+            was_removed=lambda node_id: node_id in self.removed,
             failed=self.failures.append,
             half_sent=HalfSent(Share("peers", SHARE_BYTES), TIMEOUT_S, time.monotonic),
         )
@@ -146,12 +151,14 @@ def in_a_house(
     story: Callable[[House], Coroutine[Any, Any, None]],
     *,
     listens: bool = True,
+    prepare: Callable[[House], None] = lambda _: None,
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> House:
     """Run a story with the links of n1 started, and n2 at its address if it ``listens``; on asyncio's own loop."""
 
     async def told() -> House:
         house = House()
+        prepare(house)
         async with asyncio.timeout(30), house.n2.serve(house.port_of_n2) if listens else nullcontext():
             await house.peers.start("127.0.0.1", house.port)
             try:

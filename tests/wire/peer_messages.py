@@ -26,7 +26,7 @@ from durable_raft.raft.messages import (
 )
 from durable_raft.raft.types import Entry, EntryKind, Index, Life, LogPoint, NodeId, Term, make_entry
 from durable_raft.wire.fields import INDEX_MAX, NUMBER_MAX, TIME_MAX
-from durable_raft.wire.messages import AskTime, Confirm, Confirmed, Hello, HelloReply, TellTime
+from durable_raft.wire.messages import AskTime, Confirm, Confirmed, Hello, HelloReply, TellMembers, TellTime
 from durable_raft.wire.peer import FetchSnapshot, PeerMessage, SnapshotChunk, StateHash
 from tests.support.raft_nodes import configuration_of
 
@@ -85,9 +85,11 @@ PREVIOUS = LogPoint(Index(6), Term(3), 0x01020304)
 EXAMPLES: dict[str, PeerMessage] = {
     "hello": Hello(NodeId("n1"), b"u" * 16, NodeId("n2"), "0.1.0", b"c" * 16),
     "hello_reply": HelloReply(False, "n1 is not a member", NodeId("n2"), b"v" * 16, True),
+    "hello_reply_to_a_removed_node": HelloReply(False, "n1 was removed", NodeId("n2"), b"v" * 16, False, True),
     "request_vote": RequestVote(Term(7), Index(300), Term(6), True),
     "request_vote_of_a_successor": RequestVote(Term(7), Index(300), Term(6), False, True),
     "timeout_now": TimeoutNow(Term(7)),
+    "tell_members": TellMembers(Index(300), b"\x01a configuration"),
     "request_vote_response": RequestVoteResponse(Term(7), True, False),
     "heartbeat": append_entries(7, PREVIOUS, ()),
     "append_entries": append_entries(7, PREVIOUS, make_entries(PREVIOUS, [(3, b"one"), (7, b"\x00two")])),
@@ -175,7 +177,8 @@ POINTS = st.builds(LogPoint, INDEXES, NUMBERS, SUMS)
 
 MESSAGES: st.SearchStrategy[PeerMessage] = st.one_of(
     st.builds(Hello, NAMES, UUIDS, NAMES, st.text(max_size=12), UUIDS),
-    st.builds(HelloReply, st.booleans(), st.text(max_size=40), NAMES, UUIDS),
+    st.builds(HelloReply, st.booleans(), st.text(max_size=40), NAMES, UUIDS, st.booleans(), st.booleans()),
+    st.builds(TellMembers, INDEXES, st.binary(max_size=40)),
     st.builds(RequestVote, NUMBERS, INDEXES, NUMBERS, st.booleans(), st.booleans()),
     st.builds(TimeoutNow, NUMBERS),
     st.builds(RequestVoteResponse, NUMBERS, st.booleans(), st.booleans()),

@@ -121,6 +121,14 @@ GOLDEN = {
     "request_vote_of_a_successor": (
         "4452706605010300000102030405060708090a0b0c0d0e0f0000000826fbccd393fa69049507cd012c06c2c3"
     ),
+    "hello_reply_to_a_removed_node": (
+        "4452706605010200000102030405060708090a0b0c0d0e0f000000281a3da02940a66e5d96c2ae6e31207761732072656d6f"
+        "766564a26e32c41076767676767676767676767676767676c2c3"
+    ),
+    "tell_members": (
+        "4452706605011800000102030405060708090a0b0c0d0e0f0000001695f10dee67c33db492cd012cc410016120636f6e6669"
+        "6775726174696f6e"
+    ),
     "timeout_now": ("4452706605011700000102030405060708090a0b0c0d0e0f00000002f20f803693471b8d9107"),
 }
 """Frames of version 5; only ever added to until there is a version 6."""
@@ -167,9 +175,9 @@ def test_numbers_of_kinds_never_change() -> None:
     names += " INSTALL_SNAPSHOT FETCH_SNAPSHOT SNAPSHOT_CHUNK STATE_HASH"
     names += " INTRODUCE INTRODUCE_RESPONSE FETCH_ENTRIES FETCH_ENTRIES_RESPONSE BULK PIECE RESUME RESUME_RESPONSE"
     names += " ASK_TIME TELL_TIME"
-    names += " CONFIRM CONFIRMED TIMEOUT_NOW"
+    names += " CONFIRM CONFIRMED TIMEOUT_NOW TELL_MEMBERS"
     assert [kind.name for kind in sorted(FrameKind)] == names.split()
-    assert sorted(FrameKind) == list(range(1, 24))
+    assert sorted(FrameKind) == list(range(1, 25))
 
 
 @pytest.mark.parametrize("field", ["keys", "values", "deadlines_ms", "checksums"])
@@ -290,8 +298,8 @@ def test_error_is_final() -> None:
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (frame(0, b"\x90"), "frame kind 0, known 1..23"),
-        (frame(24, b"\x90"), "frame kind 24, known 1..23"),
+        (frame(0, b"\x90"), "frame kind 0, known 1..24"),
+        (frame(25, b"\x90"), "frame kind 25, known 1..24"),
         (frame(4, b"\x93\x07\xc3\xc2", flags=1), "flags 0x01, known 0x00"),
         (frame(4, b""), "RequestVoteResponse: the body is no msgpack"),
         (frame(4, b"\x93\x07\xc3"), "RequestVoteResponse: the body is no msgpack"),

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from durable_raft.addresses import (
     Address,
@@ -23,7 +23,7 @@ from durable_raft.addresses import (
     refuse,
 )
 from durable_raft.errors import ConfigError
-from durable_raft.raft.types import Member, Membership, NodeId
+from durable_raft.raft.types import Index, Member, Membership, NodeId
 from durable_raft.server.settings.memory import memory_of_system
 from durable_raft.server.settings.memory_plan import FITS, check_fits, plan_memory, setting_max
 from durable_raft.server.settings.sources import (
@@ -55,6 +55,17 @@ def _tunable(default: object, parse: Parse, metavar: str, text: str) -> Any:
     return field(default=default, metadata={"parse": parse, "metavar": metavar, "help": text})
 
 
+class Seeds(NamedTuple):
+    """The members of a cluster at one moment, for a node that is to join it."""
+
+    configuration_index: Index
+    """Of the newest configuration that whoever was asked had."""
+    members: tuple[Member, ...]
+
+
+NO_SEEDS: Final = Seeds(Index(0), ())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     """Everything one node process is told at its start.
@@ -77,6 +88,11 @@ class NodeConfig:
     directory knows its membership and this is compared with it."""
     cluster_id: bytes | None = None
     """16 bytes given by the operator instead of the derived id; None: see ``derive_cluster_id``."""
+    join: str | None = None
+    """HOST:PORT of a node of the cluster that this node is to join; then ``membership`` is this node alone, and is only
+    where others reach it."""
+    seeds: Seeds = NO_SEEDS
+    """What the cluster said when it was asked; nothing when it could not be asked."""
 
     cluster_name: str = _tunable(
         "default", parse_text, "NAME", "Name of the cluster; part of the cluster id, so that two clusters never mix"
@@ -234,6 +250,11 @@ class NodeConfig:
         return next(member for member in self.membership.voters if member.node_id == self.node_id)
 
     @property
+    def first_members(self) -> Membership:
+        """The voters of the first start; nobody, where a node waits to be added."""
+        return self.membership if self.join is None else Membership(())
+
+    @property
     def client_address(self) -> str:
         """HOST:PORT that clients are told to use for this node (never a wildcard)."""
         return self.self_member.client_address
@@ -282,6 +303,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "different addresses for each other",
         "HEX",
     ),
+    Setting(
+        "join",
+        parse_text,
+        "Client address of any node of a running cluster that this node is to join, in place of --cluster; it is added "
+        "there with 'durable-raft member add'",
+        "HOST:PORT",
+    ),
     *_tunables(),
 )
 """Every setting of a node, in the order in which ``--help`` shows them."""
@@ -315,6 +343,7 @@ def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> 
         peer_port=peer_listen.port,
         membership=membership,
         cluster_id=_parse_cluster_id(texts["cluster_id"]) if "cluster_id" in texts else None,
+        join=str(parse_address("join", texts["join"])) if "join" in texts else None,
         **cast("dict[str, Any]", tunables),
     )
 
@@ -332,11 +361,15 @@ def _planned(given: Mapping[str, object]) -> dict[str, object]:
 def _node_id(texts: Mapping[str, str]) -> NodeId:
     if "id" not in texts and "cluster" in texts:
         raise ConfigError("id is not set: expected --id with one of the ids in --cluster")
+    if "id" not in texts and "join" in texts:
+        raise ConfigError("id is not set: expected --id with an id that no node of the cluster ever had")
     return NodeId(parse_name("id", texts.get("id", DEFAULT_NODE_ID)))
 
 
 def _places(texts: Mapping[str, str]) -> tuple[Membership, Address, Address]:
     """Return the membership and the listen addresses for clients and for peers."""
+    if "cluster" in texts and "join" in texts:
+        refuse("join", texts["join"], "no --cluster beside it: the cluster says who its members are")
     if "cluster" in texts:
         return _places_in_cluster(texts, parse_cluster(texts["cluster"]))
     listen = parse_address("listen", texts.get("listen", DEFAULT_LISTEN))

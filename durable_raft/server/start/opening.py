@@ -134,12 +134,12 @@ def _begin_anew(config: NodeConfig, trouble: str) -> bytes | None:
     if owner is not None and owner.node_id != config.node_id:
         raise DirectoryRefused(f"{directory} belongs to node {owner.node_id!r}, expected {config.node_id!r}: {trouble}")
     _require_others(config, owner, trouble)
-    if owner is not None and owner.voters != config.membership.ids():
+    if owner is not None and owner.voters != config.first_members.ids():
         # An empty log goes by --cluster. If that names this node alone, it would elect itself with nothing.
         raise CorruptRecord(
-            f"{trouble}; the members were changed since the first start: they are {', '.join(owner.voters)}, and --cluster"
-            f" names {', '.join(config.membership.ids())}. So this node cannot begin anew: see raftlog repair, or replace it"
-            " by a node with an id of its own"
+            f"{trouble}; the members were changed since the first start: {', '.join(owner.voters)} vote, and --cluster"
+            f" names {', '.join(config.first_members.ids())}. So this node cannot begin anew: see raftlog repair, or"
+            " replace it by a node with an id of its own"
         )
     lock = DirectoryLock(directory)
     try:
@@ -161,7 +161,7 @@ def _require_others(config: NodeConfig, owner: Owner | None, trouble: str) -> No
     Raises:
         CorruptRecord: there is none, with ``trouble``.
     """
-    if (config.membership.ids() if owner is None else owner.voters) == (config.node_id,):
+    if (config.first_members.ids() if owner is None else owner.voters) == (config.node_id,):
         raise CorruptRecord(f"{trouble}; there is no other node to heal from: see raftlog repair, or restore a backup")
 
 
@@ -181,7 +181,7 @@ def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> Directory
         cluster_id = cluster_id or derive_cluster_id(config, secrets.token_bytes)
         identity = Identity(cluster_id, config.node_id, secrets.token_bytes(16))
         newcomer = Standing(is_voter=False)
-        LmdbLogStore.create(directory, identity, config.membership, map_bytes=config.map_bytes, standing=newcomer)
+        LmdbLogStore.create(directory, identity, config.first_members, map_bytes=config.map_bytes, standing=newcomer)
         event(_logger, logging.INFO, "directory_created", directory=directory, cluster=cluster_id.hex())
     store = LmdbLogStore.open(
         directory,
@@ -214,16 +214,16 @@ def _expect_membership(config: NodeConfig, stored: Membership, log: StoredLog) -
 
     Once members have changed, the log says who they are, and nobody goes by --cluster: it may be that of any moment.
     """
-    configured = config.membership
+    configured = config.first_members
     if log.configurations:
         present = log.newest_configuration(stored)
-        if configured.ids() != present.ids():
+        if config.join is None and configured.ids() != present.ids():
             event(_logger, logging.INFO, "cluster_setting_passed", members=describe(present))
         return
     if configured.ids() != stored.ids():
         raise DirectoryRefused(
-            f"{config.directory} belongs to a cluster of {', '.join(stored.ids())}, "
-            f"but --cluster names {', '.join(configured.ids())}"
+            f"{config.directory} belongs to a cluster of {', '.join(stored.ids()) or 'nobody yet, made by --join'}, "
+            f"but --cluster names {', '.join(configured.ids()) or 'nobody, with --join'}"
         )
     if configured != stored and not config.accept_new_addresses:
         moved = [f"{old.node_id} {old.client_address}@{old.peer_address}" for old in stored.voters]

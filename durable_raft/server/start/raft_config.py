@@ -10,7 +10,7 @@ from durable_raft.server.start.recovery import NodeData
 def _first(config: NodeConfig, data: NodeData) -> Configuration:
     """Return the configuration at index 0; once members have changed, --cluster says nothing of it any more."""
     stored = data.log_store.membership
-    return Configuration.initial(stored if data.stored.configurations else config.membership)
+    return Configuration.initial(stored if data.stored.configurations else config.first_members)
 
 
 def raft_config(config: NodeConfig, data: NodeData, life: bytes) -> RaftConfig:

@@ -99,11 +99,6 @@ def open_state(
     return _healable(_with_state(directory, store, stored, map_bytes=map_bytes, reserve_bytes=reserve_bytes))
 
 
-def _is_alone(store: DirectoryLogStore, stored: StoredLog) -> bool:
-    """Return whether nobody else has what is in this log: its node is the only voter of its newest configuration."""
-    return stored.newest_configuration(store.membership).is_alone(store.identity.node_id)
-
-
 def _with_state(
     directory: Path, store: DirectoryLogStore, stored: StoredLog, *, map_bytes: int, reserve_bytes: int = 0
 ) -> NodeData:
