@@ -101,11 +101,13 @@ def serve_command(
     """Return the command line that starts ``node``.
 
     Args:
+        nodes: of its cluster; none: further settings say whom it joins.
         settings: further ones by name (a bool is a switch).
         program: how durable-raft is started; ``own_program`` when not given.
     """
     command = [*(program or own_program()), "serve", "--id", node.node_id, "--dir", str(node.directory)]
-    command += ["--cluster", ",".join(each.entry for each in nodes)]
+    if nodes:
+        command += ["--cluster", ",".join(each.entry for each in nodes)]
     for name, value in settings.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):

@@ -28,9 +28,7 @@ from durable_raft.raft import (
 )
 from durable_raft.raft.changes import Step
 from durable_raft.raft.log import LogView, RaftLog
-from durable_raft.raft.messages import (
-    Message,
-)
+from durable_raft.raft.messages import Message
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.ready import Ready
 from durable_raft.raft.state import RaftState

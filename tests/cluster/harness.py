@@ -90,6 +90,7 @@ class Cluster:
         self.nodes = {
             node.node_id: node for node in local_nodes(list(zip(ports[::2], ports[1::2], strict=True)), directory)
         }
+        self._founders = list(self.nodes.values())
         self.settings = UNHURRIED | ({} if LOG_COMMIT is None else {"log_commit": LOG_COMMIT}) | settings
         self.network: ProxyNetwork | None = None
         self._processes: dict[str, subprocess.Popen[bytes] | node_forks.Fork] = {}
@@ -97,6 +98,8 @@ class Cluster:
         self._log_starts: dict[str, int] = {}
         """Where in its log the newest life of each node begins that nobody has waited to end."""
         self._proxy_ports: dict[tuple[str, str], int] = {}
+        self._joined_at: dict[str, str] = {}
+        """Nodes that were started with --join, and where they asked."""
         self._clients: list[redis.Redis | redis.RedisCluster] = []
         directory.mkdir(parents=True, exist_ok=True)
         if proxied:
@@ -155,6 +158,19 @@ class Cluster:
         with self.log_path(node_id).open("ab") as log:
             self._processes[node_id] = start_node(command, log, environment)
 
+    def join(self, node_id: str, at: str, *, settings: Mapping[str, object] | None = None) -> str:
+        """Start a new node that knows nothing but where the node ``at`` is; return it as ``member add`` wants it."""
+        client_port, peer_port = free_ports(2)
+        node = self.nodes[node_id] = LocalNode(node_id, client_port, peer_port, self.directory / node_id)
+        self._joined_at[node_id] = str(self.nodes[at].address)
+        self.skew(node_id, 0)
+        self.start(node_id, settings=settings)
+        return node.entry
+
+    def forget(self, node_id: str) -> None:
+        """Expect nothing any more of a node that was removed, or is gone for good."""
+        del self.nodes[node_id]
+
     def skew(self, node_id: str, seconds: float) -> None:
         """Set a node's time of day wrong by so much, at once and for its later lives."""
         path = self._skew_path(node_id)
@@ -168,6 +184,10 @@ class Cluster:
         """Return the command line of a node (to be run under strace, say)."""
         extra = {"cluster_id": CLUSTER_ID} if self._proxy_ports else {}
         program = [BINARY] if BINARY else None
+        if node_id in self._joined_at:
+            node, at = self.nodes[node_id], self._joined_at[node_id]
+            places = {"listen": node.address, "peer_listen": f"{HOST}:{node.peer_port}", "join": at}
+            return serve_command(node, [], places | self.settings | settings, program)
         return serve_command(self.nodes[node_id], self._as_seen_by(node_id), extra | self.settings | settings, program)
 
     def run_under(self, node_id: str, wrapper: Sequence[str], **settings: object) -> None:
@@ -407,7 +427,7 @@ class Cluster:
             self.network.add(source, target, port=port, target_port=self.nodes[target].peer_port)
 
     def _as_seen_by(self, node_id: str) -> list[LocalNode]:
-        """Return the nodes with the peer ports that ``node_id`` is told: its proxies', if there are any."""
+        """Return the nodes of the first start, with the peer ports that ``node_id`` is told: its proxies', if any."""
         return [
             LocalNode(
                 node.node_id,
@@ -415,7 +435,7 @@ class Cluster:
                 self._proxy_ports.get((node_id, node.node_id), node.peer_port),
                 node.directory,
             )
-            for node in self.nodes.values()
+            for node in self._founders
         ]
 
 

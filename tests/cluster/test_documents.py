@@ -136,6 +136,38 @@ def test_a_cluster_is_run_as_the_pages_say(shell: Shell) -> None:
     assert (restored / "kv").is_dir()
 
 
+def test_members_are_changed_as_the_page_says(shell: Shell) -> None:
+    """A node is added, another replaced, one removed, one moved; leadership is handed over."""
+    cluster = members(NODE_IDS)
+    place = re.search(rf"{HOST}:(\d+)", cluster)
+    assert place is not None
+    values = {"10.0.0.1:7001": place[0]}
+    values |= {f"10.0.0.{n}:700{p}": f"{HOST}:{free_ports(1)[0]}" for n, p in ((4, 1), (5, 1), (4, 2))}
+    with nodes_of(shell, block(OPERATING, "Start", "serve"), cluster), contextlib.ExitStack() as joiners:
+        wait_until(
+            lambda: shell.start(f"durable-raft status --at {place[0]}", {}).wait(WAIT_S) == 0,
+            "a cluster that has a leader",
+            explain=lambda message: f"{message}\n{(shell.directory / 'log').read_text()}",
+        )
+        serve = f"exec {block(OPERATING, 'Members', 'serve')}"
+        for number in (4, 5):
+            started = serve.replace("n4", f"n{number}").replace("10.0.0.4", f"10.0.0.{number}")
+            node = shell.start(started, values | {"DIR": str(shell.directory / f"n{number}")})
+            joiners.callback(node.wait)
+            joiners.callback(node.kill)
+            wait_until(
+                lambda: f"node=n{number} event=started" in (shell.directory / "log").read_text(),  # noqa: B023
+                f"n{number} to listen",
+            )
+            if number == 4:
+                shell.run(block(OPERATING, "Members", "member add"), values)
+        for program in ("member replace", "member remove", "member update", "transfer --to"):
+            shell.run(block(OPERATING, "Members", program), values)
+    told = (shell.directory / "log").read_text()
+    assert told.count("was removed from its cluster") >= 2
+    assert "\nn1 leads\n" in told
+
+
 @pytest.mark.parametrize(
     ("heading", "program"), [("Looking at a cluster", "raftlog"), ("Repair", "repair"), ("Repair", "recover")]
 )
