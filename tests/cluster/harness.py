@@ -407,6 +407,10 @@ class Cluster:
         """Return the log of a node over all its lives."""
         return self.log_path(node_id).read_text(errors="replace")
 
+    def logged(self, node_id: str, text: str) -> None:
+        """Wait until the log of a node has ``text``: its lines are written by a thread, some time after the event."""
+        self.wait(lambda: text in self.log(node_id), f"{node_id} to log {text!r}")
+
     def explain(self, message: str) -> str:
         """Return ``message`` with what every node is and the ends of the logs."""
         parts = [message]

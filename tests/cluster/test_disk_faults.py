@@ -235,8 +235,8 @@ def _answered_after(cluster_of: ClusterFactory, strace: Strace, fault: str) -> i
                 client.send("SET", f"{key}:{number}", "x")
             acknowledged += [f"{key}:{n}" for n, client in enumerate(clients) if client.reply() == "OK"]
     assert cluster.wait_exit(LEADER) == ExitCode.DISK_FAILED, cluster.explain("not the exit code of a failed disk")
-    assert "event=stopping" in cluster.log(LEADER)
-    assert "Input/output error" in cluster.log(LEADER)
+    cluster.logged(LEADER, "event=stopping")
+    cluster.logged(LEADER, "Input/output error")
     before, injected, after = _trace(cluster, LEADER).read_text().partition("(INJECTED)")
     assert injected
     # The loop may still answer what an earlier flush made durable before it hears of this one.

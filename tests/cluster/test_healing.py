@@ -131,7 +131,7 @@ def test_a_damaged_tree_is_set_aside_and_fetched_again(cluster_of: ClusterFactor
     cluster.wait_converged()
     aside = "wounded-*" if environment == "raft" else "kv.wounded-*"
     assert list(directory.glob(aside))
-    assert "set_aside" in cluster.log(victim)
+    cluster.logged(victim, "set_aside")
 
 
 def test_a_wiped_disk_under_an_old_id_cannot_lose_a_write(cluster_of: ClusterFactory) -> None:
@@ -194,7 +194,7 @@ def test_a_log_older_than_the_state_is_not_believed(cluster_of: ClusterFactory) 
     cluster.start(victim)
     wait_healed(cluster)
     assert list(directory.glob("wounded-*"))
-    assert "the log is an older one" in cluster.log(victim)
+    cluster.logged(victim, "the log is an older one")
 
 
 def _checkpointed(cluster: Cluster, node_id: str) -> bool:

@@ -128,7 +128,7 @@ def test_a_node_whose_disk_is_gone_is_replaced_while_it_is_down(cluster_of: Clus
         assert told["voters"] == sorted({"n1", "n2", "n3", "n4"} - {gone})
     cluster.start(gone)
     assert cluster.wait_exit(gone) == ExitCode.REMOVED
-    assert "was removed from its cluster" in cluster.log(gone)
+    cluster.logged(gone, "was removed from its cluster")
     cluster.forget(gone)
     cluster.wait_converged()
 
@@ -164,7 +164,7 @@ def test_a_leader_that_stops_hands_over_first(cluster_of: ClusterFactory) -> Non
     cluster = cluster_of(3, election_timeout_min_ms=20_000, election_timeout_max_ms=21_000, election_timeout_bound_ms=1)
     leader = cluster.leader(2 * WAIT_S)
     assert cluster.stop(leader) == 0
-    assert "event=transfer_begun" in cluster.log(leader)
+    cluster.logged(leader, "event=transfer_begun")
     cluster.leader(other_than=leader)
 
 

@@ -75,7 +75,7 @@ def test_a_well_behaved_client_is_served_while_all_others_fill_the_memory(cluste
         assert cluster.pid("n1") == pid
         assert "n1" in cluster.running(), cluster.explain("n1 has ended")
     for share in ("requests", "replies"):
-        assert f"event=memory_share_full share={share}" in cluster.log("n1")
+        cluster.logged("n1", f"event=memory_share_full share={share}")
 
 
 def _all_have_closed(cluster: Cluster) -> bool:
@@ -96,7 +96,7 @@ def test_a_request_that_stops_half_way_is_ended_and_an_idle_connection_is_not(cl
     stats = cluster.info("n1")
     assert stats is not None
     assert stats["raft_requests_timed_out"] == "1"
-    assert "event=half_sent_timeout" in cluster.log("n1")
+    cluster.logged("n1", "event=half_sent_timeout")
 
 
 def test_a_node_that_has_no_memory_for_its_maps_refuses_and_keeps_its_directory(cluster_of: ClusterFactory) -> None:
@@ -108,7 +108,7 @@ def test_a_node_that_has_no_memory_for_its_maps_refuses_and_keeps_its_directory(
     cluster.kill9("n1")
     cluster.run_under("n1", ["prlimit", f"--as={ADDRESS_SPACE}"])
     assert cluster.wait_exit("n1") == 2
-    assert "memory_max=0: expected at least" in cluster.log("n1")
+    cluster.logged("n1", "memory_max=0: expected at least")
     cluster.start("n1")
     cluster.wait_ready()
     with Conversation(cluster, "n1") as client:

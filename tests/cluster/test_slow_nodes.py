@@ -71,7 +71,7 @@ def test_a_node_that_stood_still_deposes_nobody_and_waits_longer(cluster_of: Clu
     assert info is not None
     shortest, longest = (int(text) for text in info["raft_election_timeout_ms"].split("-"))
     assert (shortest, longest) >= (1_000, 2_000), "at least twice as long as configured"
-    assert "event=timeouts_raised" in cluster.log(follower)
+    cluster.logged(follower, "event=timeouts_raised")
     assert cluster.log(follower).count("event=became_candidate") == stood, cluster.explain(f"{follower} stood")
 
 
