@@ -30,7 +30,8 @@ NAME_LENGTH_MAX: Final = 64
 """Node ids and cluster names are stamped into every peer frame and printed in tables; longer ones serve nobody."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
-_HOST: Final = re.compile(r"[A-Za-z0-9_.-]+")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+"""Labels that a resolver takes: one that is empty or longer raises ``UnicodeError`` where it is looked up."""
 
 
 def refuse(setting: str, value: object, expected: str) -> NoReturn:
@@ -99,12 +100,14 @@ def _parse_host(setting: str, text: str, host: str) -> str:
     if ":" in host:
         refuse(setting, text, "HOST:PORT with an IPv6 address in brackets, for example [::1]:7001")
     if not _HOST.fullmatch(host):
-        refuse(setting, text, "a host of letters, digits, '-', '_' and '.'")
+        refuse(setting, text, "a host of letters, digits, '-', '_' and '.', with 1 to 63 of them between two dots")
     return host.lower()
 
 
 def _parse_port(setting: str, text: str, port: str) -> int:
-    if not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= PORT_MAX:
+    # Python reads no number of thousands of digits.
+    is_number = port.isascii() and port.isdigit() and len(port) <= len(str(PORT_MAX))
+    if not is_number or not 1 <= int(port) <= PORT_MAX:
         refuse(setting, text, f"a port from 1 to {PORT_MAX}, not {port!r}")
     return int(port)
 

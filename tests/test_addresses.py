@@ -39,13 +39,22 @@ def test_address_is_parsed_and_normalised(text: str, host: str, port: int) -> No
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":7001", "host", "host:", "host:0", "host:65536", "host:-1", "host:7x", "host:٣", "::1:80", "[x]:1", "a b:1"],
+    [
+        *("", ":7001", "host", "host:", "host:0", "host:65536", "host:-1", "host:7x", "host:٣", "::1:80", "[x]:1"),
+        *("a b:1", "host:" + "9" * 5000, "a..b:1", ".:1", ".a:1", f"{'a' * 64}:1", f"{'a' * 64}.b:1"),
+    ],
 )
 def test_malformed_address_is_refused_with_its_value(text: str) -> None:
     """A host or port that is missing, malformed or out of range is refused; the message holds setting and value."""
     with pytest.raises(ConfigError, match="listen=") as caught:
         parse_address("listen", text)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["a", "a.b", "a.b.", f"{'a' * 63}.{'b' * 63}", "-", "_x", ".".join("abc" * 90)])
+def test_a_host_that_is_taken_can_be_looked_up(host: str) -> None:
+    """Whoever dials it meets an error of the system's at most: one that Python raises for its form ends the node."""
+    assert parse_address("listen", f"{host}:1").host.encode("idna")
 
 
 @pytest.mark.parametrize(
