@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from durable_raft.addresses import parse_address
+from durable_raft.addresses import parse_address, refuse
 from durable_raft.cli.resp_client import ClusterClient, RespClient, Value
 from durable_raft.errors import ConfigError, NodeUnreachable, RequestError
 from durable_raft.raft.types import Index, Member, NodeId
-from durable_raft.server.settings.config import NodeConfig, Seeds
+from durable_raft.server.settings.config import CLUSTER_ID_BYTES, NodeConfig, Seeds
 from durable_raft.storage.directory import RAFT, holds_environment
 
 ASK_S = 5.0
@@ -68,17 +68,37 @@ def _text(value: Value) -> str:
     return cast("bytes", value).decode()
 
 
+def _number(value: Value) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r:.40} is no number")
+    return value
+
+
 def listing(client: RespClient | ClusterClient) -> Listing:
-    """Return what the node at the other end says; raises ``RequestError``."""
-    facts = pairs_of(client.call("RAFT.MEMBER", "LIST"))
-    leader = facts["leader"]
+    """Return what the node at the other end says.
+
+    Raises:
+        RequestError: nobody answers, or with something else.
+    """
+    reply = client.call("RAFT.MEMBER", "LIST")
+    try:
+        return _listing(pairs_of(reply))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # Anything may listen there.
+        raise RequestError(f"what answers RAFT.MEMBER LIST is no node of a cluster: {error!r:.200}") from error
+
+
+def _listing(facts: dict[str, Value]) -> Listing:
+    leader, cluster_id = facts["leader"], _text(facts["cluster-id"])
+    if len(bytes.fromhex(cluster_id)) != CLUSTER_ID_BYTES:
+        raise ValueError(f"cluster id {cluster_id:.40}")
     return Listing(
-        _text(facts["cluster-id"]),
-        cast("int", facts["index"]),
+        cluster_id,
+        _number(facts["index"]),
         _text(facts["state"]),
         bool(facts["committed"]),
         None if leader is None else _text(leader),
-        cast("int", facts["majority"]),
+        _number(facts["majority"]),
         tuple(_row(pairs_of(row)) for row in cast("list[Value]", facts["members"])),
         tuple(map(_text, cast("Sequence[Value]", facts["former"]))),
     )
@@ -99,10 +119,11 @@ def _row(facts: dict[str, Value]) -> MemberRow:
 def joined(config: NodeConfig) -> NodeConfig:
     """Return ``config`` with what the cluster says that its node is to join.
 
-    A node that has a directory starts without an answer, too: it may know the others from its log.
+    A node that has a directory starts without an answer, too: it may know the others from its log. So it does with that
+    of another cluster, which has the address by now; nothing of it is believed then (server/members.py).
 
     Raises:
-        ConfigError: the id is or was another node's.
+        ConfigError: the id is or was another node's, or the cluster is not the one that was named.
         NodeUnreachable: nobody answers there, and the directory is new.
     """
     if config.join is None:
@@ -116,16 +137,19 @@ def joined(config: NodeConfig) -> NodeConfig:
             return config
         raise NodeUnreachable(f"join={config.join}: a new node has to ask the cluster: {error}") from error
     if is_new:
-        _check_id(config, found)
+        _check_new(config, found)
     members = tuple(Member(NodeId(row.id), row.client, row.peer) for row in found.members if row.id != config.node_id)
     if not members:
+        if not is_new:
+            return config
         raise ConfigError(f"join={config.join}: expected a node of a running cluster, which knows its members")
-    cluster_id = config.cluster_id or bytes.fromhex(found.cluster_id)
-    return replace(config, cluster_id=cluster_id, seeds=Seeds(Index(found.index), members))
+    return replace(config, seeds=Seeds(Index(found.index), members, bytes.fromhex(found.cluster_id)))
 
 
-def _check_id(config: NodeConfig, found: Listing) -> None:
+def _check_new(config: NodeConfig, found: Listing) -> None:
     """An id is used once: nobody may take a voter's with an empty directory."""
+    if config.cluster_id is not None and config.cluster_id.hex() != found.cluster_id:
+        refuse("cluster_id", config.cluster_id.hex(), f"that of the cluster at {config.join}, {found.cluster_id}")
     row = found.find(config.node_id)
     if config.node_id in found.former or (row is not None and row.member != "learner"):
         raise ConfigError(

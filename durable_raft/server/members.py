@@ -10,7 +10,8 @@ So the nodes tell each other their newest configuration (``TellMembers``), once 
 is reached, too, until the own log is as far. A node that is to join begins with what the cluster told it when it asked.
 
 A node that was removed is told so by whoever knows it, when it dials. It stops when its own log says that it goes, or
-when a majority of the other voters that it knows say so: one node that lies must not stop another.
+when a majority of the other voters that it knows say so: one node that lies must not stop another. Who has no members
+yet asks those whom it was told of.
 """
 
 from __future__ import annotations
@@ -37,8 +38,14 @@ NOWHERE: Final = "unusable.invalid:1"
 class Members:
     """The members of one node's cluster, as that node knows them."""
 
-    def __init__(self, raft: Raft, config: NodeConfig) -> None:
-        """Begin with the core's configuration, and with what the operator says of addresses."""
+    def __init__(self, raft: Raft, config: NodeConfig, cluster_id: bytes) -> None:
+        """Begin with the core's configuration, and with what the operator says of addresses.
+
+        Args:
+            raft: the core.
+            config: of the node; what it was told by a node of another cluster than ``cluster_id`` counts for nothing.
+            cluster_id: of the directory.
+        """
         self._raft = raft
         self._own = config.self_member
         moved = config.membership.voters if config.accept_new_addresses else ()
@@ -47,7 +54,7 @@ class Members:
         self._moved_at = raft.configuration.index
         self._told: dict[NodeId, tuple[Index, tuple[Member, ...]]] = {}
         """What others said last, by who said it: of which index, and who its members are."""
-        if config.seeds.members:
+        if config.seeds.members and config.seeds.cluster_id == cluster_id:
             self._told[self._own.node_id] = (
                 config.seeds.configuration_index,
                 tuple(map(_usable, config.seeds.members)),
@@ -134,12 +141,13 @@ class Members:
         if not said:
             return False
         own, configuration = self._own.node_id, self._raft.configuration
-        if configuration.members and not configuration.has_voter(own) and own not in configuration.learners:
+        if own in configuration.leaving or own in configuration.former:
             return True
-        if own in configuration.leaving:
-            return True
-        others = {voter for voter in (*configuration.voters, *configuration.outgoing) if voter != own}
-        return is_majority(others, said)
+        # A log that does not name this node may be behind: who comes is not who went.
+        known = (*configuration.voters, *configuration.outgoing)
+        if not known:
+            known = tuple(member.node_id for member in self.reached())
+        return is_majority({voter for voter in known if voter != own}, said)
 
 
 def _usable(member: Member) -> Member:

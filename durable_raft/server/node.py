@@ -110,7 +110,7 @@ class Node:
         self.memory = NodeMemory(config, platform.clock.monotonic)
         self._workers = (platform.worker("states", self.fail), platform.worker("snapshots", self.fail))
         self.raft = self._core_of(data, platform)
-        self.members = Members(self.raft, config)
+        self.members = Members(self.raft, config, store.identity.cluster_id)
         self._writer = platform.log_writer(store, self._flushed_on_thread, self._failed_on_thread)
         self.persister = Persister(self._writer)
         self._jobs = Jobs(self._clock.monotonic, platform.slice_steps)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_raft.errors import NodeRemoved, PeerMisbehaved
+from durable_raft.errors import DirectoryRefused, NodeRemoved, NodeUnreachable, PeerMisbehaved
 from durable_raft.raft.configuration import encode
 from durable_raft.raft.types import (
     Configuration,
@@ -25,7 +25,7 @@ from durable_raft.raft.types import (
 from durable_raft.server.commands.status import ClientCounts
 from durable_raft.server.members import NOWHERE
 from durable_raft.server.report import Reporter
-from durable_raft.server.settings.config import Seeds
+from durable_raft.server.settings.config import NO_SEEDS, Seeds
 from durable_raft.server.watchdog import Watchdog
 from durable_raft.wire.messages import TellMembers
 from tests.support.desk import LOOK_S, MEMBERS, N1, N2, N3, Desk, desk_at, joiner_at
@@ -239,10 +239,63 @@ def test_only_who_was_removed_for_good_is_told_so(desk: Desk) -> None:
 
 def test_a_joiner_reaches_those_whom_it_asked(tmp_path: Path) -> None:
     """It has no members, so it neither votes nor campaigns, and waits to be added."""
-    seeds = Seeds(Index(4), MEMBERS[1:])
+    seeds = Seeds(Index(4), MEMBERS[1:], b"c" * 16)
     with joiner_at(tmp_path / "n1", seeds) as desk:
         assert (desk.raft.configuration.members, reached(desk)) == ((), [N2, N3])
         desk.wait(5.0)
         assert desk.raft.current_term == 0
         desk.follow(N2, entry_of(desk, replace(FIRST, members=MEMBERS[1:], voters=(N2, N3))), term=3)
         assert reached(desk) == [N2, N3]
+
+
+def test_a_joiner_believes_no_other_cluster(tmp_path: Path) -> None:
+    """The address may be another cluster's by now: the node goes by its log, and reaches whom that names."""
+    told = Seeds(Index(4), MEMBERS[1:], b"c" * 16)
+    with joiner_at(tmp_path / "n1", told) as desk:
+        desk.follow(N2, entry_of(desk, replace(FIRST, members=MEMBERS[1:], voters=(N2, N3))), term=3)
+    with joiner_at(tmp_path / "n1", Seeds(Index(99), (FOUR,), b"d" * 16)) as desk:
+        assert reached(desk) == [N2, N3]
+
+
+def test_a_joiner_that_heard_from_nobody_does_not_start_without_an_answer(tmp_path: Path) -> None:
+    """It would hear nobody: whoever dials it is a stranger. Its directory stays as it is."""
+    told = Seeds(Index(4), MEMBERS[1:], b"c" * 16)
+    with joiner_at(tmp_path / "n1", told):
+        pass
+    with pytest.raises(NodeUnreachable, match="has not heard from its cluster"), joiner_at(tmp_path / "n1", NO_SEEDS):
+        pass
+    other = Seeds(Index(4), MEMBERS[1:], b"d" * 16)
+    with pytest.raises(DirectoryRefused, match="belongs to the cluster 63636363"), joiner_at(tmp_path / "n1", other):
+        pass
+    with joiner_at(tmp_path / "n1", told) as desk:
+        assert reached(desk) == [N2, N3]
+
+
+def test_a_new_directory_is_of_the_cluster_that_was_told(tmp_path: Path) -> None:
+    """Without an answer none is made: it would be of a cluster that nobody is in."""
+    with pytest.raises(NodeUnreachable), joiner_at(tmp_path / "n1", NO_SEEDS):
+        pass
+    assert not (tmp_path / "n1").exists()
+    with joiner_at(tmp_path / "n1", Seeds(Index(4), MEMBERS[1:], b"e" * 16)) as desk:
+        assert desk._store.identity.cluster_id == b"e" * 16
+
+
+def test_a_joiner_that_was_removed_before_it_heard_anything_stops(tmp_path: Path) -> None:
+    """A majority of those whom it was told of say so; one that lies does not stop it."""
+    with joiner_at(tmp_path / "n1", Seeds(Index(4), MEMBERS[1:], b"c" * 16)) as desk:
+        desk.refuse_as_removed(N2)
+        desk.wait(LOOK_S)
+        desk.refuse_as_removed(N3)
+        with pytest.raises(NodeRemoved):
+            desk.wait(LOOK_S)
+
+
+def test_a_joiner_whose_log_does_not_name_it_yet_is_stopped_by_no_single_liar(tmp_path: Path) -> None:
+    """Its log is behind: who comes is not who went."""
+    with joiner_at(tmp_path / "n1", Seeds(Index(4), MEMBERS[1:], b"c" * 16)) as desk:
+        desk.follow(N2, entry_of(desk, replace(FIRST, members=MEMBERS[1:], voters=(N2, N3))), term=3)
+        desk.refuse_as_removed(N3)
+        desk.wait(LOOK_S)
+        desk.refuse_as_removed(N2)
+        with pytest.raises(NodeRemoved):
+            desk.wait(LOOK_S)

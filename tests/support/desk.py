@@ -459,7 +459,7 @@ def desk_at(
 @contextmanager
 def joiner_at(place: Path, seeds: Seeds) -> Iterator[Desk]:
     """Give node n1 on a new directory at ``place``, which waits to be added to a cluster with ``seeds``."""
-    config = _config(place, Membership(MEMBERS[:1]), join="127.0.0.1:7002", seeds=seeds, cluster_id=b"c" * 16)
+    config = _config(place, Membership(MEMBERS[:1]), join="127.0.0.1:7002", seeds=seeds)
     data = open_node(config)
     try:
         desk = Desk(data, config)

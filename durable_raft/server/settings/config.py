@@ -61,9 +61,11 @@ class Seeds(NamedTuple):
     configuration_index: Index
     """Of the newest configuration that whoever was asked had."""
     members: tuple[Member, ...]
+    cluster_id: bytes
+    """16 bytes: which cluster it is. Whoever answers may be of another one than the directory."""
 
 
-NO_SEEDS: Final = Seeds(Index(0), ())
+NO_SEEDS: Final = Seeds(Index(0), (), b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from durable_raft.errors import CorruptRecord, DirectoryRefused
+from durable_raft.errors import CorruptRecord, DirectoryRefused, NodeUnreachable
 from durable_raft.raft.configuration import describe
-from durable_raft.raft.types import Identity, Membership, Standing, StoredLog
+from durable_raft.raft.types import Identity, Standing, StoredLog
 from durable_raft.server.logs import event
 from durable_raft.server.settings.config import NodeConfig, derive_cluster_id
 from durable_raft.server.start.cluster_name import expect_name
@@ -55,6 +55,7 @@ def open_node(config: NodeConfig) -> NodeData:
         DirectoryRefused: it belongs to another cluster or node, is in use, or lacks what only a backup can give.
         CorruptRecord: it is damaged, and there is no other node to heal it from.
         UnknownFormatVersion: it is of a newer format.
+        NodeUnreachable: it is of a node that joins, and knows nobody yet.
     """
     cluster_id = _examine(config) if LmdbLogStore.exists(config.directory) else None
     # LMDB opens an environment once in a process and its children, so the child comes first.
@@ -92,7 +93,7 @@ def _open(config: NodeConfig, cluster_id: bytes | None) -> NodeData:
             store,
             map_bytes=config.map_bytes,
             reserve_bytes=_owned(config, 2),
-            expect=lambda stored: _expect_membership(config, store.membership, stored),
+            expect=lambda stored: _expect_membership(config, store, stored),
         )
     except BaseException:
         store.close()
@@ -175,10 +176,11 @@ def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> Directory
     Raises:
         DirectoryRefused: it belongs to another cluster or node, or is in use.
         StorageError: it is damaged or of a newer format.
+        NodeUnreachable: there is none, and nobody told a node that joins of which cluster it is.
     """
     directory = config.directory
     if not LmdbLogStore.exists(directory):
-        cluster_id = cluster_id or derive_cluster_id(config, secrets.token_bytes)
+        cluster_id = cluster_id or _cluster_id(config)
         identity = Identity(cluster_id, config.node_id, secrets.token_bytes(16))
         newcomer = Standing(is_voter=False)
         LmdbLogStore.create(directory, identity, config.first_members, map_bytes=config.map_bytes, standing=newcomer)
@@ -204,17 +206,49 @@ def open_store(config: NodeConfig, cluster_id: bytes | None = None) -> Directory
     return store
 
 
+def _expect_way(config: NodeConfig, store: DirectoryLogStore, log: StoredLog) -> None:
+    """Check that a node that joins knows anybody: else it would hear nobody, for nobody that it knows can be asked.
+
+    Raises:
+        NodeUnreachable: its log is empty yet, and it was told of nobody.
+        DirectoryRefused: its log is empty yet, and it was told of another cluster.
+    """
+    told, own = config.seeds.cluster_id, store.identity.cluster_id
+    is_foreign = told not in (b"", own)
+    if is_foreign:
+        event(_logger, logging.WARNING, "join_passed", reason=f"{config.join} is of the cluster {told.hex()} by now")
+    if log.configurations or store.membership.voters:
+        return
+    if is_foreign:
+        raise DirectoryRefused(
+            f"{config.directory} belongs to the cluster {own.hex()}, but {config.join} is of {told.hex()}"
+        )
+    if not told:
+        raise NodeUnreachable(f"join={config.join}: this node has not heard from its cluster yet, and has to ask it")
+
+
+def _cluster_id(config: NodeConfig) -> bytes:
+    """Return the cluster's id for a new directory."""
+    if config.join is None or config.cluster_id is not None:
+        return derive_cluster_id(config, secrets.token_bytes)
+    if not config.seeds.cluster_id:
+        raise NodeUnreachable(f"join={config.join}: a new directory has to be told which cluster it is of")
+    return config.seeds.cluster_id
+
+
 def _owned(config: NodeConfig, share: int) -> int:
     """Return what of the reserve a file owns: the log takes a quarter, the state, which is written at once, a half."""
     return min(max(config.disk_reserve_bytes // share, OWNED_BYTES_MIN), OWNED_BYTES_MAX)
 
 
-def _expect_membership(config: NodeConfig, stored: Membership, log: StoredLog) -> None:
+def _expect_membership(config: NodeConfig, store: DirectoryLogStore, log: StoredLog) -> None:
     """Check the configured nodes against those the directory was made for (PySyncObj #133: never let them differ).
 
     Once members have changed, the log says who they are, and nobody goes by --cluster: it may be that of any moment.
     """
-    configured = config.first_members
+    configured, stored = config.first_members, store.membership
+    if config.join is not None:
+        _expect_way(config, store, log)
     if log.configurations:
         present = log.newest_configuration(stored)
         if config.join is None and configured.ids() != present.ids():
