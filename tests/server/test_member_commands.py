@@ -20,6 +20,7 @@ from durable_raft.raft.changes import (
 from durable_raft.raft.types import Index, Member, NodeId
 from durable_raft.server.commands.member import execute_member_command, transfer
 from durable_raft.server.commands.status import NodeStatus
+from durable_raft.server.members import NOWHERE
 from tests.support.node_status import FOLLOWER, LEADER, LEADERLESS, N1, N2, N3, Actions
 
 N4 = NodeId("n4")
@@ -189,3 +190,12 @@ def test_a_transfer_names_to_whom() -> None:
     assert node.transfers == [None, N2]
     for words in ([b"to"], [b"at", b"n2"], [b"to", b"n2", b"n3"]):
         assert error(transfer(LEADER, node, [b"raft.transfer", *words])) == "ERR syntax error"
+
+
+def test_who_has_an_address_that_is_none_can_be_removed() -> None:
+    """A leader that lied named it; while it is there, nobody else's address is in doubt."""
+    status = with_learner()
+    nowhere = dataclasses.replace(THERE, client_address=NOWHERE, peer_address=NOWHERE)
+    configuration = dataclasses.replace(status.configuration, members=(*status.members[:3], nowhere))
+    status = dataclasses.replace(status, configuration=configuration)
+    assert facts(ask("REMOVE n4", status, Actions(configuration)))["learners"] == []

@@ -175,7 +175,7 @@ def _changing(count: int, steps_of: Callable[[Configuration, Args], Sequence[Ste
             return _elsewhere(status)
         try:
             steps = steps_of(configuration, args[2 : 2 + count])
-            if options.against in (None, configuration.index):
+            if options.against in (None, configuration.index) and any(map(_names_address, steps)):
                 check_membership(Membership(next_configuration(configuration, steps).members))
             begun = call.node.change_members(steps, options.against, is_dry=options.is_dry)
         except ChangeRefused as refusal:
@@ -185,6 +185,11 @@ def _changing(count: int, steps_of: Callable[[Configuration, Args], Sequence[Ste
         return _outcome(begun, is_dry=options.is_dry)
 
     return execute
+
+
+def _names_address(step: Step) -> bool:
+    """Return whether an address is to be looked at; whoever has an unlawful one can still be removed."""
+    return isinstance(step, AddLearner | Readdress)
 
 
 def _outcome(begun: Configuration, *, is_dry: bool) -> Reply:
