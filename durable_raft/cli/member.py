@@ -14,13 +14,16 @@ from typing import Final, cast
 
 import click
 
-from durable_raft.addresses import parse_address
+from durable_raft.addresses import parse_address, parse_member
 from durable_raft.cli.membership import Listing, MemberRow, listing, pairs_of
 from durable_raft.cli.resp_client import ClusterClient, RespClient, Value
 from durable_raft.cli.status import members
 from durable_raft.errors import ErrorAnswered, NodeUnreachable, RequestError
+from durable_raft.raft.types import Member
 
 PAUSE_S: Final = 0.1
+LOST_S: Final = 5.0
+"""How long leaders must know nothing of a change before it is called lost: a deposed one knows it sooner."""
 WAITED_FOR: Final = ("INPROGRESS", "NOTREADY", "NOTCAUGHTUP")
 """Refusals that time cures."""
 
@@ -84,13 +87,24 @@ class _Operator:
                 self._wait(why)
 
     def follow(self, begun: dict[str, Value]) -> Listing:
-        """Wait until what was begun is complete."""
-        index = cast("int", begun["index"])
+        """Wait until what was begun is complete.
+
+        Raises:
+            ChangeLost: it is not there; or others have changed the members since, so that nobody can tell.
+        """
+        index, lost_from = cast("int", begun["index"]), 0.0
         while True:
-            found = self.leaders_listing()
+            found, now = self.leaders_listing(), time.monotonic()
             if found.index < index:
-                raise ChangeLost(f"the change at index {index} was lost with its leader; nothing has changed")
+                # One that leads no more, and does not know it yet, may have answered.
+                lost_from = lost_from or now
+                if now - lost_from > LOST_S:
+                    raise ChangeLost(f"the change at index {index} was lost with its leader; nothing has changed")
+                self._wait(f"configuration {found.index} is older than what was begun at {index}")
+                continue
+            lost_from = 0.0
             if found.is_complete:
+                _require_outcome(begun, found)
                 return found
             self._wait(f"configuration {found.index} is {found.state}, {'' if found.committed else 'not '}committed")
 
@@ -105,6 +119,23 @@ class _Operator:
         while self.leaders_listing().leader != chosen:
             self._wait(f"{chosen} does not lead yet")
         return chosen
+
+
+def _require_outcome(begun: dict[str, Value], found: Listing) -> None:
+    """Check that a complete configuration is what was begun, and not another's that took its place in the log."""
+    voters, learners = ([row.id for row in found.members if row.member == part] for part in ("voter", "learner"))
+    if (voters, learners) != (_names(begun["voters"]), _names(begun["learners"])):
+        now = " ".join(["voters", *voters, *(["and learners", *learners] if learners else [])])
+        raise ChangeLost(
+            f"another change was made since, or took the place of this one: at index {found.index} there are {now}"
+        )
+
+
+def _require_addresses(asked: Member, found: Listing) -> None:
+    row = found.find(asked.node_id)
+    if row is None or (row.client, row.peer) != (asked.client_address, asked.peer_address):
+        where = "no member" if row is None else f"at {row.client} and {row.peer}"
+        raise ChangeLost(f"another change was made since, or took the place of this one: {asked.node_id} is {where}")
 
 
 def _names(values: Value) -> list[str]:
@@ -129,7 +160,9 @@ def _change(
     facts, text = _plan(begun)
     if not dry_run:
         operator.say(f"begun at index {facts['index']}: {text}")
-        operator.follow(begun)
+        found = operator.follow(begun)
+        if words[0] == "UPDATE":
+            _require_addresses(parse_member(words[1]), found)
     operator.finish({"changed": not dry_run, **facts}, f"{'would be: ' if dry_run else ''}{text}")
 
 
