@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final, TypeAlias
 
 from durable_raft.kv.records import Record, make_record
+from durable_raft.raft.configuration import encode
 from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import (
     FETCH_ENTRIES_MAX,
@@ -31,7 +32,15 @@ from durable_raft.raft.messages import (
 )
 from durable_raft.raft.types import ORIGIN, Configuration, DiskRoom, Entry, Index, Life, LogPoint, Term
 from durable_raft.wire.fields import TIME_MAX
-from durable_raft.wire.messages import AskTime, FetchSnapshot, NodeMessage, SnapshotChunk, StateHash, TellTime
+from durable_raft.wire.messages import (
+    AskTime,
+    FetchSnapshot,
+    NodeMessage,
+    SnapshotChunk,
+    StateHash,
+    TellMembers,
+    TellTime,
+)
 from tests.support.raft_nodes import configuration_of
 
 LogOf: TypeAlias = Callable[[Sequence[int]], tuple[Entry, ...]]
@@ -248,6 +257,14 @@ class Liar:
         asked = self.rng.choice((0, 10_000, 10_500, 2**63 - 1))
         return TellTime(asked, self.time_ms(), self.time_ms(), self.index())
 
+    def tell_members(self) -> NodeMessage:
+        """Return what somebody says of who the members are: what it could say in a snapshot, or nonsense."""
+        rng, newest = self.rng, self.raft.configuration.index
+        index = Index(rng.choice((0, newest, newest + 1, newest + 5, 2**40)))
+        members = self._members(Index(max(1, index))) or self.raft.configuration
+        payload = encode(members)
+        return TellMembers(index, payload if rng.random() < 0.9 else payload[: rng.randrange(len(payload))])
+
 
 def _point_of(entry: Entry) -> LogPoint:
     return LogPoint(entry.index, entry.term, entry.chain)
@@ -282,6 +299,7 @@ MAKERS: Final[dict[type[NodeMessage], Callable[[Liar], NodeMessage]]] = {
     StateHash: Liar.state_hash,
     AskTime: Liar.ask_time,
     TellTime: Liar.tell_time,
+    TellMembers: Liar.tell_members,
 }
 """What makes each message that is said on a link which is up."""
 

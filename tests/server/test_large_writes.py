@@ -101,7 +101,7 @@ def test_a_large_entry_is_decoded_in_turns_before_it_is_applied(desk: Desk) -> N
         )
         entries.append(entry)
         place = type(place)(entry.index, entry.term, entry.chain)
-    desk.follow(N2, *entries, term=term, commit=0)
+    desk.follow(N2, *entries, term=term)
     desk.turn()
     assert log.last_applied == entries[-1].index
     assert desk.machine.execute([b"get", b"large"]) == VALUE.encode()
