@@ -1,11 +1,35 @@
-"""Who leads, as one node sees it: whether that changed since it was last looked at, and since when nobody does."""
+"""Who leads, as one node sees it: whether that changed, since when nobody does, and to whom it goes before a stop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+from durable_raft.errors import ChangeRefused
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import NodeId, Role, Term
+
+
+def hand_over(raft: Raft, now: int, asked: Collection[NodeId]) -> NodeId | None:
+    """Begin to hand leadership over, first to who has most of the log, then to whoever else answers.
+
+    Args:
+        raft: the core.
+        now: ms.
+        asked: who did not take over; nobody is asked twice.
+
+    Returns:
+        To whom; None: this node does not lead, or nobody is left.
+    """
+    under_way = raft.state.transfer
+    if under_way is not None:
+        return under_way.target
+    targets = [voter for voter in raft.configuration.voters if voter not in asked] if asked else [None]
+    for target in targets:
+        try:
+            return raft.transfer(now, target)
+        except ChangeRefused:
+            continue
+    return None
 
 
 class LeadershipWatch:

@@ -8,13 +8,12 @@ Any exception that is not a client's or a peer's fault is final: the node stops 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from durable_raft.errors import ChangeRefused, DurableRaftError, NodeRemoved
+from durable_raft.errors import DurableRaftError, NodeRemoved
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import Record
 from durable_raft.kv.replies import ErrorReply, Later, Reply
@@ -29,7 +28,7 @@ from durable_raft.server.disk_watch import DiskWatch
 from durable_raft.server.dispatch import Dispatcher, DispatchLimits
 from durable_raft.server.expiry_timer import ExpiryTimer
 from durable_raft.server.large_entries import LargeEntries
-from durable_raft.server.leadership import LeadershipWatch
+from durable_raft.server.leadership import LeadershipWatch, hand_over
 from durable_raft.server.log_writer import Flushed
 from durable_raft.server.logs import CORE_EVENT_LEVELS, event
 from durable_raft.server.members import Members
@@ -186,11 +185,10 @@ class Node:
         if not self._is_stopped and self.raft.remember():
             self._process()
 
-    def hand_over(self) -> bool:
-        """Begin to hand leadership over before leaving; return whether that is under way."""
-        with contextlib.suppress(ChangeRefused):
-            self.transfer(None)
-        return self.raft.is_transferring
+    def hand_over(self, asked: Collection[NodeId]) -> NodeId | None:
+        """Begin to hand leadership over before leaving, to one who was not asked yet; return to whom (None: nobody)."""
+        self.wake()
+        return hand_over(self.raft, self._now_ms(), asked)
 
     def stop(self) -> bool:
         """Take part no longer; what was submitted to the log is still flushed.

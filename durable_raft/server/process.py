@@ -27,6 +27,7 @@ from durable_raft.errors import (
     NodeRemoved,
     StoragePoisoned,
 )
+from durable_raft.raft.types import NodeId
 from durable_raft.server.clients import Clients, Outbox
 from durable_raft.server.clock import Clock, clock_from_environment
 from durable_raft.server.crash_points import CrashPoints
@@ -53,6 +54,9 @@ _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that computes keeps the interpreter from one that waits for it. The log writer and the worker let
 go of it in every call to LMDB, and would wait Python's usual 5 ms for a busy event loop each time they come back."""
+
+HANDOVER_S: Final = 5.0
+"""How long a leader that stops asks others to lead, however long their election timeouts are."""
 
 DRAIN_S = 2.0
 """How long a clean stop waits for the fate of what was proposed."""
@@ -247,10 +251,17 @@ class _Process:
             raise ConfigError(f"cannot listen: {error}") from error
 
     async def _hand_over(self, node: Node) -> None:
-        """Let another node lead before this one leaves: clients lose no election timeout by it."""
-        if self._fatal is None and node.hand_over():
-            while node.raft.is_transferring and self._fatal is None:
-                await asyncio.sleep(0.001)
+        """Let another node lead before this one leaves: clients lose no election timeout by it.
+
+        Who is asked may be stopping, too, or stuck. After an election timeout another is asked.
+        """
+        asked: set[NodeId] = set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HANDOVER_S):
+                while self._fatal is None and (target := node.hand_over(asked)) is not None:
+                    asked.add(target)
+                    while node.raft.is_transferring and self._fatal is None:
+                        await asyncio.sleep(0.001)
 
     async def _stop(self, node: Node, clients: Clients) -> None:
         await self._hand_over(node)
@@ -262,10 +273,14 @@ class _Process:
                 _logger.critical("fatal error", exc_info=self._fatal)
             return
         event(_logger, logging.INFO, "stopping", reason="signal")
+        led_in = node.raft.current_term
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 while not node.dispatcher.is_idle() and self._fatal is None:
                     await asyncio.sleep(0.005)
+        if node.raft.current_term != led_in:
+            # Another that stops as well may have made this node lead meanwhile.
+            await self._hand_over(node)
         clients.close()
         node.remember()
         with contextlib.suppress(TimeoutError):

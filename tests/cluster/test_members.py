@@ -168,6 +168,18 @@ def test_a_leader_that_stops_hands_over_first(cluster_of: ClusterFactory) -> Non
     cluster.leader(other_than=leader)
 
 
+def test_a_leader_that_stops_does_not_wait_for_ever_for_whom_it_asks(cluster_of: ClusterFactory) -> None:
+    """The others are stuck: it goes long before their election timeout is over."""
+    cluster = cluster_of(3, election_timeout_min_ms=12_000, election_timeout_max_ms=13_000, election_timeout_bound_ms=1)
+    leader = cluster.leader(2 * WAIT_S)
+    for node in cluster.followers():
+        cluster.pause(node)
+    assert cluster.stop(leader) == 0
+    log = cluster.log(leader)
+    assert "event=transfer_begun" in log
+    assert "was=leader" not in log
+
+
 def test_what_an_operator_asks_in_vain(cluster_of: ClusterFactory) -> None:
     """Each refusal says why, and changes nothing."""
     cluster = cluster_of(3, **CALM)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.desk import N3, Desk, desk_at
+from tests.support.desk import N2, N3, Desk, desk_at
 
 
 @pytest.fixture
@@ -66,3 +66,32 @@ def test_no_key_expires_while_leadership_is_handed_over(leading: Desk) -> None:
         leading.acknowledge()
     leading.wait(0.1)
     assert len(leading.proposed) == count + 1
+
+
+def give_up(leading: Desk) -> None:
+    """Let time pass until the other node has not taken over."""
+    while leading.raft.is_transferring:
+        leading.wait(0.01)
+        leading.acknowledge()
+        leading.acknowledge(N3)
+
+
+def test_a_leader_that_stops_asks_another_when_the_first_does_not_take_over(leading: Desk) -> None:
+    """The first may be stopping as well; and nobody is asked twice, or the stop would have no end."""
+    leading.acknowledge()
+    leading.acknowledge(N3)
+    first = leading.node.hand_over(())
+    assert first in (N2, N3)
+    assert leading.node.hand_over(()) == first, "it is under way"
+    give_up(leading)
+    second = N2 if first == N3 else N3
+    assert leading.node.hand_over([first]) == second
+    give_up(leading)
+    assert leading.node.hand_over([first, second]) is None
+    assert not leading.raft.is_transferring
+
+
+def test_who_does_not_lead_has_nothing_to_hand_over(leading: Desk) -> None:
+    """Nobody is asked to lead by it."""
+    leading.follow(N3)
+    assert leading.node.hand_over(()) is None
