@@ -28,6 +28,7 @@ from durable_raft.kv.errors import NOT_AN_INTEGER, SYNTAX_ERROR
 from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import ErrorReply, MapReply, Reply
 from durable_raft.raft.changes import (
+    TEXT_BYTES_MAX,
     AddLearner,
     ChangeInProgress,
     IdUsed,
@@ -102,7 +103,14 @@ def _refused(refusal: ChangeRefused) -> ErrorReply:
 
 
 def _node_id(text: bytes) -> NodeId:
-    return NodeId(text.decode("utf-8", "backslashreplace"))
+    return NodeId(_decoded(text, TEXT_BYTES_MAX))
+
+
+def _decoded(text: bytes, bytes_max: int) -> str:
+    """Return an argument as text; a longer one is none, and would be quoted in an error of its length."""
+    if len(text) > bytes_max:
+        raise ChangeRefused(f"expected at most {bytes_max} bytes, found {len(text)}")
+    return text.decode("utf-8", "backslashreplace")
 
 
 # -- LIST -------------------------------------------------------------------------------------------------------------
@@ -210,7 +218,7 @@ def _outcome(begun: Configuration, *, is_dry: bool) -> Reply:
 
 
 def _member(text: bytes) -> Member:
-    return parse_member(text.decode("utf-8", "backslashreplace"))
+    return parse_member(_decoded(text, 3 * TEXT_BYTES_MAX))
 
 
 def _add(_: Configuration, args: Args) -> Sequence[Step]:
