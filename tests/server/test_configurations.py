@@ -114,7 +114,9 @@ def test_a_node_that_is_alone_by_a_change_serves_alone_after_a_restart(
     for node_id in nodes.ids:
         if node_id != leader:
             nodes.kill(node_id)
+    changed_at = nodes.number(leader, "configuration_index")
     written |= write(nodes, 120, "v" * 2000, prefix="then")
+    nodes.wait(lambda: nodes.number(leader, "first_log_index") > changed_at > 0, "the log to be compacted")
     nodes.stop()
     base, newest = of_log(nodes.directory(leader))
     assert newest is not None
