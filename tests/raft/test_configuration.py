@@ -16,11 +16,24 @@ from durable_raft.raft.configuration import (
     Configurations,
     decode,
     describe,
+    describe_stored,
     encode,
     next_stage,
+    stored_at,
     was_used,
 )
-from durable_raft.raft.types import ORIGIN, Configuration, EntryKind, Index, Member, NodeId, Term, make_entry
+from durable_raft.raft.types import (
+    ORIGIN,
+    Configuration,
+    EntryKind,
+    Index,
+    Member,
+    Membership,
+    NodeId,
+    Term,
+    make_entry,
+)
+from tests.support.raft_disk import Disk
 from tests.support.raft_nodes import configuration_of
 
 THREE = configuration_of(["n1", "n2", "n3"])
@@ -163,3 +176,30 @@ def test_a_log_without_configurations_goes_by_the_first_one() -> None:
     """Until its disk names one that counts at its base."""
     assert Configurations(THREE).newest == THREE
     assert Configurations(NO_MEMBERS, [THREE]).newest == THREE
+
+
+def test_what_a_disk_keeps_is_told_in_words_and_counts_from_its_index_on() -> None:
+    """Before the first stored one the fixed configuration of the first start counts, which is kept nowhere."""
+    first, second = replace(THREE, index=Index(5)), replace(THREE, index=Index(8))
+    assert [stored_at([first, second], Index(at)) for at in (4, 5, 7, 8)] == [None, first, first, second]
+    assert describe_stored(None) == "the one of the first start"
+    assert describe_stored(first) == "the one at 5 (voters n1 n2 n3)"
+
+
+def test_who_is_the_only_voter_is_alone() -> None:
+    """Not while the others have a vote in the half that is left; learners give nothing back."""
+    alone = configuration_of(["n1"])
+    n1, n2 = NodeId("n1"), NodeId("n2")
+    assert alone.is_alone(n1)
+    assert replace(alone, learners=(n2,)).is_alone(n1)
+    assert not alone.is_alone(n2)
+    assert not replace(alone, outgoing=THREE.voters).is_alone(n1)
+
+
+def test_the_newest_stored_configuration_counts_and_before_it_the_first() -> None:
+    """The first one is what an operator named."""
+    membership = Membership(THREE.members)
+    stored = Disk("1").load()
+    assert stored.newest_configuration(membership) == THREE
+    changed = replace(THREE, index=Index(5))
+    assert replace(stored, configurations=(changed,)).newest_configuration(membership) == changed
