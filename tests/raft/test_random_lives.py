@@ -10,8 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tests.raft import test_random_members
-from tests.raft.test_random import SMALL_LIMITS
+from tests.raft.test_random import SMALL_LIMITS, play, run_walk
 from tests.raft.test_random_members import JOINERS, Churn
 from tests.support.raft_checks import require
 from tests.support.raft_cluster import Cluster
@@ -34,30 +33,16 @@ class Lives(Churn):
         }
         return Cluster(voters, joiners=JOINERS, disks=disks, seed=seed, keeps_trace=keeps_trace, **SMALL_LIMITS)
 
-    def judge(self) -> None:
-        """Require that nobody is called what it is not."""
+    def mend(self) -> None:
+        """Mend everything; then nobody may have been called what it is not."""
+        super().mend()
         require(not self.cluster.counts.get("went_back"), "a directory is called a copy that never went back")
-
-
-def run_walk(walk: Lives) -> None:
-    """Walk, mend, and judge."""
-    test_random_members.run_walk(walk)
-    walk.judge()
 
 
 @pytest.mark.parametrize("seed", range(FIRST_SEED, LAST_SEED + 1))
 def test_walk(seed: int) -> None:
     """Whatever is lost, late and twice, no log is accused of what it acknowledged, and after the mending all agree."""
-    try:
-        run_walk(Lives(seed, keeps_trace=False))
-    except Exception:
-        print(f"seed {seed}; the end of what happened:")
-        replay = Lives(seed, keeps_trace=True)
-        try:
-            run_walk(replay)
-        finally:
-            print("\n".join(replay.cluster.trace[-80:]))
-        raise
+    play(Lives, seed)
 
 
 def test_walks_reach_what_they_should() -> None:

@@ -18,12 +18,11 @@ from durable_raft.raft.changes import AddLearner, Demote, Promote, Remove, Step
 from durable_raft.raft.timeouts import Timeouts
 from durable_raft.raft.types import Configuration, Index, Member, NodeId
 from tests.raft import test_random
-from tests.raft.test_random import SMALL_LIMITS, Walk
+from tests.raft.test_random import SMALL_LIMITS, Walk, play, run_walk
 from tests.support.raft_checks import require
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_nodes import Limits, Node
 
-STEPS = 2_000
 FIRST_SEED, LAST_SEED = (int(seed) for seed in os.environ.get("RAFT_CHURN_SEEDS", "0-149").split("-"))
 """Both inclusive."""
 
@@ -32,6 +31,8 @@ JOINERS = "n6 n7 n8 n9"
 
 class Churn(Walk):
     """One random history with changes of members."""
+
+    steps = 2_000
 
     def make_cluster(self, seed: int, *, keeps_trace: bool) -> Cluster:
         """Return a cluster with nodes that wait to be added."""
@@ -170,26 +171,10 @@ ACTIONS = [*test_random.ACTIONS, Churn.change, Churn.transfer, Churn.checkpoint,
 WEIGHTS = [2.0 * test_random.WEIGHTS[0], *test_random.WEIGHTS[1:], 6, 0.5, 1.0, 4]
 
 
-def run_walk(walk: Churn) -> None:
-    """Walk ``STEPS`` random steps and mend."""
-    for _ in range(STEPS):
-        walk.step()
-    walk.mend()
-
-
 @pytest.mark.parametrize("seed", range(FIRST_SEED, LAST_SEED + 1))
 def test_walk(seed: int) -> None:
     """Whoever comes and goes, no rule of Figure 3 breaks, and after the mending the members agree."""
-    try:
-        run_walk(Churn(seed, keeps_trace=False))
-    except Exception:
-        print(f"seed {seed}; the end of what happened:")
-        replay = Churn(seed, keeps_trace=True)
-        try:
-            run_walk(replay)
-        finally:
-            print("\n".join(replay.cluster.trace[-80:]))
-        raise
+    play(Churn, seed)
 
 
 def test_walks_reach_what_they_should() -> None:
