@@ -24,12 +24,12 @@ def transfer(state: RaftState, now: int, target: NodeId | None) -> NodeId:
         raise NotLeading("this node does not lead")
     if state.transfer is not None:
         raise ChangeRefused(f"leadership is being handed to {state.transfer.target}")
-    if target is None and (target := successor(state, now - state.timeouts.longest(now))) is None:
+    heard_since = now - state.timeouts.longest(now)
+    if target is None and (target := successor(state, heard_since)) is None:
         raise ChangeRefused("no other voter answers that could lead")
     if target == state.config.node_id or target not in state.configuration.voters:
         raise ChangeRefused(f"{target!r} is no other voter")
-    progress = state.progress[target]
-    if not progress.is_voter or now - progress.heard_at > state.timeouts.longest(now):
+    if not _is_fit(state, target, heard_since):
         raise ChangeRefused(f"{target} does not answer, or its disk is not admitted yet")
     start(state, now, target)
     advance(state, now)
@@ -38,13 +38,13 @@ def transfer(state: RaftState, now: int, target: NodeId | None) -> NodeId:
 
 def successor(state: RaftState, heard_since: int = 0) -> NodeId | None:
     """Return the other voter that has most of the log, of those that answered since then (ms); None: there is none."""
-
-    def is_fit(peer: NodeId) -> bool:
-        progress = state.progress.get(peer)
-        return progress is not None and progress.is_voter and progress.heard_at >= heard_since
-
-    fit = filter(is_fit, state.configuration.voters)
+    fit = [peer for peer in state.configuration.voters if _is_fit(state, peer, heard_since)]
     return max(fit, key=lambda peer: (state.progress[peer].match_index, peer), default=None)
+
+
+def _is_fit(state: RaftState, peer: NodeId, heard_since: int) -> bool:
+    progress = state.progress.get(peer)
+    return progress is not None and progress.is_voter and progress.heard_at >= heard_since
 
 
 def start(state: RaftState, now: int, target: NodeId) -> None:

@@ -288,7 +288,7 @@ class Configuration:
 
     def is_alone(self, node_id: NodeId) -> bool:
         """Return whether ``node_id`` is the only voter: what it loses, nobody can give back."""
-        return self.voters == (node_id,) and not self.outgoing
+        return {*self.voters, *self.outgoing} == {node_id}
 
 
 @dataclass(frozen=True, slots=True)

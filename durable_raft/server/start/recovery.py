@@ -118,8 +118,7 @@ def _with_state(
 
 def _is_alone(store: DirectoryLogStore, stored: StoredLog) -> bool:
     """Return whether no other node has to hold what is committed here: it would be in vain to wait for one."""
-    newest = stored.configurations[-1] if stored.configurations else Configuration.initial(store.membership)
-    return {*newest.voters, *newest.outgoing} == {store.identity.node_id}
+    return stored.newest_configuration(store.membership).is_alone(store.identity.node_id)
 
 
 def mended(store: DirectoryLogStore) -> StoredLog:
