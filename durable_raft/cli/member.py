@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Final, cast
+from typing import Final, TypedDict, Unpack, cast
 
 import click
 
@@ -151,12 +151,21 @@ def _plan(begun: dict[str, Value]) -> tuple[dict[str, object], str]:
     return facts, text + (f"; learners {' '.join(learners)}" if learners else "")
 
 
-def _change(
-    at: str, timeout_s: float, against: int | None, *, as_json: bool, dry_run: bool, words: Sequence[str]
-) -> None:
+class _Options(TypedDict):
+    """What each command that changes the members is given (``_changing``)."""
+
+    at: str
+    timeout_s: float
+    as_json: bool
+    against: int | None
+    dry_run: bool
+
+
+def _change(*words: str, **options: Unpack[_Options]) -> None:
     """Carry one change out, or say what would come of it."""
-    operator = _Operator(at, timeout_s, as_json=as_json)
-    begun = operator.ask(*words, against=against, is_dry=dry_run)
+    operator = _Operator(options["at"], options["timeout_s"], as_json=options["as_json"])
+    dry_run = options["dry_run"]
+    begun = operator.ask(*words, against=options["against"], is_dry=dry_run)
     facts, text = _plan(begun)
     if not dry_run:
         operator.say(f"begun at index {facts['index']}: {text}")
@@ -228,33 +237,33 @@ def _table(rows: Sequence[MemberRow]) -> str:
 @member.command()
 @click.argument("node", metavar="ID=HOST:PORT[@PEER_PORT]")
 @_changing
-def add(node: str, **options: object) -> None:
+def add(node: str, **options: Unpack[_Options]) -> None:
     """Add a node as a learner: it is sent the log, and has no vote. Start it with 'serve --join'."""
-    _change(words=["ADD", node], **options)  # type: ignore[arg-type]
+    _change("ADD", node, **options)
 
 
 @member.command()
 @click.argument("node_id", metavar="ID")
 @_changing
-def promote(node_id: str, **options: object) -> None:
+def promote(node_id: str, **options: Unpack[_Options]) -> None:
     """Give a learner a vote, once it has caught up."""
-    _change(words=["PROMOTE", node_id], **options)  # type: ignore[arg-type]
+    _change("PROMOTE", node_id, **options)
 
 
 @member.command()
 @click.argument("node_id", metavar="ID")
 @_changing
-def remove(node_id: str, **options: object) -> None:
+def remove(node_id: str, **options: Unpack[_Options]) -> None:
     """Remove a node. It stops by itself, and its id is not used again."""
-    _change(words=["REMOVE", node_id], **options)  # type: ignore[arg-type]
+    _change("REMOVE", node_id, **options)
 
 
 @member.command()
 @click.argument("node", metavar="ID=HOST:PORT[@PEER_PORT]")
 @_changing
-def update(node: str, **options: object) -> None:
+def update(node: str, **options: Unpack[_Options]) -> None:
     """Change the addresses at which a node is reached."""
-    _change(words=["UPDATE", node], **options)  # type: ignore[arg-type]
+    _change("UPDATE", node, **options)
 
 
 @member.command()

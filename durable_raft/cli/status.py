@@ -135,8 +135,9 @@ def complaints(status: NodeStatus) -> Iterator[str]:
 
 def _shown_role(status: NodeStatus) -> str:
     """Return the role, or what a node without a vote is."""
-    has_vote = status.member in ("voter", "outgoing", None)
-    return status.role if has_vote or status.role != "follower" else f"{status.member}"
+    if status.role != "follower" or status.member is None or status.member in ("voter", "outgoing"):
+        return status.role
+    return status.member
 
 
 _COLUMNS: Final = ("NODE", "ADDRESS", "ROLE", "TERM", "LAST", "FLUSHED", "COMMIT", "APPLIED", "LAG", "STATE")
