@@ -59,13 +59,18 @@ class Members:
                 config.seeds.configuration_index,
                 tuple(map(_usable, config.seeds.members)),
             )
+        self._shown: tuple[Configuration, Configuration] | None = None
+        """The newest configuration, and the same with the addresses at which members are reached."""
         self._followed: tuple[Configuration, bool] | None = None
         """What the links go by: the newest configuration, and whether it is committed."""
 
     @property
     def configuration(self) -> Configuration:
         """The newest configuration, with the addresses at which members are reached."""
-        return self._reached(self._raft.configuration)
+        newest = self._raft.configuration
+        if self._shown is None or self._shown[0] is not newest:
+            self._shown = (newest, self._reached(newest))
+        return self._shown[1]
 
     @property
     def myself(self) -> Member:
