@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -136,6 +137,10 @@ def test_a_cluster_is_run_as_the_pages_say(shell: Shell) -> None:
     assert (restored / "kv").is_dir()
 
 
+def _has_started(shell: Shell, node_id: str) -> bool:
+    return f"node={node_id} event=started" in (shell.directory / "log").read_text()
+
+
 def test_members_are_changed_as_the_page_says(shell: Shell) -> None:
     """A node is added, another replaced, one removed, one moved; leadership is handed over."""
     cluster = members(NODE_IDS)
@@ -156,10 +161,7 @@ def test_members_are_changed_as_the_page_says(shell: Shell) -> None:
             node = shell.start(started, values | {"DIR": str(shell.directory / f"n{number}")})
             joiners.callback(node.wait)
             joiners.callback(node.kill)
-            wait_until(
-                lambda: f"node=n{number} event=started" in (shell.directory / "log").read_text(),  # noqa: B023
-                f"n{number} to listen",
-            )
+            wait_until(partial(_has_started, shell, f"n{number}"), f"n{number} to listen")
             if number == 4:
                 shell.run(block(OPERATING, "Members", "member add"), values)
         # The leader is not moved: the page says to hand leadership over first.

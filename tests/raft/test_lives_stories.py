@@ -12,8 +12,8 @@ from tests.support.raft_disk import Disk
 HERE, THERE = b"here", b"away"
 
 
-def test_an_old_copy_elects_nobody_who_lacks_what_it_had_acknowledged() -> None:
-    """n3 was away while n1 and n2 committed; n2 goes back to before that, and n1 is gone."""
+def with_an_image_of_n2() -> tuple[Cluster, Disk]:
+    """Have n1 lead, n3 crash, and n1 and n2 commit one entry more; return an image of n2 from before that, too."""
     disks = {name: Disk("1", place=HERE, term=1, node_uuid=name.encode().ljust(16)) for name in ("n1", "n2", "n3")}
     cluster = Cluster("n1 n2 n3", disks=disks)
     cluster.run_until(lambda: all(node.core.is_voter for node in cluster.up()), 2_000)
@@ -25,6 +25,12 @@ def test_an_old_copy_elects_nobody_who_lacks_what_it_had_acknowledged() -> None:
     cluster.crash("n3")
     cluster.propose("n1", "acknowledged")
     cluster.run(200)
+    return cluster, image
+
+
+def test_an_old_copy_elects_nobody_who_lacks_what_it_had_acknowledged() -> None:
+    """n3 was away while n1 and n2 committed; n2 goes back to before that, and n1 is gone."""
+    cluster, image = with_an_image_of_n2()
     assert cluster["n1"].log.commit_index == cluster["n1"].log.last.index > image.last.index
     cluster.crash("n1")
     cluster.crash("n2")
@@ -43,15 +49,7 @@ def test_an_old_copy_elects_nobody_who_lacks_what_it_had_acknowledged() -> None:
 @pytest.mark.parametrize("is_first", ["life", "heartbeat"])
 def test_a_leader_forgets_nothing_over_what_a_volume_says_that_was_rolled_back(is_first: str) -> None:
     """n2 is in its place and knows its last life; the leader's heartbeat is there before that life is flushed."""
-    disks = {name: Disk("1", place=HERE, term=1, node_uuid=name.encode().ljust(16)) for name in ("n1", "n2", "n3")}
-    cluster = Cluster("n1 n2 n3", disks=disks)
-    cluster.run_until(lambda: all(node.core.is_voter for node in cluster.up()), 2_000)
-    cluster.elect("n1")
-    cluster.run(200)
-    image = deepcopy(cluster.disk("n2"))
-    cluster.crash("n3")
-    cluster.propose("n1", "acknowledged")
-    cluster.run(100)
+    cluster, image = with_an_image_of_n2()
     cluster.crash("n2")
     cluster.wipe("n2", image)
     cluster.slow("n2")
