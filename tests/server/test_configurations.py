@@ -1,28 +1,23 @@
-"""Configurations on the disks of real nodes: in checkpoints, at the base of a compacted log, in snapshots.
-
-No command asks for a change of members yet. So RAFT CHECKPOINT does here, at the leader.
-"""
+"""Configurations on the disks of real nodes: in checkpoints, at the base of a compacted log, in snapshots."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from durable_raft.raft.changes import Readdress, Remove, Step
+from durable_raft.errors import ErrorAnswered
 from durable_raft.raft.configuration import stored_at
-from durable_raft.raft.types import LEADER, Configuration, Index, NodeId
-from durable_raft.server.node import Node
+from durable_raft.raft.types import Configuration
+from durable_raft.server.exit_codes import ExitCode
 from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.state.verify import read_checkpoint
 from tests.server.test_states import SMALL, a_follower, assert_on_all, write
 from tests.support.forked_nodes import ForkedNodes
 
 pytestmark = pytest.mark.cluster
-
-Steps = Callable[[Configuration, NodeId], Sequence[Step]]
 
 
 @pytest.fixture
@@ -33,28 +28,17 @@ def nodes(tmp_path: Path) -> Iterator[ForkedNodes]:
     made.close()
 
 
-def have_changes(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> None:
-    """Have the next RAFT CHECKPOINT at the leader ask for the first change of members."""
-    checkpoint = Node.request_checkpoint
+def change(nodes: ForkedNodes, leader: str, *words: str) -> None:
+    """Have the leader begin a change of members, as soon as it is ready for one, and wait for its end."""
 
-    def change_first(node: Node) -> None:
-        raft = node.raft
-        if raft.role is LEADER and not raft.configuration.index:
-            raft.change(node._now_ms(), Index(0), steps(raft.configuration, raft.state.config.node_id))
-        checkpoint(node)
+    def is_begun() -> bool:
+        with suppress(ErrorAnswered):
+            return nodes.ask(leader, "RAFT.MEMBER", *words) is not None
+        return False
 
-    monkeypatch.setattr(Node, "request_checkpoint", change_first)
-
-
-def moved(configuration: Configuration, own: NodeId) -> list[Step]:
-    """Have the leader's clients reach it under a name."""
-    member = next(each for each in configuration.members if each.node_id == own)
-    return [Readdress(replace(member, client_address=member.client_address.replace("127.0.0.1", "localhost")))]
-
-
-def alone(configuration: Configuration, own: NodeId) -> list[Step]:
-    """Let all go but the leader."""
-    return [Remove(each) for each in configuration.voters if each != own]
+    completed = nodes.log(leader).count("event=configuration_complete")
+    nodes.wait(is_begun, f"{words} to begin")
+    nodes.wait(lambda: nodes.log(leader).count("event=configuration_complete") > completed, f"{words} to be complete")
 
 
 def of_state(directory: Path) -> Configuration | None:
@@ -70,17 +54,18 @@ def of_log(directory: Path) -> tuple[Configuration | None, Configuration | None]
     return stored_at(meta.configurations, meta.base.point.index), meta.configuration
 
 
-def test_a_configuration_outlives_the_log_that_held_it(nodes: ForkedNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_outlives_the_log_that_held_it(nodes: ForkedNodes) -> None:
     """In the checkpoints and where the logs begin; a follower that was away has it from the snapshot."""
-    have_changes(monkeypatch, moved)
     nodes.start()
     written = write(nodes, 20)
     follower = a_follower(nodes)
     nodes.kill(follower)
     leader = nodes.leader()
     assert of_state(nodes.directory(leader)) is None
-    nodes.ask(leader, "RAFT", "CHECKPOINT")
-    changed_at = nodes.number(leader, "last_log_index")
+    config = nodes.config(leader)
+    # Its clients reach it under a name now.
+    change(nodes, leader, "update", f"{leader}=localhost:{config.client_port}@{config.peer_port}")
+    changed_at = nodes.number(leader, "configuration_index")
     written |= write(nodes, 120, "v" * 2000, prefix="then")
     nodes.wait(lambda: nodes.number(leader, "first_log_index") > changed_at, "the log to be compacted")
     nodes.start(follower)
@@ -89,7 +74,7 @@ def test_a_configuration_outlives_the_log_that_held_it(nodes: ForkedNodes, monke
     nodes.stop()
     expected = of_state(nodes.directory(leader))
     assert expected is not None
-    assert 20 < expected.index <= changed_at
+    assert expected.index == changed_at
     assert [each.client_address.partition(":")[0] for each in expected.members].count("localhost") == 1
     for node_id in nodes.ids:
         assert of_state(nodes.directory(node_id)) == expected
@@ -101,19 +86,16 @@ def test_a_configuration_outlives_the_log_that_held_it(nodes: ForkedNodes, monke
     assert {of_state(nodes.directory(node_id)) for node_id in nodes.ids} == {expected}
 
 
-def test_a_node_that_is_alone_by_a_change_serves_alone_after_a_restart(
-    nodes: ForkedNodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_is_alone_by_a_change_serves_alone_after_a_restart(nodes: ForkedNodes) -> None:
     """Were the configuration forgotten with the log that held it, it would wait for two that are gone."""
-    have_changes(monkeypatch, alone)
     nodes.start()
     written = write(nodes, 20)
     leader = nodes.leader()
-    nodes.ask(leader, "RAFT", "CHECKPOINT")
-    nodes.logged(leader, "event=configuration_complete")
     for node_id in nodes.ids:
         if node_id != leader:
-            nodes.kill(node_id)
+            change(nodes, leader, "remove", node_id)
+            # Whoever is removed is told so, and stops by itself.
+            assert nodes.exit_code(node_id) == ExitCode.REMOVED
     changed_at = nodes.number(leader, "configuration_index")
     written |= write(nodes, 120, "v" * 2000, prefix="then")
     nodes.wait(lambda: nodes.number(leader, "first_log_index") > changed_at > 0, "the log to be compacted")
