@@ -2,7 +2,8 @@
 
 The id is derived from name and addresses once (settings/config.py), and addresses may change. So the id cannot tell
 whether another name was given; the name is kept for that, in a file of its own. Directories that were made before this
-rule, or by a tool, take the name of their next start.
+rule, or by a tool, take the name of their next start. The file is there wholly, or not at all: a part of a name, left
+by a power cut, would refuse its own cluster at each start.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ def expect_name(directory: Path, name: str) -> None:
         OSError: it cannot be read or written.
     """
     path = directory / CLUSTER_NAME
-    if not path.exists():
-        path.write_text(f"{name}\n")
-        sync_path(path)
+    # A version before this rule could leave an empty file behind when it was cut.
+    stored = path.read_text(errors="backslashreplace").strip() if path.exists() else ""
+    if not stored:
+        creating = directory / f"{CLUSTER_NAME}.creating"
+        creating.write_text(f"{name}\n")
+        sync_path(creating)
+        creating.rename(path)
         sync_path(directory)
-        return
-    stored = path.read_text().strip()
-    if stored != name:
-        raise DirectoryRefused(f"{directory} belongs to the cluster {stored!r}, but --cluster-name is {name!r}")
+    elif stored != name:
+        message = f"{directory} belongs to the cluster {stored!r}, but --cluster-name is {name!r}"
+        raise DirectoryRefused(f"{message}; the name is kept in {path}")
