@@ -30,8 +30,9 @@ from tests.corruption import nodes, start
 from tests.corruption.base import Base, prepare
 from tests.corruption.damage import KINDS, flip_meta_bit, meta_bits
 from tests.corruption.journals import run_journals
-from tests.corruption.trials import VICTIM, Result, config_of, rng_of, tell
+from tests.corruption.trials import VICTIM, Result, config_of, rng_of
 from tests.results import record
+from tests.support.progress import tell
 
 MODULE: Final = "tests.corruption"
 ENVIRONMENTS: Final = ("raft", "kv")
@@ -77,7 +78,7 @@ def run_quick(base: Base, place: Path, seed: int, count: int, *, tells: bool = T
         result.unchanged[kind] += not is_changed
         result.note(kind, environment, outcome, _replay(seed, kind, environment, number))
         if tells:
-            tell("quick", number + 1, count, result)
+            tell("quick", number + 1, count, len(result.failures))
     return result
 
 
@@ -93,7 +94,7 @@ def run_whole(base: Base, place: Path, seed: int, count: int, *, tells: bool = T
         if outcome.startswith(start.FAILURES):
             nodes.keep(base, place / "failed" / str(number))
         if tells:
-            tell("whole", number + 1, count, result)
+            tell("whole", number + 1, count, len(result.failures))
     return result
 
 
@@ -105,7 +106,7 @@ def run_meta_bits(base: Base, place: Path, *, every: int = 1, tells: bool = True
             outcome = quick.run_meta_bit(number, environment)
             result.note("meta_bit", environment, outcome, f"bit {number} of {environment}")
             if tells:
-                tell(f"meta bits of {environment}", number + 1, meta_bits(), result)
+                tell(f"meta bits of {environment}", number + 1, meta_bits(), len(result.failures))
     return result
 
 

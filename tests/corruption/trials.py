@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,10 +70,3 @@ def config_of(base: Base, directory: Path) -> NodeConfig:
 def rng_of(seed: int, kind: str, environment: str, number: int) -> random.Random:
     """Return the generator of one trial."""
     return random.Random(f"{seed} {kind} {environment} {number}")
-
-
-def tell(what: str, done: int, count: int, result: Result) -> None:
-    """Say how far it is."""
-    if sys.stderr.isatty() or done == count or done % 250 == 0:
-        end = "\r" if sys.stderr.isatty() and done < count else "\n"
-        print(f"{what}: {done} of {count}, {len(result.failures)} failures", file=sys.stderr, end=end)

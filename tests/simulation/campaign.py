@@ -32,6 +32,7 @@ from tests.results import record
 from tests.simulation.mutants import MUTANTS, planted
 from tests.simulation.swarm import COMMITS, FAULTS, LINK_FAULTS
 from tests.simulation.world import World
+from tests.support.progress import tell
 
 TIMELINE_LINES: Final = 60
 """Lines of the timeline printed for a failure; ``--trace`` prints all."""
@@ -156,8 +157,12 @@ def run_seeds(
     until_fail: bool = False,
     told: Callable[[Result], None] | None = None,
     commit: str | None = None,
+    tells: bool = False,
 ) -> Result:
-    """Play seeds until they are used up; ``told`` is told now and then, and at the end, what was counted by then."""
+    """Play seeds until they are used up; ``told`` is told now and then, and at the end, what was counted by then.
+
+    With ``tells`` people are told, too, on standard error.
+    """
     result = Result()
     worked = time.process_time()
     for seed in seeds:
@@ -168,6 +173,8 @@ def run_seeds(
             result.failures.append(Failure(seed, rule, mutant, commit))
             if until_fail:
                 break
+        if tells:
+            tell("seeds", result.seeds, len(seeds), len(result.failures))
         if told is not None and result.seeds % PROGRESS_SEEDS == 0:
             told(result)
     if told is not None:
@@ -235,9 +242,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--first", type=int, help="the first seed; a fresh one unless given")
     parser.add_argument("--until-fail", action="store_true", help="stop at the first failure")
     parser.add_argument("--trace", type=int, metavar="SEED", help="play one seed and print its whole timeline")
-    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="switch a planted bug on")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help="switch a planted bug on")
     parser.add_argument("--mutants", action="store_true", help="play every planted bug until it is caught")
-    parser.add_argument("--only", nargs="+", choices=sorted(MUTANTS), default=(), help="with --mutants: only these")
+    parser.add_argument(
+        "--only", nargs="+", choices=sorted(MUTANTS), default=(), metavar="NAME", help="with --mutants: only these"
+    )
     parser.add_argument("--log-commit", choices=COMMITS, help="what makes writes durable, instead of what seeds draw")
     record.add_option(parser)
     return parser
@@ -263,7 +272,9 @@ def main(arguments: Sequence[str]) -> int:
         played = f"{first} to {first + result.seeds - 1}"
         record.save(options.json, record.command_line(MODULE, words, first=first), played, result.figures())
 
-    result = run_seeds(seeds, options.mutant, until_fail=options.until_fail, told=told, commit=options.log_commit)
+    result = run_seeds(
+        seeds, options.mutant, until_fail=options.until_fail, told=told, commit=options.log_commit, tells=True
+    )
     print("\n".join(result.lines()))
     if silent := result.silent_faults():
         print(f"never struck       {', '.join(silent)}")
