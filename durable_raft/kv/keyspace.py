@@ -21,17 +21,22 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Final
 
-from durable_raft.kv.layer import NOT_LOOKED_AT, Due, Kept, Layer, deadline_of, record_of, value_of
+from durable_raft.kv.deadlines import Due
+from durable_raft.kv.layer import NOT_LOOKED_AT, Layer
 from durable_raft.kv.long_values import Value
 from durable_raft.kv.records import (
     EMPTY_STATE,
     NO_DEADLINE,
+    Kept,
     Record,
     StateSummary,
     StateView,
+    deadline_of,
     extended,
     make_record,
     order_key,
+    record_of,
+    value_of,
 )
 from durable_raft.kv.steps import BYTES_A_STEP
 
@@ -386,15 +391,15 @@ class Keyspace:
 
     def _earliest(self) -> Due | None:
         """Return the first deadline of all that is kept."""
-        found = self._active.earliest()
+        found = self._active.due.earliest()
         above = [self._active]
         for layer in self._frozen:
             if above[-1].is_cleared:
                 return found
-            below = layer.earliest()
+            below = layer.due.earliest()
             while below is not None and _is_known(above, below[2]):
-                layer.forget_earliest()
-                below = layer.earliest()
+                layer.due.forget_earliest()
+                below = layer.due.earliest()
             found = below if found is None else found if below is None else min(found, below)
             above.append(layer)
         if above[-1].is_cleared:
@@ -453,7 +458,7 @@ class Keyspace:
         self._base = base
         is_read = not base.summary.expires_count or self._layers()[-1].is_cleared
         # What was passed is gone, or the layers that are left know it still.
-        passed, new = self._base_due_passed, self._written.earliest()
+        passed, new = self._base_due_passed, self._written.due.earliest()
         if passed is not None and new is not None and new[:2] <= (passed[0], order_key(passed[1])):
             passed = None
         self._forget_base_due(is_read=is_read, passed=passed)

@@ -18,8 +18,8 @@ from durable_raft.kv.errors import (
 )
 from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
 from durable_raft.kv.keyspace import PAGE_KEYS, Keyspace
-from durable_raft.kv.layer import deadline_of
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
+from durable_raft.kv.records import deadline_of
 from durable_raft.kv.replies import OK, CommandSteps, ErrorReply, Reply, Simple
 from durable_raft.kv.scan import ScanCursors
 from durable_raft.kv.steps import REPLY_BYTES_MAX, REPLY_ITEM_BYTES, Args, Budget, Columns, Handlers, one_by_one

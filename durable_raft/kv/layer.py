@@ -10,19 +10,24 @@ not know which of them are new. They are *unsettled*, and count as new until som
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterator
 from itertools import islice, repeat
 from typing import Final
 
 from sortedcontainers import SortedKeyList
 
-from durable_raft.kv.long_values import Value
-from durable_raft.kv.records import NO_DEADLINE, SHORT_KEY_BYTES_MAX, Record, make_record, order_key
+from durable_raft.kv.deadlines import Deadlines
+from durable_raft.kv.records import (
+    NO_DEADLINE,
+    SHORT_KEY_BYTES_MAX,
+    Kept,
+    Record,
+    deadline_of,
+    make_record,
+    order_key,
+    value_of,
+)
 from durable_raft.kv.sorting import PIECE_KEYS, sorted_ranges
-
-HEAP_SLACK: Final = 1024
-"""Stale items that the heap of deadlines may hold beyond as many as there are keys with a deadline."""
 
 CHANGE_BYTES: Final = 300
 """Memory that a change takes beside its key and value, about."""
@@ -33,30 +38,8 @@ ORDER_PIECE: Final = 256
 FREE_PIECE: Final = 512
 """Changes freed at once, some tens of microseconds."""
 
-Kept = bytes | Record
-"""What is kept of a key: the bare value if that is in one piece and has no deadline, else its record."""
-
 Change = tuple[bytes, Record | None]
 """A key and its record now; None: it is gone."""
-
-Due = tuple[int, bytes, bytes]
-"""(deadline_ms, order key, key): the order in which keys expire, the same on every replica."""
-
-
-def record_of(key: bytes, kept: Kept) -> Record:
-    """Return the record of ``key``; of a bare value it is made now."""
-    return make_record(key, kept) if type(kept) is bytes else kept  # type: ignore[return-value]
-
-
-def value_of(kept: Kept) -> Value:
-    """Return the value."""
-    return kept if type(kept) is bytes else kept[0]  # type: ignore[return-value]
-
-
-def deadline_of(kept: Kept) -> int:
-    """Return the deadline, or ``NO_DEADLINE``."""
-    return NO_DEADLINE if type(kept) is bytes else kept[1]
-
 
 NOT_LOOKED_AT: Final = Record(b"", -1, 0)
 """In place of what a layer says of a key of which it knows nothing."""
@@ -66,13 +49,13 @@ class Layer:
     """Changes by key: what is kept, or None for a key that is gone."""
 
     __slots__ = (
-        "_heap",
         "_is_plain",
         "_order",
         "_shared",
         "_unordered",
         "changes",
         "deadlines",
+        "due",
         "is_cleared",
         "keys",
         "size_bytes",
@@ -95,8 +78,8 @@ class Layer:
         """Whether ``changes`` holds nothing but bare values."""
         self._shared: list[tuple[Layer, int]] = []
         """Layers below, and bytes of values that each of them holds, too, and counts."""
-        self._heap: list[Due] = []
-        """Deadlines of records in ``changes``, smallest first; an item counts only while the record says the same."""
+        self.due = Deadlines(self.changes)
+        """When which key expires."""
         self._order: SortedKeyList[bytes] = SortedKeyList(key=order_key)
         """The first so many keys of ``changes``, to which they are added and never taken away: only scans need it."""
         self._unordered: list[bytes] = []
@@ -105,7 +88,7 @@ class Layer:
     @property
     def has_deadlines(self) -> bool:
         """Whether a key of this layer may have a deadline."""
-        return bool(self._heap)
+        return len(self.due) > 0
 
     def exchange(self, key: bytes, old_ms: int | None, new: Kept | None) -> None:
         """Note what became of ``key``.
@@ -145,7 +128,7 @@ class Layer:
         if new is not None:
             self.size_bytes += len(value_of(new))
             if deadline_ms := deadline_of(new):
-                self._push((deadline_ms, order_key(key), key))
+                self.due.push((deadline_ms, order_key(key), key))
 
     def put_all(self, new: dict[bytes, bytes]) -> None:
         """Set keys to values without deadlines, whatever is kept of them: nothing is read, and nothing computed."""
@@ -212,7 +195,7 @@ class Layer:
         self.size_bytes = self.keys = self.deadlines = 0
         self._shared = []
         self.unsettled = []
-        self._heap = []
+        self.due = Deadlines(self.changes)
         self._order = SortedKeyList(key=order_key)
         self._unordered = []
 
@@ -252,36 +235,11 @@ class Layer:
     def dissolve(self, pause: Callable[[], None]) -> None:
         """Let go of everything, little by little: freeing a million changes at once takes as long as a disk write."""
         self._order, self._unordered = SortedKeyList(key=order_key), []
-        for needless in (self._heap, self.unsettled):
-            while needless:
-                del needless[-PIECE_KEYS:]
+        self.due.dissolve()
+        while self.unsettled:
+            del self.unsettled[-PIECE_KEYS:]
         changes = self.changes
         while changes:
             for _ in range(min(len(changes), FREE_PIECE)):
                 changes.popitem()
             pause()
-
-    def earliest(self) -> Due | None:
-        """Return the first deadline, or None; drops what no longer counts."""
-        heap, changes = self._heap, self.changes
-        while heap:
-            kept = changes.get(heap[0][2])
-            if kept is not None and deadline_of(kept) == heap[0][0]:
-                return heap[0]
-            heapq.heappop(heap)
-        return None
-
-    def forget_earliest(self) -> None:
-        """Drop the first deadline: a layer above says otherwise about its key."""
-        heapq.heappop(self._heap)
-
-    def _push(self, item: Due) -> None:
-        heapq.heappush(self._heap, item)
-        if len(self._heap) > 2 * len(self.changes) + HEAP_SLACK:
-            # Deadlines that were replaced leave stale items behind; without this a key touched for ever fills memory.
-            self._heap = [
-                (deadline_of(kept), order_key(key), key)
-                for key, kept in self.changes.items()
-                if kept is not None and deadline_of(kept)
-            ]
-            heapq.heapify(self._heap)

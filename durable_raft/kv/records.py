@@ -40,6 +40,10 @@ class Record(NamedTuple):
     """``record_crc`` of the key and the two above."""
 
 
+Kept = bytes | Record
+"""What is kept of a key: the bare value if that is in one piece and has no deadline, else its record."""
+
+
 class StateSummary(NamedTuple):
     """A state in numbers; equal states have equal summaries."""
 
@@ -67,6 +71,21 @@ def make_record(key: bytes, value: Value, deadline_ms: int = NO_DEADLINE) -> Rec
     # What ``record_crc`` and ``Record`` say, without two calls: this is done for each write on each node.
     crc = extend(0, _CRC_HEADER.pack(len(key), deadline_ms) + key + value)
     return _new_tuple(Record, (value, deadline_ms, crc))
+
+
+def record_of(key: bytes, kept: Kept) -> Record:
+    """Return the record of ``key``; of a bare value it is made now."""
+    return make_record(key, kept) if type(kept) is bytes else kept  # type: ignore[return-value]
+
+
+def value_of(kept: Kept) -> Value:
+    """Return the value."""
+    return kept if type(kept) is bytes else kept[0]  # type: ignore[return-value]
+
+
+def deadline_of(kept: Kept) -> int:
+    """Return the deadline, or ``NO_DEADLINE``."""
+    return NO_DEADLINE if type(kept) is bytes else kept[1]
 
 
 class Place(bytes):

@@ -17,9 +17,9 @@ from durable_raft.kv.errors import (
     reply_too_large,
 )
 from durable_raft.kv.keyspace import Keyspace
-from durable_raft.kv.layer import value_of
 from durable_raft.kv.long_values import Value
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN, parse_int64
+from durable_raft.kv.records import value_of
 from durable_raft.kv.replies import OK, CommandSteps, ErrorReply, Reply, Simple
 from durable_raft.kv.steps import (
     LARGE_BYTES,

@@ -9,9 +9,10 @@ import pytest
 from durable_raft.kv import keyspace as keyspace_module
 from durable_raft.kv import keyspace_commands, scan
 from durable_raft.kv.commands import COMMANDS
+from durable_raft.kv.deadlines import HEAP_SLACK
 from durable_raft.kv.glob import PATTERN_BYTES_MAX, compile_glob
 from durable_raft.kv.keyspace import Keyspace
-from durable_raft.kv.layer import CHANGE_BYTES, FREE_PIECE, HEAP_SLACK, Layer
+from durable_raft.kv.layer import CHANGE_BYTES, FREE_PIECE, Layer
 from durable_raft.kv.machine import VALUE_BYTES_MAX, Machine
 from durable_raft.kv.records import (
     EMPTY_STATE,
@@ -108,7 +109,7 @@ def test_a_layer_is_let_go_in_pieces() -> None:
     left: list[int] = []
     layer.dissolve(lambda: left.append(len(layer.changes)))
     assert left == [FREE_PIECE + 1, 1, 0]
-    assert (layer.changes, list(layer._order), layer._heap) == ({}, [], [])
+    assert (layer.changes, list(layer._order), len(layer.due)) == ({}, [], 0)
     layer.dissolve(lambda: left.append(-1))
     assert left[-1] == 0
 
@@ -312,39 +313,13 @@ def test_long_keys_in_a_piece_are_placed_by_their_order() -> None:
     assert [order_key(key) for key in keys] == sorted(order_key(key) for key in keys)
 
 
-def test_the_heap_of_deadlines_is_made_anew_when_most_of_it_is_stale() -> None:
-    """At twice the keys that changed and some: whole, in order, and with the keys that have a deadline."""
-    layer = Layer()
-    for number in range(10):
-        layer.put(b"%d" % number, make_record(b"%d" % number, b"v", 5000 - number))
-    layer.put(b"for ever", make_record(b"for ever", b"v"))
-    layer.exchange(b"gone", None, None)
-    most = 2 * len(layer.changes) + HEAP_SLACK
-    lengths = [len(layer._heap)]
-    for number in range(most - 10):
-        layer.put(b"9", make_record(b"9", b"v", 9_000 - number))
-        lengths.append(len(layer._heap))
-    assert lengths == list(range(10, most + 1))
-    layer.put(b"9", make_record(b"9", b"v", 1))
-    assert len(layer._heap) == 10
-    found = []
-    while (due := layer.earliest()) is not None:
-        found.append(due)
-        layer.forget_earliest()
-    assert found == sorted(found)
-    assert [(deadline, key) for deadline, _, key in found] == [
-        (1, b"9"),
-        *[(5000 - number, b"%d" % number) for number in reversed(range(9))],
-    ]
-
-
 def test_a_cleared_layer_knows_nothing() -> None:
     """Not even a deadline."""
     layer = Layer()
     layer.put(b"k", make_record(b"k", b"v", 100))
     layer.clear()
     assert layer.is_cleared
-    assert (layer.changes, layer._heap, layer.size_bytes, list(layer.ordered(None))) == ({}, [], 0, [])
+    assert (layer.changes, len(layer.due), layer.size_bytes, list(layer.ordered(None))) == ({}, 0, 0, [])
 
 
 @pytest.mark.parametrize(("value", "crc"), [(b"", 0xDBD9D91D), (b"v", 0xAAE9B2D1), (bytes(5000), 0x29D8D4FE)])

@@ -9,9 +9,8 @@ from typing import Final
 import pytest
 
 from durable_raft.kv.keyspace import DROP_MAX, DROPS_A_STEP, PAGE_KEYS, SETTLED_A_STEP, Keyspace
-from durable_raft.kv.layer import value_of
 from durable_raft.kv.machine import Machine
-from durable_raft.kv.records import make_record
+from durable_raft.kv.records import make_record, value_of
 from durable_raft.kv.runs import Run
 from durable_raft.kv.steps import BYTES_A_STEP, KEYS_A_STEP, finish
 from tests.kv.state_views import CountedView

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from durable_raft.kv.keyspace import Keyspace
-from durable_raft.kv.layer import Layer, deadline_of
-from durable_raft.kv.records import Record, StateSummary
+from durable_raft.kv.layer import Layer
+from durable_raft.kv.records import Record, StateSummary, deadline_of
 from durable_raft.raft import snapshots
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.state import RaftState
