@@ -36,7 +36,7 @@ class Deadlines:
         self._heap: list[Due] = []
         self._old: list[Due] = []
         """A heap, too: items that are to be looked at, from its end. The first so many items of a heap are a heap."""
-        self._passed: set[bytes] = set()
+        self._passed: dict[bytes, None] = {}
         """Keys of the items that were taken over from there: the same deadline may have been set twice."""
 
     def __len__(self) -> int:
@@ -57,9 +57,9 @@ class Deadlines:
                 item = self._old.pop()
                 if item[2] not in self._passed and self._counts(item):
                     heapq.heappush(self._heap, item)
-                    self._passed.add(item[2])
+                    self._passed[item[2]] = None
             elif self._passed:
-                self._passed.pop()
+                self._passed.popitem()
 
     def _counts(self, item: Due) -> bool:
         kept = self._changes.get(item[2])
@@ -86,4 +86,4 @@ class Deadlines:
             while needless:
                 del needless[-FREE_PIECE:]
         while self._passed:
-            self._passed.pop()
+            self._passed.popitem()

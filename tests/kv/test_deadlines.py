@@ -96,4 +96,4 @@ def test_deadlines_dissolve() -> None:
         put(changes, due, b"%d" % (number % 9), number + 1)
         number += 1
     due.dissolve()
-    assert (len(due), due.earliest(), due._passed) == (0, None, set())
+    assert (len(due), due.earliest(), due._passed) == (0, None, {})
