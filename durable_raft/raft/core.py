@@ -207,8 +207,8 @@ class Raft:
         state = self._state
         if state.is_changing:
             membership.advance(state, now)
-        if state.transfer is not None:
-            transfer.advance(state, now)
+        transfer.consider(state, now)
+        transfer.advance(state, now)
 
     def propose(self, payload: bytes, timestamp_ms: int) -> Entry | None:
         """Append a batch of commands to the leader's log.

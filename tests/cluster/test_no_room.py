@@ -62,6 +62,16 @@ def _set(cluster: Cluster, key: str, value: str) -> None:
     cluster.wait(is_taken, f"{key} to be set")
 
 
+def _delete(cluster: Cluster, count: int) -> None:
+    """Delete so many keys, each once: a leader that notices its full disk first hands over to the next."""
+    deleted = 0
+    while deleted < count:
+        with Conversation(cluster, cluster.leader()) as client:
+            while deleted < count and (said := client.ask("DEL", f"key:{deleted}")) == "1":
+                deleted += 1
+        assert said == "1" or str(said).startswith("-MOVED "), cluster.explain(f"delete {deleted}: {said}")
+
+
 def test_three_full_disks_take_nothing_down(disks: Disks, cluster_of: ClusterFactory) -> None:
     """SET is refused; GET, DEL, an election and a restart work; all of it without a byte; then SET works again."""
     cluster = cluster_of(3, **SETTINGS)
@@ -73,9 +83,9 @@ def test_three_full_disks_take_nothing_down(disks: Disks, cluster_of: ClusterFac
         disks.fill(node_id)
         assert disks.free_bytes(node_id) == 0
     cluster.wait(lambda: not _takes_writes(cluster, "refused"), "writes to be refused")
+    _delete(cluster, 300)
+    leader = cluster.leader()
     with Conversation(cluster, leader) as client:
-        for number in range(300):
-            assert client.ask("DEL", f"key:{number}") == "1", cluster.explain(f"delete {number}")
         assert client.ask("GET", "key:399") == "x" * 5000
         assert str(client.ask("SET", "refused", "x")).startswith("-NOSPACE ")
     cluster.kill9(leader)
@@ -117,6 +127,23 @@ def test_a_follower_without_room_lives_on_and_catches_up(disks: Disks, cluster_o
     cluster.wait_converged()
     assert re.search("event=(entries_accepted_again|disk_has_room)", cluster.log(victim))
     assert "event=stopping" not in cluster.log(victim)
+
+
+def test_a_leader_without_room_hands_over_and_follows(disks: Disks, cluster_of: ClusterFactory) -> None:
+    """The others have room for writes, so one of them leads; the full node lives on, and catches up."""
+    cluster = cluster_of(3, **SETTINGS)
+    victim = cluster.wait_ready()
+    _set(cluster, "before", "x")
+    disks.fill(victim)
+    cluster.logged(victim, "event=leader_without_room")
+    leader = cluster.leader(other_than=victim)
+    for number in range(20):
+        cluster.wait(lambda key=f"key:{number}": _takes_writes(cluster, key), "a write to be taken")  # type: ignore[misc]
+    cluster.wait(lambda: _follows(cluster, victim, cluster.leader()), f"{victim} to follow {leader}")
+    assert "event=stopping" not in cluster.log(victim)
+    disks.make_room(victim)
+    cluster.wait_converged()
+    assert _ask_leader(cluster, "GET", "key:19") == "x"
 
 
 def _follows(cluster: Cluster, node_id: str, leader: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from durable_raft.raft.messages import AppendEntriesResponse, RequestVoteResponse
+from durable_raft.raft.transfer import PAUSE
 from durable_raft.raft.types import ENTRY_BYTES, DiskRoom, Index, stored_bytes
 from tests.support.raft_solo import accepted, answer_of, append_entries, appends_to, ask, lead, request_vote, solo, vote
 
@@ -101,3 +102,60 @@ def test_a_leader_knows_whether_a_majority_has_room(
     cluster.tell("n1", "n3", accepted(term, 1)._replace(room=n3))
     assert cluster["n1"].is_room_ample is is_ample
     assert cluster["n1"].log.last.index == Index(1)
+
+
+@pytest.mark.parametrize(
+    ("own_is_low", "n2", "n3", "target"),
+    [
+        (False, DiskRoom.AMPLE, DiskRoom.AMPLE, None),
+        (True, DiskRoom.AMPLE, DiskRoom.AMPLE, "n3"),
+        (True, DiskRoom.AMPLE, DiskRoom.LOW, None),
+        (True, DiskRoom.LOW, DiskRoom.NONE, None),
+    ],
+)
+def test_a_leader_without_room_hands_over_to_who_has_some(
+    own_is_low: bool, n2: DiskRoom, n3: DiskRoom, target: str | None
+) -> None:
+    """If a majority has room without it; else whoever leads refuses, and nothing is gained."""
+    cluster = solo()
+    term = lead(cluster)
+    core = cluster["n1"]
+    core.note_room(1 << 20, is_low=own_is_low)
+    cluster.tell("n1", "n2", accepted(term, 1)._replace(room=n2))
+    cluster.tell("n1", "n3", accepted(term, 1)._replace(room=n3))
+    cluster.timeout("n1")
+    assert (core.state.transfer.target if core.state.transfer else None) == target
+
+
+def test_of_five_one_with_room_takes_over() -> None:
+    """The one that has most of the log may have no room, either."""
+    cluster = solo(voters="n1 n2 n3 n4 n5")
+    term = lead(cluster)
+    core = cluster["n1"]
+    core.note_room(1 << 20, is_low=True)
+    for peer, room in (("n2", DiskRoom.AMPLE), ("n3", DiskRoom.AMPLE), ("n4", DiskRoom.AMPLE), ("n5", DiskRoom.LOW)):
+        cluster.tell("n1", peer, accepted(term, 1)._replace(room=room))
+    cluster.timeout("n1")
+    assert core.state.transfer is not None
+    assert core.state.transfer.target == "n4"
+
+
+def test_who_does_not_take_over_is_not_asked_at_once_again() -> None:
+    """Each time writes are held for an election timeout."""
+    cluster = solo()
+    term = lead(cluster)
+    core = cluster["n1"]
+    core.note_room(1 << 20, is_low=True)
+    longest = core.state.timeouts.longest(cluster.now)
+    begun = []
+    until = cluster.now + (PAUSE + 2) * longest
+    was_transferring = False
+    while cluster.now < until:
+        for peer in ("n2", "n3"):
+            cluster.tell("n1", peer, accepted(term, 1))
+        cluster.timeout("n1")
+        if core.is_transferring and not was_transferring:
+            begun.append(cluster.now)
+        was_transferring = core.is_transferring
+    assert len(begun) == 2
+    assert begun[1] - begun[0] >= PAUSE * longest

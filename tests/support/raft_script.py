@@ -39,6 +39,7 @@ A node and its disk:
 
     crash n1 | restart n1              n1 loses its memory and what was not flushed | starts from its disk
     slow n1 | flush n1 | fast n1       n1's writes stay in flight | the oldest is flushed | all, and each at once again
+    full n1 | roomy n1                 n1's disk has less room than is held in reserve | enough
     doom n1                            n1 will crash at its next write: after the flush, before anything is sent
     rot n1 2 3 | scrub n1              entries 2 and 3 rot on n1's disk, unnoticed | n1 reads all its disk, and notices
     wipe n1                            n1, which is down, gets an empty disk in place of its own
@@ -232,9 +233,19 @@ def _doom(cluster: Cluster, name: str) -> None:
     cluster.node(name).dies_before_send = True
 
 
+def _full(cluster: Cluster, name: str) -> None:
+    cluster[name].note_room(_ROOM_BYTES, is_low=True)
+
+
+def _roomy(cluster: Cluster, name: str) -> None:
+    cluster[name].note_room(_ROOM_BYTES, is_low=False)
+
+
 def _rot(cluster: Cluster, name: str, *indexes: str) -> None:
     cluster.disk(name).rotten |= {int(index) for index in indexes}
 
+
+_ROOM_BYTES = 1 << 20
 
 _VERBS: dict[str, Callable[..., object]] = {
     "change": _change,
@@ -247,12 +258,14 @@ _VERBS: dict[str, Callable[..., object]] = {
     "drop": Cluster.drop,
     "fast": Cluster.fast,
     "flush": Cluster.flush,
+    "full": _full,
     "heal": Cluster.heal,
     "install": Cluster.install,
     "partition": _partition,
     "propose": _propose,
     "read": Cluster.read,
     "restart": Cluster.restart,
+    "roomy": _roomy,
     "rot": _rot,
     "run": lambda cluster, ms: cluster.run(int(ms)),
     "scrub": Cluster.scrub,
