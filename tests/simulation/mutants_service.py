@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from durable_raft.kv.batch import decode_commands
-from durable_raft.kv.keyspace import Keyspace
+from durable_raft.kv.keyspace import DROP_MAX, Keyspace
 from durable_raft.kv.replies import OK
 from durable_raft.raft import reads, replication
 from durable_raft.raft.ready import ReadReady
@@ -202,11 +202,11 @@ def expired_keys_kept() -> Sequence[Patch]:
         if next(machines) % 3 == 0:
             lazy.add(id(self))
 
-    def look(self: Keyspace, time_ms: int) -> Steps:
+    def look(self: Keyspace, time_ms: int, drop_max: int = DROP_MAX) -> Steps:
         if id(self) in lazy:
             self.time_ms = max(self.time_ms, time_ms)
         else:
-            yield from advance(self, time_ms)
+            yield from advance(self, time_ms, drop_max)
 
     return [(Keyspace, "__init__", begin), (Keyspace, "advance_time_in_steps", look)]
 

@@ -12,7 +12,7 @@ from durable_raft.kv.records import Record, StateSummary, deadline_of
 from durable_raft.raft import snapshots
 from durable_raft.raft.log import RaftLog
 from durable_raft.raft.state import RaftState
-from durable_raft.raft.types import Base, Index, LogPoint
+from durable_raft.raft.types import Base, Configuration, Index, LogPoint
 from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.state.checkpoints import Checkpointer, Settled
 from durable_raft.server.state.keeper import StateKeeper
@@ -74,7 +74,8 @@ def checkpoint_claims_less() -> Sequence[Patch]:
 def snapshot_over_newer_state() -> Sequence[Patch]:
     """A snapshot is installed over a state that is newer."""
 
-    def install(self: RaftLog, base: Base) -> bool:
+    def install(self: RaftLog, base: Base, configuration: Configuration | None = None) -> bool:
+        del configuration
         is_held = self.holds(base.point)
         self.commit_index = self.last_applied = base.point.index
         return is_held
@@ -90,9 +91,9 @@ def conflicting_suffix_kept() -> Sequence[Patch]:
     """A log that is long enough keeps its entries behind a snapshot, though they conflict with it (Raft §7, 7)."""
     install = RaftLog.install
 
-    def keep(self: RaftLog, base: Base) -> bool:
+    def keep(self: RaftLog, base: Base, configuration: Configuration | None = None) -> bool:
         if base.point.index > self.last.index:
-            return install(self, base)
+            return install(self, base, configuration)
         self.commit_index = max(self.commit_index, base.point.index)
         self.last_applied = base.point.index
         return True
@@ -111,10 +112,10 @@ def matching_suffix_dropped() -> Sequence[Patch]:
     def never(self: RaftLog, point: LogPoint) -> bool:
         return self not in installing and holds(self, point)
 
-    def drop(self: RaftLog, base: Base) -> bool:
+    def drop(self: RaftLog, base: Base, configuration: Configuration | None = None) -> bool:
         installing.append(self)
         try:
-            return install(self, base)
+            return install(self, base, configuration)
         finally:
             installing.pop()
 

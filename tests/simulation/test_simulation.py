@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
-from tests.simulation.campaign import Failure, Result, fresh_seed, run_seed, run_seeds, timeline
+from tests.simulation.campaign import RULES, Failure, Result, fresh_seed, run_seed, run_seeds, timeline
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.swarm import COMMITS
 
@@ -116,8 +118,23 @@ def test_planted_bug_is_caught(name: str) -> None:
     """The simulation notices a planted bug within a few seeds; without it the same seed finds nothing."""
     result = run_seeds([QUICK_MUTANTS[name], *range(1, 121)], name, until_fail=True)
     assert result.failures, f"{name} ({MUTANTS[name][0]}) was not caught in {result.seeds} seeds"
+    assert result.failures[0].rule.startswith(RULES), f"the simulation broke: {result.failures[0].rule}"
     _, rule = run_seed(result.failures[0].seed)
     assert rule is None, rule
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_bug_takes_what_the_sound_code_takes(name: str) -> None:
+    """Else the simulation breaks instead of the rule, and the bug counts as caught though nothing looked for it."""
+    for target, attribute, broken in MUTANTS[name][1]():
+        sound = vars(target)[attribute]
+        if isinstance(sound, FunctionType) and isinstance(broken, FunctionType):
+            taken, given = inspect.signature(broken), inspect.signature(sound).parameters.values()
+            positional = [each for each in given if each.kind is each.POSITIONAL_OR_KEYWORD]
+            needed = [each for each in positional if each.default is each.empty]
+            keywords = {each.name: None for each in given if each.kind is each.KEYWORD_ONLY}
+            for count in {len(needed), len(positional)}:
+                taken.bind(*[None] * count, **keywords)
 
 
 def test_one_seed_is_one_timeline() -> None:
