@@ -152,7 +152,7 @@ class Life(NamedTuple):
     """One life of a directory: from one start of its node to the next (lives.py)."""
 
     number: int
-    """1 for the first that was counted; a later life has a higher one."""
+    """1 for the first that was counted; a later life has a higher one. 0: a node that joins has begun none yet."""
     nonce: bytes
     """8 random bytes: tells it from a life that a copy of the directory began with the same number."""
 

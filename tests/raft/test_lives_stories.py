@@ -6,6 +6,8 @@ from copy import deepcopy
 
 import pytest
 
+from durable_raft.raft.changes import AddLearner
+from durable_raft.raft.types import Member, NodeId
 from tests.support.raft_cluster import Cluster
 from tests.support.raft_disk import Disk
 
@@ -65,3 +67,19 @@ def test_a_leader_forgets_nothing_over_what_a_volume_says_that_was_rolled_back(i
     cluster.restart("n3")
     cluster.run_until(lambda: all(node.core.is_voter for node in cluster.up()), 10_000)
     assert b"acknowledged" in [entry.payload for entry in cluster.disk("n2").all_entries()]
+
+
+def test_a_leader_that_starts_again_knows_the_life_of_a_disk_that_it_is_to_admit() -> None:
+    """n2 joins. It has told n1 its first life, which has no number yet; n1 is restarted before it admits the disk."""
+    cluster = Cluster("n1", joiners="n2", disks={"n1": Disk("1", place=HERE), "n2": Disk(is_voter=False, place=HERE)})
+    cluster.elect("n1")
+    cluster.run(100)
+    cluster.change("n1", AddLearner(Member(NodeId("n2"), "n2:1", "n2:2")))
+    cluster.run_until(lambda: NodeId("n1") in cluster["n2"].state.introduced, 1_000)
+    known = cluster.disk("n1").standing.peer(NodeId("n2"))
+    assert known is not None
+    assert known.life is not None
+    assert not cluster["n2"].is_voter
+    cluster.crash("n1")
+    cluster.restart("n1")
+    cluster.run_until(lambda: cluster["n2"].is_voter, 5_000)

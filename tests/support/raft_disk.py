@@ -28,6 +28,8 @@ from durable_raft.raft.types import (
     Term,
     make_entry,
 )
+from durable_raft.storage.log.meta import pack_standing, read_standing
+from durable_raft.storage.proven import ProvenReader
 
 
 def entries_of(terms: str | Sequence[int]) -> tuple[Entry, ...]:
@@ -99,7 +101,7 @@ class Disk:
             timestamp,
             tuple(starts),
             self.base_timestamp_ms,
-            standing=self.standing,
+            standing=read_standing(ProvenReader(pack_standing(self.standing), 0)),
             lost=lost,
             configurations=self.configurations,
         )

@@ -16,10 +16,11 @@
     | proof u32
 
 Version 1 ends after the voters: a node that is a voter and has not been told of any disk. Version 2 ends after the
-peers: nothing was remembered of lives and commits. The life number of a peer is 0 when none is known. ``place`` is in
-hexadecimal. Version 3 ends before the journal: all of the log is in LMDB. It is still written where that is so. Version
-4 ends before the configurations: the fixed one of the first start counts, which is ``voters``. It is still written
-where that is so; in version 5 the journal's fields are zero where there is none.
+peers: nothing was remembered of lives and commits. The life nonce of a peer is zero when no life is known; the number
+is 0 as well for the first life of a node that joined. ``place`` is in hexadecimal. Version 3 ends before the journal:
+all of the log is in LMDB. It is still written where that is so. Version 4 ends before the configurations: the fixed one
+of the first start counts, which is ``voters``. It is still written where that is so; in version 5 the journal's fields
+are zero where there is none.
 
 The configurations are the one that counts at the log's base, unless it is the fixed one, and those of the entries
 behind it (raft/configuration.py). So they are known before the log is read, and when the payload of such an entry rots.
@@ -228,7 +229,7 @@ def _with_memory(reader: ProvenReader, standing: Standing) -> Standing:
     peers = []
     for peer in standing.peers:
         number, nonce, term, index, owed_in = reader.numbers(_PEER)
-        life = Life(number, nonce) if number else None
+        life = Life(number, nonce) if nonce != _NO_NONCE else None
         peers.append(replace(peer, life=life, owed_term=term, owed_index=index, owed_in=owed_in))
     return Standing(standing.is_voter, tuple(peers), point, bool(is_copy), lives, cut_in, place)
 
