@@ -424,7 +424,12 @@ class RaftState:
                 self.standing = self.standing.with_peer(owing) if owing != known else self.standing
 
     def note_cut(self) -> None:
-        """Have the write that cuts this log say so: what was acknowledged to earlier leaders may be gone (lives.py)."""
+        """Have the write that cuts this log say so: what was acknowledged to earlier leaders may be gone (lives.py).
+
+        What made this node a member may be gone as well. Then who was told of its disk may have forgotten it since, and
+        is told again (admission.py).
+        """
+        self.introduced.clear()
         if self.config.life and self.standing.cut_in != self.current_term:
             self.standing = replace(self.standing, cut_in=self.current_term)
 

@@ -268,3 +268,30 @@ def test_disks_of_nodes_that_went_are_forgotten_everywhere() -> None:
     cluster.run(400)
     for name in ("n1", "n2", "n3"):
         assert cluster[name].state.standing.peer(N4) is None, name
+
+
+def test_a_node_whose_addition_was_lost_is_admitted_when_it_is_added_again() -> None:
+    """n1 has forgotten the disk of n4 with the entry that added it; n4 remembers that n1 knows it."""
+    cluster = Cluster("n1 n2 n3", joiners="n4")
+    cluster.elect("n1")
+    cluster.run(100)
+    cluster.partition(["n1", "n4"], ["n2", "n3"])
+    added = AddLearner(Member(NodeId("n4"), "n4:1", "n4:2"))
+    cluster.change("n1", added)
+    cluster.run(150)
+    assert NodeId("n1") in cluster["n4"].state.introduced
+    cluster.crash("n1")
+    cluster.heal()
+    cluster.run_until(lambda: cluster.leader() in ("n2", "n3"), 5_000)
+    cluster.run(300)
+    cluster.restart("n1")
+    cluster.run(300)
+    leader = cluster.leader() or ""
+    cluster.change(leader, Readdress(Member(NodeId("n3"), "n3:9", "n3:9")))
+    cluster.run(500)
+    assert cluster["n1"].state.standing.peer(NodeId("n4")) is None
+    cluster.transfer(leader, "n1")
+    cluster.run_until(lambda: cluster.leader() == "n1", 1_000)
+    cluster.run(100)
+    cluster.change("n1", added)
+    cluster.run_until(lambda: cluster["n4"].is_voter, 5_000)
