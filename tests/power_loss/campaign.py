@@ -31,7 +31,7 @@ from tests.power_loss.explorer import Counts, Explorer, Failure, Waiting, choice
 from tests.power_loss.images import KINDS
 from tests.power_loss.judge import MOVE, NODE_ACTIVITIES, STORE_ACTIVITIES
 from tests.power_loss.operations import Recording, load, save
-from tests.power_loss.planted import BUGS, JOURNAL_BUGS
+from tests.power_loss.planted import BUGS, JOURNAL_BUGS, NODE_BUGS
 from tests.power_loss.pool import Outcome, Pool, materialise
 from tests.power_loss.record import TURNS, record_node, record_store
 from tests.power_loss.stores import COMMITS, JOURNAL, LMDB
@@ -45,6 +45,7 @@ FAILURES_KEPT: Final = 20
 FAILURES_SHOWN: Final = 3
 STORE: Final = "store"
 NODE: Final = "node"
+ALL_BUGS: Final = {**BUGS, **JOURNAL_BUGS, **NODE_BUGS}
 ACTIVITIES: Final = tuple(dict.fromkeys((*STORE_ACTIVITIES, MOVE, *NODE_ACTIVITIES)))
 
 
@@ -109,7 +110,7 @@ class Campaign:
     def record(self, source: str, seed: int) -> Recording:
         """Make one recording."""
         if source == NODE:
-            return record_node(self._scratch / "recorded", seed, turns=self._turns, commit=self.commit)
+            return record_node(self._scratch / "recorded", seed, self._bug, turns=self._turns, commit=self.commit)
         return record_store(self._scratch / "recorded", seed, self._bug, self._rounds, self.commit)
 
     def _explore(self, recording: Recording, images: int, *, until_failure: bool) -> None:
@@ -194,21 +195,29 @@ def replayed(path: Path, scratch: Path, keep: Path | None = None) -> list[Failur
     return explorer.failures
 
 
-def find_bug(scratch: Path, bug: str, seed: int, images: int = 3_000, rounds: int = ROUNDS) -> Campaign:
-    """Explore a workload with a planted bug until it is found."""
-    campaign = Campaign(scratch, seed, bug=bug, rounds=rounds, commit=JOURNAL if bug in JOURNAL_BUGS else LMDB)
-    campaign.run(images, (STORE,), until_failure=True)
+def find_bug(
+    scratch: Path, bug: str, seed: int, images: int = 3_000, rounds: int = ROUNDS, turns: int = TURNS
+) -> Campaign:
+    """Explore what was recorded with a planted bug until it is found."""
+    commit = JOURNAL if bug in JOURNAL_BUGS else LMDB
+    campaign = Campaign(scratch, seed, bug=bug, rounds=rounds, turns=turns, commit=commit)
+    campaign.run(images, sources_of(bug), until_failure=True)
     return campaign
+
+
+def sources_of(bug: str) -> tuple[str, ...]:
+    """Return whose recordings show a planted bug."""
+    return (NODE,) if bug in NODE_BUGS else (STORE,)
 
 
 def find_bugs(scratch: Path, seed: int) -> dict[str, Campaign]:
     """Find each planted bug in turn, and print after how many images it was found as what."""
-    print(f"{'bug':20} {'images':>7}  found as")
+    print(f"{'bug':26} {'images':>7}  found as")
     found: dict[str, Campaign] = {}
-    for bug in (*BUGS, *JOURNAL_BUGS):
+    for bug in ALL_BUGS:
         campaign = found[bug] = find_bug(scratch, bug, seed)
         what = campaign.failures[0].what if campaign.failures else "NOT FOUND"
-        print(f"{bug:20} {campaign.images:7}  {what[:120]}", flush=True)
+        print(f"{bug:26} {campaign.images:7}  {what[:120]}", flush=True)
     return found
 
 
@@ -224,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", choices=(STORE, NODE), help="only this one; both unless given")
     parser.add_argument("--log-commit", choices=COMMITS, default=LMDB, help="what makes a write durable")
     parser.add_argument("--workers", type=int, default=1, help="recovering processes")
-    parser.add_argument("--broken", choices=sorted({**BUGS, **JOURNAL_BUGS}), help="plant a bug in the workload")
+    parser.add_argument("--broken", choices=sorted(ALL_BUGS), help="plant a bug in what is recorded")
     parser.add_argument("--broken-all", action="store_true", help="plant each bug in turn; each must be found")
     parser.add_argument("--until-failure", action="store_true", help="stop at the first failing image")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="judge the images of FILE again")
@@ -258,7 +267,7 @@ def main(arguments: Sequence[str]) -> int:
 def _explore(options: argparse.Namespace, scratch: Path, seed: int, command: str) -> int:
     sources: Sequence[str] = (STORE, NODE) if options.source is None else (options.source,)
     if options.broken is not None:
-        sources = (STORE,)
+        sources = sources_of(options.broken)
     commit = JOURNAL if options.broken in JOURNAL_BUGS else options.log_commit
     campaign = Campaign(scratch, seed, bug=options.broken, workers=options.workers, commit=commit)
     campaign.run(options.images, sources, until_failure=options.until_failure or options.broken is not None)

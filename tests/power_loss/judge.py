@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from tests.power_loss.members import grown
 from tests.power_loss.operations import ABSENT, Flush, Link, Marker, Operation, Recording, Write
 from tests.power_loss.pool import Outcome
 
@@ -24,9 +25,14 @@ MOVE: Final = "move into LMDB"
 BETWEEN: Final = "between transactions"
 SERVING: Final = "commands of clients"
 CHECKPOINT: Final = "checkpoint"
+CONFIGURATION: Final = "configuration"
+JOINT: Final = "joint configuration"
+CONFIGURATION_CUT: Final = "configuration cut"
+CONFIGURATION_PASSED: Final = "configuration compacted"
 
-STORE_ACTIVITIES: Final = (CREATION, APPEND, HARD_STATE, TRUNCATION, COMPACTION, BETWEEN)
-NODE_ACTIVITIES: Final = (CREATION, SERVING, CHECKPOINT)
+MEMBER_ACTIVITIES: Final = (CONFIGURATION, JOINT, CONFIGURATION_CUT, CONFIGURATION_PASSED)
+STORE_ACTIVITIES: Final = (CREATION, APPEND, HARD_STATE, TRUNCATION, COMPACTION, BETWEEN, *MEMBER_ACTIVITIES)
+NODE_ACTIVITIES: Final = (CREATION, SERVING, CHECKPOINT, CONFIGURATION)
 
 
 KV_PREFIX: Final = "kv"
@@ -135,6 +141,8 @@ class NodeJudge:
         """Last index that must be found at each cut."""
         self._states: list[str] = []
         self._lasts: list[int] = []
+        self._members: list[int] = []
+        """Index of the configuration that each state goes by."""
         self._newest: list[int] = []
         """Position of the newest state at each cut."""
         self._is_checkpoint = pending_below(recording.operations, KV_PREFIX)
@@ -150,7 +158,9 @@ class NodeJudge:
             if self._states and self._states[-1] != ABSENT_STATE:
                 _check_grows(json.loads(self._states[-1]), json.loads(outcome.state))
             self._states.append(outcome.state)
-            self._lasts.append(_last_index(json.loads(outcome.state)))
+            state = json.loads(outcome.state)
+            self._lasts.append(_last_index(state))
+            self._members.append(NOTHING if isinstance(state, str) else state["goes_by"][0])
         assert cut == len(self._newest), f"cut {cut} after {len(self._newest)}"
         self._newest.append(len(self._states) - 1)
 
@@ -159,13 +169,20 @@ class NodeJudge:
         newest = self._newest[cut]
         if newest < 0 or self._lasts[newest] <= 0:
             return (CREATION,)
-        return (SERVING, CHECKPOINT) if self._is_checkpoint[cut] else (SERVING,)
+        found = [SERVING]
+        if self._is_checkpoint[cut]:
+            found.append(CHECKPOINT)
+        if len({self._members[state] for state in range(self._oldest(cut), newest + 1)}) > 1:
+            found.append(CONFIGURATION)
+        return tuple(found)
+
+    def _oldest(self, cut: int) -> int:
+        """Return the position of the first state that may be found."""
+        return bisect.bisect_left(self._lasts, self._needed[cut], hi=self._newest[cut] + 1)
 
     def allowed(self, cut: int) -> tuple[str, ...]:
         """See the protocol."""
-        newest = self._newest[cut]
-        oldest = bisect.bisect_left(self._lasts, self._needed[cut], hi=newest + 1)
-        return tuple(self._states[oldest : newest + 1])
+        return tuple(self._states[self._oldest(cut) : self._newest[cut] + 1])
 
 
 def pending_below(operations: Sequence[Operation], prefix: str) -> list[bool]:
@@ -187,7 +204,7 @@ def pending_below(operations: Sequence[Operation], prefix: str) -> list[bool]:
 
 
 def _check_grows(old: Mapping[str, Any], new: Mapping[str, Any] | str) -> None:
-    """Check that a killed node of a cluster of one never loses an entry, a term or a vote."""
+    """Check that a killed node of a cluster of one never loses an entry, a term, a vote or a configuration."""
     if isinstance(new, str):
         raise AssertionError(f"{_short(old)} was there, and then no log")
     same_from = new["base"][0] - old["base"][0]
@@ -195,6 +212,8 @@ def _check_grows(old: Mapping[str, Any], new: Mapping[str, Any] | str) -> None:
     is_vote_kept = new["term"] > old["term"] or new["vote"] == old["vote"]
     if same_from < 0 or new["entries"][: len(kept)] != kept or new["term"] < old["term"] or not is_vote_kept:
         raise AssertionError(f"term {new['term']}, {_short(new)} after term {old['term']}, {_short(old)}")
+    if not grown(old["configurations"], new["configurations"], _last_index(old), new["base"][0]):
+        raise AssertionError(f"{_short(new)}, {new['configurations']} after {_short(old)}, {old['configurations']}")
 
 
 def _last_index(state: Mapping[str, Any] | str) -> int:

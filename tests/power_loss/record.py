@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import hiredis
 
@@ -23,7 +23,7 @@ from tests.power_loss.disk import Image, build, replay
 from tests.power_loss.images import everything
 from tests.power_loss.operations import Marker, Recording
 from tests.power_loss.pool import CHECKOUT
-from tests.power_loss.stores import LMDB, reopen
+from tests.power_loss.stores import LMDB, PLANTED, reopen
 from tests.power_loss.strace import UNPROMISED, CutShort, Tracer, strace_command
 from tests.power_loss.workload import ROUNDS
 from tests.support.log_building import read_all
@@ -39,6 +39,13 @@ SETTINGS: Final = {"election_timeout_min_ms": 150, "election_timeout_max_ms": 20
 WITHOUT_BYTES: Final = "lock.mdb"
 """Written through a map, which the trace does not show."""
 OK: Final = b"+OK\r\n"
+CHANGES: Final = (
+    ("ADD n2=127.0.0.1:1@2", "UPDATE n2=127.0.0.1:3@4"),
+    ("REMOVE n2", "ADD n3=127.0.0.1:1@2"),
+)
+"""Of the members, in each life; the ports of a learner that is never there are nobody's."""
+AGAIN: Final = ("NOTREADY", "INPROGRESS")
+"""Refusals of a change that is only asked for too early."""
 Command = list[bytes]
 
 
@@ -119,24 +126,27 @@ def _environment() -> dict[str, str]:
 # -- a real node -----------------------------------------------------------------------------------------------
 
 
-def record_node(scratch: Path, seed: int, lives: int = 2, turns: int = TURNS, commit: str = LMDB) -> Recording:
+def record_node(
+    scratch: Path, seed: int, bug: str | None = None, lives: int = 2, turns: int = TURNS, commit: str = LMDB
+) -> Recording:
     """Record a cluster of one in some lives: killed at the end of each but the last, which is stopped.
 
-    In each life a client sends some commands and waits for the answers, ``turns`` times.
+    In each life a client sends some commands and waits for the answers, ``turns`` times. Before the last of them a
+    learner comes, which nobody is, and changes its address; in the next life it goes. ``bug`` names one of planted.py.
 
     A checkpoint may be under way when it is killed. Whether the call it was in had its effect cannot be told from the
     trace, so that such a recording is thrown away for another.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _record_node(scratch, seed, lives, turns, commit)
+            return _record_node(scratch, seed, bug, lives, turns, commit)
         except CutShort:
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError("not reached")
 
 
-def _record_node(scratch: Path, seed: int, lives: int, turns: int, commit: str) -> Recording:
+def _record_node(scratch: Path, seed: int, bug: str | None, lives: int, turns: int, commit: str) -> Recording:
     root, marks, trace = _places(scratch)
     rng = random.Random(seed)
     tracer = Tracer(root, marks)
@@ -144,8 +154,10 @@ def _record_node(scratch: Path, seed: int, lives: int, turns: int, commit: str) 
     client_port, peer_port = free_ports(2)
     local = LocalNode("n1", client_port, peer_port, root / DIRECTORY)
     for life in range(lives):
-        with _Node(local, trace, scratch / "node.log", commit) as node:
-            for _ in range(rng.randint(turns, turns * 4 // 3)):
+        with _Node(local, trace, scratch / "node.log", commit, bug) as node:
+            for left in reversed(range(rng.randint(turns, turns * 4 // 3))):
+                for change in () if left else CHANGES[life % len(CHANGES)]:
+                    node.change(change)
                 commands = [_command(rng, len(sent) + each) for each in range(rng.choice((1, 1, 2, 5, 12)))]
                 node.ask(commands)
                 sent += commands
@@ -191,7 +203,7 @@ def _entries_of(directory: Path, sent: Sequence[Command]) -> list[int]:
 class _Node:
     """One life of a node under strace, with one client."""
 
-    def __init__(self, node: LocalNode, trace: Path, log: Path, commit: str) -> None:
+    def __init__(self, node: LocalNode, trace: Path, log: Path, commit: str, bug: str | None) -> None:
         self._port = node.client_port
         self._log = log
         program = [sys.executable, "-m", "tests.power_loss.stores"]
@@ -202,7 +214,7 @@ class _Node:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env=_environment() | ({} if bug is None else {PLANTED: bug}),
                 process_group=0,
             )
         self._socket: socket.socket | None = None
@@ -232,6 +244,35 @@ class _Node:
             answers += chunk
             if not chunk or answers != (OK * len(commands))[: len(answers)]:
                 raise AssertionError(self._explain(f"answered {answers[-200:]!r}"))
+
+    def change(self, words: str) -> None:
+        """Change the members, and wait until that is committed.
+
+        Raises:
+            AssertionError: it was refused for good.
+        """
+
+        def is_begun() -> bool:
+            answer = self._answer(["RAFT.MEMBER", *words.split()])
+            if isinstance(answer, hiredis.ReplyError) and not str(answer).startswith(AGAIN):
+                raise AssertionError(self._explain(f"{words}: {answer}"))
+            return not isinstance(answer, hiredis.ReplyError)
+
+        def is_complete() -> bool:
+            rows = self._answer(["RAFT.MEMBER", "LIST"])
+            found = dict(zip(rows[::2], rows[1::2], strict=True))
+            return bool(found[b"state"] == b"stable" and found[b"committed"] == 1)
+
+        wait_until(is_begun, f"{words} to be begun", SECONDS_MAX, explain=self._explain)
+        wait_until(is_complete, f"{words} to be complete", SECONDS_MAX, explain=self._explain)
+
+    def _answer(self, words: Sequence[str]) -> Any:
+        """Return what one command is answered; an error as a value."""
+        connection, reader = self._connected(), hiredis.Reader()
+        connection.sendall(hiredis.pack_command(tuple(words)))  # type: ignore[arg-type]
+        while (answer := reader.gets()) is False:
+            reader.feed(connection.recv(1 << 16))
+        return answer
 
     def _connected(self) -> socket.socket:
         if self._socket is None:

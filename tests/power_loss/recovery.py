@@ -21,15 +21,25 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from durable_raft.raft.types import HardState, Index, Term
+from durable_raft.raft.configuration import decode, stored_at
+from durable_raft.raft.types import CONFIGURATION, Entry, HardState, Index, Term
 from durable_raft.server.start.recovery import open_state
 from durable_raft.storage.environment import MAP_BYTES
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.log_store import DirectoryLogStore
 from durable_raft.storage.state.store import LmdbKvStore
+from tests.power_loss.members import found_in
 from tests.power_loss.operations import ABSENT
 from tests.power_loss.stores import LMDB, open_store, reopen
-from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, read_all, write
+from tests.support.log_building import (
+    IDENTITY,
+    MEMBERSHIP,
+    configuration_entry,
+    entries_after,
+    point_of,
+    read_all,
+    write,
+)
 
 SECONDS_MAX: Final = 60
 """A recovery that hangs is killed by SIGALRM, which is then what it is known by."""
@@ -42,7 +52,7 @@ def state_of(store: DirectoryLogStore) -> State:
     stored = store.load()
     if store.tolerated:
         raise AssertionError(f"the two copies of meta differ: {store.tolerated}")
-    entries = []
+    entries: list[Entry] = []
     if stored.last.index > stored.base.index:
         entries = read_all(store, stored.base.index + 1, stored.last.index + 1)
     return {
@@ -51,6 +61,7 @@ def state_of(store: DirectoryLogStore) -> State:
         "vote": stored.hard_state.voted_for,
         "base": [stored.base.index, stored.base.term, stored.base.chain],
         "entries": [[entry.term, entry.chain] for entry in entries],
+        **found_in(stored, store.membership, entries),
     }
 
 
@@ -86,7 +97,7 @@ def _open_state(directory: Path) -> None:
 
     Raises:
         StorageError: one is damaged, or they do not fit together.
-        AssertionError: the state is lost.
+        AssertionError: the state is lost, was set aside, or names another configuration than the log has at its place.
     """
     store = reopen(directory)
     try:
@@ -94,6 +105,12 @@ def _open_state(directory: Path) -> None:
         if not isinstance(data.kv, LmdbKvStore):
             raise AssertionError("the KV state is lost")
         try:
+            if any(path.name.startswith("kv.wounded") for path in directory.iterdir()):
+                raise AssertionError("the KV state was set aside")
+            checkpoint = data.kv.checkpoint
+            here = stored_at(data.stored.configurations, checkpoint.applied.point.index)
+            if checkpoint.stored_configuration != here:
+                raise AssertionError(f"the KV state names {checkpoint.stored_configuration}, the log has {here} there")
             data.kv.verify()
         finally:
             data.kv.close()
@@ -111,7 +128,11 @@ def _probe(directory: Path) -> None:
         entries = entries_after(stored.last, 3, term=term, payload=b"after the power cut " * 200)
         # Timestamps never fall.
         entries = [entry for entry in entries if entry.timestamp_ms >= stored.last_timestamp_ms]
+        changed = configuration_entry(point_of(entries[-1]) if entries else stored.last, "n1", term=term)
+        if changed.timestamp_ms >= stored.last_timestamp_ms:
+            entries.append(changed)
         store.persist([write(1, entries, hard_state=hard_state)])
+        known = [*stored.configurations, *(decode(e.index, e.payload) for e in entries if e.kind is CONFIGURATION)]
         last = point_of(entries[-1]) if entries else stored.last
         base = store.compact(Index(max(stored.base.index, last.index - 1)), 5)
     finally:
@@ -122,6 +143,10 @@ def _probe(directory: Path) -> None:
         again = store.load()
         if (again.hard_state, again.last, again.base.index) != (hard_state, last, base):
             raise AssertionError(f"wrote {hard_state}, {last}, base {base}; found {again}")
+        passed = [each for each in known if each.index <= base]
+        kept = (*passed[-1:], *[each for each in known if each.index > base])
+        if again.configurations != kept:
+            raise AssertionError(f"with the base at {base} of {known} is left {again.configurations}")
     finally:
         store.close()
 

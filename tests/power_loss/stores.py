@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,9 @@ COMMITS: Final = (LMDB, JOURNAL)
 
 RING_BYTES: Final = 24 * BLOCK_BYTES
 """Small, as each image holds all of it; and so that it goes round some times."""
+
+PLANTED: Final = "POWER_LOSS_BUG"
+"""Variable of the environment that names the bug planted in a node."""
 
 AnyStore = LmdbLogStore | JournaledLogStore
 
@@ -40,7 +44,9 @@ def reopen(directory: Path) -> AnyStore:
 def main() -> int:
     """Run ``durable-raft`` with a small journal: ``python -m tests.power_loss.stores serve ...``."""
     from durable_raft.cli.main import main as run
+    from tests.power_loss.planted import plant
 
+    plant(os.environ.get(PLANTED))
     options = JournaledLogStore.__init__.__kwdefaults__
     assert options is not None
     options["ring_bytes"] = RING_BYTES

@@ -16,14 +16,41 @@ import os
 import random
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from durable_raft.raft.changes import AddLearner, Promote, Readdress, Remove, Step, next_configuration
+from durable_raft.raft.configuration import encode, next_stage
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import ORIGIN, Entry, HardState, Index, LogPoint, NodeId, Term
+from durable_raft.raft.types import (
+    ORIGIN,
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    Index,
+    LogPoint,
+    Member,
+    NodeId,
+    Term,
+    make_entry,
+)
 from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
-from tests.power_loss.judge import APPEND, COMPACTION, CREATION, HARD_STATE, MOVE, TRUNCATION
+from tests.power_loss.judge import (
+    APPEND,
+    COMPACTION,
+    CONFIGURATION,
+    CONFIGURATION_CUT,
+    CONFIGURATION_PASSED,
+    CREATION,
+    HARD_STATE,
+    JOINT,
+    MOVE,
+    TRUNCATION,
+)
+from tests.power_loss.members import told_of
 from tests.power_loss.planted import ACKNOWLEDGES_EARLY, TWO_TRANSACTIONS, plant
 from tests.power_loss.stores import AnyStore, open_store
 from tests.support.log_building import IDENTITY, MEMBERSHIP, entries_after, point_of, write
@@ -50,6 +77,8 @@ class Script:
         self.hard_state = HardState()
         self.base = ORIGIN
         self.entries: list[Entry] = []
+        self.configurations: list[Configuration] = []
+        """The one at the base, unless it is that of the first start, and those of the entries behind it."""
 
     # -- what is told -----------------------------------------------------------------------------------------------
 
@@ -63,12 +92,18 @@ class Script:
             "vote": self.hard_state.voted_for,
             "base": [self.base.index, self.base.term, self.base.chain],
             "entries": [[entry.term, entry.chain] for entry in self.entries],
+            **told_of(self.configurations, MEMBERSHIP),
         }
 
     @property
     def last(self) -> LogPoint:
         """The last entry's point."""
         return point_of(self.entries[-1]) if self.entries else self.base
+
+    @property
+    def newest(self) -> Configuration:
+        """The configuration that counts."""
+        return self.configurations[-1] if self.configurations else Configuration.initial(MEMBERSHIP)
 
     # -- transactions -----------------------------------------------------------------------------------------------
 
@@ -89,8 +124,15 @@ class Script:
         if (stored.hard_state, stored.base, stored.last) != (self.hard_state, self.base, self.last):
             raise AssertionError(f"found {stored}; expected {self.hard_state}, {self.base}, {self.last}")
 
-    def persist(self, *changes: tuple[HardState | None, int | None, Sequence[Entry]]) -> None:
-        """Persist a group of writes, each (hard state, cut from, entries), as one transaction."""
+    def persist(
+        self,
+        *changes: tuple[HardState | None, int | None, Sequence[Entry]],
+        configuration: Configuration | None = None,
+    ) -> None:
+        """Persist a group of writes, each (hard state, cut from, entries), as one transaction.
+
+        ``configuration`` is the one that the last entry has, if it has one.
+        """
         activities = set()
         writes: list[Write] = []
         for hard_state, cut, entries in changes:
@@ -102,9 +144,15 @@ class Script:
             if cut is not None:
                 del self.entries[cut - self.base.index - 1 :]
                 activities.add(TRUNCATION)
+                if self.newest.index >= cut:
+                    activities.add(CONFIGURATION_CUT)
+                self.configurations = [each for each in self.configurations if each.index < cut]
             if entries:
                 self.entries += entries
                 activities.add(APPEND)
+        if configuration is not None:
+            self.configurations.append(replace(configuration, index=self.last.index))
+            activities |= {CONFIGURATION, JOINT} if configuration.outgoing else {CONFIGURATION}
         self._mark("submit", activities=sorted(activities))
         if self._bug == ACKNOWLEDGES_EARLY:
             self._mark("promise")
@@ -139,7 +187,10 @@ class Script:
             dropped = new_base - self.base.index
             self.base = point_of(self.entries[dropped - 1])
             del self.entries[:dropped]
-            self._mark("submit", activities=[COMPACTION])
+            passed = [each for each in self.configurations if each.index <= new_base]
+            is_passed = bool(passed) and passed[-1].index > new_base - dropped
+            self.configurations = [*passed[-1:], *self.configurations[len(passed) :]]
+            self._mark("submit", activities=[COMPACTION, *([CONFIGURATION_PASSED] if is_passed else [])])
             found = self._store.compact(Index(upto), entries_max)
             if found != new_base:
                 raise AssertionError(f"compacted up to {found}, expected {new_base}")
@@ -175,12 +226,43 @@ class Script:
         new, self.hard_state = self.hard_state, old
         self.persist((new, cut, entries))
 
+    def _configure(self, configuration: Configuration, before: int = 0) -> None:
+        """Append a configuration, in a group of its own or behind as many entries as ``before``."""
+        entries = self._next(before, SMALL)
+        previous = point_of(entries[-1]) if entries else self.last
+        entry = make_entry(
+            previous=previous,
+            term=max(Term(1), self.hard_state.current_term),
+            kind=EntryKind.CONFIGURATION,
+            timestamp_ms=1000 + previous.index + 1,
+            payload=encode(configuration),
+        )
+        self.persist((None, None, entries), (None, None, [entry]), configuration=configuration)
+
+    def _change_members(self, number: int) -> None:
+        """A voter is replaced. The joint configuration is cut by the next leader, entered again, and left."""
+        new = NodeId(f"n{4 + number}")
+        self._configure(next_configuration(self.newest, [AddLearner(Member(new, "new:7001", "new:17001"))]), before=2)
+        steps: list[Step] = [Promote(new), Remove(self.newest.voters[1])]
+        self._configure(next_configuration(self.newest, steps))
+        self._overwrite(1)
+        self._configure(next_configuration(self.newest, steps))
+        while (following := next_stage(self.newest)) is not None:
+            self._configure(following, before=self._rng.randint(0, 1))
+
+    def _change_in_vain(self) -> None:
+        """An address changes, and that is cut again: what counts then may stand at the base alone."""
+        moved = replace(self.newest.members[0], client_address=f"moved:{1000 + self.last.index}")
+        self._configure(next_configuration(self.newest, [Readdress(moved)]))
+        self.persist((None, self.last.index, ()))
+
     def round(self, number: int) -> None:
         """Everything once, in sizes of chance."""
         rng = self._rng
         self.persist((self._elected("n1"), None, ()))
         for sizes in (SMALL, SMALL, LARGE):
             self.persist((None, None, self._next(rng.randint(1, 3), sizes)))
+        self._change_members(number)
         self._append_group()
         self.persist((self._elected(None), None, ()))
         self.persist((HardState(self.hard_state.current_term, NodeId("n2")), None, self._next(1, SMALL)))
@@ -194,6 +276,7 @@ class Script:
         self.compact(self.last.index - rng.randint(2, 6), rng.randint(3, 9))
         # What compaction freed is used again.
         self.persist((None, None, self._next(rng.randint(2, 5), SMALL + LARGE)))
+        self._change_in_vain()
         self.persist((self._elected("n1"), None, ()), (None, None, self._next(1, SMALL)))
         if not number % 2:
             self.open()
