@@ -1,14 +1,31 @@
-"""The healthy directories that every trial damages a copy of: three real nodes, some thousand writes behind them."""
+"""The healthy directories that every trial damages a copy of: three real nodes, some thousand writes behind them.
+
+Their members were changed on the way: a learner came that nobody is, was given another address, and went. A fourth node
+became a voter and was removed, each time through a joint configuration. So a log has configurations at its base and
+behind it. In that of the victim another one was appended and cut again at the end.
+"""
 
 from __future__ import annotations
 
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import redis
+
+from durable_raft.raft.changes import Readdress, next_configuration
+from durable_raft.raft.configuration import encode
+from durable_raft.raft.ready import Write
+from durable_raft.raft.types import EntryKind, Index, make_entry
+from durable_raft.server.exit_codes import ExitCode
+from durable_raft.storage.log.journal import DiskJournalPlace
+from durable_raft.storage.log.journaled_store import JournaledLogStore
+from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.cluster.harness import Cluster
 
+VICTIM = "n1"
+"""Whose directory is damaged where one alone is."""
 WRITES = 3_000
 KEYS = 900
 SIZES = (1, 20, 200, 200, 200, 3_000, 12_000)
@@ -45,15 +62,18 @@ def prepare(place: Path, seed: int, writes: int = WRITES, *, log_commit: str = "
         log_commit=log_commit,
         checkpoint_changes=writes // 10,
         checkpoint_interval_ms=600_000,
-        log_tail_entries=writes // 2,
+        # So far back that an older state still has its place in the log.
+        log_tail_entries=writes * 3 // 5,
     )
     rng = random.Random(seed)
     model: dict[bytes, bytes] = {}
     base = Base(cluster, place / "sound", place / "older", model)
-    for kept in (base.older, base.sound):
+    for kept, changes in ((base.older, _FIRST_CHANGES), (base.sound, _LATER_CHANGES)):
         if not cluster.running():
             cluster.restart(*cluster.node_ids)
-        _write(cluster, rng, model, writes // 2)
+        for change in changes:
+            _write(cluster, rng, model, writes // 2 // len(changes))
+            change(cluster)
         cluster.wait_converged()
         for node_id in cluster.node_ids:
             # One ends as a node does whose power is cut, as far as a process can.
@@ -62,6 +82,7 @@ def prepare(place: Path, seed: int, writes: int = WRITES, *, log_commit: str = "
             else:
                 cluster.stop(node_id)
             shutil.copytree(cluster.nodes[node_id].directory, kept / node_id)
+    _change_in_vain(base.sound / VICTIM)
     return base
 
 
@@ -75,3 +96,71 @@ def _write(cluster: Cluster, rng: random.Random, model: dict[bytes, bytes], coun
         else:
             model[key] = value = rng.randbytes(rng.choice(SIZES))
             client.set(key, value)
+
+
+# -- changes of the members -------------------------------------------------------------------------------------------
+
+_AGAIN = ("NOTREADY", "NOTCAUGHTUP", "INPROGRESS", "TRYAGAIN")
+"""Refusals of a change that is only asked for too early."""
+
+
+def _change(cluster: Cluster, *words: str) -> None:
+    """Change the members, and wait until that is complete."""
+    client = cluster.client(cluster.leader())
+
+    def is_begun() -> bool:
+        try:
+            client.execute_command("RAFT.MEMBER", *words)  # type: ignore[no-untyped-call]
+        except redis.ResponseError as error:
+            if not str(error).startswith(_AGAIN):
+                raise
+            return False
+        return True
+
+    def is_complete() -> bool:
+        found = client.execute_command("RAFT.MEMBER", "LIST")  # type: ignore[no-untyped-call]
+        return bool(found[b"state"] == b"stable" and found[b"committed"] == 1)
+
+    cluster.wait(is_begun, f"{words} to be begun")
+    cluster.wait(is_complete, f"{words} to be complete")
+
+
+def _replace_and_remove(cluster: Cluster) -> None:
+    """Let a fourth node become a voter, and go: each through a joint configuration."""
+    entry = cluster.join("n4", cluster.wait_ready())
+    for words in (("ADD", entry), ("PROMOTE", "n4"), ("REMOVE", "n4")):
+        _change(cluster, *words)
+    code = cluster.wait_exit("n4")
+    assert code == ExitCode.REMOVED, cluster.explain(f"n4 ended with {code}")
+    cluster.forget("n4")
+
+
+_FIRST_CHANGES = (
+    lambda cluster: _change(cluster, "ADD", "n9=127.0.0.1:1@2"),
+    _replace_and_remove,
+)
+_LATER_CHANGES = (
+    lambda cluster: _change(cluster, "UPDATE", "n9=127.0.0.1:3@4"),
+    lambda cluster: _change(cluster, "REMOVE", "n9"),
+)
+
+
+def _change_in_vain(directory: Path) -> None:
+    """Append a configuration to a log, and cut it again: what is left of it is in free pages."""
+    home = LmdbLogStore.open(directory)
+    store = home if home.mark is None else JournaledLogStore(home, DiskJournalPlace(home.path))
+    stored = store.load()
+    before = stored.newest_configuration(store.membership)
+    moved = replace(before.members[0], client_address="in.vain:1")
+    entry = make_entry(
+        previous=stored.last,
+        term=stored.hard_state.current_term,
+        kind=EntryKind.CONFIGURATION,
+        timestamp_ms=stored.last_timestamp_ms,
+        payload=encode(next_configuration(before, [Readdress(moved)])),
+    )
+    store.persist([Write(1, None, None, (entry,))])
+    store.persist([Write(2, None, Index(entry.index), ())])
+    again = store.load()
+    store.close()
+    assert (again.last, again.configurations) == (stored.last, stored.configurations)

@@ -21,22 +21,25 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from durable_raft.raft.configuration import encode
 from tests.corruption import nodes, start
-from tests.corruption.base import Base, prepare
-from tests.corruption.damage import KINDS, flip_meta_bit, meta_bits
+from tests.corruption.base import VICTIM, Base, prepare
+from tests.corruption.damage import KINDS, Damage, flip_meta_bit, meta_bits, rot_of
 from tests.corruption.journals import run_journals
-from tests.corruption.trials import VICTIM, Result, config_of, rng_of
+from tests.corruption.trials import Result, config_of, rng_of
 from tests.results import record
 from tests.support.progress import tell
 
 MODULE: Final = "tests.corruption"
 ENVIRONMENTS: Final = ("raft", "kv")
 COMMITS: Final = ("lmdb", "journal")
+CONFIGURATION_ROT: Final = "configuration_bit_flip"
+"""The kind of damage that strikes where a configuration is written: its entry, or a copy beside log or state."""
 
 
 class Quick:
@@ -48,12 +51,18 @@ class Quick:
         self._config = config_of(base, place / "trial")
         sound = replace(self._config, directory=place / "truth")
         base.refill(VICTIM, sound.directory)
-        self._truth = start.truth_of(sound)
+        self.truth = start.truth_of(sound)
+        payloads = [encode(each) for each in self.truth.configurations]
+        self.kinds: dict[str, Damage] = {**KINDS, CONFIGURATION_ROT: rot_of(payloads)}
 
     def run(self, kind: str, environment: str, rng: random.Random) -> tuple[str, bool]:
         """Return the outcome of one trial, and whether any byte was changed."""
         older = self._base.older_file(VICTIM, environment)
-        return self._tried(environment, lambda data: KINDS[kind](data, older, rng))
+        return self._tried(environment, lambda data: self.kinds[kind](data, older, rng))
+
+    def undamaged(self) -> str:
+        """Return the outcome where nothing is damaged."""
+        return self._tried(ENVIRONMENTS[0], lambda _: None)[0]
 
     def run_meta_bit(self, number: int, environment: str) -> str:
         """Return the outcome of one flipped bit of the meta pages."""
@@ -67,13 +76,13 @@ class Quick:
         data = bytearray(before)
         damage(data)
         path.write_bytes(data)
-        return start.outcome_of(self._config, self._truth), data != before
+        return start.outcome_of(self._config, self.truth), data != before
 
 
 def run_quick(base: Base, place: Path, seed: int, count: int, *, tells: bool = True) -> Result:
     """Play ``count`` quick trials, as many of each kind and environment."""
     result, quick = Result(), Quick(base, place)
-    for number, (kind, environment) in enumerate(_kinds(count)):
+    for number, (kind, environment) in enumerate(_kinds(count, (*KINDS, CONFIGURATION_ROT))):
         outcome, is_changed = quick.run(kind, environment, rng_of(seed, kind, environment, number))
         result.unchanged[kind] += not is_changed
         result.note(kind, environment, outcome, _replay(seed, kind, environment, number))
@@ -110,8 +119,8 @@ def run_meta_bits(base: Base, place: Path, *, every: int = 1, tells: bool = True
     return result
 
 
-def _kinds(count: int) -> Iterator[tuple[str, str]]:
-    pairs = [(kind, environment) for kind in KINDS for environment in ENVIRONMENTS]
+def _kinds(count: int, kinds: Collection[str] = KINDS) -> Iterator[tuple[str, str]]:
+    pairs = [(kind, environment) for kind in kinds for environment in ENVIRONMENTS]
     return (pairs[number % len(pairs)] for number in range(count))
 
 
@@ -127,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--meta-bits", action="store_true", help="flip every bit of both meta pages instead")
     parser.add_argument("--every", type=int, default=1, help="with --meta-bits: only every so-many-th bit")
     parser.add_argument("--seed", type=int, default=None, help="a fresh one unless given")
-    parser.add_argument("--kind", choices=[*KINDS, nodes.EVERY_NODE], help="with --trial: which damage")
+    parser.add_argument(
+        "--kind", choices=[*KINDS, CONFIGURATION_ROT, nodes.EVERY_NODE], help="with --trial: which damage"
+    )
     parser.add_argument("--environment", choices=ENVIRONMENTS, default="raft")
     parser.add_argument("--trial", type=int, help="play this trial alone")
     parser.add_argument("--nodes", action="store_true", help="with --trial: three real nodes")

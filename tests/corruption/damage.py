@@ -6,7 +6,8 @@ A file may come out as it was: a misdirected page may hit its own copy. The call
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 PAGE: Final = 4096
@@ -100,6 +101,25 @@ def meta_bit_flip(data: bytearray, older: bytes, rng: random.Random) -> None:
     """Flip one bit of a meta page."""
     del older
     flip_meta_bit(data, rng.randrange(meta_bits()))
+
+
+def rot_of(payloads: Sequence[bytes]) -> Damage:
+    """Return what flips a bit where one of ``payloads`` is written, one of the places there are, or anywhere else."""
+
+    def rot(data: bytearray, older: bytes, rng: random.Random) -> None:
+        places = [
+            (found.start(), len(payload))
+            for payload in payloads
+            for found in re.finditer(re.escape(payload), bytes(data))
+        ]
+        if not places:
+            bit_flip(data, older, rng)
+            return
+        at, length = rng.choice(places)
+        bit = rng.randrange(8 * length)
+        data[at + bit // 8] ^= 1 << bit % 8
+
+    return rot
 
 
 def meta_bits() -> int:

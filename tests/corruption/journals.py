@@ -18,8 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from durable_raft.raft.changes import AddLearner, Promote, Remove, Step, next_configuration
+from durable_raft.raft.configuration import encode
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import EntryKind, LogPoint, make_entry
+from durable_raft.raft.types import EntryKind, LogPoint, Member, NodeId, make_entry
 from durable_raft.storage.log import journal_format
 from durable_raft.storage.log.journal import DiskJournalPlace
 from durable_raft.storage.log.journal_format import (
@@ -34,14 +36,16 @@ from durable_raft.storage.log.journal_format import (
 from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.corruption import start
-from tests.corruption.base import Base
+from tests.corruption.base import VICTIM, Base
 from tests.corruption.damage import KINDS, Damage
-from tests.corruption.trials import VICTIM, Result, config_of, rng_of
+from tests.corruption.trials import Result, config_of, rng_of
 from tests.support.progress import tell
 
 RING_BYTES: Final = 64 * BLOCK_BYTES
 """Small, so that most damage strikes what is in use."""
 GROUPS: Final = 24
+CUT: Final = 11
+"""Number of the group that cuts the entry of the one before."""
 FILES: Final = {JOURNAL: f"raft/{JOURNAL}", "raft": "raft/data.mdb"}
 LEFT_OUT: Final = {JOURNAL: frozenset({"stale_file"}), "raft": frozenset({"both_copies"})}
 
@@ -94,21 +98,37 @@ class JournalTrials:
 
 
 def _fill(directory: Path) -> bytes:
-    """Leave groups in the journal of ``directory``; return its file as it was half of them ago."""
+    """Leave groups in the journal of ``directory``; return its file as it was half of them ago.
+
+    The members change in some of them. One of these configurations is cut again, and it was joint.
+    """
     home = LmdbLogStore.open(directory)
     store = JournaledLogStore(home, DiskJournalPlace(home.path), ring_bytes=RING_BYTES)
     stored = store.load()
     last, stamp, older = stored.last, stored.last_timestamp_ms, b""
+    before = last
+    present = stored.newest_configuration(store.membership)
+    learner = Member(NodeId("n8"), "127.0.0.1:1", "127.0.0.1:2")
+    steps: dict[int, Step] = {5: AddLearner(learner), CUT - 1: Promote(learner.node_id), 20: Remove(learner.node_id)}
     for number in range(1, GROUPS + 1):
+        if number == CUT:
+            store.persist([Write(number, None, last.index, ())])
+            last = before
+            continue
+        payload = bytes(number) * 10
+        if number in steps:
+            changed = next_configuration(present, [steps[number]])
+            payload = encode(changed)
+            present = present if number == CUT - 1 else changed
         entry = make_entry(
             previous=last,
             term=stored.hard_state.current_term,
-            kind=EntryKind.COMMANDS,
+            kind=EntryKind.CONFIGURATION if number in steps else EntryKind.COMMANDS,
             timestamp_ms=stamp,
-            payload=bytes(number) * 10,
+            payload=payload,
         )
         store.persist([Write(number, None, None, (entry,))])
-        last = LogPoint(entry.index, entry.term, entry.chain)
+        before, last = last, LogPoint(entry.index, entry.term, entry.chain)
         if number == GROUPS // 2:
             older = (home.path / JOURNAL).read_bytes()
     store.close()

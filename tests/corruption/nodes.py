@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from durable_raft.raft.types import Index
+from durable_raft.raft.types import EntryKind, Index
 from durable_raft.storage.environment import MAP_BYTES
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.records import LOG, LOG_KEY
@@ -43,18 +43,22 @@ def damaged(base: Base, kind: str, environment: str, rng: random.Random) -> list
 
 def _rot_payloads(cluster: Cluster, rng: random.Random) -> None:
     """Rot a tenth of the log's payloads on each node, none on two; an entry without commands has none."""
-    spans, empty = [], set[int]()
+    spans, empty, configurations = [], set[int](), set[int]()
     for node_id in cluster.node_ids:
         store = LmdbLogStore.open(cluster.nodes[node_id].directory, map_bytes=MAP_BYTES)
         stored = store.load_held()
         for entry in store.entries(Index(stored.base.index + 1), Index(stored.last.index + 1), 1 << 30):
             if len(entry.payload) <= PAYLOAD_BYTES:
                 empty.add(entry.index)
+            if entry.kind is EntryKind.CONFIGURATION:
+                configurations.add(entry.index)
         store.close()
         spans.append((stored.base.index, stored.last.index))
     span = range(max(low for low, _ in spans) + 1, min(high for _, high in spans) + 1)
     indexes = [index for index in span if index not in empty]
     rng.shuffle(indexes)
+    # A configuration is the first of those that rot on the first node.
+    indexes.sort(key=lambda index: index not in configurations)
     share = len(indexes) // 10
     for place, node_id in enumerate(cluster.node_ids):
         for index in indexes[place * share : (place + 1) * share][:60]:

@@ -10,12 +10,23 @@ import logging
 import os
 import signal
 import traceback
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 from durable_raft.errors import CorruptRecord, DirectoryRefused, UnknownFormatVersion
+from durable_raft.raft.configuration import describe_stored, stored_at
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import Entry, EntryKind, HardState, Index, LogPoint, StoredLog, make_entry
+from durable_raft.raft.types import (
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    Index,
+    LogPoint,
+    StoredLog,
+    make_entry,
+)
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.opening import open_node
 from durable_raft.server.start.recovery import NodeData
@@ -32,7 +43,10 @@ class Truth:
     """What the undamaged directory holds."""
 
     hard_state: HardState
+    base: Index
     last: LogPoint
+    configurations: tuple[Configuration, ...]
+    """The one at the base, and those of the entries."""
     entries: dict[int, Entry]
     applied: int
     """Index at which the checkpoint was taken."""
@@ -48,7 +62,9 @@ def truth_of(config: NodeConfig) -> Truth:
         entries = {index: _entry(data, index) for index in range(stored.base.index + 1, stored.last.index + 1)}
         assert data.kv is not None
         applied = data.kv.checkpoint.applied.point.index
-        return Truth(stored.hard_state, stored.last, entries, applied, _values(data.kv))
+        return Truth(
+            stored.hard_state, stored.base.index, stored.last, stored.configurations, entries, applied, _values(data.kv)
+        )
     finally:
         _close(data)
 
@@ -83,8 +99,12 @@ def _outcome(config: NodeConfig, truth: Truth) -> str:
     stored = data.stored
     if (stored.hard_state, stored.last) != (truth.hard_state, truth.last):
         return f"went back to {stored.hard_state} {stored.last} from {truth.hard_state} {truth.last}"
+    if stored.configurations != truth.configurations:
+        return f"wrong: goes by {_told(stored.configurations)} and not by {_told(truth.configurations)}"
     if (wrong := _wrong_entry(data, truth)) is not None:
         return f"wrong: entry {wrong}"
+    if (named := _wrong_configuration(data, truth)) is not None:
+        return f"wrong: {named}"
     is_aside = data.kv is None or any(path.name.startswith("kv.wounded-") for path in config.directory.iterdir())
     is_older = data.kv is not None and data.kv.checkpoint.applied.point.index < truth.applied
     if data.kv is not None and not is_aside and not is_older and _values(data.kv) != truth.values:
@@ -108,6 +128,19 @@ def _wrong_entry(data: NodeData, truth: Truth) -> int | None:
         if index not in lost and index in truth.entries and _entry(data, index) != truth.entries[index]:
             return index
     return None
+
+
+def _wrong_configuration(data: NodeData, truth: Truth) -> str | None:
+    """Return which configuration the state names that the log does not have at its place; None when it has."""
+    if data.kv is None:
+        return None
+    checkpoint = data.kv.checkpoint
+    named, there = checkpoint.stored_configuration, stored_at(truth.configurations, checkpoint.applied.point.index)
+    return None if named == there else f"the state names {describe_stored(named)} and not {describe_stored(there)}"
+
+
+def _told(configurations: Sequence[Configuration]) -> str:
+    return ", ".join(map(describe_stored, configurations)) or describe_stored(None)
 
 
 def _entry(data: NodeData, index: int) -> Entry:
@@ -141,6 +174,10 @@ def _write(data: NodeData) -> str | None:
         previous = LogPoint(last.index, last.term, last.chain)
     again = store.load()
     _close(data)
+    passed = [each for each in stored.configurations if each.index <= again.base.index]
+    kept = [each for each in stored.configurations if each.index > again.base.index]
+    if again.configurations != (*passed[-1:], *kept):
+        return f"lost a configuration: with the base at {again.base.index} {_told(again.configurations)} are left"
     return None if again.last == previous else f"lost what was written afterwards: {again.last}, expected {previous}"
 
 

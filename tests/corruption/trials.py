@@ -6,14 +6,12 @@ import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from durable_raft.raft.types import Member, Membership, NodeId
 from durable_raft.server.settings.config import NodeConfig
 from tests.corruption import start
-from tests.corruption.base import Base
-
-VICTIM: Final = "n1"
+from tests.corruption.base import VICTIM, Base
 
 
 @dataclass(slots=True)
