@@ -12,12 +12,22 @@ import pytest
 
 from durable_raft.checksum import crc32c
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
-from durable_raft.raft.types import ORIGIN, Entry, Index
+from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Index
 from durable_raft.storage.log.pages import place_of
-from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY, pack_entries
+from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY, pack_entries, unpack_ident
+from durable_raft.storage.log.stored_log import kept_payload
 from durable_raft.storage.wounds import Wound, WoundedLog, WoundKind
 from tests.storage.raw import change, flip_bit, rekey, value_of
-from tests.support.log_building import LmdbShelf, entries_after, point_of, read_all, vote, write
+from tests.support.log_building import (
+    LmdbShelf,
+    configuration_entry,
+    configured,
+    entries_after,
+    point_of,
+    read_all,
+    vote,
+    write,
+)
 from tests.support.state_building import lose_root
 
 KEY5 = IDENT_KEY.pack(5)
@@ -434,3 +444,43 @@ def test_both_meta_pages_say_one_page_size_and_a_version(filled: LmdbShelf) -> N
         _data_file(filled).write_bytes(data)
         with pytest.raises(error, match=r"data\.mdb"):
             filled.open()
+
+
+@pytest.fixture
+def configured_log(lmdb_shelf: LmdbShelf) -> tuple[LmdbShelf, list[Entry]]:
+    """A closed directory with three entries of which the second is a configuration."""
+    entries = entries_after(ORIGIN, 1)
+    entries.append(configuration_entry(point_of(entries[-1]), "n1", "n4"))
+    entries += entries_after(point_of(entries[-1]), 1)
+    store = lmdb_shelf.open()
+    store.load()
+    store.persist([write(1, entries)])
+    lmdb_shelf.close()
+    return lmdb_shelf, entries
+
+
+@pytest.mark.parametrize("field", ["payload", "head proof", "length"])
+def test_a_rotten_configuration_is_rebuilt_from_meta(configured_log: tuple[LmdbShelf, list[Entry]], field: str) -> None:
+    """It is no lost entry: no other node is needed for it."""
+    shelf, entries = configured_log
+    flip_bit(shelf.directory, "log", LOG_KEY.pack(2, 0), LOG_FIELDS[field] * 8)
+    store = shelf.open()
+    stored = store.load()
+    assert (stored.lost, stored.rebuilt, stored.configurations) == ((), (entries[1],), (configured(2, "n1", "n4"),))
+    assert [wound.index for wound in store.healable] == [2]
+    store.persist([replace(write(1), mended=stored.rebuilt)])
+    assert store.load().rebuilt == ()
+    assert read_all(store, 1, 4) == entries
+
+
+def test_a_configuration_that_gives_another_checksum_is_not_taken_for_the_entry(
+    configured_log: tuple[LmdbShelf, list[Entry]],
+) -> None:
+    """What meta says is of another entry than ident does: the entry is lost, and other nodes may have it."""
+    shelf, entries = configured_log
+    ident = unpack_ident(IDENT_KEY.pack(2), value_of(shelf.directory, "ident", IDENT_KEY.pack(2)))
+    assert kept_payload([configured(2, "n1", "n4")], 2, ident) == entries[1].payload
+    assert kept_payload([configured(2, "n1", "n5")], 2, ident) is None
+    assert kept_payload([configured(1, "n1", "n4")], 2, ident) is None
+    assert kept_payload([configured(2, "n1", "n4")], 2, ident._replace(kind=EntryKind.COMMANDS)) is None
+    assert kept_payload([], 2, ident) is None

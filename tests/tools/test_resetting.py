@@ -97,7 +97,7 @@ def test_a_node_that_is_not_there_may_hold_a_vote(tmp_path: Path, log: list[Entr
     for option in ("--reset-term", "--reset-disks"):
         code, said = repair(three(tmp_path / option, log)[:2], option, "--apply")
         assert code == 2, said
-        assert "every voter's directory is needed" in said
+        assert "every member's directory is needed" in said
         assert "missing n3" in said
 
 

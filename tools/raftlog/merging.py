@@ -3,21 +3,32 @@
 The log is the one that would win an election among the survivors: the highest last term, and of these the longest
 (Raft §5.4.1). By Leader Completeness (§5.4.3) it holds every committed entry, if a majority of the voters survive. Each
 of its entries is taken from whoever has an intact copy: the same index, term and chain value.
+
+The voters are those of its newest configuration, and of both halves while that is joint. There may be a later one that
+only others hold. It is joint, or has the same voters, until one that is joint is committed; and either needs a majority
+of those voters. So what was committed with it is in the log as well, or they are no majority here.
+
+An entry was committed by nobody when so many voters lack it that the others are no majority. The voters are those of
+the configuration that counts at the entry. Of a joint one the outgoing voters are left out: an entry behind it may have
+been committed after they were left. Where the joint one itself lacks a majority of either, no later entry has one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from durable_raft.kv.records import StateSummary
-from durable_raft.raft.configuration import stored_at
-from durable_raft.raft.quorum import can_be_held
-from durable_raft.raft.types import Base, Configuration, Entry, Index, LogPoint, chain_crc
+from durable_raft.raft.configuration import Configurations, stored_at
+from durable_raft.raft.quorum import can_be_held, halves
+from durable_raft.raft.types import Base, Configuration, Entry, Index, LogPoint, Membership, chain_crc
 from durable_raft.storage.state.meta import KvMeta
 from raftlog.commitment import Commitment, commitment_of
 from raftlog.replicas import Held, Range, Replica, ranges
 from raftlog.survivors import Survivor
+
+HOPELESS: Final = "certainly not committed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +56,14 @@ class Merged:
     """How many entries come from which directory."""
     verdicts: list[VerdictRange]
     certain: Commitment
+    first_members: Membership
+    """Those of the first start, who count until there is a configuration in the log."""
     given_up: list[LogPoint] = field(default_factory=list)
     """Entries at the end of the best log that are left out."""
     missing: list[LogPoint] = field(default_factory=list)
     """Entries that nobody has intact and no state covers."""
+    lost_configurations: list[Configuration] = field(default_factory=list)
+    """Those that some log has, or had, in what is left out."""
 
     @property
     def last(self) -> LogPoint:
@@ -61,6 +76,33 @@ class Merged:
     def base_configuration(self) -> Configuration | None:
         """The one that counts at ``base``; None: the fixed one of the first start."""
         return stored_at(self.best.meta.configurations, self.base.point.index)
+
+    @property
+    def newest(self) -> Configuration:
+        """The newest configuration that is known of the best log, before anything is given up."""
+        return self.best.meta.configurations[-1] if self.best.meta.configurations else self.at(Index(0))
+
+    @property
+    def configuration(self) -> Configuration:
+        """The one that counts where the merged log ends."""
+        return self.at(self.last.index)
+
+    @property
+    def possible(self) -> list[Configuration]:
+        """Those that some member may go by."""
+        initial = Configuration.initial(self.first_members)
+        return Configurations(initial, self.best.meta.configurations).since(self.best.meta.base.point.index)
+
+    @property
+    def is_end_hopeless(self) -> bool:
+        """Whether all that is left out was certainly not committed."""
+        hopeless = [each.range.first for each in self.verdicts if each.verdict == HOPELESS]
+        return bool(hopeless) and self.last.index + 1 >= min(hopeless)
+
+    def at(self, index: Index) -> Configuration:
+        """Return the one that counts in the best log at ``index``, which is not before its base."""
+        initial = Configuration.initial(self.first_members)
+        return Configurations(initial, self.best.meta.configurations).at(index)
 
     @property
     def summary(self) -> StateSummary | None:
@@ -77,18 +119,19 @@ def merge(survivors: Sequence[Survivor], *, is_all: bool, lose_from: int | None 
         lose_from: from this index on entries may be left out, if it is the first that nobody has intact.
     """
     best = max(survivors, key=lambda each: (each.last.term, each.last.index))
+    first_members = next((each.meta.membership for each in survivors if each.meta.membership.voters), Membership(()))
     points = _points(best, survivors)
     state_of = _state_for(best, points, survivors)
     base = best.meta.base
     if state_of is not None and state_of.state is not None and state_of.state.applied.point.index > base.point.index:
         base = _first_needed(base, state_of.state, points, survivors)
     certain = commitment_of([_replica(each) for each in survivors], is_all=is_all)
-    verdicts = _verdicts(best, points, survivors, certain)
-    merged = Merged(best, base, [], state_of, {}, verdicts, certain)
+    merged = Merged(best, base, [], state_of, {}, [], certain, first_members)
+    merged.verdicts = _verdicts(merged, points, survivors)
     _fill(merged, points, survivors)
-    if _is_end_hidden(best, survivors):
+    if _is_end_hidden(merged, survivors):
         merged.missing.append(LogPoint(Index(best.last.index + 1), best.last.term, 0))
-    _leave_out(merged, points, lose_from)
+    _leave_out(merged, points, survivors, lose_from)
     return merged
 
 
@@ -119,7 +162,9 @@ def _state_for(best: Survivor, points: dict[int, LogPoint], survivors: Sequence[
         if each.state is None:
             return False
         point = each.state.applied.point
-        return point == base or points.get(point.index) == point
+        is_there = point == base or points.get(point.index) == point
+        # A start sets one aside that names another configuration.
+        return is_there and stored_at(best.meta.configurations, point.index) == each.state.stored_configuration
 
     fitting = [each for each in survivors if fits(each)]
     return max(fitting, key=lambda each: each.state.applied.point.index if each.state else 0, default=None)
@@ -157,26 +202,33 @@ def _fill(merged: Merged, points: dict[int, LogPoint], survivors: Sequence[Survi
             merged.taken[name] = merged.taken.get(name, 0) + 1
 
 
-def _is_end_hidden(best: Survivor, survivors: Sequence[Survivor]) -> bool:
+def _is_end_hidden(merged: Merged, survivors: Sequence[Survivor]) -> bool:
     """Return whether damage may hide committed entries behind the last one of the best log.
 
-    So it is when a majority may have held one that those whose end is whole do not, and none without the damage.
+    So it is when a majority may have held one that those whose end is whole do not, and none without the damage; or
+    somebody knows of a configuration there.
     """
-    voters = best.meta.membership.ids()
+    last = merged.best.last.index
+    voters = merged.at(last).voters
+    is_known = any(each.meta.configuration.index > last for each in survivors)
     hidden = {each.node_id for each in survivors if each.is_end_lost}
     lacking = {each.node_id for each in survivors if each.meta.standing.is_voter} - hidden
-    return can_be_held(voters, lacking) and not can_be_held(voters, lacking | hidden)
+    return can_be_held(voters, lacking) and (is_known or not can_be_held(voters, lacking | hidden))
 
 
-def _leave_out(merged: Merged, points: dict[int, LogPoint], lose_from: int | None) -> None:
+def _leave_out(
+    merged: Merged, points: dict[int, LogPoint], survivors: Sequence[Survivor], lose_from: int | None
+) -> None:
     """Cut from the first missing entry, if it certainly was not committed, or if that was asked for."""
     if not merged.missing:
         return
     first = merged.missing[0].index
-    hopeless = [each.range.first for each in merged.verdicts if each.verdict == "certainly not committed"]
-    if lose_from == first or (hopeless and first >= min(hopeless)):
+    if lose_from == first or merged.is_end_hopeless:
         merged.given_up = [points[index] for index in sorted(points) if index >= first]
         merged.missing = []
+        known = {each.index: each for survivor in survivors for each in survivor.meta.configurations}
+        known |= {each.index: each for each in merged.best.meta.configurations}
+        merged.lost_configurations = [known[index] for index in sorted(known) if index >= first]
 
 
 # -- how certain ------------------------------------------------------------------------------------------------------
@@ -201,26 +253,31 @@ def _replica(survivor: Survivor) -> Replica:
     )
 
 
-def _verdicts(
-    best: Survivor, points: dict[int, LogPoint], survivors: Sequence[Survivor], certain: Commitment
-) -> list[VerdictRange]:
+def _verdicts(merged: Merged, points: dict[int, LogPoint], survivors: Sequence[Survivor]) -> list[VerdictRange]:
     """Say of each index of the best log how certain it is that it was committed."""
-    voters = best.meta.configuration.voters
+    best, certain = merged.best, merged.certain
     upto = 0 if certain.point is None else certain.point.index
     found: list[VerdictRange] = []
     first = best.meta.base.point.index + 1
     if upto >= first:
         found.append(VerdictRange(Range(first, min(upto, best.last.index)), "certainly committed", certain.reasons[0]))
     verdicts: dict[tuple[str, str], list[int]] = {}
+    joint = ("", "")
     for index in range(max(first, upto + 1), best.last.index + 1):
-        verdicts.setdefault(_verdict(index, points.get(index), survivors, voters), []).append(index)
+        configuration = merged.at(Index(index))
+        judged = _verdict(index, points.get(index), survivors, configuration)
+        if configuration.index == index and configuration.outgoing and judged[0] == HOPELESS:
+            joint = (HOPELESS, f"the joint configuration at {index} was certainly not committed")
+        elif joint[0] and judged[0] != HOPELESS:
+            judged = joint
+        verdicts.setdefault(judged, []).append(index)
     for (verdict, why), indexes in verdicts.items():
         found += [VerdictRange(each, verdict, why) for each in ranges(indexes)]
     return sorted(found, key=lambda judged: judged.range.first)
 
 
 def _verdict(
-    index: int, point: LogPoint | None, survivors: Sequence[Survivor], voters: Sequence[str]
+    index: int, point: LogPoint | None, survivors: Sequence[Survivor], configuration: Configuration
 ) -> tuple[str, str]:
     """Return whether the entry may have been committed, and why."""
     holders = {each.node_id for each in survivors if point is not None and each.points.get(index) == point}
@@ -229,11 +286,15 @@ def _verdict(
         for each in survivors
         if each.meta.standing.is_voter and point is not None and _lacks(each, index, point)
     }
+    # An entry behind a joint configuration may have been committed by those who stay alone.
+    needed = halves(configuration) if configuration.index == index else (configuration.voters,)
+    voters = sorted({voter for half in needed for voter in half})
     unknown = [voter for voter in voters if voter not in holders and voter not in lacking]
     said = f"held by {_names(holders)}, lacked by {_names(lacking)}, not known of {_names(unknown)}"
-    if can_be_held(voters, lacking - holders):
-        return "possibly committed", f"{said}: a majority of {len(voters)} voters may have held it"
-    return "certainly not committed", f"{said}: {_names(lacking)} are a majority that never held it"
+    for half in needed:
+        if not can_be_held(half, lacking - holders):
+            return HOPELESS, f"{said}: {_names(lacking & {*half})} are a majority that never held it"
+    return "possibly committed", f"{said}: a majority of {len(configuration.voters)} voters may have held it"
 
 
 def _lacks(survivor: Survivor, index: int, point: LogPoint) -> bool:
@@ -241,7 +302,7 @@ def _lacks(survivor: Survivor, index: int, point: LogPoint) -> bool:
     held = survivor.points.get(index)
     if held is not None:
         return held != point
-    return index > survivor.last.index and not survivor.wounds
+    return index > survivor.last.index and not survivor.wounds and not survivor.is_end_lost
 
 
 def _names(nodes: Sequence[str] | set[str]) -> str:

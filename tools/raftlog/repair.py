@@ -13,11 +13,13 @@ import click
 
 from durable_raft.addresses import format_cluster, parse_cluster
 from durable_raft.errors import ConfigError, DurableRaftError, StorageError
-from durable_raft.raft.configuration import describe
-from durable_raft.raft.quorum import is_majority, majority
-from durable_raft.raft.types import ORIGIN, HardState, Identity, Membership, Standing, Term
+from durable_raft.kv.machine import VALUE_BYTES_MAX
+from durable_raft.raft.configuration import describe_stored
+from durable_raft.raft.quorum import halves, has_quorum, majority
+from durable_raft.raft.types import ORIGIN, Configuration, HardState, Identity, Membership, Standing, Term
 from durable_raft.storage.directory import running_node
 from durable_raft.storage.time_request import request_time_reset
+from raftlog.beginning import NoBeginning, begin, beginning_of
 from raftlog.choose import DIRECTORY, DIRECTORY_PATH
 from raftlog.gather import Unreadable
 from raftlog.merging import Merged, merge
@@ -117,40 +119,43 @@ def repair(
 )
 @click.option("--output", required=True, type=DIRECTORY_PATH, help="Where the new directories go, by node id.")
 @click.option("--apply", "applies", is_flag=True, help="Write; else only say what would be written.")
-def recover(directories: tuple[Path, ...], membership: Membership, output: Path, *, applies: bool) -> None:
+@click.option("--lose-from-index", "lose_from", type=int, help="Leave out everything from this index on.")
+@click.option(
+    "--value-bytes-max",
+    type=click.IntRange(min=1),
+    default=VALUE_BYTES_MAX,
+    show_default=True,
+    metavar="BYTES",
+    help="As the old nodes had it; needed where entries are applied.",
+)
+def recover(
+    directories: tuple[Path, ...],
+    membership: Membership,
+    output: Path,
+    lose_from: int | None,
+    value_bytes_max: int,
+    *,
+    applies: bool,
+) -> None:
     """Make a new cluster from the surviving DIRECTORIES, when a majority is gone for good.
 
     What only the lost nodes held is lost: the argument says what may be. The new cluster has a new id, so that nodes of
     the old one that come back are not heard.
+
+    Its members are those of --cluster. No entry says so: none is added, because a log holds what leaders wrote. The
+    configurations of the old cluster stay behind. The new log begins after the last of them, with the state there.
+    Where the state is older, the entries in between are applied to it.
     """
-    _end(lambda: _recover(directories, membership, output, applies=applies))
+    _end(lambda: _recover(directories, membership, output, lose_from, value_bytes_max, applies=applies))
 
 
 def _end(work: Callable[[], int]) -> None:
     """Exit with what ``work`` returns; what it refuses is told and has an exit code of its own."""
     try:
         sys.exit(work())
-    except (Refused, StorageError) as error:
+    except (Refused, NoBeginning, StorageError) as error:
         complain(str(error))
         sys.exit(REFUSED)
-
-
-def _require_first_configuration(survivors: Sequence[Survivor]) -> None:
-    """Go on only where the members are those of the first start: no others are counted here yet.
-
-    Raises:
-        Refused: they were changed. A state may know it alone: it came as a snapshot, and its log was not yet replaced.
-    """
-    for each in survivors:
-        known = [*each.meta.configurations[-1:]]
-        if each.state is not None and each.state.stored_configuration is not None:
-            known.append(each.state.stored_configuration)
-        if known:
-            newest = max(known, key=lambda configuration: configuration.index)
-            raise Refused(
-                f"{each.directory}: the members were changed ({describe(newest)}, at index {newest.index}), and"
-                " majorities are counted here over those of the first start only"
-            )
 
 
 # -- repair -----------------------------------------------------------------------------------------------------------
@@ -160,24 +165,27 @@ def _repair(
     directories: Sequence[Path], lose_from: int | None, reset: Reset, *, applies: bool, resets_time: bool
 ) -> int:
     survivors, unreadable = _read(directories)
-    if reset.is_asked and (why := objection(survivors, is_all=not unreadable)) is not None:
-        raise Refused(why)
-    _require_first_configuration(survivors)
-    voters = survivors[0].meta.membership.ids()
     merged = merge(survivors, is_all=not unreadable, lose_from=lose_from)
+    if reset.is_asked and (why := objection(survivors, merged.possible, is_all=not unreadable)) is not None:
+        raise Refused(why)
     _tell(survivors, unreadable, merged)
-    if not is_majority(voters, {each.node_id for each in survivors}) and lose_from is None and merged.missing:
-        raise Refused(_alone(survivors, voters, merged))
+    if not has_quorum(merged.newest, {each.node_id for each in survivors}) and lose_from is None and merged.missing:
+        raise Refused(_alone(survivors, merged))
     _require_whole(merged)
-    for line in argument(survivors, reset):
+    _require_nobody_absent(survivors, merged)
+    for line in argument(survivors, merged.newest, reset):
         click.echo(line)
     date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    targets = {each.node_id: each.directory.with_name(f"{each.directory.name}.repaired-{date}") for each in survivors}
+    members = [each for each in survivors if each.node_id in merged.configuration.ids()]
+    targets = {each.node_id: each.directory.with_name(f"{each.directory.name}.repaired-{date}") for each in members}
+    for each in survivors:
+        if each not in members:
+            click.echo(f"{each.directory}: {each.node_id} is no member by that log: nothing is written for it")
     if not unreadable and not merged.given_up and _are_sound(survivors) and not reset.is_asked:
         click.echo("nothing is wounded: nothing to be written")
         return _request_reset([each.directory for each in survivors], applies=applies) if resets_time else CLEAN
-    term = max(each.meta.hard_state.current_term for each in survivors)
-    for each in survivors:
+    term = max(merged.last.term, *(each.meta.hard_state.current_term for each in survivors))
+    for each in members:
         click.echo(f"{'writing' if applies else 'would write'} {targets[each.node_id]}")
         if applies:
             own, standing = forgotten(each, survivors, reset)
@@ -205,10 +213,14 @@ def _are_sound(survivors: Sequence[Survivor]) -> bool:
     return all(not each.wounds and (each.state is not None or not each.meta.base.point.index) for each in survivors)
 
 
-def _alone(survivors: Sequence[Survivor], voters: Sequence[str], merged: Merged) -> str:
+def _alone(survivors: Sequence[Survivor], merged: Merged) -> str:
     first = merged.missing[0]
+    here = {each.node_id for each in survivors}
+    counted = " and ".join(
+        f"{len([voter for voter in half if voter in here])} of {len(half)}" for half in halves(merged.newest)
+    )
     return (
-        f"{len(survivors)} of {len(voters)} voters are here, no majority, and {len(merged.missing)} entries from index"
+        f"{counted} voters are here, no majority, and {len(merged.missing)} entries from index"
         f" {first.index} on have no intact copy. Name the others with --peers. With --lose-from-index {first.index}"
         f" everything from there on is left out: that may lose acknowledged writes"
     )
@@ -225,27 +237,56 @@ def _require_whole(merged: Merged) -> None:
     )
 
 
+def _require_nobody_absent(survivors: Sequence[Survivor], merged: Merged) -> None:
+    """Give a configuration up only where nobody who votes by it, or by the one before, is away.
+
+    Raises:
+        Refused: somebody is. The absent may go by it, and the others would go by another: two majorities.
+    """
+    if not merged.lost_configurations or merged.is_end_hopeless:
+        return
+    counting = [merged.configuration, *merged.lost_configurations]
+    voters = {voter for each in counting for voter in (*each.voters, *each.outgoing)}
+    absent = sorted(voters - {each.node_id for each in survivors})
+    if absent:
+        lost = ", ".join(map(describe_stored, merged.lost_configurations))
+        raise Refused(
+            f"a configuration would be given up that may have been committed: {lost}. {', '.join(absent)} may go by it,"
+            " so two majorities could come about. Name their directories with --peers. If they are gone for good,"
+            " raftlog recover with the same --lose-from-index makes a new cluster, which they do not hear"
+        )
+
+
 # -- recover ----------------------------------------------------------------------------------------------------------
 
 
-def _recover(directories: Sequence[Path], membership: Membership, output: Path, *, applies: bool) -> int:
+def _recover(
+    directories: Sequence[Path],
+    membership: Membership,
+    output: Path,
+    lose_from: int | None,
+    value_bytes_max: int,
+    *,
+    applies: bool,
+) -> int:
     survivors, unreadable = _read(directories)
-    _require_first_configuration(survivors)
-    merged = merge(survivors, is_all=not unreadable)
+    merged = merge(survivors, is_all=not unreadable, lose_from=lose_from)
     _tell(survivors, unreadable, merged)
     _require_whole(merged)
-    voters = survivors[0].meta.membership.ids()
-    gone = [voter for voter in voters if voter not in {each.node_id for each in survivors}]
+    beginning = beginning_of(merged)
+    gone = _absent(survivors, merged.newest)
     if gone:
         click.echo(f"may be lost: what only {', '.join(gone)} held behind index {merged.last.index}")
+    for line in beginning.lines():
+        click.echo(line)
     cluster_id = os.urandom(16)
-    term = Term(max(each.meta.hard_state.current_term for each in survivors) + 1)
+    term = Term(max(merged.last.term, *(each.meta.hard_state.current_term for each in survivors)) + 1)
     for member in membership.voters:
         target = output / member.node_id
         click.echo(f"{'writing' if applies else 'would write'} {target} of the new cluster {cluster_id.hex()}")
         if applies:
             identity = Identity(cluster_id, member.node_id, os.urandom(16))
-            rebuild(target, merged, identity, membership, HardState(term, None), Standing(is_voter=False))
+            begin(target, beginning, identity, membership, term, value_bytes_max)
     if applies:
         click.echo(f"start each node with --cluster {format_cluster(membership)} --cluster-id {cluster_id.hex()}")
     return CLEAN if applies else WOUNDED
@@ -269,7 +310,8 @@ def _read(directories: Sequence[Path]) -> tuple[list[Survivor], dict[str, str]]:
         raise Refused("; ".join(f"{name}: {reason}" for name, reason in unreadable.items()))
     clusters = {each.meta.identity.cluster_id for each in survivors}
     nodes = [each.node_id for each in survivors]
-    memberships = {each.meta.membership.ids() for each in survivors}
+    # That of a node that joined names nobody.
+    memberships = {each.meta.membership.ids() for each in survivors if each.meta.membership.voters}
     if len(clusters) > 1 or len(memberships) > 1:
         raise Refused("the directories are of different clusters")
     if len(set(nodes)) != len(nodes):
@@ -284,8 +326,11 @@ def _tell(survivors: Sequence[Survivor], unreadable: dict[str, str], merged: Mer
 
 def _argument(survivors: Sequence[Survivor], unreadable: dict[str, str], merged: Merged) -> Iterator[str]:
     """Yield the argument, a line each."""
-    voters = survivors[0].meta.membership.ids()
-    yield f"voters: {', '.join(voters)}; a majority is {majority(len(voters))}"
+    newest = merged.newest
+    if newest.index:
+        yield f"configuration: {describe_stored(newest)}"
+    for half in halves(newest):
+        yield f"voters: {', '.join(half)}; a majority is {majority(len(half))}"
     for each in survivors:
         meta, state = each.meta, each.state
         applied = "no sound state" if state is None else f"state at index {state.applied.point.index}"
@@ -298,7 +343,7 @@ def _argument(survivors: Sequence[Survivor], unreadable: dict[str, str], merged:
             yield f"{each.directory} note: {note}"
     for name, reason in unreadable.items():
         yield f"{name}: unreadable: {reason}"
-    gone = [voter for voter in voters if voter not in {each.node_id for each in survivors}]
+    gone = _absent(survivors, newest)
     if gone:
         yield f"not here: {', '.join(gone)}"
     yield (
@@ -315,6 +360,18 @@ def _argument(survivors: Sequence[Survivor], unreadable: dict[str, str], merged:
         yield f"entries: {count} from {name}"
     for point in merged.given_up:
         yield f"given up: index {point.index} term {point.term} chain {point.chain:08x}"
+    for configuration in merged.lost_configurations:
+        yield f"given up: {describe_stored(configuration)}; what counts then is {_counts(merged.configuration)}"
+
+
+def _counts(configuration: Configuration) -> str:
+    return describe_stored(configuration if configuration.index else None)
+
+
+def _absent(survivors: Sequence[Survivor], configuration: Configuration) -> list[str]:
+    """Return the voters whose directory is not here."""
+    here = {each.node_id for each in survivors}
+    return sorted({voter for half in halves(configuration) for voter in half} - here)
 
 
 def _moved(standing: Standing, held: HardState) -> Standing:

@@ -20,7 +20,7 @@ from durable_raft.kv.batch import decode_commands, drop_max_of
 from durable_raft.kv.commands import COMMANDS, check_arity
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import EMPTY_STATE, StateView, order_key
-from durable_raft.raft.types import ORIGIN, Base, EntryKind, Index, LogPoint, Term, chain_crc
+from durable_raft.raft.types import ORIGIN, Base, Entry, EntryKind, Index, LogPoint, Term, chain_crc
 from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.log.records import IDENT, IdentRecord
 from durable_raft.storage.log.walk import Walked
@@ -164,7 +164,7 @@ class Source:
         if index > point.index:
             for walked in self._reader.walk(point.index + 1, index + 1):
                 ident, payload = self._verified(walked, point, is_first=point == start.point)
-                _apply(machine, walked.index, ident, payload)
+                apply_entry(machine, walked.index, ident, payload)
                 point = LogPoint(Index(walked.index), Term(ident.term), ident.chain)
         if point.index != index:
             self._raise_gone(point.index + 1)
@@ -214,8 +214,13 @@ class Source:
         raise_wounds([Wound(IDENT, index, None, "a record", "none", WoundKind.MISSING)])
 
 
-def _apply(machine: Machine, index: int, ident: IdentRecord, payload: bytes) -> None:
-    """Apply an entry as the nodes do (server/dispatch.py)."""
+def apply_entry(machine: Machine, index: int, ident: IdentRecord | Entry, payload: bytes) -> None:
+    """Apply an entry as the nodes do (server/dispatch.py).
+
+    Raises:
+        CorruptRecord: its batch cannot be decoded, or has commands that no node stores.
+        UnknownFormatVersion: entry, batch or command are of a newer version.
+    """
     if ident.kind == EntryKind.TIME_RESET:
         machine.reset_time(ident.timestamp_ms)
     else:

@@ -1,6 +1,6 @@
 """Wounds that a peer's lie left: a term that uses up all terms, a disk that never was. They heal while no node runs.
 
-*The term.* A term is forgotten, and the vote in it. Why that is safe when every voter's directory is here and stopped:
+*The term.* A term is forgotten, and the vote in it. Why that is safe when every member's directory is here and stopped:
 a vote matters for an election that is under way, and none is, as nobody runs and no message of these terms is on its
 way to anybody. An entry matters in whatever log it is, and all logs are here. The new term is above that of every
 entry, of every state, and of every leader that anything was acknowledged to. So no two leaders of one term can have
@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from durable_raft.raft.quorum import can_be_held
-from durable_raft.raft.types import HardState, KnownDisk, Standing, Term
+from durable_raft.raft.quorum import can_be_held, halves
+from durable_raft.raft.types import Configuration, HardState, KnownDisk, Standing, Term
 from raftlog.survivors import Survivor
 
 TERM_MAX: Final = 1 << 62
@@ -41,12 +41,12 @@ class Reset:
         return self.term or self.disks
 
 
-def objection(survivors: Sequence[Survivor], *, is_all: bool) -> str | None:
-    """Return why nothing may be forgotten; None when it may."""
-    voters = survivors[0].meta.membership.ids()
-    absent = [voter for voter in voters if voter not in {each.node_id for each in survivors}]
+def objection(survivors: Sequence[Survivor], possible: Sequence[Configuration], *, is_all: bool) -> str | None:
+    """Return why nothing may be forgotten; None when it may. ``possible``: by which somebody may go."""
+    here = {each.node_id for each in survivors}
+    absent = sorted({node_id for each in possible for node_id in each.ids() if node_id not in here})
     if absent or not is_all:
-        return f"every voter's directory is needed to forget a term or a disk, readable: missing {', '.join(absent)}"
+        return f"every member's directory is needed to forget a term or a disk, readable: missing {', '.join(absent)}"
     if (highest := lowest_safe_term(survivors)) > TERM_MAX:
         return f"an entry or an acknowledgement is of term {highest - 1}: there is no room for terms above it"
     return None
@@ -74,7 +74,7 @@ def doubted(survivors: Sequence[Survivor]) -> dict[str, list[str]]:
     return found
 
 
-def argument(survivors: Sequence[Survivor], reset: Reset) -> Iterator[str]:
+def argument(survivors: Sequence[Survivor], newest: Configuration, reset: Reset) -> Iterator[str]:
     """Yield what is forgotten and why that is safe, a line each."""
     if reset.term:
         terms = ", ".join(f"{each.node_id} {each.meta.hard_state.current_term}" for each in survivors)
@@ -84,13 +84,15 @@ def argument(survivors: Sequence[Survivor], reset: Reset) -> Iterator[str]:
             " are started from the new directories"
         )
     if reset.disks:
-        voters = survivors[0].meta.membership.ids()
         in_doubt = doubted(survivors)
         for node_id, by in sorted(in_doubt.items()):
             yield f"disks: {', '.join(by)} know another disk of {node_id}: its directory counts from now on"
-        if not can_be_held(voters, in_doubt):
+        for half in halves(newest):
+            if can_be_held(half, in_doubt):
+                continue
+            doubtful = [voter for voter in half if voter in in_doubt]
             yield (
-                f"disks: {len(in_doubt)} of {len(voters)} are in doubt. If they were replaced by others that ran, what"
+                f"disks: {len(doubtful)} of {len(half)} are in doubt. If they were replaced by others that ran, what"
                 " only those others held is lost: make sure that each directory is the newest of its node"
             )
 
@@ -109,7 +111,8 @@ def forgotten(survivor: Survivor, survivors: Sequence[Survivor], reset: Reset) -
 
 def _known(known: KnownDisk, survivors: Sequence[Survivor]) -> KnownDisk:
     """Return what is known of a peer when the directory that is given is its disk."""
-    uuid = next(each.meta.identity.node_uuid for each in survivors if each.node_id == known.node_id)
+    found = (each.meta.identity.node_uuid for each in survivors if each.node_id == known.node_id)
+    uuid = next(found, known.node_uuid)  # Of one that is no member any more there may be no directory.
     if uuid == known.node_uuid:
         return known
     former = tuple(each for each in (*known.former, known.node_uuid) if each != uuid)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from durable_raft.kv.records import Record
+from durable_raft.raft.configuration import describe_stored, stored_at
 from durable_raft.raft.types import Entry, LogPoint
 from durable_raft.storage.directory import KV, holds_environment
 from durable_raft.storage.log.journal_format import JOURNAL
 from durable_raft.storage.log.meta import Meta
 from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.log.records import entry_of
+from durable_raft.storage.log.stored_log import kept_payload
 from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.verify import verify_state
 from durable_raft.storage.state.view import open_view
@@ -35,7 +37,8 @@ class Survivor:
     """The entries whose payload is intact."""
     wounds: int = 0
     is_end_lost: bool = False
-    """Whether entries may have stood behind the last one that is known: pages, or groups of the journal, are lost."""
+    """Whether entries may have stood behind the last one that is known: pages, or groups of the journal, are lost, or
+    what lies beside the log knows of more."""
     state: KvMeta | None = None
     """Which state lies beside the log, if all of it is sound."""
     notes: list[str] = field(default_factory=list)
@@ -68,9 +71,37 @@ def read_survivor(directory: Path) -> Survivor:
         return survivor
     if not found.is_sound:
         survivor.notes.append(f"the KV state is damaged: {len(found.wounds)} wounds, the first {found.wounds[0]}")
-    else:
+    elif found.meta is not None:
         survivor.state = found.meta
+        _finish_installation(survivor, found.meta)
     return survivor
+
+
+def _finish_installation(survivor: Survivor, state: KvMeta) -> None:
+    """Take the log for what a start would make of it, where the state lies beyond it (server/start/recovery.py)."""
+    point = state.applied.point
+    if not _is_beyond(survivor, point):
+        return
+    if state.sequence > 1:
+        survivor.is_end_lost = True
+        survivor.notes.append(f"the state is the node's own at index {point.index}: the log is an older one")
+        return
+    committed = stored_at(survivor.meta.configurations, survivor.meta.standing.committed.index)
+    if state.configuration.index < (0 if committed is None else committed.index):
+        survivor.state = None
+        survivor.notes.append(f"the state names {describe_stored(state.stored_configuration)}, which is too old")
+        return
+    survivor.notes.append(f"the state came as a snapshot at index {point.index}: the log counts as replaced by it")
+    configurations = () if state.stored_configuration is None else (state.stored_configuration,)
+    survivor.meta = replace(survivor.meta, base=state.applied, configurations=configurations)
+    survivor.points.clear()
+
+
+def _is_beyond(survivor: Survivor, point: LogPoint) -> bool:
+    """Return whether the log ends before ``point``, or certainly has another entry there."""
+    base = survivor.meta.base.point
+    held = base if point.index == base.index else survivor.points.get(point.index)
+    return point.index > survivor.last.index or (held is not None and held.term != point.term)
 
 
 def _read_log(directory: Path) -> Survivor:
@@ -85,10 +116,17 @@ def _read_log(directory: Path) -> Survivor:
             ident = walked.ident
             if ident is None or walked.index <= overview.meta.base.point.index:
                 continue
-            entry = entry_of(walked.index, ident, walked.payload or b"")
+            payload = walked.payload
+            if payload is None:
+                payload = kept_payload(overview.meta.configurations, walked.index, ident)
+            entry = entry_of(walked.index, ident, payload or b"")
             survivor.points[walked.index] = LogPoint(entry.index, entry.term, entry.chain)
-            if walked.payload is not None:
+            if payload is not None:
                 survivor.entries[walked.index] = entry
+    newest = overview.meta.configuration
+    if newest.index > survivor.last.index:
+        survivor.is_end_lost = True
+        survivor.notes.append(f"the log ends at {survivor.last.index}, and had {describe_stored(newest)}")
     return survivor
 
 

@@ -1,16 +1,28 @@
 """From a verified walk of the log to what the core starts from, or to the list of everything that is wrong.
 
 Two kinds of wounds do not stop a log: a rotten payload whose ident is valid (the entry is *lost*, and other nodes may
-have it), and a rotten ident whose log record is valid and fits the chain on both sides (it is *rebuilt* from that).
+have it), and a rotten ident whose log record is valid and fits the chain on both sides (it is *rebuilt* from that). The
+payload of a configuration is in meta as well: its entry is never lost by itself, but rebuilt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from durable_raft.raft.types import Base, Index, LogPoint, LostEntry, StoredLog, Term
+from durable_raft.raft.configuration import encode
+from durable_raft.raft.types import (
+    CONFIGURATION,
+    Base,
+    Configuration,
+    Index,
+    LogPoint,
+    LostEntry,
+    StoredLog,
+    Term,
+    entry_crc,
+)
 from durable_raft.storage.log.meta import Meta
-from durable_raft.storage.log.records import IDENT, LOG, entry_of
+from durable_raft.storage.log.records import IDENT, LOG, IdentRecord, entry_of
 from durable_raft.storage.log.walk import LogWalk, Walked
 from durable_raft.storage.wounds import Wound, WoundKind, raise_wounds
 
@@ -50,6 +62,8 @@ class StoredLogBuilder:
         in_place = all(wound.index == walked.index and wound.what in _OF_ONE_RECORD for wound in walked.wounds)
         if in_place and walked.ident is not None and len(tables) == 1:
             self.healable += walked.wounds
+            if walked.payload is None:
+                walked.payload = kept_payload(self._meta.configurations, walked.index, walked.ident)
             (self._lost if walked.payload is None else self._rebuilt).append(walked)
         else:
             self.wounds += walked.wounds
@@ -84,3 +98,16 @@ class StoredLogBuilder:
             self._meta.configurations,
         )
         return stored, self._last
+
+
+def kept_payload(configurations: Iterable[Configuration], index: int, ident: IdentRecord) -> bytes | None:
+    """Return the payload of the entry that ``ident`` tells of, if it is one of ``configurations`` that meta keeps.
+
+    None unless it gives the entry's checksum.
+    """
+    for each in configurations:
+        if each.index == index and ident.kind == CONFIGURATION:
+            payload = encode(each)
+            crc = entry_crc(index, ident.term, ident.kind, ident.timestamp_ms, payload)
+            return payload if crc == ident.crc else None
+    return None
