@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from raftlog.survivors import read_survivor
 
 from durable_raft.raft.types import ORIGIN, Base, Configuration, Entry, HardState, Standing, Term
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
+from durable_raft.storage.log.meta import pack_meta, unpack_meta
+from durable_raft.storage.proven import META_KEY
 from durable_raft.storage.state.store import LmdbKvStore
 from durable_raft.storage.state.verify import read_checkpoint
+from tests.storage.raw import raw_tables
 from tests.support.log_building import MEMBERSHIP, configuration_entry, configured, entries_after, point_of
 from tests.tools.directories import make_log, make_state, raftlog, sets
 
@@ -83,6 +87,35 @@ def test_a_state_that_names_another_configuration_does_not_fit(tmp_path: Path, n
     said = "the one of the first start" if named is None else f"the one at {named.index} "
     (damage,) = [line for line in found.stdout.splitlines() if "fit damage" in line]
     assert f"at index 7 the log has another configuration than the state: {WORDS}, and not {said}" in damage
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ((), "entry 4 has a configuration that is not known beside the log"),
+        ((configured(4, "n1", "n3"),), "entry 4 has another configuration than the one at 4 (voters n1 n3)"),
+        ((AT_4, configured(8, "n1")), "the one at 8 (voters n1) is known beside the log, and entry 8 is none or gone"),
+    ],
+)
+def test_what_is_kept_beside_the_log_must_be_what_its_entries_say(
+    tmp_path: Path, kept: tuple[Configuration, ...], said: str
+) -> None:
+    """By that a node goes."""
+    made(tmp_path)
+    with raw_tables(tmp_path) as (transaction, handles):
+        meta = unpack_meta("meta", bytes(transaction.get(META_KEY, db=handles["meta"]) or b""))
+        for table in ("meta", "meta_copy"):
+            transaction.put(META_KEY, pack_meta(replace(meta, configurations=kept)), db=handles[table])
+    found = raftlog("verify", tmp_path)
+    assert found.returncode == 2
+    assert f"raft damage: {said}" in found.stdout
+
+
+def test_a_timeline_from_the_log_has_the_configurations(tmp_path: Path) -> None:
+    """Where there is no flight recorder's file."""
+    made(tmp_path)
+    found = raftlog("timeline", tmp_path)
+    assert 'configuration_in_log term=1 index=4 members="voters n1 n2"' in found.stdout
 
 
 @pytest.mark.parametrize("compact_to", [0, 3, 6])

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from durable_raft.errors import CorruptRecord
-from durable_raft.raft.configuration import describe, describe_stored, stored_at
-from durable_raft.raft.types import Configuration
+from durable_raft.raft.configuration import describe, describe_stored, encode, stored_at
+from durable_raft.raft.types import CONFIGURATION, Configuration, Index
 from durable_raft.storage.directory import (
     DATA_FILE,
     KV,
@@ -24,6 +24,7 @@ from durable_raft.storage.directory import (
     running_node,
 )
 from durable_raft.storage.log.journal_format import JOURNAL
+from durable_raft.storage.log.meta import Meta
 from durable_raft.storage.log.reader import LogReader, structure_problems
 from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.verify import read_checkpoint, verify_state
@@ -160,10 +161,13 @@ def _check_raft(directory: Path, part: Part) -> Part:
     """Walk the log."""
     progress = Progress(f"{directory} {part.name}")
     first = last = entries = 0
+    said: dict[int, bytes | None] = {}
     with LogReader.open(directory) as reader:
         overview = reader.overview()
         part.wounds += overview.wounds
         for walked in reader.walk():
+            if walked.ident is not None and walked.ident.kind == CONFIGURATION:
+                said[walked.index] = walked.payload
             entries += 1
             first = first or walked.index
             last = walked.index
@@ -187,11 +191,42 @@ def _check_raft(directory: Path, part: Part) -> Part:
     part.facts |= {"is_copy": standing.is_copy, "committed_index": standing.committed.index}
     part.facts |= {"life": standing.lives[-1].number if standing.lives else 0}
     part.facts |= {"configurations": [_configuration_fact(each) for each in meta.configurations]}
+    if running_node(directory) is None:
+        # While one runs, what lies beside the log may be of another moment.
+        _check_configurations(meta, said, part)
     if not entries and base.index:
         part.line += f" behind {base.index}"
     if meta.configurations:
         part.line += f", configuration: {describe_stored(meta.configuration)}"
     return part
+
+
+def _check_configurations(meta: Meta, said: dict[int, bytes | None], part: Part) -> None:
+    """Compare what meta keeps of the configurations with their entries.
+
+    Args:
+        meta: of the log.
+        said: index -> payload of each entry that has one; None: it is wounded.
+        part: gets what is wrong.
+    """
+    base = meta.base.point.index
+    known = {each.index: each for each in meta.configurations}
+    for index in sorted({*said, *(each for each in known if each > base)}):
+        payload, kept = said.get(index), known.get(Index(index))
+        if kept is None:
+            part.damage.append(f"entry {index} has a configuration that is not known beside the log: a node ignores it")
+        elif index not in said:
+            part.damage.append(f"{describe_stored(kept)} is known beside the log, and entry {index} is none or gone")
+        elif payload is None:
+            part.notes.append(
+                f"entry {index}, a configuration, is written again at the start: it is known beside the log"
+            )
+        elif encode(kept) != payload:
+            part.damage.append(
+                f"entry {index} has another configuration than {describe_stored(kept)}, by which a node goes"
+            )
+    if len([index for index in known if index <= base]) > 1:
+        part.damage.append(f"more than one configuration is known to count at the base, {base}")
 
 
 def _check_kv(directory: Path, part: Part) -> Part:

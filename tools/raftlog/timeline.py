@@ -12,7 +12,8 @@ from typing import Final
 
 import click
 
-from durable_raft.raft.types import EntryKind
+from durable_raft.raft.configuration import describe
+from durable_raft.raft.types import EntryKind, Index
 from durable_raft.storage.flight import Field, Flown, load_flight
 from durable_raft.storage.log.reader import LogReader
 from raftlog.gather import Unreadable, in_child
@@ -64,10 +65,10 @@ def _in_ms(context: click.Context, parameter: click.Parameter, value: str | None
 def timeline(
     directories: tuple[Path, ...], html: Path | None, since: int | None, until: int | None, *, json: bool
 ) -> None:
-    """Show elections, terms, votes, progress, snapshots and wounds of the nodes whose DIRECTORIES are given.
+    """Show elections, terms, votes, members, progress, snapshots and wounds of the nodes whose DIRECTORIES are given.
 
     The times are each node's own time of day, in UTC. A directory without a flight recorder's file is shown by the
-    terms that begin in its log.
+    terms that begin in its log, and the configurations there.
     """
     lanes = [_lane(directory) for directory in directories]
     _name_apart(lanes, directories)
@@ -141,11 +142,11 @@ def _name_in(events: Sequence[Flown]) -> str | None:
 
 
 def _from_log(directory: Path) -> tuple[str, list[Flown]]:
-    """Return the node's id and, for each term, the first entry of the log in it; wounds; and where the log ends.
+    """Return the node's id and, for each term, the first entry of the log in it; configurations and wounds; its end.
 
     The entry that opens a term has the time of the entry before it: only a leader's commands bring its clock. So a term
     is put at its first commands, ``bound=latest``: it began by then. One without commands has the time of the entry
-    before it, ``bound=earliest``; 0 when there is none.
+    before it, ``bound=earliest``; 0 when there is none. So has a configuration.
 
     Raises:
         StorageError: the log cannot be read.
@@ -160,6 +161,7 @@ def _from_log(directory: Path) -> tuple[str, list[Flown]]:
 
     with LogReader.open(directory) as reader:
         meta = reader.overview().meta
+        known = {} if meta is None else {each.index: each for each in meta.configurations}
         for walked in reader.walk():
             index, ident = walked.index, walked.ident
             if ident is not None:
@@ -170,6 +172,8 @@ def _from_log(directory: Path) -> tuple[str, list[Flown]]:
                 at = min(ident.timestamp_ms, _WALL_MS_MAX)
                 if ident.kind == EntryKind.TIME_RESET:
                     add("time_reset_in_log", term=term, index=index)
+                if index in known:
+                    add("configuration_in_log", term=term, index=index, members=describe(known[Index(index)]))
                 if opened is not None and ident.kind == EntryKind.COMMANDS:
                     add("term_begins_in_log", term=term, index=opened, bound="latest")
                     opened = None
