@@ -91,6 +91,22 @@ def test_a_new_disk_introduces_itself_again_only_to_who_has_not_answered() -> No
     assert [(packet.target, packet.message) for packet in cluster.packets] == [("n3", Introduce(MINE))]
 
 
+def test_a_new_disk_introduces_itself_again_to_a_peer_whose_disk_is_new_as_well() -> None:
+    """The one that knew it is gone. Else it would ask for ever to be admitted, by a leader that never heard of it."""
+    cluster = newcomer()
+    cluster.fire("n1")
+    introduced(cluster, knew_another=True)
+    cluster.timeout("n1")
+    assert not cluster["n1"].waits_for()
+    for peer in ("n2", "n3"):
+        cluster.sent("n1", peer)
+    cluster.tell("n1", "n2", Introduce(NEW))
+    assert cluster["n1"].waits_for() == ("n2",)
+    cluster.timeout("n1")
+    assert Introduce in map(type, cluster.sent("n1", "n2"))
+    assert Introduce not in map(type, cluster.sent("n1", "n3"))
+
+
 def test_an_answer_to_another_disk_is_not_an_answer() -> None:
     """It was meant for the disk before this one, or comes from one that was replaced itself."""
     cluster = newcomer()
