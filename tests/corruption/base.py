@@ -62,8 +62,8 @@ def prepare(place: Path, seed: int, writes: int = WRITES, *, log_commit: str = "
         log_commit=log_commit,
         checkpoint_changes=writes // 10,
         checkpoint_interval_ms=600_000,
-        # So far back that an older state still has its place in the log.
-        log_tail_entries=writes * 3 // 5,
+        # The log begins where the older state is, which so has its place in it still: no other checkpoint is so far back.
+        log_tail_entries=writes * 9 // 20,
     )
     rng = random.Random(seed)
     model: dict[bytes, bytes] = {}
@@ -75,6 +75,7 @@ def prepare(place: Path, seed: int, writes: int = WRITES, *, log_commit: str = "
             _write(cluster, rng, model, writes // 2 // len(changes))
             change(cluster)
         cluster.wait_converged()
+        assert len(cluster.state_hashes()) == 1
         for node_id in cluster.node_ids:
             # One ends as a node does whose power is cut, as far as a process can.
             if node_id == "n3":
