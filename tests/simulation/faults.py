@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from durable_raft.raft.quorum import majority
+from durable_raft.raft.types import NodeId
 from durable_raft.server.agreed_clock import READING_LIFE_MS
 from durable_raft.server.crash_points import CRASH_POINTS
 from durable_raft.storage.log.records import LOG
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.simulation.process import Process
-    from tests.simulation.world import Site, World
+    from tests.simulation.site import Site
+    from tests.simulation.world import World
 
 
 class Faults:
@@ -214,7 +215,7 @@ class Faults:
 
     def _next_liar(self) -> Site | None:
         """Return a sound site that may be damaged while all others but a minority are sound."""
-        candidates = [site for site in self._world.sites.values() if self._may_be_damaged(site)]
+        candidates = [site for site in self._world.present() if self._may_be_damaged(site)]
         if not candidates:
             return None
         site = self._rng.choice(candidates)
@@ -224,9 +225,27 @@ class Faults:
     def _may_be_damaged(self, site: Site) -> bool:
         """Return whether ``site`` is sound, and all others but a minority are."""
         self._forget_healed()
-        damaged = [site for site, _ in self._liars]
-        is_minority = len(damaged) < len(self._world.names) - majority(len(self._world.names))
-        return not self._rotten and is_minority and site.is_sound and site not in damaged
+        damaged = [site.name for site, _ in self._liars]
+        is_free = not self._rotten and site.name not in damaged
+        return is_free and site.is_sound and self._world.tolerates(damaged, site.name)
+
+    def is_damaged(self, site: Site) -> bool:
+        """Return whether ``site`` was damaged and is not known to be sound again."""
+        return site.is_lost or any(site is each for each, _ in self._liars)
+
+    def damaged_ids(self) -> list[NodeId]:
+        """Return who is damaged at this moment."""
+        self._forget_healed()
+        return [site.name for site in self._world.sites.values() if self.is_damaged(site)]
+
+    def misled_ids(self) -> list[NodeId]:
+        """Return whose time of day is wrong, or was and may still count."""
+        now = self._world.now
+        return [
+            name
+            for name, each in self._world.sites.items()
+            if each.clock.is_wrong or self._read_wrong.get(name, 0) > now
+        ]
 
     def _may_lie(self, site: Site) -> bool:
         """Note that ``site`` is damaged now, if it may be."""
@@ -239,7 +258,10 @@ class Faults:
         """Forget the damage that is healed: a life that began after it found nothing, or what it found is mended."""
         liars = self._liars
         self._liars = [
-            (site, life) for site, life in liars if not site.is_sound or site.lives <= max(life, site.disk.lied_in)
+            (site, life)
+            for site, life in liars
+            if not site.is_sound or site.lives <= max(life, site.disk.lied_in)
+            if not self._world.is_left_behind(site)
         ]
         for site, _ in liars:
             if all(site is not other for other, _ in self._liars):
@@ -254,7 +276,7 @@ class Faults:
         if self._liars or self._rotten or len(self._world.names) == 1:
             return
         struck: set[int] = set()
-        for site in self._world.sites.values():
+        for site in self._world.present():
             for _ in range(self._rng.randint(0, 3) if site.is_sound else 0):
                 key = site.disk.rot_payload(struck)
                 if key is not None:
@@ -284,8 +306,10 @@ class Faults:
 
     def _moved(self) -> None:
         """Move the whole cluster to other machines: every directory is copied after the end of its node."""
-        sites = list(self._world.sites.values())
+        sites = self._world.present()
         if self._is_over or len(sites) == 1 or not all(map(self._may_be_damaged, sites)):
+            return
+        if not self._world.is_one_configuration():
             return
         self._struck("moved", "all nodes")
         for site in sites:
@@ -300,7 +324,11 @@ class Faults:
         if site := self._next_liar():
             self._struck("disk_wiped", site.name)
             site.crashed("loses its disk")
-            site.wipe()
+            churn = self._world.churn
+            if churn is None or churn.may_begin_anew(site):
+                site.wipe()
+            else:
+                churn.lose(site, "an empty disk gets a new id")
 
     def _old_copy(self) -> None:
         """Copy a sound node's directory; later put the copy in its place."""
@@ -325,7 +353,7 @@ class Faults:
         """Roll back if everybody will know it; else after its next life."""
         if self._is_over or site.disk.node_uuid != image.node_uuid:
             return
-        others = [other for other in self._world.sites.values() if other is not site]
+        others = [other for other in self._world.present() if other is not site and self._world.concerns(other)]
         known = [other.disk.image().standing.peer(site.name) for other in others]
         lives = image.standing.lives
         if not lives or not all(peer and peer.life and peer.life.number > lives[-1].number for peer in known):
@@ -381,10 +409,12 @@ class Faults:
     def _false_frame(self) -> None:
         """Have a node hear what no correct node says, as if a peer had said it on its own link."""
         site = self._victim()
-        if site is None or (process := site.process) is None or process.is_paused or len(self._world.names) == 1:
+        if site is None or (process := site.process) is None or process.is_paused:
             return
-        source = self._rng.choice([name for name in self._world.names if name != site.name])
         node = process.node
+        if not node.raft.state.peers:
+            return
+        source = self._rng.choice(node.raft.state.peers)
         made = [lie(node.raft.state, source, node._now_ms(), self._rng) for lie in LIES]
         message = self._rng.choice([each for each in made if each is not None])
         self._struck("false_frame", f"{source} -> {site.name}: {message!r:.120}")
@@ -408,13 +438,7 @@ class Faults:
             site.clock.set_wall(0)
             self._read_wrong[site.name] = now + READING_LIFE_MS * MS
             return
-        names = self._world.names
-        wrong = [
-            name
-            for name, each in self._world.sites.items()
-            if each.clock.is_wrong or self._read_wrong.get(name, 0) > now
-        ]
-        if len(wrong) >= len(names) - majority(len(names)) and not self._world.swarm.most_clocks_err:
+        if not self._world.tolerates(self.misled_ids(), site.name) and not self._world.swarm.most_clocks_err:
             return
         seconds = self._rng.choice((-3600.0, -600.0, 600.0, 3600.0, 174 * 365 * 86400.0))
         rate = self._rng.choice((0.0, 0.0, 1.0, -0.5))

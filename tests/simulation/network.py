@@ -51,6 +51,17 @@ class Network:
         self._loss, self._duplicate, self._reorder = swarm.loss, swarm.duplicate, swarm.reorder
         self.wires = {(a, b): Wire() for a in world.names for b in world.names if a != b}
 
+    def connect(self, name: NodeId) -> None:
+        """Lay wires between ``name``, which is new, and all others."""
+        others = dict.fromkeys(name for wire in self.wires for name in wire) or dict.fromkeys(self._world.names)
+        for other in others:
+            if other != name:
+                self.wires[name, other], self.wires[other, name] = Wire(), Wire()
+
+    def can_meet(self, a: NodeId, b: NodeId) -> bool:
+        """Return whether messages pass between two nodes, both ways."""
+        return not self.wires[a, b].is_cut and not self.wires[b, a].is_cut
+
     def send(self, source: NodeId, target: NodeId, message: NodeMessage) -> None:
         """Carry a message, or not."""
         world = self._world
@@ -108,6 +119,9 @@ class Network:
             return
         if process.platform.network.was_replaced(source, node_uuid):
             world.counts["message of a replaced disk"] += 1
+            return
+        if not process.platform.network.hears(source):
+            world.counts["message of a stranger"] += 1
             return
         if world.is_traced:
             world.say(f"{source} -> {target}  {_words(message)}")

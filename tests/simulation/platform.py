@@ -11,11 +11,12 @@ from durable_raft.raft.types import Identity, Member
 from durable_raft.server.log_writer import Flushed
 from durable_raft.server.peers import LinkEvents
 from durable_raft.storage.log.log_store import LogStore
+from tests.simulation.dialled import DialledLinks
 from tests.simulation.parts import SimCrashPoints, SimLinks, SimLogWriter, SimWorker
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
-    from tests.simulation.world import Clock
+    from tests.simulation.site import Clock
 
 Callback = Callable[..., object]
 
@@ -105,7 +106,8 @@ class SimPlatform:
     def links(self, identity: Identity, members: Sequence[Member], rng: random.Random, events: LinkEvents) -> SimLinks:
         """Return links to the simulated network."""
         del rng
-        self.network = SimLinks(self._process, identity, members, events)
+        kind = SimLinks if self._process.world.churn is None else DialledLinks
+        self.network = kind(self._process, identity, members, events)
         return self.network
 
     def log_writer(

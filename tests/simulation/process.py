@@ -18,6 +18,7 @@ from durable_raft.errors import (
     DiskFull,
     DurableRaftError,
     InvariantViolation,
+    NodeRemoved,
     PeerMisbehaved,
     StorageError,
 )
@@ -44,7 +45,8 @@ from tests.support.batches import runs_of
 from tests.support.random_timeouts import RandomTimeouts
 
 if TYPE_CHECKING:
-    from tests.simulation.world import Site, World
+    from tests.simulation.site import Site
+    from tests.simulation.world import World
 
 TURNS_MAX: Final = 10_000
 """Turns of a node's loop in one instant before the run is called a livelock."""
@@ -147,7 +149,7 @@ class Process:
         self.store = self._open_store()
         data = self._recover()
         self.platform = SimPlatform(self)
-        config = replace(site.config, accept_old_copy=site.accepts_old_copy)
+        config = replace(site.config, accept_old_copy=site.accepts_old_copy, seeds=site.seeds)
         site.accepts_old_copy = False
         self.node = Node(config, data, self.platform, self._reply, self._fatal)
         if not self.learns:
@@ -349,6 +351,10 @@ class Process:
     def _fatal(self, error: BaseException) -> None:
         if isinstance(error, DiskFull):
             raise InvariantViolation(f"A full disk ends no node: {self.site.name}: {error}") from error
+        if isinstance(error, NodeRemoved) and self.world.churn is not None:
+            self.site.crashed("was removed")
+            self.world.churn.ended_as_removed(self.site)
+            return
         if isinstance(error, DurableRaftError) and not isinstance(error, InvariantViolation):
             self.site.crashed(f"stops: {error}")
         else:

@@ -53,6 +53,9 @@ LINK_FAULTS: Final = ("loss", "duplicate", "reorder")
 """Faults that strike single messages."""
 
 
+CHURN_SHARE: Final = 0.3
+"""Share of the seeds in which members come and go."""
+
 COMMITS: Final = ("lmdb", "journal")
 """What can make writes durable (``--log-commit``)."""
 
@@ -122,6 +125,8 @@ class Swarm:
     """How much longer an AppendEntries with entries travels for each byte of payload; what does not stand on its
     entries passes it. 0: entries travel as all else does."""
     faults_weights: tuple[float, ...] = field(default=())
+    churn_interval: int = 0
+    """Mean time between two requests of one operator who changes the members; 0: nobody does."""
 
     @property
     def is_group_all(self) -> bool:
@@ -182,7 +187,17 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         slice_steps=rng.choice((1, 2, 3, 10_000)),
         queue_bytes_max=rng.choice((600, 3_000, 256 << 20, 256 << 20)),
         large_bytes=rng.choice((0, 60, 1 << 20)),
+        churn_interval=draw_churn(seed, election_min),
     )
+
+
+def draw_churn(seed: int, election_min_ms: int) -> int:
+    """Draw how often members are changed: in most seeds never.
+
+    Of all streams this is one in which the seeds that tests play draw nothing: they stay what they were.
+    """
+    rng = random.Random(f"members 137 of {seed}")
+    return election_min_ms * MS * rng.choice((1, 2, 4)) if rng.random() < CHURN_SHARE else 0
 
 
 def _draw_checkpoints(rng: random.Random) -> dict[str, Any]:

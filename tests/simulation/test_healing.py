@@ -31,14 +31,14 @@ def world_of_slow_disks(*, duration: int) -> World:
 def test_nodes_that_execute_a_long_log_again_are_waited_for() -> None:
     """All start over; nothing is committed meanwhile, and no key can be read before they have worked off their logs."""
     world = world_of_slow_disks(duration=39_900 * MS)  # just before all take a checkpoint
-    end_of_faults = world._fault_driver.end
+    end_of_faults = world.faults_driver.end
 
     def end_with_a_restart_of_all() -> None:
         end_of_faults()
         for site in world.up():
             site.crashed("killed")
 
-    world._fault_driver.end = end_with_a_restart_of_all  # type: ignore[method-assign]
+    world.faults_driver.end = end_with_a_restart_of_all  # type: ignore[method-assign]
     world.run()
     took = world.now - world.swarm.duration
     print(f"{len(world.committed)} entries, executed again within {took / 1e6} s")

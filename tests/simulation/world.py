@@ -9,34 +9,34 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any, Final
 
-from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
+from durable_raft.errors import InvariantViolation
 from durable_raft.kv.batch import decode_commands, drop_max_of
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import StateSummary
-from durable_raft.raft.invariants import ClusterInvariants
-from durable_raft.raft.types import Entry, EntryKind, Identity, Member, Membership, NodeId, Role
-from durable_raft.server.settings.config import NodeConfig
+from durable_raft.raft.invariants import ClusterInvariants, FlushedLog
+from durable_raft.raft.quorum import majority
+from durable_raft.raft.types import Configuration, Entry, EntryKind, Member, Membership, NodeId, Role
 from tests.simulation.campaigns import check_calm
 from tests.simulation.clients import Client, FinalReader, Operation
-from tests.simulation.disk import OWNED_BYTES, Disk, Image
+from tests.simulation.disk import OWNED_BYTES
 from tests.simulation.faults import Faults
 from tests.simulation.judgement import Judged, judge
 from tests.simulation.log_events import told_to
+from tests.simulation.member_rules import MemberInvariants
+from tests.simulation.members import Churn
 from tests.simulation.network import Network
 from tests.simulation.parts import Callback
-from tests.simulation.process import NOWHERE, Livelock, Process
+from tests.simulation.process import Livelock, Process
+from tests.simulation.site import EPOCH_MS, Site, SiteDisk
 from tests.simulation.swarm import MS, Swarm, draw_swarm
 from tests.simulation.time_rules import TimeRules
 from tests.simulation.workload import OpenChanges
 from tests.support.raft_trace import event_words
-
-EPOCH_MS: Final = 1_700_000_000_000
-"""Time of day at which every run begins."""
 
 EVENTS_MAX: Final = 2_000_000
 """Events of one run before it is called a livelock."""
@@ -49,173 +49,35 @@ class StatesDiffer(AssertionError):
     """Two machines that applied the same entries hold different states."""
 
 
-class Clock:
-    """One node's clocks: the monotonic one has a rate of its own, that of the day is right or wrong; both jump."""
-
-    def __init__(self, world: World, rng: random.Random) -> None:
-        drift = world.swarm.clock_drift
-        self._world = world
-        self._rate = 1.0 + rng.uniform(-drift, drift)
-        self._offset_s = rng.uniform(0, 1_000_000)
-        self._right_ns = EPOCH_MS * 1_000_000 + rng.randrange(-200, 200) * 1_000_000
-        self._wrong_since_us = 0
-        self._wrong_ns, self._wrong_rate = 0, 0.0
-
-    def monotonic(self) -> float:
-        """Return the monotonic clock in seconds."""
-        return self._offset_s + self._world.now * self._rate / 1e6
-
-    def time_of_day_ns(self) -> int:
-        """Return the time of day."""
-        wrong_us = (self._world.now - self._wrong_since_us) * self._wrong_rate
-        return self._right_ns + self._world.now * 1000 + self._wrong_ns + int(wrong_us * 1000)
-
-    def world_time(self, when_s: float) -> int:
-        """Return the virtual time at which the monotonic clock shows ``when_s``."""
-        return int((when_s - self._offset_s) * 1e6 / self._rate) + 2
-
-    def sleep(self, seconds: float) -> None:
-        """Take no time: whoever rests on a thread of its own keeps nobody waiting."""
-
-    def jump(self, seconds: float) -> None:
-        """Let the monotonic clock jump ahead, as after a suspended virtual machine."""
-        self._offset_s += seconds
-
-    @property
-    def is_wrong(self) -> bool:
-        """Whether the time of day is."""
-        return bool(self._wrong_ns or self._wrong_rate)
-
-    def set_wall(self, wrong_s: float, rate: float = 0.0) -> None:
-        """Set the time of day wrong by so much, and by ``rate`` seconds more each second; (0, 0) sets it right."""
-        self._wrong_ns, self._wrong_rate, self._wrong_since_us = int(wrong_s * 1e9), rate, self._world.now
-
-
-class Site:
-    """One node's machine: disk, clock and address, and the process when it is up."""
-
-    def __init__(self, world: World, member: Member, membership: Membership) -> None:
-        self.world = world
-        self.name = member.node_id
-        self.member = member
-        swarm = world.swarm
-        self.identity = Identity(b"simulated-group!", self.name, self.name.encode().ljust(16, b"-"))
-        self.disk = Disk(self.identity, membership, random.Random(world.rng_of(f"disk {self.name}")))
-        self.clock = Clock(world, random.Random(world.rng_of(f"clock {self.name}")))
-        self._rng = random.Random(world.rng_of(f"site {self.name}"))
-        self.loop_lag = swarm.loop_lag
-        self.disk_factor = 1
-        self.hung_until = 0
-        self.process: Process | None = None
-        self.lives = 0
-        self.accepts_old_copy = False
-        """Whether an operator lets the next life vote though its directory is a copy; it has forgotten nothing."""
-        self.config = NodeConfig(
-            node_id=self.name,
-            directory=NOWHERE,
-            client_host="127.0.0.1",
-            client_port=int(member.client_address.rpartition(":")[2]),
-            peer_host="127.0.0.1",
-            peer_port=int(member.peer_address.rpartition(":")[2]),
-            membership=membership,
-            election_timeout_min_ms=swarm.election_min_ms,
-            election_timeout_max_ms=swarm.election_max_ms,
-            election_timeout_bound_ms=swarm.bound_ms,
-            heartbeat_ms=swarm.heartbeat_ms,
-            client_hold_ms=swarm.hold_ms,
-            append_bytes_max=swarm.append_bytes_max,
-            append_inflight_max=swarm.append_inflight_max,
-            append_inflight_bytes_max=swarm.append_inflight_bytes_max,
-            batch_bytes_max=swarm.batch_bytes_max,
-            log_cache_bytes_max=swarm.cache_bytes_max,
-            pending_bytes_max=swarm.queue_bytes_max,
-            request_bytes_max=min(swarm.queue_bytes_max, 64 << 20),
-            **swarm.checkpoints,
-        )
-
-    def draw_disk_delay(self) -> int:
-        """Draw how long the next transaction takes."""
-        low, high = self.world.swarm.disk_delay
-        delay = (low + int(self._rng.random() * (high - low))) * self.disk_factor
-        return max(delay, self.hung_until - self.world.now)
-
-    def start(self) -> None:
-        """Begin a life, unless one is under way; what cannot be believed is set aside, as opening.py does."""
-        if self.process is not None:
-            return
-        self.lives += 1
-        self.disk.life = self.lives
-        try:
-            self.process = Process(self.world, self)
-        except CorruptRecord as error:
-            if self.disk.lie is None:
-                raise InvariantViolation(f"Durability: {self.name} refuses its own disk: {error}") from error
-            self.world.counts["set aside"] += 1
-            self.world.say(f"{self.name} sets its directory aside ({self.disk.lie}): {error}")
-            self.wipe()
-            self.process = Process(self.world, self)
-        except StoragePoisoned as error:
-            # What was to be mended could not be written: the node ends, and is started again.
-            self.world.say(f"{self.name} cannot start: {error}")
-            self.world.at(self.world.now + 1000, None, self.start)
-            return
-        self.world.counts["starts"] += 1
-        self.world.say(f"{self.name} starts, life {self.lives}")
-        self.world.links_change(self.name, is_up=True)
-
-    def wipe(self) -> None:
-        """Put an empty disk in the place of this node's."""
-        self.disk.replace(self.identity, self.config.membership)
-        self.world.rules.disk_replaced(self.name)
-
-    def went_back(self, image: Image, *, is_copied: bool) -> None:
-        """Have the disk hold again what it held once."""
-        self.disk.put_back(image, is_copied=is_copied)
-        self.world.rules.disk_replaced(self.name)
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether the node runs on a voter's disk with its whole log and a state."""
-        if self.process is None or not self.process.node.raft.state.may_lead or self.disk.pending_lie is not None:
-            return False
-        # A new disk that was just admitted may end before it knows that.
-        return self.disk.image().standing.is_voter
-
-    def crashed(self, why: str, *, loses_power: bool = False) -> None:
-        """End the process and have it started again later."""
-        process, self.process = self.process, None
-        if process is None:
-            return
-        world = self.world
-        world.say(f"{self.name} dies: {why}")
-        world.counts["lives ended"] += 1
-        if why.startswith("crash_at_point"):
-            world.faults["crash_at_point"] += 1
-            world.counts[why] += 1
-        elif why.startswith("stops: ") and "simulated" in why:
-            world.faults["disk_error" if "EIO" in why else "full_disk"] += 1
-        process.end(loses_power=loses_power or self.disk.lie is not None)
-        if loses_power or self.disk.lie is not None:
-            self.disk.power_cut()
-            self.clock.jump(self._rng.uniform(-1000, 0))
-        world.links_change(self.name, is_up=False)
-        pause = int(self._rng.expovariate(1.0) * world.swarm.election_max_ms * MS * 2) + 1000
-        world.at(world.now + (pause if not world.is_healing else 1000), None, self.start)
-
-
 class World:
     """See the module docstring."""
 
     def __init__(
-        self, seed: int, *, is_traced: bool = False, swarm: Swarm | None = None, commit: str | None = None
+        self,
+        seed: int,
+        *,
+        is_traced: bool = False,
+        swarm: Swarm | None = None,
+        commit: str | None = None,
+        changes_members: bool = True,
     ) -> None:
-        """Draw what ``seed`` switches on, unless ``swarm`` is given; ``commit``, if given, makes writes durable."""
+        """Draw what ``seed`` switches on, unless ``swarm`` is given.
+
+        Args:
+            seed: of everything.
+            is_traced: whether the timeline is kept.
+            swarm: in place of what the seed draws.
+            commit: what makes writes durable in every life of a node; None: what the seed draws.
+            changes_members: whether members come and go where the seed draws that.
+        """
         self.seed = seed
         self._root = random.Random(f"durable_raft simulation {seed}")
         self._salt = self._root.getrandbits(64)
         self.swarm = draw_swarm(seed, random.Random(self.rng_of("swarm"))) if swarm is None else swarm
         if commit is not None:
             self.swarm = replace(self.swarm, commits=(commit,))
+        if not changes_members:
+            self.swarm = replace(self.swarm, churn_interval=0)
         self.is_traced = is_traced
         self.trace: list[str] = []
         self.now = 0
@@ -243,10 +105,16 @@ class World:
         self.sites = {member.node_id: Site(self, member, Membership(members)) for member in members}
         self.epoch_ms = EPOCH_MS
         self.time_rules = TimeRules(self)
-        self.rules = ClusterInvariants({name: SiteDisk(site) for name, site in self.sites.items()})
+        disks: dict[NodeId, FlushedLog] = {name: SiteDisk(site) for name, site in self.sites.items()}
+        self.rules = ClusterInvariants(disks)
+        self.churn: Churn | None = None
+        if self.swarm.churn_interval:
+            self.rules = invariants = MemberInvariants(disks, Configuration.initial(Membership(members)))
+            self.churn = Churn(self, invariants)
+        self._disks = disks
         self.network = Network(self)
         self.clients = [Client(self, number) for number in range(1, self.swarm.clients + 1)]
-        self._fault_driver = Faults(self)
+        self.faults_driver = Faults(self)
 
     # -- tools ----------------------------------------------------------------------------------------------------
 
@@ -298,6 +166,46 @@ class World:
         leaders = [site for site in self.up() if site.process and site.process.node.raft.role is Role.LEADER]
         return max(leaders, key=lambda site: site.process.node.raft.current_term if site.process else 0, default=None)
 
+    def present(self) -> list[Site]:
+        """Return the sites whose nodes run, or may be started."""
+        return [site for site in self.sites.values() if not site.is_gone]
+
+    def in_service(self) -> list[Site]:
+        """Return the sites that are members, and have to work in the end."""
+        return list(self.sites.values()) if self.churn is None else self.churn.members()
+
+    def tolerates(self, failed: Collection[NodeId], name: NodeId) -> bool:
+        """Return whether ``name`` may fail beside ``failed``, and all others but a minority are well."""
+        if self.churn is not None:
+            return self.churn.rules.tolerates(failed, name)
+        return len(failed) < len(self.names) - majority(len(self.names))
+
+    def concerns(self, site: Site) -> bool:
+        """Return whether a site is or was a member's, or may become one's."""
+        return self.churn is None or self.churn.rules.concerns(site.name)
+
+    def is_left_behind(self, site: Site) -> bool:
+        """Return whether a site is gone, and no configuration names it that may count."""
+        if self.churn is None or not site.is_gone:
+            return False
+        return all(site.name not in each.ids() for each in self.churn.rules.in_force())
+
+    def is_one_configuration(self) -> bool:
+        """Return whether all nodes are members of one configuration, and go by no other."""
+        if self.churn is None:
+            return True
+        known = self.churn.rules.in_force()
+        return len(known) == 1 and known[0].is_at_rest and {*known[0].ids()} == {site.name for site in self.present()}
+
+    def prepare(self, member: Member) -> Site:
+        """Have a machine ready for a node that is to join; it is not started yet."""
+        site = Site(self, member, Membership((member,)), joins=True)
+        self.sites[site.name] = site
+        self._disks[site.name] = SiteDisk(site)
+        self.network.connect(site.name)
+        self.names.append(site.name)
+        return site
+
     def links_change(self, name: NodeId, *, is_up: bool) -> None:
         """Have every other node learn, a little later, that ``name`` came or went."""
         low, high = self.swarm.link_delay
@@ -329,7 +237,9 @@ class World:
                 site.start()
             for client in self.clients:
                 self.at(self.now + self.swarm.election_max_ms * MS, None, client.begin)
-            self._fault_driver.begin()
+            self.faults_driver.begin()
+            if self.churn is not None:
+                self.churn.begin()
             self.run_until(self.swarm.duration)
             self._heal()
 
@@ -352,12 +262,14 @@ class World:
         """End all faults, then require that the cluster works and has kept its word."""
         self.say("-- healing: no more faults --")
         self.is_healing = True
-        self._fault_driver.end()
-        for site in self.sites.values():
+        self.faults_driver.end()
+        for site in self.present():
             site.start()
             if site.process is not None:
                 site.process.learn()
         self._settle("elect and serve", self._serves)
+        if self.churn is not None:
+            self.churn.settle(self._settle)
         for client in self.clients:
             client.is_stopping = True
         self._settle("answer every client", lambda: all(client.is_idle for client in self.clients))
@@ -367,17 +279,19 @@ class World:
         self._settle("read every key", lambda: bool(done))
         if "no_room" in self.swarm.faults:
             self._live_without_room()
-        self._settle("heal every disk", lambda: all(site.is_sound for site in self.sites.values()))
+        self._settle("heal every disk", lambda: all(site.is_sound for site in self.in_service()))
         if not self.faults["time_reset"]:
             self._settle("let expire what has a time to live", self._has_nothing_to_expire)
         self._settle("agree", self._agrees)
         self._check_states()
         self._check_timeouts()
+        if self.churn is not None:
+            self.churn.rules.check_end()
         self.judged = judge(each for each in self.history if id(each) not in self._forgotten)
 
     def _live_without_room(self) -> None:
         """With not a byte left anywhere, require an election, reads, and all nodes alive; then give the room back."""
-        self._settle("heal every disk", lambda: all(site.is_sound for site in self.sites.values()))
+        self._settle("heal every disk", lambda: all(site.is_sound for site in self.in_service()))
         self.say("-- not a byte left on any disk --")
         self.faults["no_room"] += 1
         for site in self.sites.values():
@@ -432,9 +346,10 @@ class World:
 
     def _agrees(self) -> bool:
         """Return whether all nodes are up, hold one log, and have executed all of it: it is applied in slices."""
-        nodes = [site.process.node for site in self.up() if site.process]
+        sites = self.in_service()
+        nodes = [site.process.node for site in sites if site.process]
         logs = [node.raft.log for node in nodes]
-        if len(logs) < len(self.sites) or any(node.keeper.applied_index < node.raft.log.last.index for node in nodes):
+        if len(logs) < len(sites) or any(node.keeper.applied_index < node.raft.log.last.index for node in nodes):
             return False
         return all(log.last == logs[0].last and log.last_applied == log.last.index == log.flushed for log in logs)
 
@@ -450,7 +365,7 @@ class World:
                 for args in decode_commands(entry.payload):
                     reference.execute(args)
         expected = reference.digest(), reference.summary()
-        for site in self.up():
+        for site in self.in_service():
             if site.process is None:
                 continue
             machine = site.process.node.keeper.machine
@@ -459,7 +374,7 @@ class World:
 
     def _check_timeouts(self) -> None:
         """What the faults have taught is forgotten again, and terms were used as little as the faults allow."""
-        for site in self.up():
+        for site in self.in_service():
             if site.process is not None:
                 configured = (self.swarm.election_min_ms, self.swarm.election_max_ms)
                 check_calm(site.name, site.process.node.raft.state.timeouts, site.process.node._now_ms(), configured)
@@ -467,28 +382,3 @@ class World:
     def trace_digest(self) -> str:
         """Return a short name of the whole timeline."""
         return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()[:16]
-
-
-class SiteDisk:
-    """A site's disk as the rules see it."""
-
-    __slots__ = ("_disk",)
-
-    def __init__(self, site: Site) -> None:
-        self._disk = site.disk
-
-    @property
-    def hard_state(self) -> Any:
-        """The flushed term and vote."""
-        return self._disk.promised.hard_state
-
-    @property
-    def last_index(self) -> int:
-        """Index of the last flushed entry."""
-        kv = self._disk.kv.meta
-        return max(self._disk.promised.last_index, kv.applied.point.index if kv is not None else 0)
-
-    def holds(self, index: int, chain: int) -> bool:
-        """Return whether the entry is flushed there."""
-        held = (self._disk.promised, *self._disk.former)
-        return any(each.holds(index, chain) for each in held) or self._disk.kv.covers(index)
