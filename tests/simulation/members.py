@@ -346,13 +346,12 @@ class Churn:
         return [self._world.sites[name] for name in self.rules.newest.ids()]
 
     def settle(self, settle: Callable[[str, Callable[[], bool]], None]) -> None:
-        """When all faults are over: complete what was begun, let the lost go, hand leadership over, end the removed."""
+        """When all faults are over: complete what was begun, let the lost go, and hand leadership over."""
         settle("complete the change that was begun", self._is_at_rest)
         settle("let those go that are lost", self._lets_the_lost_go)
         settle("complete the last change", self._is_at_rest)
         settle("heal every disk", lambda: all(site.is_sound for site in self.members()))
         self._settle_transfer(settle)
-        settle("end those that were removed", lambda: not self.rules.must_end())
 
     def _is_at_rest(self) -> bool:
         leader = self._world.leader()

@@ -11,7 +11,7 @@ import pytest
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft.changes import AddLearner, Demote, Promote, Remove, Step
 from durable_raft.raft.types import Configuration, Index, Member, NodeId, Term
-from tests.simulation.campaign import Failure, run_seed, timeline
+from tests.simulation.campaign import RULES, Failure, run_seed, timeline
 from tests.simulation.member_rules import (
     MemberInvariants,
     MemberRules,
@@ -20,6 +20,7 @@ from tests.simulation.member_rules import (
     outcome,
     spare,
 )
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.swarm import CHURN_SHARE, draw_churn
 from tests.simulation.test_simulation import BOTH_COMMITS, EVENTFUL, QUICK_MUTANTS, REGRESSIONS
 from tests.simulation.world import World
@@ -37,6 +38,18 @@ WAYS = (
     "removed nodes ended",
     "transfers in calm",
 )
+
+
+QUICK_MUTANTS_OF_MEMBERS = {
+    "joint_committed_by_the_old": 1418,
+    "learners_counted": 1418,
+    "batch_committed_by_the_configuration_before": 1772,
+    "restart_forgets_what_is_not_committed": 1772,
+    "checkpoint_names_the_newest": 1772,
+    "two_changes_at_once": 1772,
+    "former_members_not_listed": 1772,
+}
+"""Planted bug -> a seed that catches it soon."""
 
 
 def ids(names: str) -> list[NodeId]:
@@ -69,6 +82,14 @@ def test_some_seeds_change_members_and_those_of_other_tests_do_not() -> None:
     assert abs(len(drawn) / 2_000 - CHURN_SHARE) < 0.05
     played = {*EVENTFUL[:5], *REGRESSIONS, *QUICK_MUTANTS.values(), BOTH_COMMITS, 7, 8, 12, 232, 20270512, 20290651}
     assert [seed for seed in played if draw_churn(seed, 100)] == []
+
+
+@pytest.mark.parametrize("name", QUICK_MUTANTS_OF_MEMBERS)
+def test_planted_bug_of_members_is_caught(name: str) -> None:
+    """A rule breaks, and it is no mistake of the simulation."""
+    _, rule = run_seed(QUICK_MUTANTS_OF_MEMBERS[name], name)
+    assert rule is not None, MUTANTS[name][0]
+    assert rule.startswith(RULES)
 
 
 # -- the arithmetic ---------------------------------------------------------------------------------------------------

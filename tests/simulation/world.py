@@ -268,8 +268,9 @@ class World:
             if site.process is not None:
                 site.process.learn()
         self._settle("elect and serve", self._serves)
-        if self.churn is not None:
-            self.churn.settle(self._settle)
+        if (churn := self.churn) is not None:
+            churn.settle(self._settle)
+            self._settle("end those that were removed", lambda: not churn.rules.must_end(), has_work=False)
         for client in self.clients:
             client.is_stopping = True
         self._settle("answer every client", lambda: all(client.is_idle for client in self.clients))
@@ -312,12 +313,13 @@ class World:
         """For how long a cluster without faults may get nowhere."""
         return (self.swarm.election_max_ms * 60 + self.swarm.hold_ms * 8) * MS
 
-    def _settle(self, what: str, holds: Any) -> None:
+    def _settle(self, what: str, holds: Any, *, has_work: bool = True) -> None:
+        """Let time pass until ``holds``; ``has_work``: there may be a log to work off before it does."""
         patience = self.patience
         end, last = self.now + patience, self.now + patience * 10
         most = 0
         while not holds():
-            if self._worked_off() > most and self.now < last:
+            if has_work and self._worked_off() > most and self.now < last:
                 # Slow disks may have much to work off; what is stuck gets nowhere.
                 most, end = self._worked_off(), self.now + patience
             if self.now >= end:
