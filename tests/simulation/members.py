@@ -350,8 +350,22 @@ class Churn:
         settle("complete the change that was begun", self._is_at_rest)
         settle("let those go that are lost", self._lets_the_lost_go)
         settle("complete the last change", self._is_at_rest)
+        self._start_strangers_again()
         settle("heal every disk", lambda: all(site.is_sound for site in self.members()))
         self._settle_transfer(settle)
+
+    def _start_strangers_again(self) -> None:
+        """Have learners ask again who is there, if all whom they were told of at their start are gone.
+
+        Nobody else is heard by a node without members, so the leader is a stranger to it.
+        """
+        for site in self.members():
+            process = site.process
+            if process is None or process.node.raft.configuration.ids():
+                continue
+            if not {*process.node.peers.links}.intersection(self.rules.newest.ids()):
+                self._world.counts["joiners that knew nobody any more"] += 1
+                site.crashed("is started again to ask who is there")
 
     def _is_at_rest(self) -> bool:
         leader = self._world.leader()
