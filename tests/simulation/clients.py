@@ -282,3 +282,9 @@ class FinalReader(Client):
     def _unknown(self, operation: Operation) -> None:
         self.world.forget(operation)
         self._again.append(operation.args)
+
+    def _take_error(self, operation: Operation, reply: bytes) -> None:
+        super()._take_error(operation, reply)
+        if reply.startswith(b"-OVERLOADED") and not self._waiting:
+            # It may be a node that no leader comes to any more: one that was removed and could not be told.
+            self._turn_to(None)

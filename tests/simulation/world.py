@@ -344,7 +344,8 @@ class World:
 
     def _has_nothing_to_expire(self) -> bool:
         """Return whether every key with a deadline is gone: after a reset, those given in the future are not."""
-        return not any(site.process.node.keeper.machine.summary().expires_count for site in self.up() if site.process)
+        nodes = [site.process.node for site in self.in_service() if site.process]
+        return not any(node.keeper.machine.summary().expires_count for node in nodes)
 
     def _agrees(self) -> bool:
         """Return whether all nodes are up, hold one log, and have executed all of it: it is applied in slices."""
