@@ -62,7 +62,7 @@ def prepare(place: Path, seed: int, writes: int = WRITES, *, log_commit: str = "
         log_commit=log_commit,
         checkpoint_changes=writes // 10,
         checkpoint_interval_ms=600_000,
-        # The log begins where the older state is, which so has its place in it still: no other checkpoint is so far back.
+        # The log begins where the older state is, which so has its place in it still: no other checkpoint is that old.
         log_tail_entries=writes * 9 // 20,
     )
     rng = random.Random(seed)

@@ -133,7 +133,7 @@ def test_damage_to_a_journal_has_none_either(base: Base, tmp_path: Path) -> None
     for kind in ones:
         assert set(result.outcomes[kind, JOURNAL]) == {"mended, or nothing that is in use"}, kind
     assert "directory set aside" in result.outcomes["truncated_file", JOURNAL]
-    # Where the members were changed to others than --cluster names, a node cannot begin anew: it says so.
+    # Where others vote than --cluster names, a node refuses to begin with an empty log.
     assert set(result.outcomes["both_copies", JOURNAL]) <= {"directory set aside", "refused"}
 
 
