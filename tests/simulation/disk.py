@@ -21,6 +21,7 @@ from durable_raft.errors import DiskFull
 from durable_raft.raft.types import (
     ORIGIN,
     Base,
+    Configuration,
     HardState,
     Identity,
     LogPoint,
@@ -125,10 +126,18 @@ class Image(NamedTuple):
     @property
     def standing(self) -> Standing:
         """What the directory says of itself and of others; nothing when that is damaged."""
+        return Standing() if (meta := self._meta()) is None else meta.standing
+
+    @property
+    def configuration(self) -> Configuration | None:
+        """The newest configuration that the directory knows; None when that is damaged."""
+        return None if (meta := self._meta()) is None else meta.configuration
+
+    def _meta(self) -> Meta | None:
         try:
-            return choose_meta(self.durable[META].get(META_KEY), self.durable[META_COPY].get(META_KEY))[0].standing
+            return choose_meta(self.durable[META].get(META_KEY), self.durable[META_COPY].get(META_KEY))[0]
         except WoundedLog:
-            return Standing()
+            return None
 
 
 class Disk:

@@ -344,14 +344,19 @@ class Faults:
             self._world.at(self._later(0.5, 12), None, put_back, site, site.disk.image())
 
     def _put_copy_back(self, site: Site, image: Image) -> None:
-        if site.disk.node_uuid == image.node_uuid and self._may_lie(site):
+        if site.disk.node_uuid == image.node_uuid and self._would_be_told(site, image) and self._may_lie(site):
             self._struck("old_copy", site.name)
             site.crashed("comes back as an old copy")
             site.went_back(image, is_copied=True)
 
+    def _would_be_told(self, site: Site, image: Image) -> bool:
+        """Return whether enough of those whom an old copy asks are members still; they know that it went back."""
+        churn, configuration = self._world.churn, image.configuration
+        return churn is None or (configuration is not None and churn.rules.can_tell(site.name, configuration))
+
     def _roll_back(self, site: Site, image: Image) -> None:
         """Roll back if everybody will know it; else after its next life."""
-        if self._is_over or site.disk.node_uuid != image.node_uuid:
+        if self._is_over or site.disk.node_uuid != image.node_uuid or not self._would_be_told(site, image):
             return
         others = [other for other in self._world.present() if other is not site and self._world.concerns(other)]
         known = [other.disk.image().standing.peer(site.name) for other in others]

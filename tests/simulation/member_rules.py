@@ -156,6 +156,15 @@ class MemberRules:
         """Return whether ``failed`` is a minority of each half."""
         return all(len(half.intersection(failed)) <= spare(half) for half in halves(configuration))
 
+    def can_tell(self, name: NodeId, configuration: Configuration) -> bool:
+        """Return whether of each half of ``configuration`` a majority besides ``name`` is in service.
+
+        Else a node that goes back to it could serve with nobody, or with others that were removed, and nobody would
+        say that it went back. An operator must not do that.
+        """
+        serving = set.intersection(*({*each.ids()} for each in self.in_force()))
+        return has_majorities(configuration, serving - {name})
+
     # -- what a change may be -------------------------------------------------------------------------------------
 
     def promotion_asked(self, term: Term, names: Iterable[NodeId], committed: Index) -> None:
