@@ -125,6 +125,10 @@ class RaftState:
 
     def _change_configuration(self, configuration: Configuration) -> None:
         """Go by ``configuration``, which became the newest of the log."""
+        if configuration.index < self.configuration.index:
+            # What made this node a member may have been cut. Then who was told of its disk may have forgotten it since,
+            # and is told again (admission.py).
+            self.introduced.clear()
         self._adopt(configuration)
         self.observe("configuration", index=configuration.index, members=describe(configuration))
 
@@ -424,12 +428,7 @@ class RaftState:
                 self.standing = self.standing.with_peer(owing) if owing != known else self.standing
 
     def note_cut(self) -> None:
-        """Have the write that cuts this log say so: what was acknowledged to earlier leaders may be gone (lives.py).
-
-        What made this node a member may be gone as well. Then who was told of its disk may have forgotten it since, and
-        is told again (admission.py).
-        """
-        self.introduced.clear()
+        """Have the write that cuts this log say so: what was acknowledged to earlier leaders may be gone (lives.py)."""
         if self.config.life and self.standing.cut_in != self.current_term:
             self.standing = replace(self.standing, cut_in=self.current_term)
 

@@ -342,7 +342,7 @@ class Cluster:
 
         if node.disk.place:
             node.disk.starts += 1
-            life = f"{node.disk.place[:4].decode()}{node.disk.starts:4}".encode()
+            life = f"{node.disk.place[:4].decode():4}{node.disk.starts:4}".encode()
             node.config = replace(node.config, life=life, place=node.disk.place)
         stored = node.disk.load()
         rng = random.Random(f"{self.seed} {node.name} {self.now}")
