@@ -329,6 +329,8 @@ class Process:
             state.timeouts = Timeouts(state.config)
             # Until now it waited for as long as chance said, which no rule judges.
             self.campaigns = Campaigns()
+            # A disk that hung by chance's word may hang no more, without an event: what could not be sent can be.
+            self.run(self.node.wake, ())
 
     def connect(self, on_reply: Callable[[bytes], None], on_lost: Callable[[], None]) -> Connection:
         """Accept a client."""
