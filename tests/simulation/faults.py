@@ -266,7 +266,11 @@ class Faults:
         for site, _ in liars:
             if all(site is not other for other, _ in self._liars):
                 site.disk.lie = None
-        self._rotten = [rotten for rotten in self._rotten if rotten[0].disk.durable[LOG].get(rotten[1]) == rotten[2]]
+        self._rotten = [
+            (site, key, value)
+            for site, key, value in self._rotten
+            if site.disk.durable[LOG].get(key) == value and not self._world.is_left_behind(site)
+        ]
         for site in {id(site): site for site, _, _ in self._rotten}.values():
             site.disk.lie = "payload_rot"
 
@@ -278,13 +282,18 @@ class Faults:
         struck: set[int] = set()
         for site in self._world.present():
             for _ in range(self._rng.randint(0, 3) if site.is_sound else 0):
-                key = site.disk.rot_payload(struck)
+                key = site.disk.rot_payload(struck | self._world.lone_entries(site))
                 if key is not None:
                     struck.add(int.from_bytes(key[:8], "big"))
                     self._rotten.append((site, key, site.disk.durable[LOG][key]))
                     self._world.at(self._later(0.2, 3), None, self._reveal, site)
         if struck:
             self._struck("payload_rot", f"indexes {sorted(struck)}")
+
+    def rotten_payloads(self) -> list[tuple[Site, int]]:
+        """Return where payloads are rotten at this moment, and the index of each."""
+        self._forget_healed()
+        return [(site, int.from_bytes(key[:8], "big")) for site, key, _ in self._rotten]
 
     def _tail_rot(self) -> None:
         """Cut a leader off, so that it stores what nobody else has; then rot some of that, and start it again."""

@@ -165,6 +165,24 @@ class MemberRules:
         serving = set.intersection(*({*each.ids()} for each in self.in_force()))
         return has_majorities(configuration, serving - {name})
 
+    def lone_entries(self, site: Site) -> set[int]:
+        """Return the indexes at ``site`` of which no other node has a copy that stays a member in all configurations."""
+        log, all_staying = site.disk.promised, [{*each.ids()} - {*each.leaving} for each in self.in_force()]
+        return {
+            index
+            for index in range(1, log.last_index + 1)
+            if not all(self.is_held_elsewhere(site, index, staying) for staying in all_staying)
+        }
+
+    def is_held_elsewhere(self, site: Site, index: int, names: Collection[NodeId]) -> bool:
+        """Return whether another of ``names`` has flushed the entry that ``site`` has at ``index``."""
+        log, sites = site.disk.promised, self._world.sites
+        if not log.base.index < index <= log.last_index:
+            return False
+        chain = log.chains[index - log.base.index - 1]
+        others = [sites[name] for name in names if name != site.name and not sites[name].is_gone]
+        return any(other.disk.promised.holds(index, chain) for other in others)
+
     # -- what a change may be -------------------------------------------------------------------------------------
 
     def promotion_asked(self, term: Term, names: Iterable[NodeId], committed: Index) -> None:

@@ -199,7 +199,18 @@ class Churn:
         voters = outcome(before, steps)[0] & {*before.ids()}
         after = replace(before, voters=tuple(sorted(voters)), outgoing=before.voters)
         is_sparing = bool(voters) and self.rules.can_spare(after, driver.damaged_ids())
+        is_sparing = is_sparing and self._leaves_copies(before, steps)
         return is_sparing and (self._world.swarm.most_clocks_err or self.rules.can_spare(after, driver.misled_ids()))
+
+    def _leaves_copies(self, before: Configuration, steps: list[Step]) -> bool:
+        """Return whether those who stay have an intact copy of each entry that is rotten at one of them."""
+        _, members, leaving = outcome(before, steps)
+        staying = members - leaving
+        return all(
+            self.rules.is_held_elsewhere(site, index, staying)
+            for site, index in self._world.faults_driver.rotten_payloads()
+            if site.name in staying
+        )
 
     def _use_an_id_again(self) -> None:
         """Ask for a new member under the id of another, present or former: it is refused."""

@@ -184,6 +184,10 @@ class World:
         """Return whether a site is or was a member's, or may become one's."""
         return self.churn is None or self.churn.rules.concerns(site.name)
 
+    def lone_entries(self, site: Site) -> set[int]:
+        """Return the entries of ``site`` of which the members may have no other copy, whichever of them leave."""
+        return set() if self.churn is None else self.churn.rules.lone_entries(site)
+
     def is_left_behind(self, site: Site) -> bool:
         """Return whether a site is gone, and no configuration names it that may count."""
         if self.churn is None or not site.is_gone:
