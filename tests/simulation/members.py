@@ -366,16 +366,18 @@ class Churn:
         self._settle_transfer(settle)
 
     def _start_strangers_again(self) -> None:
-        """Have learners ask again who is there, if all whom they were told of at their start are gone.
+        """Have members ask again who is there, if all whom they know are gone: the leader is a stranger to them.
 
-        Nobody else is heard by a node without members, so the leader is a stranger to it.
+        They were told of others at their start, or their volume went back to where others were members. An operator
+        starts such a one with --join, whatever it was started with before.
         """
         for site in self.members():
-            process = site.process
-            if process is None or process.node.raft.configuration.ids():
+            process, newest = site.process, self.rules.newest
+            if process is None or process.node.raft.configuration.index >= newest.index:
                 continue
-            if not {*process.node.peers.links}.intersection(self.rules.newest.ids()):
-                self._world.counts["joiners that knew nobody any more"] += 1
+            if not {*process.node.peers.links}.intersection(newest.ids()):
+                self._world.counts["members that knew nobody any more"] += 1
+                site.joins = True
                 site.crashed("is started again to ask who is there")
 
     def _is_at_rest(self) -> bool:
