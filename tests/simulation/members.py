@@ -361,15 +361,18 @@ class Churn:
         settle("complete the change that was begun", self._is_at_rest)
         settle("let those go that are lost", self._lets_the_lost_go)
         settle("complete the last change", self._is_at_rest)
-        self._start_strangers_again()
-        settle("heal every disk", lambda: all(site.is_sound for site in self.members()))
+        settle("heal every disk", self._is_sound)
         self._settle_transfer(settle)
+
+    def _is_sound(self) -> bool:
+        self._start_strangers_again()
+        return all(site.is_sound for site in self.members())
 
     def _start_strangers_again(self) -> None:
         """Have members ask again who is there, if all whom they know are gone: the leader is a stranger to them.
 
         They were told of others at their start, or their volume went back to where others were members. An operator
-        starts such a one with --join, whatever it was started with before.
+        starts such a one with --join, whatever it was started with before; and again, if whom it asked is gone as well.
         """
         for site in self.members():
             process, newest = site.process, self.rules.newest
