@@ -166,7 +166,7 @@ class MemberRules:
         return has_majorities(configuration, serving - {name})
 
     def lone_entries(self, site: Site) -> set[int]:
-        """Return the indexes at ``site`` of which no other node has a copy that stays a member in all configurations."""
+        """Return the indexes at ``site`` of which nobody else has a copy who stays a member in all configurations."""
         log, all_staying = site.disk.promised, [{*each.ids()} - {*each.leaving} for each in self.in_force()]
         return {
             index
