@@ -5,6 +5,7 @@
     DurableRaftError
     ├── ConfigError               the operator: flags, files, timeouts that cannot work
     ├── Refused                   (tools/raftlog/repair.py) the operator: what was asked of a tool cannot be done safely
+    ├── NoBeginning               (tools/raftlog/beginning.py) no new cluster can be made from what is left of one
     ├── ClientError               a client; the message is the RESP error line without its "-"
     │   └── ProtocolError         malformed RESP: the connection is closed after the error
     ├── PeerError                 another node: its bytes are not believed

@@ -136,6 +136,8 @@ def test_replica_that_differs_fences_itself_and_is_rebuilt(cluster_of: ClusterFa
     others = [node_id for node_id in cluster.node_ids if node_id != victim]
     assert any(f"nodes={victim}" in cluster.log(node_id) for node_id in others), "the others name it"
     cluster.wait_ready()
+    # Before it has another state it moves whoever wants to read.
+    cluster.logged(victim, "event=snapshot_installed")
     assert_on_all_nodes(cluster, {"account": "100"} | {f"k{number}": "v" for number in range(10)})
     assert list(cluster.nodes[victim].directory.glob("kv.differs-*")), "nothing is deleted"
 
