@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from durable_raft.kv.records import Kept, deadline_of
+from durable_raft.kv.sorting import PIECE_KEYS
 
 HEAP_SLACK: Final = 1024
 """Stale items that may be there beyond as many as there are keys, before they are taken out."""
 
 PASS_PIECE: Final = 4
 """Old items looked at for each new one. With one, they would be through no sooner than they are too many again."""
-
-FREE_PIECE: Final = 2048
-"""Items freed at once."""
 
 Due = tuple[int, bytes, bytes]
 """(deadline_ms, order key, key): the order in which keys expire, the same on every replica."""
@@ -84,6 +82,6 @@ class Deadlines:
         """Let go of everything in pieces; for a thread."""
         for needless in (self._heap, self._old):
             while needless:
-                del needless[-FREE_PIECE:]
+                del needless[-PIECE_KEYS:]
         while self._passed:
             self._passed.popitem()

@@ -67,17 +67,12 @@ def consider(state: RaftState, now: int) -> None:
         # Whoever leads has to refuse.
         return
     heard_since = now - state.timeouts.longest(now)
-    with_room = [peer for peer in state.configuration.voters if _has_room(state, peer)]
-    target = _furthest(state, [peer for peer in with_room if _is_fit(state, peer, heard_since)])
+    fit = [peer for peer in state.configuration.voters if _is_fit(state, peer, heard_since)]
+    target = _furthest(state, [peer for peer in fit if state.progress[peer].room is room.AMPLE])
     if target is not None:
         state.observe("leader_without_room", target=target, term=state.current_term)
         state.room.hand_over_from = now + PAUSE * state.timeouts.longest(now)
         start(state, now, target)
-
-
-def _has_room(state: RaftState, peer: NodeId) -> bool:
-    progress = state.progress.get(peer)
-    return progress is not None and progress.room is room.AMPLE
 
 
 def start(state: RaftState, now: int, target: NodeId) -> None:
