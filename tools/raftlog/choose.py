@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from durable_raft.kv.commands import COMMANDS
+from durable_raft.kv.machine import VALUE_BYTES_MAX
 from durable_raft.raft.types import EntryKind
 from durable_raft.storage.log.walk import Walked
 from raftlog.lines import commands_of
@@ -27,6 +28,18 @@ DIRECTORY = click.argument("directory", type=DIRECTORY_PATH)
 FROM = click.option("--from", "lo", type=INDEX, default=0, metavar="I", help="First index to show.")
 TO = click.option("--to", "last", type=INDEX, default=None, metavar="I", help="Last index to show.")
 JSON = click.option("--json", "json", is_flag=True, help="One JSON object per line.")
+
+
+def value_bytes_option(meaning: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """Return the option that says how long a value may be that an applied command makes."""
+    return click.option(
+        "--value-bytes-max",
+        type=click.IntRange(min=1),
+        default=VALUE_BYTES_MAX,
+        show_default=True,
+        metavar="BYTES",
+        help=meaning,
+    )
 
 
 def range_end(lo: int, last: int | None) -> int | None:

@@ -58,6 +58,8 @@ class Merged:
     certain: Commitment
     first_members: Membership
     """Those of the first start, who count until there is a configuration in the log."""
+    configurations: Configurations
+    """Those of the best log, before anything is given up."""
     given_up: list[LogPoint] = field(default_factory=list)
     """Entries at the end of the best log that are left out."""
     missing: list[LogPoint] = field(default_factory=list)
@@ -79,30 +81,24 @@ class Merged:
 
     @property
     def newest(self) -> Configuration:
-        """The newest configuration that is known of the best log, before anything is given up."""
-        return self.best.meta.configurations[-1] if self.best.meta.configurations else self.at(Index(0))
+        """The newest configuration that is known of the best log."""
+        return self.configurations.newest
 
     @property
     def configuration(self) -> Configuration:
         """The one that counts where the merged log ends."""
-        return self.at(self.last.index)
+        return self.configurations.at(self.last.index)
 
     @property
     def possible(self) -> list[Configuration]:
         """Those that some member may go by."""
-        initial = Configuration.initial(self.first_members)
-        return Configurations(initial, self.best.meta.configurations).since(self.best.meta.base.point.index)
+        return self.configurations.since(self.best.meta.base.point.index)
 
     @property
     def is_end_hopeless(self) -> bool:
         """Whether all that is left out was certainly not committed."""
         hopeless = [each.range.first for each in self.verdicts if each.verdict == HOPELESS]
         return bool(hopeless) and self.last.index + 1 >= min(hopeless)
-
-    def at(self, index: Index) -> Configuration:
-        """Return the one that counts in the best log at ``index``, which is not before its base."""
-        initial = Configuration.initial(self.first_members)
-        return Configurations(initial, self.best.meta.configurations).at(index)
 
     @property
     def summary(self) -> StateSummary | None:
@@ -126,7 +122,8 @@ def merge(survivors: Sequence[Survivor], *, is_all: bool, lose_from: int | None 
     if state_of is not None and state_of.state is not None and state_of.state.applied.point.index > base.point.index:
         base = _first_needed(base, state_of.state, points, survivors)
     certain = commitment_of([_replica(each) for each in survivors], is_all=is_all)
-    merged = Merged(best, base, [], state_of, {}, [], certain, first_members)
+    configurations = Configurations(Configuration.initial(first_members), best.meta.configurations)
+    merged = Merged(best, base, [], state_of, {}, [], certain, first_members, configurations)
     merged.verdicts = _verdicts(merged, points, survivors)
     _fill(merged, points, survivors)
     if _is_end_hidden(merged, survivors):
@@ -209,7 +206,7 @@ def _is_end_hidden(merged: Merged, survivors: Sequence[Survivor]) -> bool:
     somebody knows of a configuration there.
     """
     last = merged.best.last.index
-    voters = merged.at(last).voters
+    voters = merged.configurations.at(last).voters
     is_known = any(each.meta.configuration.index > last for each in survivors)
     hidden = {each.node_id for each in survivors if each.is_end_lost}
     lacking = {each.node_id for each in survivors if each.meta.standing.is_voter} - hidden
@@ -264,7 +261,7 @@ def _verdicts(merged: Merged, points: dict[int, LogPoint], survivors: Sequence[S
     verdicts: dict[tuple[str, str], list[int]] = {}
     joint = ("", "")
     for index in range(max(first, upto + 1), best.last.index + 1):
-        configuration = merged.at(Index(index))
+        configuration = merged.configurations.at(Index(index))
         judged = _verdict(index, points.get(index), survivors, configuration)
         if configuration.index == index and configuration.outgoing and judged[0] == HOPELESS:
             joint = (HOPELESS, f"the joint configuration at {index} was certainly not committed")

@@ -13,14 +13,13 @@ import click
 
 from durable_raft.addresses import format_cluster, parse_cluster
 from durable_raft.errors import ConfigError, DurableRaftError, StorageError
-from durable_raft.kv.machine import VALUE_BYTES_MAX
 from durable_raft.raft.configuration import describe_stored
 from durable_raft.raft.quorum import halves, has_quorum, majority
 from durable_raft.raft.types import ORIGIN, Configuration, HardState, Identity, Membership, Standing, Term
 from durable_raft.storage.directory import running_node
 from durable_raft.storage.time_request import request_time_reset
 from raftlog.beginning import NoBeginning, begin, beginning_of
-from raftlog.choose import DIRECTORY, DIRECTORY_PATH
+from raftlog.choose import DIRECTORY, DIRECTORY_PATH, value_bytes_option
 from raftlog.gather import Unreadable
 from raftlog.merging import Merged, merge
 from raftlog.rebuild import rebuild
@@ -120,14 +119,7 @@ def repair(
 @click.option("--output", required=True, type=DIRECTORY_PATH, help="Where the new directories go, by node id.")
 @click.option("--apply", "applies", is_flag=True, help="Write; else only say what would be written.")
 @click.option("--lose-from-index", "lose_from", type=int, help="Leave out everything from this index on.")
-@click.option(
-    "--value-bytes-max",
-    type=click.IntRange(min=1),
-    default=VALUE_BYTES_MAX,
-    show_default=True,
-    metavar="BYTES",
-    help="As the old nodes had it; needed where entries are applied.",
-)
+@value_bytes_option("As the old nodes had it; needed where entries are applied.")
 def recover(
     directories: tuple[Path, ...],
     membership: Membership,
@@ -245,9 +237,7 @@ def _require_nobody_absent(survivors: Sequence[Survivor], merged: Merged) -> Non
     """
     if not merged.lost_configurations or merged.is_end_hopeless:
         return
-    counting = [merged.configuration, *merged.lost_configurations]
-    voters = {voter for each in counting for voter in (*each.voters, *each.outgoing)}
-    absent = sorted(voters - {each.node_id for each in survivors})
+    absent = _absent(survivors, merged.configuration, *merged.lost_configurations)
     if absent:
         lost = ", ".join(map(describe_stored, merged.lost_configurations))
         raise Refused(
@@ -368,10 +358,10 @@ def _counts(configuration: Configuration) -> str:
     return describe_stored(configuration if configuration.index else None)
 
 
-def _absent(survivors: Sequence[Survivor], configuration: Configuration) -> list[str]:
-    """Return the voters whose directory is not here."""
+def _absent(survivors: Sequence[Survivor], *configurations: Configuration) -> list[str]:
+    """Return the voters of any of ``configurations`` whose directory is not here."""
     here = {each.node_id for each in survivors}
-    return sorted({voter for half in halves(configuration) for voter in half} - here)
+    return sorted({voter for each in configurations for voter in (*each.voters, *each.outgoing)} - here)
 
 
 def _moved(standing: Standing, held: HardState) -> Standing:

@@ -15,11 +15,10 @@ import click
 
 from durable_raft.errors import CorruptRecord
 from durable_raft.kv.glob import PATTERN_BYTES_MAX
-from durable_raft.kv.machine import VALUE_BYTES_MAX
 from durable_raft.storage.directory import KV, holds_environment
 from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.state.view import LmdbStateView, open_view
-from raftlog.choose import DIRECTORY, INDEX
+from raftlog.choose import DIRECTORY, INDEX, value_bytes_option
 from raftlog.lines import quoted, text_of
 from raftlog.replaying import NotReplayable, Source, State, Value, changes
 from raftlog.running import CLEAN, REFUSED, complain, run
@@ -50,14 +49,7 @@ _Print = Callable[[Source, State], Iterator[str]]
 @click.option("--scan", "pattern", is_flag=False, flag_value="*", metavar="[PATTERN]", help="List the keys, in order.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="With --scan: at most so many keys.")
 @click.option("--diff", "other", type=INDEX, metavar="INDEX2", help="Print what is different at INDEX2.")
-@click.option(
-    "--value-bytes-max",
-    type=click.IntRange(min=1),
-    default=VALUE_BYTES_MAX,
-    show_default=True,
-    metavar="BYTES",
-    help="As the nodes have it.",
-)
+@value_bytes_option("As the nodes have it.")
 @click.option("--json", "json", is_flag=True, help="JSON objects, one per line.")
 def replay(
     directory: Path,
