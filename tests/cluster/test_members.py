@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +10,8 @@ import redis
 
 from durable_raft.server.exit_codes import ExitCode
 from tests.cluster.conftest import ClusterFactory
-from tests.cluster.harness import Cluster, checkout_environment
+from tests.cluster.harness import Cluster
+from tests.cluster.operators import operate, run
 from tests.support.waiting import WAIT_S
 
 CALM: dict[str, object] = {
@@ -23,22 +21,6 @@ CALM: dict[str, object] = {
     "client_hold_ms": 30_000,
 }
 """A busy machine costs no leader its place, and no client a write: every error is one of the changes' own."""
-
-
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of ``durable-raft`` to its end."""
-    command = [sys.executable, "-m", "durable_raft", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=2 * WAIT_S, check=False, env=checkout_environment()
-    )
-
-
-def operate(cluster: Cluster, at: str, *words: str, code: int = 0) -> dict[str, object]:
-    """Run a command for operators at a node; return what it says."""
-    done = run(*words, "--at", str(cluster.nodes[at].address), "--json")
-    assert done.returncode == code, cluster.explain(f"{words} ended with {done.returncode}: {done.stderr}")
-    found: dict[str, object] = json.loads(done.stdout) if code == 0 else {"error": done.stderr}
-    return found
 
 
 def voters(cluster: Cluster, at: str) -> list[str]:

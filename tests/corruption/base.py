@@ -12,8 +12,6 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import redis
-
 from durable_raft.raft.changes import Readdress, next_configuration
 from durable_raft.raft.configuration import encode
 from durable_raft.raft.ready import Write
@@ -23,6 +21,7 @@ from durable_raft.storage.log.journal import DiskJournalPlace
 from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from tests.cluster.harness import Cluster
+from tests.cluster.operators import operate
 
 VICTIM = "n1"
 """Whose directory is damaged where one alone is."""
@@ -101,35 +100,16 @@ def _write(cluster: Cluster, rng: random.Random, model: dict[bytes, bytes], coun
 
 # -- changes of the members -------------------------------------------------------------------------------------------
 
-_AGAIN = ("NOTREADY", "NOTCAUGHTUP", "INPROGRESS", "TRYAGAIN")
-"""Refusals of a change that is only asked for too early."""
-
 
 def _change(cluster: Cluster, *words: str) -> None:
-    """Change the members, and wait until that is complete."""
-    client = cluster.client(cluster.leader())
-
-    def is_begun() -> bool:
-        try:
-            client.execute_command("RAFT.MEMBER", *words)  # type: ignore[no-untyped-call]
-        except redis.ResponseError as error:
-            if not str(error).startswith(_AGAIN):
-                raise
-            return False
-        return True
-
-    def is_complete() -> bool:
-        found = client.execute_command("RAFT.MEMBER", "LIST")  # type: ignore[no-untyped-call]
-        return bool(found[b"state"] == b"stable" and found[b"committed"] == 1)
-
-    cluster.wait(is_begun, f"{words} to be begun")
-    cluster.wait(is_complete, f"{words} to be complete")
+    """Change the members as an operator does, who waits until that is complete."""
+    operate(cluster, cluster.leader(), "member", *words)
 
 
 def _replace_and_remove(cluster: Cluster) -> None:
     """Let a fourth node become a voter, and go: each through a joint configuration."""
     entry = cluster.join("n4", cluster.wait_ready())
-    for words in (("ADD", entry), ("PROMOTE", "n4"), ("REMOVE", "n4")):
+    for words in (("add", entry), ("promote", "n4"), ("remove", "n4")):
         _change(cluster, *words)
     code = cluster.wait_exit("n4")
     assert code == ExitCode.REMOVED, cluster.explain(f"n4 ended with {code}")
@@ -137,12 +117,12 @@ def _replace_and_remove(cluster: Cluster) -> None:
 
 
 _FIRST_CHANGES = (
-    lambda cluster: _change(cluster, "ADD", "n9=127.0.0.1:1@2"),
+    lambda cluster: _change(cluster, "add", "n9=127.0.0.1:1@2"),
     _replace_and_remove,
 )
 _LATER_CHANGES = (
-    lambda cluster: _change(cluster, "UPDATE", "n9=127.0.0.1:3@4"),
-    lambda cluster: _change(cluster, "REMOVE", "n9"),
+    lambda cluster: _change(cluster, "update", "n9=127.0.0.1:3@4"),
+    lambda cluster: _change(cluster, "remove", "n9"),
 )
 
 
