@@ -404,12 +404,15 @@ class Churn:
         return not lost
 
     def _settle_transfer(self, settle: Callable[[str, Callable[[], bool]], None]) -> None:
-        """Hand leadership over in calm: clients wait or are sent elsewhere, and are told of nothing else."""
+        """Hand leadership over in calm: clients wait or are sent elsewhere, and are told of nothing else.
+
+        An operator looks at LAG first. A link may carry less than clients write, and who is behind it never leads.
+        """
         leader, world = self._world.leader(), self._world
         others = [site for site in self.members() if site.name in self.rules.newest.voters and site is not leader]
         if leader is None or not others:
             return
-        target = self._rng.choice(others)
+        target = max(others, key=lambda site: (site.disk.promised.last_index, self._rng.random()))
         errors = ("answered -UNKNOWN", "answered -CLUSTERDOWN", "answered -TRYAGAIN")
         before = {name: world.counts[name] for name in errors}
 
