@@ -7,7 +7,6 @@ the outcome if it becomes known within the hold time, and ``-UNKNOWN`` if not. N
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +21,11 @@ from durable_raft.kv.slots import key_slot
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import COMMANDS, LEADER, TIME_RESET, Entry, Index, Member, NodeId
 from durable_raft.server.answering import Answering
+from durable_raft.server.backlog import Backlog
 from durable_raft.server.claims import Claims
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.pending import Batch, Forming, Part, Queued, Slot, Waiting, parts_of
-from durable_raft.server.slices import Jobs, Steps
+from durable_raft.server.slices import STEPS_MAX, Jobs, Steps
 
 INFLIGHT_BATCHES_MAX = 2
 """Own batches in flight before the next one waits and grows: one on its way to the disks, one behind it."""
@@ -39,6 +39,7 @@ DROP_PAUSE_MS = 10
 ARG_MEMORY_BYTES = 64
 """What an argument takes in memory beside its bytes: an object's head, its places in a list and in its run."""
 
+_READ_LOST = ErrorReply("TRYAGAIN leadership changed; the read was not executed")
 _STATE_REPLACED = ErrorReply("TRYAGAIN the state was replaced; nothing was done")
 
 
@@ -79,6 +80,7 @@ class Dispatcher:
         wake: Callable[[], None],
         is_reachable: Callable[[NodeId], bool],
         jobs: Jobs,
+        slice_steps: int = STEPS_MAX,
     ) -> None:
         """Bind the parts.
 
@@ -88,6 +90,7 @@ class Dispatcher:
             wake: has ``propose_due`` called soon.
             is_reachable: whether the link to a node is up; a client is not sent to a leader that has just died.
             jobs: of the machine; takes the reads that this replica answers by itself.
+            slice_steps: how many runs are routed or given up in one turn of the loop at most.
         """
         self._raft = raft
         self._machine = machine
@@ -108,7 +111,7 @@ class Dispatcher:
         """Proposed in the present term of leadership, not yet applied."""
         self._orphans: dict[Index, Batch] = {}
         """Proposed in a leadership that was lost since; their fate is open."""
-        self._held: deque[Waiting] = deque()
+        self._backlog = Backlog(self._monotonic, slice_steps, self._route)
         self.queued = Queued()
         """What was taken in and is not answered, wherever it waits."""
         self._last_proposed = Index(0)
@@ -130,11 +133,21 @@ class Dispatcher:
         size += 16 * count
         if spec.is_write:
             slot.expect_write()
-        self._route(Waiting(slot, spec, run, size))
+        waiting = Waiting(slot, spec, run, size)
+        if self._backlog.is_routing:
+            self._route_later(waiting)
+        else:
+            self._route(waiting)
+
+    def _route_later(self, waiting: Waiting) -> None:
+        self._backlog.route_later(waiting)
+        self._wake()
 
     def _route(self, waiting: Waiting) -> None:
         waiting.slot.leave_batch()
-        if self._raft.role is LEADER:
+        if waiting.refusal is not None:
+            waiting.slot.fill(waiting.refusal)
+        elif self._raft.role is LEADER:
             self._accept(waiting)
         elif not waiting.spec.is_write and waiting.slot.owner.is_readonly and self.is_caught_up:
             self._answer_stale(waiting)
@@ -178,7 +191,7 @@ class Dispatcher:
         if not waiting.deadline:
             waiting.deadline = self._monotonic() + self._limits.hold_s
             self.counters.held += waiting.run.length
-        self._held.append(waiting)
+        self._backlog.hold(waiting)
 
     def _is_full_for(self, waiting: Waiting) -> bool:
         """Return whether more waits than may; what would be alone is always taken, or it never could be."""
@@ -198,7 +211,11 @@ class Dispatcher:
     # -- proposing ------------------------------------------------------------------------------------------------
 
     def propose_due(self) -> None:
-        """Register the reads that wait, then propose batches while the window has room (leader only)."""
+        """Work off what is to be routed; register the reads that wait, then propose batches while the window has room.
+
+        Only a leader registers and proposes.
+        """
+        self._backlog.work_off()
         if self._raft.role is not LEADER:
             return
         has_commands = self._forming or self._free_reads
@@ -227,7 +244,7 @@ class Dispatcher:
     def has_due(self) -> bool:
         """Return whether ``propose_due`` has anything that waits for it."""
         may_propose = bool(self._forming) and self._may_propose() and self._stamp_ms() is not None
-        return bool(self._free_reads) or may_propose
+        return bool(self._free_reads) or may_propose or self._backlog.has_due()
 
     def _may_propose(self) -> bool:
         """Return whether a batch may leave: none is in flight, or one that takes its time.
@@ -364,18 +381,20 @@ class Dispatcher:
                 self._route_again(waiting)
 
     def _route_again(self, waiting: Waiting) -> None:
-        """Route a read anew that was not executed, unless writes that its connection sent after it may overtake it."""
+        """Route a read anew that was not executed, unless writes that its connection sent after it may overtake it.
+
+        That is decided now: these writes may be applied before it is routed.
+        """
         if waiting.slot.owner.writes_outstanding:
-            waiting.slot.fill(ErrorReply("TRYAGAIN leadership changed; the read was not executed"))
-        else:
-            self._route(waiting)
+            waiting.refusal = _READ_LOST
+        self._route_later(waiting)
 
     def _answer_stale(self, waiting: Waiting) -> None:
         """Answer a read from this replica's own state, once the machine is done with what it is at."""
         self.counters.reads += waiting.run.length
         is_short = waiting.run.length == 1 and self._answering.is_short(waiting.spec.name)
         if self._jobs.are_under_way or not is_short:
-            self._jobs.add(lambda: self._answer_all([Part(waiting)]), lambda: self._route(waiting))
+            self._jobs.add(lambda: self._answer_all([Part(waiting)]), lambda: self._route_later(waiting))
             self._wake()
         else:
             self._answering.answer_now(Part(waiting))
@@ -416,14 +435,13 @@ class Dispatcher:
     # -- changes of leadership and the passing of time ------------------------------------------------------------
 
     def leadership_changed(self) -> None:
-        """Route what waits anew: this node's role, the leader it knows, or the link to that leader has changed."""
+        """Have what waits routed anew: the role, the leader that this node knows or the link to it has changed."""
         self._last_proposed, self._last_proposed_ms = Index(0), 0
         self._orphan_batches()
         if self._raft.role is not LEADER:
             unproposed = [*self._free_reads, *self._forming.take_all_runs()]
             self._free_reads = []
-            for waiting in unproposed:
-                self._route(waiting)
+            self._backlog.take_back(unproposed)
         self._route_held()
 
     def use_members(self, members: Iterable[Member]) -> None:
@@ -435,9 +453,7 @@ class Dispatcher:
 
     def _route_held(self) -> None:
         if self._raft.leader_id is not None:
-            held, self._held = self._held, deque()
-            for waiting in held:
-                self._route(waiting)
+            self._backlog.route_held()
 
     def _orphan_batches(self) -> None:
         """Set aside the batches of a leadership that was lost, even if it was won again since."""
@@ -455,11 +471,10 @@ class Dispatcher:
     def expire(self) -> None:
         """Answer what has been held, or has been of unknown fate, for too long."""
         now = self._monotonic()
-        while self._held and self._held[0].deadline <= now:
-            waiting = self._held.popleft()
-            waiting.slot.fill(ErrorReply("CLUSTERDOWN no leader; the command had no effect"))
+        self._backlog.give_up(now)
         for index in [i for i, batch in self._orphans.items() if (batch.give_up_at or 0.0) <= now]:
             self._give_up(self._orphans.pop(index))
+        self._backlog.work_off()
 
     def _give_up(self, batch: Batch) -> None:
         """Tell that a batch's fate is unknown; its reads had no effect and are routed again."""
@@ -475,9 +490,9 @@ class Dispatcher:
 
     def has_deadlines(self) -> bool:
         """Return whether ``expire`` may have something to do later."""
-        return bool(self._held or self._orphans)
+        return bool(self._backlog.has_held or self._orphans)
 
     def is_idle(self) -> bool:
         """Return whether no client waits for anything."""
         waiting = self._forming or self._free_reads or self._registered_reads or self._inflight
-        return not (waiting or self._orphans or self._held or self._jobs.are_under_way)
+        return not (waiting or self._orphans or self._backlog or self._jobs.are_under_way)

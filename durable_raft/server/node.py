@@ -124,6 +124,7 @@ class Node:
             self.wake,
             self._is_reachable,
             self._jobs,
+            platform.slice_steps,
         )
         self._time_resets = TimeResets(self.timekeeper, self.dispatcher, config.directory)
         self._applier = Applier(self._jobs, self.dispatcher, self._applied)

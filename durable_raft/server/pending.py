@@ -164,7 +164,7 @@ class Waiting:
     What happens to the commands of a run happens to all: they go into one batch, are held, moved or refused together.
     """
 
-    __slots__ = ("deadline", "run", "size_bytes", "slot", "spec")
+    __slots__ = ("deadline", "refusal", "run", "size_bytes", "slot", "spec")
 
     def __init__(self, slot: Slot, spec: CommandSpec, run: Run, size_bytes: int) -> None:
         self.slot = slot
@@ -174,6 +174,8 @@ class Waiting:
         self.size_bytes = size_bytes
         self.deadline = 0.0
         """While held for want of a leader: when to give up (monotonic, seconds)."""
+        self.refusal: Reply | None = None
+        """What it is answered when it is routed anew; it must not be executed any more."""
 
 
 class Part:

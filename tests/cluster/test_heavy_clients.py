@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import redis
 
 from durable_raft.kv.slots import SLOTS, key_slot
+from durable_raft.server.clients import OWED_MAX
 from tests.cluster.conftest import ClusterFactory
-from tests.cluster.harness import PATIENT, Cluster
+from tests.cluster.harness import EAGER, PATIENT, UNHURRIED, Cluster
 
 pytestmark = pytest.mark.cluster
 
 PATIENCE_S = 120.0
 VALUE_BYTES = 10_000_000
+CLIENTS = 4
 
 
 @pytest.fixture
@@ -65,6 +68,31 @@ def test_a_pipeline_is_taken_in_slices(patient: Cluster) -> None:
         sent.result()
     assert patient.client(leader).dbsize() == 100_000
     assert patient.infos()["n1"]["raft_current_term"] == term, slow_turns(patient)
+
+
+def test_commands_that_waited_for_a_leader_are_taken_in_slices(cluster_of: ClusterFactory) -> None:
+    """Clients fill a node that knows no leader, and one is found: the loop turns while all are moved or executed."""
+    cluster = cluster_of(3, client_hold_ms=int(PATIENCE_S * 1000), settings_of={"n1": EAGER}, **UNHURRIED)
+    cluster.wait_ready()
+    cluster.kill9("n2", "n3")
+    cluster.wait(lambda: (cluster.info("n1") or {}).get("raft_leader_id") == "", "n1 to know no leader")
+    pair = b"*3\r\n$3\r\nSET\r\n$5\r\n%05d\r\n$1\r\nv\r\n*2\r\n$3\r\nGET\r\n$5\r\n%05d\r\n"
+    request = b"".join(pair % (number, number) for number in range(OWED_MAX // 2))
+    with ExitStack() as stack:
+        senders = [
+            stack.enter_context(socket.create_connection(cluster.addresses()[0], PATIENCE_S)) for _ in range(CLIENTS)
+        ]
+        for sender in senders:
+            sender.sendall(request)
+        most = OWED_MAX * CLIENTS
+        cluster.wait(lambda: int((cluster.info("n1") or {})["raft_held"]) > most // 2, "most commands to be held")
+        cluster.restart("n2", "n3")
+        for sender in senders:
+            answered = 0
+            while answered < OWED_MAX:
+                received = sender.recv(1 << 20)
+                assert received
+                answered += received.count(b"+OK\r\n") + received.count(b"$1\r\nv") + received.count(b"-MOVED")
 
 
 def test_commands_that_look_at_all_keys_let_the_loop_turn(patient: Cluster) -> None:

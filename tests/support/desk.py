@@ -331,6 +331,21 @@ class Desk:
             self.turn()
         self._pass(max(0.0, end - self.now))
 
+    def write(self) -> None:
+        """Have the log writer write what it was given, and the loop not turn."""
+        self._writer.work()
+
+    def ring_until(self, seconds: float, holds: Callable[[], bool]) -> None:
+        """Let time pass until ``holds``, which it does behind a timer; the loop has not turned since that one rang."""
+        end = self.now + seconds
+        while not holds():
+            due = self.loop.next_due()
+            assert due is not None, "no timer is set"
+            assert due <= end, "it does not come about"
+            self.turn()
+            self._pass(max(0.0, due - self.now))
+            self.loop.ring()
+
     def wait_until(self, holds: Callable[[], bool]) -> None:
         """Let time pass until ``holds``, at most ten seconds."""
         end = self.now + 10.0
@@ -397,10 +412,19 @@ class Desk:
 
         It has committed up to ``commit``; when that is not given, all that it sends.
         """
+        self.hear(leader, self._append(*entries, term=term, after=after, commit=commit))
+
+    def begin_to_follow(self, leader: NodeId, *, after: int | None = None) -> None:
+        """n1 hears ``leader``, of the next term, and the loop does not turn yet."""
+        self.arrive(leader, self._append(after=after))
+
+    def _append(
+        self, *entries: Entry, term: int | None = None, after: int | None = None, commit: int | None = None
+    ) -> AppendEntries:
         log = self.raft.log
         term = self.raft.current_term + 1 if term is None else term
         previous = Index(log.last.index if after is None else after)
-        message = AppendEntries(
+        return AppendEntries(
             Term(term),
             previous,
             log.term_at(previous),
@@ -409,7 +433,6 @@ class Desk:
             Index(commit if commit is not None else entries[-1].index if entries else 0),
             0,
         )
-        self.hear(leader, message)
 
     def client(self, *, is_readonly: bool = False) -> Client:
         """Return a new connection."""
