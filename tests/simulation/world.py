@@ -38,6 +38,10 @@ from tests.simulation.time_rules import TimeRules
 from tests.simulation.workload import OpenChanges
 from tests.support.raft_trace import event_words
 
+PATIENCE_MOST = 40
+"""So many times its patience a cluster is waited for that gets on, however slowly: a leader that keeps two entries of
+thousands in memory reads one after the other from a slow disk, for each member that is behind."""
+
 EVENTS_MAX: Final = 2_000_000
 """Events of one run before it is called a livelock."""
 
@@ -320,7 +324,7 @@ class World:
     def _settle(self, what: str, holds: Any, *, has_work: bool = True) -> None:
         """Let time pass until ``holds``; ``has_work``: there may be a log to work off before it does."""
         patience = self.patience
-        end, last = self.now + patience, self.now + patience * 10
+        end, last = self.now + patience, self.now + patience * PATIENCE_MOST
         most = 0
         while not holds():
             if has_work and self._worked_off() > most and self.now < last:
