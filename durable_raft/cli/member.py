@@ -37,7 +37,8 @@ class _Operator:
 
     def __init__(self, at: str, timeout_s: float, *, as_json: bool) -> None:
         first = parse_address("at", at)
-        self._client = ClusterClient([first, *(each for each in members(first) if each != first)])
+        nodes = [first, *(each for each in members(first) if each != first)]
+        self._client = click.get_current_context().with_resource(ClusterClient(nodes))
         self._deadline = time.monotonic() + timeout_s
         self._as_json = as_json
         self._said = ""
