@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from durable_raft.kv.replies import ErrorReply
 from durable_raft.server.pending import Waiting
 from durable_raft.server.slices import Slice
 
-_GIVEN_UP = ErrorReply("CLUSTERDOWN no leader; the command had no effect")
+NO_LEADER: Final = ErrorReply("CLUSTERDOWN no leader; the command had no effect")
 
 
 class Backlog:
@@ -68,6 +69,13 @@ class Backlog:
         self.take_back(self._held)
         self._held.clear()
 
+    def take_all(self) -> list[Waiting]:
+        """Return what waits, in order; nothing does afterwards."""
+        taken = [*self._held, *self._routing]
+        self._held.clear()
+        self._routing.clear()
+        return taken
+
     def give_up(self, now: float) -> None:
         """Have held commands given up whose time is up (monotonic, seconds)."""
         self._given_up_until = now
@@ -86,6 +94,6 @@ class Backlog:
             if not self._slice.take_step():
                 return
         while self.has_due():
-            self._held.popleft().slot.fill(_GIVEN_UP)
+            self._held.popleft().slot.fill(NO_LEADER)
             if not self._slice.take_step():
                 return

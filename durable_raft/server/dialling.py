@@ -223,6 +223,8 @@ class PeerLink:
                 # A replaced disk hears nobody who does not hear it, so a link to it waits in vain.
                 self.is_replaced &= isinstance(error, (DiskReplaced, TimeoutError))
                 self._complain(f"{type(error).__name__}: {error}")
+                if self.is_refused_as_removed:
+                    self._on_change()
             else:
                 pause = REDIAL_MIN_S
                 self._last_complaint = ""

@@ -21,7 +21,7 @@ from durable_raft.kv.slots import key_slot
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import COMMANDS, LEADER, TIME_RESET, Entry, Index, Member, NodeId
 from durable_raft.server.answering import Answering
-from durable_raft.server.backlog import Backlog
+from durable_raft.server.backlog import NO_LEADER, Backlog
 from durable_raft.server.claims import Claims
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.pending import Batch, Forming, Part, Queued, Slot, Waiting, parts_of
@@ -487,6 +487,17 @@ class Dispatcher:
             waiting.slot.fill(ErrorReply("UNKNOWN leadership was lost before the write's fate was known"))
         else:
             self._route_again(waiting)
+
+    def answer_finally(self) -> None:
+        """Answer what waits, for this node is no member any more: its clients are sent to the leader that it knew."""
+        for index in list(self._orphans):
+            self._give_up(self._orphans.pop(index))
+        address = self._addresses.get(self._raft.leader_id or NodeId(""))
+        for waiting in self._backlog.take_all():
+            if address is None or waiting.refusal is not None:
+                waiting.slot.fill(waiting.refusal or NO_LEADER)
+            else:
+                self._move(waiting, address)
 
     def has_deadlines(self) -> bool:
         """Return whether ``expire`` may have something to do later."""

@@ -437,9 +437,9 @@ class Node:
         self._time_resets.applied(entry)
 
     def _is_reachable(self, node_id: NodeId) -> bool:
-        """Return whether ``node_id`` is this node or its link is up."""
+        """Return whether ``node_id`` is this node or there to answer clients, though it may refuse one that went."""
         link = self.peers.links.get(node_id)
-        return node_id == self._config.node_id if link is None else link.is_up
+        return node_id == self._config.node_id if link is None else link.is_up or link.is_refused_as_removed
 
     def now_s(self) -> float:
         """Return the monotonic time in seconds."""
@@ -477,6 +477,8 @@ class Node:
         self._disk.look()
         self._announcer.tick()
         if self.members.is_removed(self.peers.links):
+            self.dispatcher.answer_finally()
+            self._reply()
             self.fail(NodeRemoved(REMOVED))
         self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)
 

@@ -267,10 +267,12 @@ class _Process:
         await self._hand_over(node)
         clients.stop_listening()
         if self._fatal is not None:
-            clients.abort()
+            _end_clients(clients, self._fatal)
             event(_logger, logging.CRITICAL, "stopping", error=f"{type(self._fatal).__name__}: {self._fatal}")
             if not isinstance(self._fatal, (DirectoryLost, NodeRemoved)):
                 _logger.critical("fatal error", exc_info=self._fatal)
+            if isinstance(self._fatal, NodeRemoved):
+                await self._wait_gone(clients)
             return
         event(_logger, logging.INFO, "stopping", reason="signal")
         led_in = node.raft.current_term
@@ -283,6 +285,10 @@ class _Process:
             await self._hand_over(node)
         clients.close()
         node.remember()
+        await self._wait_gone(clients)
+
+    async def _wait_gone(self, clients: Clients) -> None:
+        """Wait until what was answered is sent, for a second at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 while clients.connections:
@@ -293,7 +299,7 @@ class _Process:
         self._ended.set()
         if self._clients is not None:
             self._clients.stop_listening()
-            self._clients.abort()
+            _end_clients(self._clients, error)
 
     def _note_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """Treat an exception that no caller took as what it is: a bug, after which no state can be trusted."""
@@ -304,3 +310,11 @@ class _Process:
             self._fail(error)
         else:
             loop.default_exception_handler(context)
+
+
+def _end_clients(clients: Clients, error: BaseException) -> None:
+    """Say nothing more to anybody, unless nothing is wrong here: a node that was removed has answered what it could."""
+    if isinstance(error, NodeRemoved):
+        clients.close()
+    else:
+        clients.abort()

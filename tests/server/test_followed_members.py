@@ -128,8 +128,11 @@ def test_a_node_that_was_removed_learns_it_where_it_dials() -> None:
     async def story(house: House) -> None:
         link = house.peers.links[N2]
         async with asyncio.timeout(20):
+            house.changed.clear()
             while not link.is_refused_as_removed:
                 await asyncio.sleep(0.001)
+            # Clients are sent there from now on, so the node has to hear of it.
+            await house.changed.wait()
             house.n2.refuses_as_removed = False
             await is_up(link)
         assert not link.is_refused_as_removed

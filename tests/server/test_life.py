@@ -10,16 +10,19 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 
-from durable_raft.errors import ConfigError, ErrorAnswered, NodeUnreachable
+from durable_raft.errors import ConfigError, ErrorAnswered, NodeRemoved, NodeUnreachable
 from durable_raft.raft.types import Membership, NodeId
 from durable_raft.server import alarms, persister, process
 from durable_raft.server import node as node_module
+from durable_raft.server.clients import Clients
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.exit_codes import ExitCode
 from durable_raft.server.log_writer import LogWriter
+from durable_raft.server.members import Members
 from durable_raft.storage.log.journaled_store import JournaledLogStore
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.log_store import LogStore
@@ -217,6 +220,32 @@ def test_a_bug_ends_the_node_and_not_the_cluster(three: ForkedNodes, monkeypatch
         assert three.exit_code("n1") == ExitCode.FAILED
         assert "ZeroDivisionError: planted" in three.log("n1")
         assert client.call("GET", "poison") == b"1"
+
+
+def test_a_node_that_was_removed_answers_before_it_ends(
+    three: ForkedNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is wrong with it: a client that it kept waiting is told, and then its connection ends."""
+    flag = tmp_path / "removed"
+    monkeypatch.setattr(Members, "is_removed", lambda *_: flag.exists())
+    three.start("n1")
+    three.wait(lambda: three.number("n1", "held") == 0, "n1 to answer")
+    address = three.address("n1")
+    with socket.create_connection((address.host, address.port)) as connection:
+        connection.sendall(b"SET foo 1\r\n")
+        three.wait(lambda: three.number("n1", "held") > 0, "n1 to hold a command")
+        flag.touch()
+        assert three.exit_code("n1") == ExitCode.REMOVED
+        assert connection.recv(1000) == b"-CLUSTERDOWN no leader; the command had no effect\r\n"
+        assert connection.recv(1000) == b""
+
+
+@pytest.mark.parametrize(("error", "end"), [(NodeRemoved("it went"), "close"), (ZeroDivisionError(), "abort")])
+def test_who_was_removed_may_finish_what_it_says(error: BaseException, end: str) -> None:
+    """A reply that is half sent is sent whole; after any other error of the node nothing more is said."""
+    clients = create_autospec(Clients, instance=True)
+    process._end_clients(clients, error)
+    assert [name for name, _, _ in clients.method_calls] == [end]
 
 
 @pytest.mark.parametrize(("log_commit", "store"), [("journal", JournaledLogStore), ("lmdb", LmdbLogStore)])

@@ -227,6 +227,45 @@ def test_a_node_that_knows_that_it_leaves_believes_anybody(tmp_path: Path) -> No
             desk.wait(LOOK_S)
 
 
+def test_a_node_that_goes_sends_its_clients_to_the_leader(tmp_path: Path) -> None:
+    """A command that came when the leader had hung up is not done; nobody is left to guess about it."""
+    leaving = replace(FIRST, voters=(N2, N3), learners=(N1,), leaving=(N1,))
+    with desk_at(tmp_path / "n1") as desk:
+        desk.follow(N2, entry_of(desk, leaving))
+        desk.cut_off(N2)
+        client = desk.client()
+        client.send("set foo 1")
+        assert client.replies == [None]
+        desk.refuse_as_removed(N3)
+        with pytest.raises(NodeRemoved):
+            desk.wait(LOOK_S)
+        assert client.replies == [b"-MOVED 12182 127.0.0.1:7002\r\n"]
+
+
+def test_a_node_that_goes_without_a_leader_says_so(tmp_path: Path) -> None:
+    """What was held was not done."""
+    with desk_at(tmp_path / "n1") as desk:
+        client = desk.client()
+        client.send("set foo 1")
+        desk.refuse_as_removed(N2)
+        desk.refuse_as_removed(N3)
+        with pytest.raises(NodeRemoved):
+            desk.wait(LOOK_S)
+        assert client.replies == [b"-CLUSTERDOWN no leader; the command had no effect\r\n"]
+
+
+def test_a_leader_that_refuses_this_node_is_there_for_clients(tmp_path: Path) -> None:
+    """It answers, so nothing has to be held until this node knows that it goes."""
+    with desk_at(tmp_path / "n1") as desk:
+        desk.follow(N2)
+        desk.cut_off(N2)
+        client = desk.client()
+        client.send("set foo 1")
+        assert client.replies == [None]
+        desk.refuse_as_removed(N2)
+        assert client.replies == [b"-MOVED 12182 127.0.0.1:7002\r\n"]
+
+
 def test_only_who_was_removed_for_good_is_told_so(desk: Desk) -> None:
     """What is not committed may be cut, and nobody stops for it."""
     entry = entry_of(desk, WITHOUT_THREE)

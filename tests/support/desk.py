@@ -362,6 +362,8 @@ class Desk:
         link = self.node.peers.links[peer]
         assert isinstance(link, DeskLink)
         link.is_refused_as_removed = True
+        self._events.changed()
+        self.turn()
 
     def cut_off(self, peer: NodeId) -> None:
         """The link to ``peer`` goes down."""
