@@ -67,6 +67,11 @@ class DispatchCounters:
     unknown: int = 0
     overloaded: int = 0
 
+    @property
+    def elsewhere(self) -> int:
+        """Commands that came here though another node leads, or none."""
+        return self.held + self.moved
+
 
 class Dispatcher:
     """Takes commands of the machine's from connections and sees each one through to its reply."""

@@ -31,6 +31,8 @@ from durable_raft.server.peers import Link, Links
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.wire.messages import TellMembers
 
+FAREWELL_LOOKS: Final = 8
+"""Of the node's housekeeping, some seconds."""
 NOWHERE: Final = "unusable.invalid:1"
 """In place of an address that is none: no correct node proposes one, and a leader that lies must end nobody."""
 
@@ -59,6 +61,8 @@ class Members:
                 config.seeds.configuration_index,
                 tuple(map(_usable, config.seeds.members)),
             )
+        self._came = self._farewell_looks = 0
+        """Commands that had come for another node when it was looked last; and looks since this one was removed."""
         self._shown: tuple[Configuration, Configuration] | None = None
         """The newest configuration, and the same with the addresses at which members are reached."""
         self._followed: tuple[Configuration, bool] | None = None
@@ -139,6 +143,22 @@ class Members:
         """Return whether ``node_id`` is known to have been removed for good."""
         committed = self._raft.possible_configurations()[0]
         return node_id in committed.former
+
+    def has_left(self, links: Mapping[NodeId, Link], dispatcher: Dispatcher) -> bool:
+        """Return whether this node was removed and may end: all clients are told that another leads.
+
+        Asked again and again. While clients come they are sent to the leader, ``FAREWELL_LOOKS`` times at most; when
+        none came since it was last asked, what waits is answered.
+        """
+        came, self._came = dispatcher.counters.elsewhere - self._came, dispatcher.counters.elsewhere
+        if not self.is_removed(links):
+            self._farewell_looks = 0
+            return False
+        self._farewell_looks += 1
+        if came and self._farewell_looks < FAREWELL_LOOKS:
+            return False
+        dispatcher.answer_finally()
+        return True
 
     def is_removed(self, links: Mapping[NodeId, Link]) -> bool:
         """Return whether this node was removed, as far as others can be believed."""

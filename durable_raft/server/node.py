@@ -476,8 +476,7 @@ class Node:
             self.wake()
         self._disk.look()
         self._announcer.tick()
-        if self.members.is_removed(self.peers.links):
-            self.dispatcher.answer_finally()
+        if self.members.has_left(self.peers.links, self.dispatcher):
             self._reply()
             self.fail(NodeRemoved(REMOVED))
         self._housekeeping_timer = self._loop.call_later(HOUSEKEEPING_S, self._housekeeping)

@@ -27,10 +27,11 @@ from durable_raft.errors import (
     NodeRemoved,
     StoragePoisoned,
 )
-from durable_raft.raft.types import NodeId
+from durable_raft.raft.types import LEADER, NodeId
 from durable_raft.server.clients import Clients, Outbox
 from durable_raft.server.clock import Clock, clock_from_environment
 from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.dispatch import DispatchCounters
 from durable_raft.server.exit_codes import ExitCode, exit_code_of
 from durable_raft.server.flight_recorder import FlightRecorder
 from durable_raft.server.logs import event
@@ -57,6 +58,10 @@ go of it in every call to LMDB, and would wait Python's usual 5 ms for a busy ev
 
 HANDOVER_S: Final = 5.0
 """How long a leader that stops asks others to lead, however long their election timeouts are."""
+FAREWELL_S: Final = 1.0
+"""How long it sends its clients to the next leader, if they keep coming."""
+QUIET_S: Final = 0.1
+"""Nobody comes any more when nobody came for so long."""
 
 DRAIN_S = 2.0
 """How long a clean stop waits for the fate of what was proposed."""
@@ -264,6 +269,7 @@ class _Process:
                         await asyncio.sleep(0.001)
 
     async def _stop(self, node: Node, clients: Clients) -> None:
+        led = node.raft.role is LEADER
         await self._hand_over(node)
         clients.stop_listening()
         if self._fatal is not None:
@@ -276,6 +282,8 @@ class _Process:
             return
         event(_logger, logging.INFO, "stopping", reason="signal")
         led_in = node.raft.current_term
+        if led and node.raft.role is not LEADER:
+            await _see_off(node.dispatcher.counters, lambda: self._fatal is not None)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 while not node.dispatcher.is_idle() and self._fatal is None:
@@ -310,6 +318,19 @@ class _Process:
             self._fail(error)
         else:
             loop.default_exception_handler(context)
+
+
+async def _see_off(counters: DispatchCounters, is_over: Callable[[], bool]) -> None:
+    """Let those who ask a leader of before be sent to the next, until nobody comes any more.
+
+    A command that meets the end of its connection has a fate that its client does not know.
+    """
+    came = -1
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FAREWELL_S):
+            while came != counters.elsewhere and not is_over():
+                came = counters.elsewhere
+                await asyncio.sleep(QUIET_S)
 
 
 def _end_clients(clients: Clients, error: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import signal
 import socket
@@ -20,6 +21,7 @@ from durable_raft.server import alarms, persister, process
 from durable_raft.server import node as node_module
 from durable_raft.server.clients import Clients
 from durable_raft.server.crash_points import CrashPoints
+from durable_raft.server.dispatch import DispatchCounters
 from durable_raft.server.exit_codes import ExitCode
 from durable_raft.server.log_writer import LogWriter
 from durable_raft.server.members import Members
@@ -238,6 +240,25 @@ def test_a_node_that_was_removed_answers_before_it_ends(
         assert three.exit_code("n1") == ExitCode.REMOVED
         assert connection.recv(1000) == b"-CLUSTERDOWN no leader; the command had no effect\r\n"
         assert connection.recv(1000) == b""
+
+
+@pytest.mark.parametrize(("come", "is_over", "slept"), [(0, False, 1), (3, False, 4), (99, False, 10), (99, True, 0)])
+def test_a_leader_that_stops_sees_its_clients_off(
+    come: int, is_over: bool, slept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends when none came while it waited, and at the end of its time; at once when something is wrong with it."""
+    counters = DispatchCounters(moved=5)
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        counters.moved += len(waits) <= come
+        if len(waits) == 10:
+            raise TimeoutError
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    asyncio.run(process._see_off(counters, lambda: is_over))
+    assert waits == [process.QUIET_S] * slept
 
 
 @pytest.mark.parametrize(("error", "end"), [(NodeRemoved("it went"), "close"), (ZeroDivisionError(), "abort")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,12 +24,13 @@ from durable_raft.raft.types import (
     make_entry,
 )
 from durable_raft.server.commands.status import ClientCounts
-from durable_raft.server.members import NOWHERE
+from durable_raft.server.members import FAREWELL_LOOKS, NOWHERE
 from durable_raft.server.report import Reporter
 from durable_raft.server.settings.config import NO_SEEDS, Seeds
 from durable_raft.server.watchdog import Watchdog
 from durable_raft.wire.messages import TellMembers
 from tests.support.desk import LOOK_S, MEMBERS, N1, N2, N3, Desk, desk_at, joiner_at
+from tests.support.desk_client import Client
 
 N4 = NodeId("n4")
 FOUR = Member(N4, "127.0.0.1:7004", "127.0.0.1:17004")
@@ -236,6 +238,7 @@ def test_a_node_that_goes_sends_its_clients_to_the_leader(tmp_path: Path) -> Non
         client = desk.client()
         client.send("set foo 1")
         assert client.replies == [None]
+        desk.wait(LOOK_S)
         desk.refuse_as_removed(N3)
         with pytest.raises(NodeRemoved):
             desk.wait(LOOK_S)
@@ -247,11 +250,48 @@ def test_a_node_that_goes_without_a_leader_says_so(tmp_path: Path) -> None:
     with desk_at(tmp_path / "n1") as desk:
         client = desk.client()
         client.send("set foo 1")
+        desk.wait(LOOK_S)
         desk.refuse_as_removed(N2)
         desk.refuse_as_removed(N3)
         with pytest.raises(NodeRemoved):
             desk.wait(LOOK_S)
         assert client.replies == [b"-CLUSTERDOWN no leader; the command had no effect\r\n"]
+
+
+def test_a_node_that_goes_stays_while_clients_come(tmp_path: Path) -> None:
+    """They are sent to the leader before their connections end."""
+    with leaving_desk(tmp_path) as (desk, client):
+        client.send("set foo 1")
+        desk.wait(LOOK_S)
+        client.send("set foo 1")
+        desk.wait(LOOK_S)
+        assert client.replies == [b"-MOVED 12182 127.0.0.1:7002\r\n"] * 2
+        with pytest.raises(NodeRemoved):
+            desk.wait(LOOK_S)
+
+
+def test_clients_that_come_again_and_again_do_not_keep_a_node_that_goes(tmp_path: Path) -> None:
+    """It has waited long enough at some time."""
+    with leaving_desk(tmp_path) as (desk, client):
+
+        def come() -> None:
+            for _ in range(2 * FAREWELL_LOOKS):
+                client.send("set foo 1")
+                desk.wait(LOOK_S)
+
+        with pytest.raises(NodeRemoved):
+            come()
+        assert FAREWELL_LOOKS / 2 < len(client.replies) <= FAREWELL_LOOKS
+
+
+@contextmanager
+def leaving_desk(tmp_path: Path) -> Iterator[tuple[Desk, Client]]:
+    """Give a node that knows that it leaves, and a client of it; the leader has hung up."""
+    leaving = replace(FIRST, voters=(N2, N3), learners=(N1,), leaving=(N1,))
+    with desk_at(tmp_path / "n1") as desk:
+        desk.follow(N2, entry_of(desk, leaving))
+        desk.refuse_as_removed(N2)
+        yield desk, desk.client()
 
 
 def test_a_leader_that_refuses_this_node_is_there_for_clients(tmp_path: Path) -> None:

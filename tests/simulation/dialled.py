@@ -150,6 +150,8 @@ class DialledLinks(SimLinks):
             link.is_up, link.pause_s = True, REDIAL_MIN_S
             self._changed()
         else:
+            if answer is Answer.REMOVED:
+                self._changed()
             self._dial_again(peer, link)
 
     def _dial_again(self, peer: NodeId, link: DialledLink) -> None:
