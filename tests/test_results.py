@@ -11,6 +11,8 @@ import pytest
 from tests.corruption.campaign import CONFIGURATION_ROT
 from tests.corruption.damage import KINDS
 from tests.fault_matrix.matrix import CALLS
+from tests.moves.campaign import FULL
+from tests.moves.steps import plan
 from tests.power_loss.campaign import ALL_BUGS
 from tests.results import record, tables
 from tests.simulation import mutants_members
@@ -46,6 +48,7 @@ def test_figures_speak_of_what_the_campaigns_play_now() -> None:
     # The rot of configurations came after the figures; it is in those of the next campaign.
     assert set(figures["corruption"]["quick"]["outcomes"]) - {CONFIGURATION_ROT} == set(KINDS)
     assert list(figures["soak"]["troubles"]) == [*TROUBLES, NOT_ALONE]
+    assert list(figures["moves"]["steps"]) == [name for name, _ in plan(FULL)]
 
 
 @pytest.mark.parametrize(

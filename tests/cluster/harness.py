@@ -73,6 +73,7 @@ class Cluster:
         directory: Path,
         *,
         proxied: bool = False,
+        forked: bool = True,
         crash_at: Mapping[str, str] | None = None,
         settings_of: Mapping[str, Mapping[str, object]] | None = None,
         **settings: object,
@@ -81,11 +82,13 @@ class Cluster:
 
         Args:
             proxied: put a proxy into every link between nodes (``network``).
+            forked: start nodes as forks of a process that has loaded the program; else as users start them.
             crash_at: node id -> ``POINT:COUNT``, in force for the first start of that node only.
             settings_of: node id -> settings over the cluster's, for the first start of that node only.
             settings: of ``serve``, by their names in the TOML file.
         """
         self.directory = directory
+        self._is_forked = forked and BINARY is None and node_forks.can_fork()
         ports = free_ports(2 * nodes)
         self.nodes = {
             node.node_id: node for node in local_nodes(list(zip(ports[::2], ports[1::2], strict=True)), directory)
@@ -151,7 +154,7 @@ class Cluster:
         command = self.command(node_id, **(settings or {}))
         log_path = self.log_path(node_id)
         self._log_starts[node_id] = log_path.stat().st_size if log_path.exists() else 0
-        if BINARY is None and node_forks.can_fork():
+        if self._is_forked:
             words = command[command.index("serve") :]
             self._processes[node_id] = node_forks.start(node_id, words, self.log_path(node_id), environment)
             return
@@ -165,6 +168,12 @@ class Cluster:
         self._joined_at[node_id] = str(self.nodes[at].address)
         self.skew(node_id, 0)
         self.start(node_id, settings=settings)
+        return node.entry
+
+    def readdress(self, node_id: str) -> str:
+        """Choose other ports for a node that joined, from its next start on; return it as ``member update`` asks."""
+        client_port, peer_port = free_ports(2)
+        node = self.nodes[node_id] = LocalNode(node_id, client_port, peer_port, self.directory / node_id)
         return node.entry
 
     def forget(self, node_id: str) -> None:

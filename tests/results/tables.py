@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.tables import table, written_over
+from tests.results import moves
 
 RESULTS: Final = Path(__file__).parent
 DOCUMENT: Final = RESULTS.parent / "README.md"
@@ -232,6 +233,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Figures], str]]]] = {
     "meta_bits": ("meta_bits", _meta_bits),
     "soak": ("soak", _soak),
     "soak_troubles": ("soak", _soak_troubles),
+    "moves": ("moves", moves.all_tables),
 }
 """By name in the document: the file of this folder, without its ending, and what is made from its figures."""
 
