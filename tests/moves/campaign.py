@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -30,7 +31,7 @@ from benchmarks.report import machine
 from tests.moves import figures
 from tests.moves.load import Client, Load, Note
 from tests.moves.ours import OurNodes
-from tests.moves.steps import CALM, Operators, Sizes, plan
+from tests.moves.steps import CALM, REPLACED, Operators, Sizes, plan
 from tests.results import moves, record
 from tests.simulation.linearizability import Outcome, Verdict, check
 from tests.simulation.sequential import NEVER, Kind, Operation
@@ -217,12 +218,30 @@ HELP: Final = {
 }
 
 
+LEAST: Final = {"keys": 0, "rate": 1} | dict.fromkeys(
+    ("clients", "calm", "between", "replaced", "moved", "handovers", "stops", "rounds"), 1
+)
+"""Of each size: a step without an action would have no figures."""
+
+
+def missing_for_peer() -> str:
+    """Return what is not installed that the peer needs, and how to get it; nothing when all is there."""
+    if shutil.which("etcd") is None:
+        return "etcd is not on PATH (Debian: apt-get install etcd-server)"
+    return "" if find_spec("grpc") else "grpcio is not installed (pip install -e '.[bench]')"
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the program."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if not options.ours_only and shutil.which("etcd") is None:
-        parser.error("etcd is not on PATH (Debian: apt-get install etcd-server); --ours-only goes without it")
+    if not options.ours_only and (missing := missing_for_peer()):
+        parser.error(f"{missing}; --ours-only goes without it")
+    for name, least in LEAST.items():
+        if getattr(options, name) < least:
+            parser.error(f"--{name} is {getattr(options, name):g}, expected {least} or more")
+    if max(options.replaced, options.moved) > len(REPLACED):
+        parser.error(f"--replaced and --moved are of {len(REPLACED)} nodes")
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     sizes = Sizes(**{name: getattr(options, name) for name in asdict(FULL)})
     load_average = os.getloadavg()[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 
 from tests.cluster.test_members import CALM
 from tests.moves import figures
-from tests.moves.campaign import Campaign, Side, System, result
+from tests.moves.campaign import Campaign, Side, System, main, missing_for_peer, result
 from tests.moves.load import Load, NotAnswered, Note, Write
 from tests.moves.ours import OurNodes
 from tests.moves.steps import HANDOVER, Sizes, plan
@@ -52,8 +50,8 @@ def test_members_come_and_go_and_no_client_is_told(tmp_path: Path) -> None:
 @pytest.mark.cluster
 def test_the_same_is_done_to_etcd(tmp_path: Path) -> None:
     """Every step is played there, too, and its clients go on; what they meet is its own."""
-    if shutil.which("etcd") is None or find_spec("grpc") is None:
-        pytest.skip("needs etcd (Debian: etcd-server) and grpcio, which is in the extra bench")
+    if missing := missing_for_peer():
+        pytest.skip(missing)
     from tests.moves.peer import PeerNodes
 
     side, found = played(PeerNodes(tmp_path))
@@ -154,3 +152,17 @@ def test_a_percentile_is_a_measured_value(share: float, found: int) -> None:
     """It is the least value that so many of a hundred do not exceed."""
     assert figures.percentile(range(100, 0, -1), share) == found
     assert figures.percentile([], share) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--clients", "0"], "--clients is 0, expected 1 or more"),
+        (["--moved", "6"], "--replaced and --moved are of 5 nodes"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is started."""
+    with pytest.raises(SystemExit):
+        main(["--ours-only", *arguments])
+    assert said in capsys.readouterr().err
