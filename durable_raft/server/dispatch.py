@@ -8,7 +8,6 @@ the outcome if it becomes known within the hold time, and ``-UNKNOWN`` if not. N
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
 
 from durable_raft.addresses import parse_address
 from durable_raft.kv.batch import decode_batch, drop_max_of
@@ -23,6 +22,7 @@ from durable_raft.raft.types import COMMANDS, LEADER, TIME_RESET, Entry, Index, 
 from durable_raft.server.answering import Answering
 from durable_raft.server.backlog import NO_LEADER, Backlog
 from durable_raft.server.claims import Claims
+from durable_raft.server.dispatch_facts import DispatchCounters, DispatchLimits
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.pending import Batch, Forming, Part, Queued, Slot, Waiting, parts_of
 from durable_raft.server.slices import STEPS_MAX, Jobs, Steps
@@ -41,36 +41,6 @@ ARG_MEMORY_BYTES = 64
 
 _READ_LOST = ErrorReply("TRYAGAIN leadership changed; the read was not executed")
 _STATE_REPLACED = ErrorReply("TRYAGAIN the state was replaced; nothing was done")
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchLimits:
-    """What the dispatcher may hold, and for how long."""
-
-    hold_s: float
-    """How long a command is held while no leader is known, and an open fate is waited for."""
-    pending_bytes_max: int
-    """Memory of commands that may be taken in and not answered before more are refused."""
-    batch_bytes_max: int
-    """Size after which a batch is closed and the next one begun; a single larger command travels alone."""
-
-
-@dataclass(slots=True)
-class DispatchCounters:
-    """Counted since the start, for INFO."""
-
-    entries: int = 0
-    commands: int = 0
-    reads: int = 0
-    held: int = 0
-    moved: int = 0
-    unknown: int = 0
-    overloaded: int = 0
-
-    @property
-    def elsewhere(self) -> int:
-        """Commands that came here though another node leads, or none."""
-        return self.held + self.moved
 
 
 class Dispatcher:

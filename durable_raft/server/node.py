@@ -25,7 +25,8 @@ from durable_raft.server.applying import Applier
 from durable_raft.server.clock import Timer
 from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.disk_watch import DiskWatch
-from durable_raft.server.dispatch import Dispatcher, DispatchLimits
+from durable_raft.server.dispatch import Dispatcher
+from durable_raft.server.dispatch_facts import DispatchLimits
 from durable_raft.server.expiry_timer import ExpiryTimer
 from durable_raft.server.large_entries import LargeEntries
 from durable_raft.server.leadership import LeadershipWatch, hand_over

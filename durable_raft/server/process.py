@@ -31,7 +31,7 @@ from durable_raft.raft.types import LEADER, NodeId
 from durable_raft.server.clients import Clients, Outbox
 from durable_raft.server.clock import Clock, clock_from_environment
 from durable_raft.server.crash_points import CrashPoints
-from durable_raft.server.dispatch import DispatchCounters
+from durable_raft.server.dispatch_facts import DispatchCounters
 from durable_raft.server.exit_codes import ExitCode, exit_code_of
 from durable_raft.server.flight_recorder import FlightRecorder
 from durable_raft.server.logs import event

@@ -21,7 +21,7 @@ from durable_raft.server import alarms, persister, process
 from durable_raft.server import node as node_module
 from durable_raft.server.clients import Clients
 from durable_raft.server.crash_points import CrashPoints
-from durable_raft.server.dispatch import DispatchCounters
+from durable_raft.server.dispatch_facts import DispatchCounters
 from durable_raft.server.exit_codes import ExitCode
 from durable_raft.server.log_writer import LogWriter
 from durable_raft.server.members import Members
