@@ -366,7 +366,9 @@ class Churn:
 
     def _is_sound(self) -> bool:
         self._start_strangers_again()
-        return all(site.is_sound for site in self.members())
+        # A lie of a disk may come out at its node's next start only.
+        are_here = self._lets_the_lost_go() and self._is_at_rest()
+        return are_here and all(site.is_sound for site in self.members())
 
     def _start_strangers_again(self) -> None:
         """Have members ask again who is there, if all whom they know are gone: the leader is a stranger to them.
