@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Final
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft import (
-    admission,
     contradiction,
     election,
+    hand_over,
     healing,
     incoming,
     lives,
     membership,
     reads,
     replication,
+    retries,
     room,
     snapshots,
     transfer,
@@ -28,7 +28,7 @@ from durable_raft.raft import (
 )
 from durable_raft.raft.changes import Step
 from durable_raft.raft.log import LogView, RaftLog
-from durable_raft.raft.messages import Message
+from durable_raft.raft.messages import Envelope, Message
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.ready import Ready
 from durable_raft.raft.state import RaftState
@@ -51,9 +51,6 @@ from durable_raft.raft.types import (
     Term,
     stored_bytes,
 )
-
-LATE_PAUSE: Final = 20
-"""Heartbeats after which a node that is a voter tells its life again to a peer that has not answered."""
 
 
 def _observe_nothing(_event: str, /, **_fields: object) -> None:
@@ -167,7 +164,7 @@ class Raft:
         """Do what is due at ``now``: campaign, or check the quorum and send heartbeats."""
         state = self._state
         if state.has_retries and now >= state.retry_due:
-            self._retry(now)
+            retries.retry(state, now)
         if state.role is LEADER:
             if now >= state.heartbeat_due and state.peers:
                 replication.check_quorum(state, now)
@@ -176,18 +173,6 @@ class Raft:
                     self._go_on(now)
         elif now >= state.election_deadline:
             election.election_timeout(state, now)
-
-    def _retry(self, now: int) -> None:
-        """Tell this life, introduce this disk, ask for lost entries and votes; again until that is done."""
-        state = self._state
-        is_urgent = not state.is_voter or state.log.lost or state.waits_for_votes
-        # A peer that is down is told of this life when its link comes up.
-        state.retry_due = now + state.config.heartbeat_ms * (1 if is_urgent else LATE_PAUSE)
-        lives.resume(state, now)
-        admission.introduce(state, now)
-        healing.fetch(state)
-        if state.waits_for_votes and now < state.election_deadline:
-            election.ask_for_votes(state, now)
 
     def step(self, now: int, source: NodeId, message: Message) -> None:
         """Take a message from ``source`` (Figure 2, Rules for Servers).
@@ -207,7 +192,7 @@ class Raft:
         state = self._state
         if state.is_changing:
             membership.advance(state, now)
-        transfer.consider(state, now)
+        hand_over.consider(state, now)
         transfer.advance(state, now)
 
     def propose(self, payload: bytes, timestamp_ms: int) -> Entry | None:
@@ -288,6 +273,10 @@ class Raft:
     def is_transferring(self) -> bool:
         """Whether this leader is handing leadership over: what is to be proposed is held until that is over."""
         return self._state.transfer is not None
+
+    def last_word(self, now: int) -> list[Envelope]:
+        """Return what is to be said when this node's disk failed, and nothing else any more (hand_over.py)."""
+        return hand_over.last_word(self._state, now)
 
     def read(self, read_id: int, after: Index) -> None:
         """Register a linearizable read; it comes back in ``Ready.reads`` or ``Ready.lost_reads`` (Ongaro §6.4).

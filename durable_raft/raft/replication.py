@@ -79,18 +79,23 @@ def heartbeat(state: RaftState, now: int) -> None:
 
 
 def is_send_due(state: RaftState, now: int) -> bool:
-    """Return whether a leader whose disk works has entries or a ReadIndex round for a follower that may have it."""
+    """Return whether a leader that may speak has entries or a ReadIndex round for a follower that may have it."""
     last_index, broadcast_round = state.log.last.index, state.broadcast_round
     for progress in state.progress.values():
         may_send = progress.next_index <= last_index and _may_send_entries(state, progress)
         if may_send or progress.sent_round < broadcast_round:
-            return not state.is_disk_stalled(now)
+            return _may_speak(state, now)
     return False
+
+
+def _may_speak(state: RaftState, now: int) -> bool:
+    """Return whether this leader may send: one whose disk hangs is silent, unless whoever takes over lacks entries."""
+    return state.transfer is not None or not state.is_disk_stalled(now)
 
 
 def send_due(state: RaftState, now: int) -> None:
     """Send each follower the entries its window allows, and the ReadIndex round that waits to be asked."""
-    if state.is_disk_stalled(now):
+    if not _may_speak(state, now):
         return
     for peer, progress in state.progress.items():
         while _may_send_entries(state, progress):

@@ -16,7 +16,16 @@ from durable_raft.raft.messages import Envelope, Message
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.quorum import majority_value, quorum_value
 from durable_raft.raft.ready import Offer, ReadReady, Write
-from durable_raft.raft.state_parts import Doubts, Observer, PendingRead, Reluctance, RoomLeft, Search, Transfer
+from durable_raft.raft.state_parts import (
+    Doubts,
+    HandOver,
+    Observer,
+    PendingRead,
+    Reluctance,
+    RoomLeft,
+    Search,
+    Transfer,
+)
 from durable_raft.raft.term_budget import TermBudget
 from durable_raft.raft.timeouts import Timeouts, flush_patience_ms
 from durable_raft.raft.types import (
@@ -90,6 +99,7 @@ class RaftState:
         self.election_deadline = now
         """Followers and candidates: when to campaign unless something is heard first (ms); at once without peers."""
         self.room = RoomLeft()
+        self.hand_over = HandOver()
         self.reluctance = Reluctance()
         self.votes: dict[NodeId, bool] = {}
         """Candidates and pre-candidates: answers of this campaign, own vote included once it may count."""

@@ -11,7 +11,7 @@ from durable_raft.raft.types import Index, NodeId, Term
 class RoomLeft:
     """What this node's disk can still take of entries (room.py)."""
 
-    __slots__ = ("free_bytes", "hand_over_from", "is_low", "is_refusing")
+    __slots__ = ("free_bytes", "is_low", "is_refusing")
 
     def __init__(self) -> None:
         self.free_bytes = 1 << 62
@@ -19,8 +19,6 @@ class RoomLeft:
         self.is_low = False
         self.is_refusing = False
         """Whether an entry found no room since there last was some."""
-        self.hand_over_from = -(1 << 62)
-        """Before that no leadership is handed over for want of room (ms; transfer.py)."""
 
 
 class Observer(Protocol):
@@ -41,6 +39,16 @@ class Transfer:
         """When it is given up (ms)."""
         self.ask_from = -(1 << 62)
         """When to ask the other node, again, to campaign (ms)."""
+
+
+class HandOver:
+    """When this leader may hand over by itself again (ms; hand_over.py)."""
+
+    __slots__ = ("full_from", "hung_from")
+
+    def __init__(self) -> None:
+        self.full_from = self.hung_from = -(1 << 62)
+        """For want of room, and because its disk hangs."""
 
 
 class PendingRead:

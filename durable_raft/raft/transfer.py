@@ -4,8 +4,8 @@ Until then it takes no proposals, so that the other's log can come level with it
 has. Reads are answered as ever. The other node asks for votes without a pre-vote, and says why, so that voters who hear
 a leader answer it all the same. If it does not lead within an election timeout, the leader goes on as before.
 
-An operator asks for it, a node that stops does it, a leader that is removed, and one whose disk is full: it would
-refuse every write though the others have room for them (room.py).
+An operator asks for it, a node that stops does it, a leader that is removed, and one that had better not lead
+(hand_over.py).
 
 Nothing here weakens Raft: any node may campaign at any time.
 """
@@ -13,18 +13,14 @@ Nothing here weakens Raft: any node may campaign at any time.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
 from durable_raft.errors import ChangeRefused
-from durable_raft.raft import election, room
+from durable_raft.raft import election
 from durable_raft.raft.changes import NotLeading
 from durable_raft.raft.messages import TimeoutNow
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.state_parts import Transfer
 from durable_raft.raft.types import FOLLOWER, LEADER, NodeId
-
-PAUSE: Final = 10
-"""Election timeouts until a leader without room, whose successor did not take over, tries again."""
 
 
 def transfer(state: RaftState, now: int, target: NodeId | None) -> NodeId:
@@ -47,32 +43,22 @@ def transfer(state: RaftState, now: int, target: NodeId | None) -> NodeId:
 
 def successor(state: RaftState, heard_since: int = 0) -> NodeId | None:
     """Return the other voter that has most of the log, of those that answered since then (ms); None: there is none."""
-    return _furthest(state, [peer for peer in state.configuration.voters if _is_fit(state, peer, heard_since)])
+    return furthest(state, fit(state, heard_since))
 
 
-def _furthest(state: RaftState, peers: Iterable[NodeId]) -> NodeId | None:
+def fit(state: RaftState, heard_since: int) -> list[NodeId]:
+    """Return the other voters that may lead, as far as this leader knows: those that answered since then (ms)."""
+    return [peer for peer in state.configuration.voters if _is_fit(state, peer, heard_since)]
+
+
+def furthest(state: RaftState, peers: Iterable[NodeId]) -> NodeId | None:
+    """Return whoever of ``peers`` has most of the log; None: there is nobody."""
     return max(peers, key=lambda peer: (state.progress[peer].match_index, peer), default=None)
 
 
 def _is_fit(state: RaftState, peer: NodeId, heard_since: int) -> bool:
     progress = state.progress.get(peer)
     return progress is not None and progress.is_voter and progress.heard_at >= heard_since
-
-
-def consider(state: RaftState, now: int) -> None:
-    """Hand over if this leader's disk has too little room for writes, and a majority of the others has enough."""
-    if state.role is not LEADER or state.transfer is not None or now < state.room.hand_over_from:
-        return
-    if room.own(state) is room.AMPLE or not room.is_ample_on_majority(state):
-        # Whoever leads has to refuse.
-        return
-    heard_since = now - state.timeouts.longest(now)
-    fit = [peer for peer in state.configuration.voters if _is_fit(state, peer, heard_since)]
-    target = _furthest(state, [peer for peer in fit if state.progress[peer].room is room.AMPLE])
-    if target is not None:
-        state.observe("leader_without_room", target=target, term=state.current_term)
-        state.room.hand_over_from = now + PAUSE * state.timeouts.longest(now)
-        start(state, now, target)
 
 
 def start(state: RaftState, now: int, target: NodeId) -> None:

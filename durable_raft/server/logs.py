@@ -40,6 +40,7 @@ CORE_EVENT_LEVELS: Final = {
     "lost_state": logging.ERROR,
     "heartbeat_withheld": logging.WARNING,
     "entries_refused": logging.WARNING,
+    "leader_with_hung_disk": logging.WARNING,
     "leader_without_room": logging.WARNING,
     "contradicts_committed": logging.ERROR,
     "went_back": logging.ERROR,

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from durable_raft.errors import DurableRaftError, NodeRemoved
+from durable_raft.errors import DurableRaftError, NodeRemoved, StorageError
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import Record
 from durable_raft.kv.replies import ErrorReply, Later, Reply
@@ -218,6 +218,8 @@ class Node:
     def fail(self, error: BaseException) -> None:
         """Stop for good: from here on nothing is promised or answered."""
         if not self._is_stopped:
+            if isinstance(error, StorageError):
+                self.peers.send(self.raft.last_word(self._now_ms()))
             self._is_stopped = True
             self._on_fatal(self._disk.lost_directory() or error)
 

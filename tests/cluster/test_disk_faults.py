@@ -46,6 +46,9 @@ QUIET_WRITES: Final = 40
 APPEND_SENT: Final = rf'"DRpf\{FRAME_VERSION}\1\{FrameKind.APPEND_ENTRIES}'
 """How strace shows the beginning of an AppendEntries frame (wire/peer.py)."""
 
+TIMEOUT_NOW_SENT: Final = rf'"DRpf\{FRAME_VERSION}\1\{FrameKind.TIMEOUT_NOW:o}'
+"""The same of a TimeoutNow."""
+
 CLIENTS: Final = 3
 """Whose commands share the flush that fails."""
 LONE_FLUSHES: Final = 20
@@ -251,13 +254,19 @@ def _answered_after(cluster_of: ClusterFactory, strace: Strace, fault: str) -> i
 
 
 def test_leader_with_a_failed_disk_is_replaced(cluster_of: ClusterFactory, strace: Strace) -> None:
-    """A leader whose disk fails under load exits with 6, the others go on, and nothing acknowledged is lost."""
+    """A leader whose disk fails under load exits with 6, the others go on, and nothing acknowledged is lost.
+
+    Its last word is that another is to lead, so nobody has to wait until its silence is noticed.
+    """
     cluster = cluster_of(3, **PATIENT)
-    _start_traced(cluster, [LEADER], strace, "fdatasync", "fdatasync:error=EIO:when=100+")
+    _start_traced(cluster, [LEADER], strace, f"fdatasync,{REPLIES}", "fdatasync:error=EIO:when=100+")
     workload = Workload(cluster)
     with workload.running():
         assert cluster.wait_exit(LEADER) == ExitCode.DISK_FAILED, cluster.explain("not the exit code of a failed disk")
-        assert "(INJECTED)" in _trace(cluster, LEADER).read_text()
+        before, injected, after = _trace(cluster, LEADER).read_text().partition("(INJECTED)")
+        assert injected
+        assert TIMEOUT_NOW_SENT not in before
+        assert after.count(TIMEOUT_NOW_SENT) == 1
         workload.wait_for(50)
         cluster.start(LEADER)
         cluster.wait_ready()
@@ -266,9 +275,9 @@ def test_leader_with_a_failed_disk_is_replaced(cluster_of: ClusterFactory, strac
 
 @pytest.mark.parametrize("value_bytes", [LONE_BYTES_MAX + 1, 0], ids=["on its thread", "on the loop, perhaps"])
 def test_leader_with_a_hung_disk_is_replaced(cluster_of: ClusterFactory, strace: Strace, value_bytes: int) -> None:
-    """A leader whose fdatasync takes seconds loses its place, lives on and catches up; its thread waits, not its loop.
+    """A leader whose fdatasync takes seconds hands over, lives on and catches up; its thread waits, not its loop.
 
-    Small writes may be waited for by the loop itself: then the node is silent meanwhile.
+    Small writes may be waited for by the loop itself: then the node is silent meanwhile, and is replaced.
     """
     cluster = cluster_of(3, **PATIENT)
     _start_traced(cluster, [LEADER], strace, "fdatasync", f"fdatasync:delay_enter={HUNG_S}000000:when=100")
@@ -280,6 +289,8 @@ def test_leader_with_a_hung_disk_is_replaced(cluster_of: ClusterFactory, strace:
             assert stuck is not None, cluster.explain("the node with the hung disk does not answer")
             assert int(stuck["raft_flushed_index"]) < int(stuck["raft_last_log_index"])
         workload.wait_for(50)
-        assert not value_bytes or "event=heartbeat_withheld" in cluster.log(LEADER)
+        if value_bytes:
+            assert "event=heartbeat_withheld" in cluster.log(LEADER)
+            assert "event=leader_with_hung_disk" in cluster.log(LEADER)
     assert_on_all_nodes(cluster, workload.acknowledged)
     assert "(DELAYED)" in _trace(cluster, LEADER).read_text()

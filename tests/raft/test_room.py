@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from durable_raft.raft.hand_over import PAUSE
 from durable_raft.raft.messages import AppendEntriesResponse, RequestVoteResponse
-from durable_raft.raft.transfer import PAUSE
 from durable_raft.raft.types import ENTRY_BYTES, DiskRoom, Index, stored_bytes
 from tests.support.raft_solo import accepted, answer_of, append_entries, appends_to, ask, lead, request_vote, solo, vote
 

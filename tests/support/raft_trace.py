@@ -45,6 +45,7 @@ _EVENTS = {
     "lost_entries_cut": "cuts {from_index}..{last_log_index}: rotten here, and proven never to have been committed",
     "configuration": "goes by the configuration at {index}: {members}",
     "configuration_complete": "has completed the change: the configuration at {index} is committed",
+    "leader_with_hung_disk": "has a disk that is stuck: {target}, whose disk works, is to lead",
     "leader_without_room": "has too little room on its disk: {target}, which has enough, is to lead",
     "transfer_begun": "holds what is proposed, and hands the leadership of term {term} to {target}",
     "transfer_given_up": "gives up to hand the leadership of term {term} to {target}",

@@ -56,6 +56,7 @@ _KINDS: Final = {
     "became_leader": _Kind(0, "elected", "#2e7d32", "triangle"),
     "lost_quorum": _Kind(0, "quorum lost", "#d84315", "bar"),
     "heartbeat_withheld": _Kind(0, "heartbeat withheld", "#d84315", "hollow"),
+    "leader_with_hung_disk": _Kind(0, "hung disk left", "#d84315", "square"),
     "admitted": _Kind(0, "disk admitted", "#00695c", "square"),
     "disk_replaced": _Kind(0, "disk replaced", "#ad1457", "square"),
     "configuration": _Kind(0, "configuration", "#00838f", "hollow"),
