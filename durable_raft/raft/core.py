@@ -7,7 +7,7 @@ says, in the order that raft/ready.py gives. Nothing here blocks, and nothing is
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from durable_raft.errors import InvariantViolation
 from durable_raft.raft import (
@@ -352,9 +352,16 @@ class Raft:
         """Return up to where the log is to be compacted because of wounds that need no healing; None: nowhere."""
         return healing.needless_prefix(self._state)
 
-    def peers_changed(self, now: int) -> None:
-        """Note that a link came up or went down: what waits for a peer, a vote for example, need not wait longer."""
+    def peers_changed(self, now: int, priorities: Mapping[NodeId, int] | None = None) -> None:
+        """Note that a link came up or went down: what waits for a peer, a vote for example, need not wait longer.
+
+        Args:
+            now: ms.
+            priorities: the election priority of each node to which there is a link now; None: as before.
+        """
         self._state.retry_due = now
+        if priorities is not None:
+            self._state.priorities.note(priorities)
 
     def rewrite_standing(self) -> None:
         """Have the next write repeat the standing, and with it both copies of what is stored beside the log."""

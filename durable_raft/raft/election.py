@@ -51,6 +51,8 @@ def handle_request_vote(state: RaftState, now: int, source: NodeId, message: Req
     """
     may_vote = state.is_voter and state.doubts.contradiction is None
     up_to_date = may_vote and state.log.is_up_to_date(message.last_log_index, message.last_log_term)
+    if may_vote and not up_to_date and not hears_a_leader(state, now):
+        reluctance.is_needed(state)
     if message.pre_vote:
         granted = up_to_date and message.term > state.current_term and not hears_a_leader(state, now)
         answer_term = message.term if granted else state.current_term

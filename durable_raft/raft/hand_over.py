@@ -4,7 +4,8 @@
   anyway (replication.py), an election timeout later. It goes by the evidence: another voter has on its disk what this
   one's did not take. Where all disks stand still, or none of the others is known to be better, nobody is asked;
 - one whose disk is *full*: it would refuse every write, though the others have room for them (room.py);
-- one whose disk *failed*: its node ends, and says so on its way out (``last_word``).
+- one whose disk *failed*: its node ends, and says so on its way out (``last_word``);
+- one with a lower *priority* than another voter that has kept up with it for a while (priority.py).
 
 Whoever is asked decides itself: a node whose own disk hangs, that is wounded or has no state, does not campaign. Who
 does not take over is not asked again for a while, because each time writes are held.
@@ -22,6 +23,13 @@ from durable_raft.raft.types import LEADER, NodeId
 PAUSE: Final = 10
 """Election timeouts until a leader whose successor did not take over asks again."""
 
+KEEPING_UP: Final = 30
+"""Election timeouts for which a voter of a higher priority must have kept up: one that comes and goes, or whose disk
+hangs now and then, does not get leadership each time it is well for a moment."""
+
+DOUBLINGS_MAX: Final = 5
+"""So often that time doubles while those of a higher priority do not take over: nothing is wrong with who leads."""
+
 
 def consider(state: RaftState, now: int) -> None:
     """Begin to hand over if somebody else had better lead."""
@@ -30,8 +38,9 @@ def consider(state: RaftState, now: int) -> None:
     if state.is_disk_stalled(now):
         # What is full as well does not matter: its disk takes nothing.
         _leave_hung_disk(state, now)
-    else:
-        _leave_full_disk(state, now)
+        return
+    _leave_full_disk(state, now)
+    _make_way(state, now)
 
 
 def _leave_hung_disk(state: RaftState, now: int) -> None:
@@ -59,6 +68,40 @@ def _leave_full_disk(state: RaftState, now: int) -> None:
         state.observe("leader_without_room", target=target, term=state.current_term)
         state.hand_over.full_from = now + PAUSE * state.timeouts.longest(now)
         transfer.start(state, now, target)
+
+
+def _make_way(state: RaftState, now: int) -> None:
+    """Hand over to a voter of a higher priority that has kept up for long enough, and has room."""
+    watch = state.hand_over
+    if state.transfer is not None or state.is_changing or state.priorities.are_equal:
+        watch.keeping_up.clear()
+        return
+    if watch.term != state.current_term:
+        watch.begin(state.current_term)
+    own, longest = state.priorities.own, state.timeouts.longest(now)
+    _watch(state, now, [peer for peer in _with_room(state, _fit(state, now)) if state.priorities.of(peer) > own])
+    if now < watch.preferred_from:
+        return
+    able = [p for p, (since, at) in watch.keeping_up.items() if now - since >= KEEPING_UP * longest and at == now]
+    target = transfer.furthest(state, able)
+    if target is not None:
+        state.observe("makes_way", target=target, priority=state.priorities.of(target), own=own)
+        watch.preferred_from = now + (KEEPING_UP << watch.attempts) * longest
+        watch.attempts = min(watch.attempts + 1, DOUBLINGS_MAX)
+        transfer.start(state, now, target)
+
+
+def _watch(state: RaftState, now: int, preferred: list[NodeId]) -> None:
+    """See who of ``preferred`` keeps up: holds, an election timeout ago at the latest, what was committed before."""
+    watch, longest = state.hand_over, state.timeouts.longest(now)
+    keeping_up: dict[NodeId, tuple[int, int]] = {}
+    for peer in preferred:
+        since, level_at = watch.keeping_up.get(peer, (now, now - 1))
+        if state.progress[peer].match_index >= watch.committed_then:
+            level_at = now
+        if now - level_at <= longest:
+            keeping_up[peer] = (since, level_at)
+    watch.keeping_up, watch.committed_then = keeping_up, state.log.commit_index
 
 
 def last_word(state: RaftState, now: int) -> list[Envelope]:

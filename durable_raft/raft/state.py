@@ -13,6 +13,7 @@ from durable_raft.errors import InvariantViolation
 from durable_raft.raft.configuration import Configurations, describe
 from durable_raft.raft.log import LogView, RaftLog
 from durable_raft.raft.messages import Envelope, Message
+from durable_raft.raft.priority import Priorities
 from durable_raft.raft.progress import Progress
 from durable_raft.raft.quorum import majority_value, quorum_value
 from durable_raft.raft.ready import Offer, ReadReady, Write
@@ -70,6 +71,7 @@ class RaftState:
         """Whether the machine has a state to apply entries to: without one this node votes, but never leads."""
         self.offer: Offer | None = None
         self.timeouts, self.term_budget = Timeouts(config), TermBudget(now)
+        self.priorities = Priorities(config.election_priority)
         self._adopt(configurations.newest)
         configurations.changed = self._change_configuration
 
@@ -249,7 +251,14 @@ class RaftState:
 
     def reset_election_deadline(self, now: int, *, is_voting: bool = False) -> None:
         """Draw a new election timeout from now on (Raft §5.2), as long as this node has learned to wait."""
-        self.election_deadline = now + self.rng.randint(*self.timeouts.election_range(now, is_voting=is_voting))
+        low, high = self.timeouts.election_range(now, is_voting=is_voting)
+        if not self.priorities.are_equal:
+            low, high = self.priorities.share_of(low, high, self.rivals())
+        self.election_deadline = now + self.rng.randint(low, high)
+
+    def rivals(self) -> list[NodeId]:
+        """Return the other voters that may lead next: all but the leader that is heard, or has just fallen silent."""
+        return [peer for peer in self.voter_peers if peer != self.leader_id]
 
     def tell_timeouts(self, now: int) -> None:
         """Tell the observer when the timeouts became much longer, and when they are as configured again."""

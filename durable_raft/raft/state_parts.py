@@ -42,13 +42,26 @@ class Transfer:
 
 
 class HandOver:
-    """When this leader may hand over by itself again (ms; hand_over.py)."""
+    """When this leader may hand over by itself again (ms), and to whom for the sake of priority (hand_over.py)."""
 
-    __slots__ = ("full_from", "hung_from")
+    __slots__ = ("attempts", "committed_then", "full_from", "hung_from", "keeping_up", "preferred_from", "term")
 
     def __init__(self) -> None:
         self.full_from = self.hung_from = -(1 << 62)
         """For want of room, and because its disk hangs."""
+        self.begin(Term(0))
+
+    def begin(self, term: Term) -> None:
+        """Forget what was known in an earlier term of those with a higher priority."""
+        self.term = term
+        self.preferred_from = -(1 << 62)
+        """To one of them."""
+        self.attempts = 0
+        """How often one of them did not take over in this term."""
+        self.keeping_up: dict[NodeId, tuple[int, int]] = {}
+        """Since when each of them keeps up, and when it was last seen to hold what was committed (ms)."""
+        self.committed_then = Index(0)
+        """What was committed at the last look: who holds that keeps up."""
 
 
 class PendingRead:

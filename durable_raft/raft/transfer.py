@@ -42,7 +42,7 @@ def transfer(state: RaftState, now: int, target: NodeId | None) -> NodeId:
 
 
 def successor(state: RaftState, heard_since: int = 0) -> NodeId | None:
-    """Return the other voter that has most of the log, of those that answered since then (ms); None: there is none."""
+    """Return the other voter that had best lead, of those that answered since then (ms); None: there is none."""
     return furthest(state, fit(state, heard_since))
 
 
@@ -52,8 +52,16 @@ def fit(state: RaftState, heard_since: int) -> list[NodeId]:
 
 
 def furthest(state: RaftState, peers: Iterable[NodeId]) -> NodeId | None:
-    """Return whoever of ``peers`` has most of the log; None: there is nobody."""
-    return max(peers, key=lambda peer: (state.progress[peer].match_index, peer), default=None)
+    """Return whom of ``peers`` to ask: of those that hold what is committed the one with the highest priority, and of
+    these whoever has most of the log. None: there is nobody.
+    """
+    commit_index = state.log.commit_index
+
+    def rank(peer: NodeId) -> tuple[bool, int, int, NodeId]:
+        match_index = state.progress[peer].match_index
+        return match_index >= commit_index, state.priorities.of(peer), match_index, peer
+
+    return max(peers, key=rank, default=None)
 
 
 def _is_fit(state: RaftState, peer: NodeId, heard_since: int) -> bool:

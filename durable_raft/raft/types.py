@@ -372,6 +372,12 @@ class DiskRoom(enum.IntEnum):
     """No more entries: what is left is for terms and votes."""
 
 
+DEFAULT_PRIORITY: Final = 1
+"""The election priority of a node for which none is set (priority.py)."""
+
+PRIORITY_MAX: Final = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class RaftConfig:
     """What one node of one cluster runs with; checked for sense by server/settings/config.py."""
@@ -385,6 +391,8 @@ class RaftConfig:
     election_timeout_bound_ms: int = 2000
     """No longer than this does a learned timeout become (timeouts.py); below ``election_timeout_max_ms`` none is."""
     heartbeat_ms: int = 50
+    election_priority: int = DEFAULT_PRIORITY
+    """0 to PRIORITY_MAX; who has the highest leads, if it can (priority.py)."""
     append_bytes_max: int = 1 << 20
     """Payload bytes in one AppendEntries; a single larger entry still travels, alone."""
     append_inflight_max: int = 64

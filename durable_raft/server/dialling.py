@@ -16,7 +16,7 @@ from typing import Final, cast
 from durable_raft import __version__
 from durable_raft.addresses import parse_address
 from durable_raft.errors import DiskReplaced, PeerError, PeerRemoved
-from durable_raft.raft.types import Identity, Member, NodeId
+from durable_raft.raft.types import DEFAULT_PRIORITY, Identity, Member, NodeId
 from durable_raft.server.callers import CHALLENGE_BYTES, Callers
 from durable_raft.server.hearing import HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT_S, tune
 from durable_raft.server.link_queue import LinkQueue
@@ -143,6 +143,8 @@ class PeerLink:
         self._last_complaint = ""
         self._is_closed = False
         self.is_refused_as_replaced = self.is_replaced = self.is_refused_as_removed = False
+        self.priority = DEFAULT_PRIORITY
+        """The peer's election priority, as it said when the link was made."""
 
     @property
     def dropped(self) -> int:
@@ -287,6 +289,7 @@ class PeerLink:
             raise PeerError(f"{address} is {answer.node_id}, not {node_id}")
         if self.is_replaced:
             raise DiskReplaced(f"{node_id} at {address} runs on a disk that was replaced ({answer.node_uuid.hex()})")
+        self.priority = answer.priority
 
     def _complain(self, complaint: str) -> None:
         """Log why the link cannot be had, once for each reason."""

@@ -89,6 +89,8 @@ class Listener(Protocol):
     was_replaced: Callable[[NodeId, bytes], bool]
     was_removed: Callable[[NodeId], bool]
     half_sent: HalfSent
+    priority: int
+    """This node's election priority, which whoever dials is told."""
 
     @property
     def links(self) -> Mapping[NodeId, Way]:
@@ -249,5 +251,6 @@ class Accepted(asyncio.Protocol):
     def _answer(self, *, accepted: bool, reason: str, because: PeerError | None = None) -> None:
         identity = self._peers.identity
         is_replaced, is_removed = isinstance(because, DiskReplaced), isinstance(because, PeerRemoved)
-        answer = HelloReply(accepted, reason, identity.node_id, identity.node_uuid, is_replaced, is_removed)
+        priority = self._peers.priority
+        answer = HelloReply(accepted, reason, identity.node_id, identity.node_uuid, is_replaced, is_removed, priority)
         self._transport.write(encode_frame(identity.cluster_id, answer))

@@ -1,12 +1,13 @@
-"""Who leads, as one node sees it: whether that changed, since when nobody does, and to whom it goes before a stop."""
+"""Who leads, as one node sees it: whether that changed, since when nobody does, and who is to lead next."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from durable_raft.errors import ChangeRefused
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import NodeId, Role, Term
+from durable_raft.server.peers import Link
 
 
 def hand_over(raft: Raft, now: int, asked: Collection[NodeId]) -> NodeId | None:
@@ -30,6 +31,11 @@ def hand_over(raft: Raft, now: int, asked: Collection[NodeId]) -> NodeId | None:
         except ChangeRefused:
             continue
     return None
+
+
+def priorities_of(links: Mapping[NodeId, Link]) -> dict[NodeId, int]:
+    """Return the election priorities of those to whom a link is up (raft/priority.py)."""
+    return {peer: link.priority for peer, link in links.items() if link.is_up}
 
 
 class LeadershipWatch:

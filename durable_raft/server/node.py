@@ -29,7 +29,7 @@ from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.dispatch_facts import DispatchLimits
 from durable_raft.server.expiry_timer import ExpiryTimer
 from durable_raft.server.large_entries import LargeEntries
-from durable_raft.server.leadership import LeadershipWatch, hand_over
+from durable_raft.server.leadership import LeadershipWatch, hand_over, priorities_of
 from durable_raft.server.log_writer import Flushed
 from durable_raft.server.logs import CORE_EVENT_LEVELS, event
 from durable_raft.server.members import Members
@@ -98,8 +98,7 @@ class Node:
         self._store = store = data.log_store
         self._clock, self._loop = platform.clock, platform.loop
         self._crash_points, self._recorder = platform.crash_points, platform.recorder
-        self._reply = reply
-        self._on_fatal = on_fatal
+        self._reply, self._on_fatal = reply, on_fatal
         self._is_stopped = False
         self._is_wake_scheduled = False
         self.started_at = self.now_s()
@@ -138,6 +137,7 @@ class Node:
             was_removed=self.members.was_removed,
             failed=self.fail,
             half_sent=self.memory.messages,
+            priority=config.election_priority,
         )
         dials = random.Random(platform.rng.getrandbits(64))  # noqa: S311 - pauses, not secrets
         self.peers = platform.links(store.identity, self.members.reached(), dials, link_events)
@@ -232,7 +232,7 @@ class Node:
             self._loop.call_soon(self._process)
 
     def _link_changed(self) -> None:
-        self.raft.peers_changed(self._now_ms())
+        self.raft.peers_changed(self._now_ms(), priorities_of(self.peers.links))
         self.timekeeper.links_changed()
         self.members.tell(self.peers)
         self.wake()

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from durable_raft.errors import DurableRaftError
 from durable_raft.raft.messages import Envelope
-from durable_raft.raft.types import Identity, Member, NodeId
+from durable_raft.raft.types import DEFAULT_PRIORITY, Identity, Member, NodeId
 from durable_raft.server.callers import Callers
 from durable_raft.server.complaints import Complaints
 from durable_raft.server.dialling import PeerLink
@@ -52,6 +52,10 @@ class Link(Protocol):
     @property
     def is_replaced(self) -> bool:
         """Whether what answers there is a disk of the peer that was replaced by another."""
+
+    @property
+    def priority(self) -> int:
+        """The peer's election priority, as it said when the link was made."""
 
 
 class Links(Protocol):
@@ -101,6 +105,8 @@ class LinkEvents:
     """Is told what links have sent that is not complete."""
     failed: Callable[[BaseException], None]
     """A link ended that should have gone on: a bug."""
+    priority: int = DEFAULT_PRIORITY
+    """This node's election priority, which whoever dials is told."""
 
 
 class Peers:
@@ -117,7 +123,7 @@ class Peers:
         self.identity = identity
         self.receive = events.receive
         self.was_replaced, self.was_removed = events.was_replaced, events.was_removed
-        self.half_sent = events.half_sent
+        self.half_sent, self.priority = events.half_sent, events.priority
         self._events, self._rng = events, rng
         self._encoder = FrameEncoder(identity.cluster_id)
         self.callers = Callers()

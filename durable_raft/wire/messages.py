@@ -6,7 +6,7 @@ import enum
 from typing import Final, NamedTuple, TypeAlias
 
 from durable_raft.raft.messages import Message
-from durable_raft.raft.types import Configuration, Index, NodeId, Term
+from durable_raft.raft.types import DEFAULT_PRIORITY, Configuration, Index, NodeId, Term
 
 SNAPSHOT_RECORDS_MAX: Final = 4096
 """Records in one piece of a snapshot."""
@@ -79,6 +79,8 @@ class HelloReply(NamedTuple):
     """When refused: whether because the disk that dials was replaced by another under its node id."""
     is_removed: bool = False
     """When refused: whether because the node that dials was removed from the cluster. Sent only when it was."""
+    priority: int = DEFAULT_PRIORITY
+    """Election priority of the node that answers (raft/priority.py). Sent only when it is not the default."""
 
 
 class FetchSnapshot(NamedTuple):

@@ -19,9 +19,10 @@ noticed only with the body, a link could wait for bytes that nobody sends, and l
 
 A message whose body would be longer than one piece travels in several frames (pieces.py). The bodies of AppendEntries
 and its answer have a fixed layout (fixed.py). Any other is a msgpack array of the message's fields in the order of its
-class; the last field of a RequestVote is there only when it is True, and that of a SnapshotChunk only when the members
-were changed. A point of the log is ``[index, term, chain]`` in it, an entry ``[index, term, kind, timestamp_ms, crc,
-chain, payload]``, and a configuration ``[index, payload]``, as in its entry.
+class; the last field of a RequestVote is there only when it is True, that of a SnapshotChunk only when the members were
+changed, and the last two of a HelloReply only when they say something. A point of the log is ``[index, term, chain]``
+in it, an entry ``[index, term, kind, timestamp_ms, crc, chain, payload]``, and a configuration ``[index, payload]``, as
+in its entry.
 
 This is the gateway for what comes from other nodes. What ``FrameParser`` returns has these properties, which all others
 may assume: 1. every field is of its type, every number in [0, 2^63), every index at most 2^56, every checksum in
@@ -339,8 +340,8 @@ def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMess
     except ValueError as error:
         what = f"{type(error).__name__}: {error}"
         raise DamagedFrame(f"{message.__name__}: the body is no msgpack of this kind: {what}") from error
-    if optional and type(fields) is list and len(fields) == len(checks) - optional:
-        checks = checks[:-optional]
+    if type(fields) is list and len(checks) - optional <= len(fields) < len(checks):
+        checks = checks[: len(fields)]
     check_fields(message.__name__, message._fields[: len(checks)], checks, fields)
     if message is Resume:
         fields[1] = _decode_lives(fields[1])

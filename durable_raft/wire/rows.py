@@ -6,12 +6,13 @@ from typing import Final
 
 from durable_raft.raft.configuration import encode
 from durable_raft.raft.messages import FetchEntries, FetchEntriesResponse, RequestVote
-from durable_raft.raft.types import Configuration, Entry, LogPoint
+from durable_raft.raft.types import DEFAULT_PRIORITY, Configuration, Entry, LogPoint
 from durable_raft.wire.messages import HelloReply, PeerMessage, SnapshotChunk
 from durable_raft.wire.pieces import lift
 
 _WITHOUT_TRANSFER: Final = RequestVote._fields.index("is_transfer")
 _WITHOUT_REMOVED: Final = HelloReply._fields.index("is_removed")
+_WITHOUT_PRIORITY: Final = HelloReply._fields.index("priority")
 _AFTER_KEY_AT: Final = SnapshotChunk._fields.index("after_key")
 _CONFIGURATION_AT: Final = SnapshotChunk._fields.index("configuration")
 
@@ -26,8 +27,8 @@ def fields_of(message: PeerMessage, blobs: list[bytes]) -> tuple[object, ...]:
         return (message.term, rows, absent, _point_row(message.snapshot), _point_row(message.base))
     if isinstance(message, RequestVote) and not message.is_transfer:
         return message[:_WITHOUT_TRANSFER]
-    if isinstance(message, HelloReply) and not message.is_removed:
-        return message[:_WITHOUT_REMOVED]
+    if isinstance(message, HelloReply) and message.priority == DEFAULT_PRIORITY:
+        return message[:_WITHOUT_PRIORITY] if message.is_removed else message[:_WITHOUT_REMOVED]
     if isinstance(message, SnapshotChunk):
         keys = [lift(key, blobs) for key in message.keys]
         values = [lift(value, blobs) for value in message.values]

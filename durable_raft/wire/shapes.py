@@ -31,6 +31,7 @@ from durable_raft.wire.fields import (
     NUMBER,
     NUMBERS,
     PAYLOAD,
+    PRIORITY,
     SUM,
     SUMS,
     TEXT,
@@ -67,7 +68,7 @@ class Shape(NamedTuple):
 
 SHAPES: Final[dict[int, Shape]] = {
     FrameKind.HELLO: Shape(Hello, (NAME, UUID, NAME, TEXT, UUID)),
-    FrameKind.HELLO_REPLY: Shape(HelloReply, (FLAG, TEXT, NAME, UUID, FLAG, FLAG), optional=1),
+    FrameKind.HELLO_REPLY: Shape(HelloReply, (FLAG, TEXT, NAME, UUID, FLAG, FLAG, PRIORITY), optional=2),
     FrameKind.REQUEST_VOTE: Shape(RequestVote, (NUMBER, INDEX, NUMBER, FLAG, FLAG), optional=1),
     FrameKind.REQUEST_VOTE_RESPONSE: Shape(RequestVoteResponse, (NUMBER, FLAG, FLAG)),
     FrameKind.INSTALL_SNAPSHOT: Shape(InstallSnapshot, (NUMBER, INDEX, NUMBER, SUM, INDEX)),

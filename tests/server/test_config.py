@@ -107,7 +107,7 @@ OFF_AT_ZERO = ("scrub_bytes_per_second", "log_cache_bytes_max")
 def test_numbers_that_cannot_work_are_refused(setting: object, value: str) -> None:
     """Zero, negative, fractional, endless and non-numeric values are refused, naming the setting."""
     name = getattr(setting, "name", "")
-    if value == "0" and name in (*OFF_AT_ZERO, "memory_max"):
+    if value == "0" and name in (*OFF_AT_ZERO, "memory_max", "election_priority"):
         return
     with pytest.raises(ConfigError) as caught:
         load_config({"dir": "data", name: value}, {})
@@ -120,6 +120,12 @@ def test_byte_sizes_take_units() -> None:
     assert load(request_bytes_max="32 mib").request_bytes_max == 32 << 20
     assert load(append_bytes_max="4096").append_bytes_max == 4096
     assert "KiB, MiB" in complaint(append_bytes_max="4MB")
+
+
+def test_an_election_priority_is_bounded() -> None:
+    """As MongoDB's are."""
+    assert [load(election_priority=value).election_priority for value in (0, 1000)] == [0, 1000]
+    assert "expected a whole number from 0 to 1000" in complaint(election_priority=1001)
 
 
 def test_nothing_may_be_scrubbed_or_cached() -> None:

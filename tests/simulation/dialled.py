@@ -148,6 +148,7 @@ class DialledLinks(SimLinks):
             self._process.world.counts["told that it was removed"] += 1
         if answer is Answer.ACCEPTED and self._process.world.sites[peer].process is not None:
             link.is_up, link.pause_s = True, REDIAL_MIN_S
+            link.priority = self._process.world.sites[peer].config.election_priority
             self._changed()
         else:
             if answer is Answer.REMOVED:

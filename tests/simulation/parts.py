@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from durable_raft.errors import DurableRaftError, InvariantViolation
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.ready import Write
-from durable_raft.raft.types import Identity, Member, NodeId
+from durable_raft.raft.types import DEFAULT_PRIORITY, Identity, Member, NodeId
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.peers import LinkEvents
@@ -48,6 +48,7 @@ class SimLink:
     def __init__(self) -> None:
         self.is_up = True
         self.dropped = 0
+        self.priority = DEFAULT_PRIORITY
         self.is_refused_as_replaced = self.is_replaced = self.is_refused_as_removed = False
 
 
@@ -67,7 +68,12 @@ class SimLinks:
         }
 
     async def start(self, host: str, port: int) -> None:
-        """Nothing has to be dialled."""
+        """Nothing has to be dialled; who is to lead is known from the beginning."""
+        del host, port
+        if self._process.world.swarm.priorities:
+            for peer, link in self.links.items():
+                link.priority = self._process.world.sites[peer].config.election_priority
+            self._changed()
 
     def hears(self, source: NodeId) -> bool:
         """Return whether this node hears ``source``."""

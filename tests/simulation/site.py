@@ -102,6 +102,7 @@ class Site:
             election_timeout_max_ms=swarm.election_max_ms,
             election_timeout_bound_ms=swarm.bound_ms,
             heartbeat_ms=swarm.heartbeat_ms,
+            election_priority=swarm.priority_of(self.name),
             client_hold_ms=swarm.hold_ms,
             append_bytes_max=swarm.append_bytes_max,
             append_inflight_max=swarm.append_inflight_max,

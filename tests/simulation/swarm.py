@@ -9,6 +9,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from durable_raft.raft.types import DEFAULT_PRIORITY
+
 MS: Final = 1_000
 """Microseconds; the virtual time is counted in them."""
 
@@ -55,6 +57,9 @@ LINK_FAULTS: Final = ("loss", "duplicate", "reorder")
 
 CHURN_SHARE: Final = 0.3
 """Share of the seeds in which members come and go."""
+
+PRIORITIES_SHARE: Final = 0.2
+"""Share of the seeds in which nodes have election priorities."""
 
 COMMITS: Final = ("lmdb", "journal")
 """What can make writes durable (``--log-commit``)."""
@@ -125,6 +130,8 @@ class Swarm:
     """How much longer an AppendEntries with entries travels for each byte of payload; what does not stand on its
     entries passes it. 0: entries travel as all else does."""
     faults_weights: tuple[float, ...] = field(default=())
+    priorities: tuple[int, ...] = ()
+    """Election priorities, which the nodes have in turn; none: all have the default one."""
     churn_interval: int = 0
     """Mean time between two requests of one operator who changes the members; 0: nobody does."""
 
@@ -132,6 +139,10 @@ class Swarm:
     def is_group_all(self) -> bool:
         """Whether one group of keys is the whole store."""
         return self.group_share == 1.0
+
+    def priority_of(self, name: str) -> int:
+        """Return the election priority of the node ``name``, whose number is the end of its name."""
+        return self.priorities[int(name[1:]) % len(self.priorities)] if self.priorities else DEFAULT_PRIORITY
 
 
 def draw_swarm(seed: int, rng: random.Random) -> Swarm:
@@ -188,6 +199,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         queue_bytes_max=rng.choice((600, 3_000, 256 << 20, 256 << 20)),
         large_bytes=rng.choice((0, 60, 1 << 20)),
         churn_interval=draw_churn(seed, election_min),
+        priorities=_draw_priorities(seed),
     )
 
 
@@ -198,6 +210,14 @@ def draw_churn(seed: int, election_min_ms: int) -> int:
     """
     rng = random.Random(f"members 137 of {seed}")
     return election_min_ms * MS * rng.choice((1, 2, 4)) if rng.random() < CHURN_SHARE else 0
+
+
+def _draw_priorities(seed: int) -> tuple[int, ...]:
+    """Draw whom an operator would have lead: in most seeds nobody. The stream is chosen as ``draw_churn``'s is."""
+    rng = random.Random(f"priorities 173 of {seed}")
+    if rng.random() >= PRIORITIES_SHARE:
+        return ()
+    return tuple(rng.choice((0, 1, 1, 2, 5)) for _ in range(rng.choice((2, 3, 5))))
 
 
 def _draw_checkpoints(rng: random.Random) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from durable_raft.errors import InvariantViolation
 from durable_raft.kv.batch import decode_commands, drop_max_of
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import StateSummary
+from durable_raft.raft.hand_over import DOUBLINGS_MAX, KEEPING_UP
 from durable_raft.raft.invariants import ClusterInvariants, FlushedLog
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.types import Configuration, Entry, EntryKind, Member, Membership, NodeId, Role
@@ -291,6 +292,8 @@ class World:
         self._settle("heal every disk", lambda: all(site.is_sound for site in self.in_service()))
         if not self.faults["time_reset"]:
             self._settle("let expire what has a time to live", self._has_nothing_to_expire)
+        if self.swarm.priorities:
+            self._settle("be led by whom an operator prefers", self._is_led_by_preferred, patience=self._way_patience)
         self._settle("agree", self._agrees)
         self._check_states()
         self._check_timeouts()
@@ -321,9 +324,14 @@ class World:
         """For how long a cluster without faults may get nowhere."""
         return (self.swarm.election_max_ms * 60 + self.swarm.hold_ms * 8) * MS
 
-    def _settle(self, what: str, holds: Any, *, has_work: bool = True) -> None:
+    @property
+    def _way_patience(self) -> int:
+        """For how long a leader may lead that is to make way: it may have tried in vain while there were faults."""
+        return (KEEPING_UP << DOUBLINGS_MAX + 1) * self.swarm.bound_ms * MS + self.patience
+
+    def _settle(self, what: str, holds: Any, *, has_work: bool = True, patience: int | None = None) -> None:
         """Let time pass until ``holds``; ``has_work``: there may be a log to work off before it does."""
-        patience = self.patience
+        patience = patience or self.patience
         end, last = self.now + patience, self.now + patience * PATIENCE_MOST
         most = 0
         while not holds():
@@ -349,6 +357,15 @@ class World:
             return False
         log = leader.process.node.raft.log
         return bool(log.commit_index) and log.term_at(log.commit_index) == leader.process.node.raft.current_term
+
+    def _is_led_by_preferred(self) -> bool:
+        """Return whether no voter that could lead has a higher election priority than the leader."""
+        leader = self.leader()
+        if leader is None or leader.process is None:
+            return False
+        voters = leader.process.node.raft.configuration.voters
+        able = [s for s in self.up() if s.name in voters and s.process and s.process.node.raft.state.may_lead]
+        return leader.config.election_priority >= max(site.config.election_priority for site in able)
 
     def _has_nothing_to_expire(self) -> bool:
         """Return whether every key with a deadline is gone: after a reset, those given in the future are not."""

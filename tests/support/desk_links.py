@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from durable_raft.raft.messages import Envelope
-from durable_raft.raft.types import Member, NodeId
+from durable_raft.raft.types import DEFAULT_PRIORITY, Member, NodeId
 from durable_raft.wire.messages import AskTime, NodeMessage, TellMembers
 from tests.support.raft_trace import message_words
 
@@ -20,6 +20,7 @@ class DeskLink:
     def __init__(self, desk: Desk, node: NodeId) -> None:
         self._desk, self._node = desk, node
         self.dropped = 0
+        self.priority = DEFAULT_PRIORITY
         self.is_refused_as_replaced = self.is_replaced = self.is_refused_as_removed = False
 
     @property

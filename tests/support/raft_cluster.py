@@ -153,6 +153,22 @@ class Cluster:
         """Have ``name`` hand its leadership to ``target``; raises as ``Raft.transfer``."""
         self._event(self.node(name), lambda raft: raft.transfer(self.now, NodeId(target)))
 
+    def prefer(self, **priorities: int) -> None:
+        """Start nodes anew with these election priorities, and have everybody know them who has a link."""
+        for name, priority in priorities.items():
+            node = self.node(name)
+            node.config = replace(node.config, election_priority=priority)
+            if node.raft is not None:
+                self.crash(name)
+                self.restart(name)
+        self.link()
+
+    def link(self) -> None:
+        """Have every node that runs know which others run, and their election priorities."""
+        for node in self.up():
+            known = {other.name: other.config.election_priority for other in self.up() if other is not node}
+            self._event(node, lambda raft, known=known: raft.peers_changed(self.now, known))  # type: ignore[misc]
+
     def read(self, name: str, after: int = 0) -> int:
         """Ask for a linearizable read and return its id."""
         self._read_id += 1

@@ -39,6 +39,7 @@ A node and its disk:
 
     crash n1 | restart n1              n1 loses its memory and what was not flushed | starts from its disk
     slow n1 | flush n1 | fast n1       n1's writes stay in flight | the oldest is flushed | all, and each at once again
+    prefer n1 5 | link                 n1 is started with that election priority | all know who runs, and with which one
     full n1 | roomy n1                 n1's disk has less room than is held in reserve | enough
     doom n1                            n1 will crash at its next write: after the flush, before anything is sent
     rot n1 2 3 | scrub n1              entries 2 and 3 rot on n1's disk, unnoticed | n1 reads all its disk, and notices
@@ -261,7 +262,9 @@ _VERBS: dict[str, Callable[..., object]] = {
     "full": _full,
     "heal": Cluster.heal,
     "install": Cluster.install,
+    "link": Cluster.link,
     "partition": _partition,
+    "prefer": lambda cluster, name, priority: cluster.prefer(**{name: int(priority)}),
     "propose": _propose,
     "read": Cluster.read,
     "restart": Cluster.restart,

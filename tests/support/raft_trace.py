@@ -47,6 +47,7 @@ _EVENTS = {
     "configuration_complete": "has completed the change: the configuration at {index} is committed",
     "leader_with_hung_disk": "has a disk that is stuck: {target}, whose disk works, is to lead",
     "leader_without_room": "has too little room on its disk: {target}, which has enough, is to lead",
+    "makes_way": "makes way: {target} has kept up, and has priority {priority}; its own is {own}",
     "transfer_begun": "holds what is proposed, and hands the leadership of term {term} to {target}",
     "transfer_given_up": "gives up to hand the leadership of term {term} to {target}",
     "disk_replaced": "knows another disk of {peer} from now on",

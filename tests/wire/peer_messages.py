@@ -24,7 +24,7 @@ from durable_raft.raft.messages import (
     ResumeResponse,
     TimeoutNow,
 )
-from durable_raft.raft.types import Entry, EntryKind, Index, Life, LogPoint, NodeId, Term, make_entry
+from durable_raft.raft.types import PRIORITY_MAX, Entry, EntryKind, Index, Life, LogPoint, NodeId, Term, make_entry
 from durable_raft.wire.fields import INDEX_MAX, NUMBER_MAX, TIME_MAX
 from durable_raft.wire.messages import AskTime, Confirm, Confirmed, Hello, HelloReply, TellMembers, TellTime
 from durable_raft.wire.peer import FetchSnapshot, PeerMessage, SnapshotChunk, StateHash
@@ -86,6 +86,7 @@ EXAMPLES: dict[str, PeerMessage] = {
     "hello": Hello(NodeId("n1"), b"u" * 16, NodeId("n2"), "0.1.0", b"c" * 16),
     "hello_reply": HelloReply(False, "n1 is not a member", NodeId("n2"), b"v" * 16, True),
     "hello_reply_to_a_removed_node": HelloReply(False, "n1 was removed", NodeId("n2"), b"v" * 16, False, True),
+    "hello_reply_with_a_priority": HelloReply(True, "", NodeId("n2"), b"v" * 16, priority=300),
     "request_vote": RequestVote(Term(7), Index(300), Term(6), True),
     "request_vote_of_a_successor": RequestVote(Term(7), Index(300), Term(6), False, True),
     "timeout_now": TimeoutNow(Term(7)),
@@ -177,7 +178,11 @@ POINTS = st.builds(LogPoint, INDEXES, NUMBERS, SUMS)
 
 MESSAGES: st.SearchStrategy[PeerMessage] = st.one_of(
     st.builds(Hello, NAMES, UUIDS, NAMES, st.text(max_size=12), UUIDS),
-    st.builds(HelloReply, st.booleans(), st.text(max_size=40), NAMES, UUIDS, st.booleans(), st.booleans()),
+    st.builds(
+        HelloReply,
+        *(st.booleans(), st.text(max_size=40), NAMES, UUIDS, st.booleans(), st.booleans()),
+        st.integers(0, PRIORITY_MAX),
+    ),
     st.builds(TellMembers, INDEXES, st.binary(max_size=40)),
     st.builds(RequestVote, NUMBERS, INDEXES, NUMBERS, st.booleans(), st.booleans()),
     st.builds(TimeoutNow, NUMBERS),

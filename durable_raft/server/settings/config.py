@@ -23,7 +23,7 @@ from durable_raft.addresses import (
     refuse,
 )
 from durable_raft.errors import ConfigError
-from durable_raft.raft.types import Index, Member, Membership, NodeId
+from durable_raft.raft.types import DEFAULT_PRIORITY, Index, Member, Membership, NodeId
 from durable_raft.server.settings.memory import memory_of_system
 from durable_raft.server.settings.memory_plan import FITS, check_fits, plan_memory, setting_max
 from durable_raft.server.settings.sources import (
@@ -34,6 +34,7 @@ from durable_raft.server.settings.sources import (
     parse_bytes_or_none,
     parse_count,
     parse_list,
+    parse_priority,
     parse_switch,
     parse_text,
     read_settings,
@@ -111,6 +112,12 @@ class NodeConfig:
         "up to election_timeout_max_ms: it stays as configured",
     )
     heartbeat_ms: int = _tunable(50, parse_count, "MS", "How often an idle leader says that it is there")
+    election_priority: int = _tunable(
+        DEFAULT_PRIORITY,
+        parse_priority,
+        "N",
+        "Who is to lead when several can: the node with the highest, from 0 to 1000; 0: only as the last resort",
+    )
     clock_bound_ms: int = _tunable(
         1000,
         parse_count,

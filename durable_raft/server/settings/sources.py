@@ -18,6 +18,7 @@ from typing import Final
 
 from durable_raft.addresses import refuse
 from durable_raft.errors import ConfigError
+from durable_raft.raft.types import PRIORITY_MAX
 
 ENVIRONMENT_PREFIX: Final = "DURABLE_RAFT_"
 
@@ -95,6 +96,14 @@ def parse_count(setting: str, raw: object) -> int:
     text = str(raw).strip()
     if isinstance(raw, bool) or not _COUNT.fullmatch(text) or int(text) < 1:
         refuse(setting, repr(raw), "a whole number from 1 on")
+    return int(text)
+
+
+def parse_priority(setting: str, raw: object) -> int:
+    """Return an election priority."""
+    text = str(raw).strip()
+    if isinstance(raw, bool) or not _COUNT.fullmatch(text) or int(text) > PRIORITY_MAX:
+        refuse(setting, repr(raw), f"a whole number from 0 to {PRIORITY_MAX}")
     return int(text)
 
 

@@ -26,6 +26,7 @@ def raft_config(config: NodeConfig, data: NodeData, life: bytes) -> RaftConfig:
         election_timeout_max_ms=config.election_timeout_max_ms,
         election_timeout_bound_ms=config.election_timeout_bound_ms,
         heartbeat_ms=config.heartbeat_ms,
+        election_priority=config.election_priority,
         append_bytes_max=config.append_bytes_max,
         append_inflight_max=config.append_inflight_max,
         append_inflight_bytes_max=config.append_inflight_bytes_max,
