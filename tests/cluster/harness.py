@@ -176,6 +176,11 @@ class Cluster:
         node = self.nodes[node_id] = LocalNode(node_id, client_port, peer_port, self.directory / node_id)
         return node.entry
 
+    def refound(self) -> None:
+        """Take the nodes of today for those that a new cluster is first started with."""
+        self._founders = list(self.nodes.values())
+        self._joined_at.clear()
+
     def forget(self, node_id: str) -> None:
         """Expect nothing any more of a node that was removed, or is gone for good."""
         del self.nodes[node_id]

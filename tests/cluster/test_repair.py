@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import ClusterFactory
+from tests.cluster.operators import operate
 from tests.tools.test_repair import raftlog, rot
 
 pytestmark = pytest.mark.cluster
@@ -68,3 +69,55 @@ def test_a_new_cluster_from_one_survivor(cluster_of: ClusterFactory, tmp_path: P
         (tmp_path / "new" / node_id).rename(node.directory)
         cluster.start(node_id, settings={"cluster_id": said.rpartition("--cluster-id ")[2].strip()})
     assert cluster.client(cluster.wait_ready()).get("city") == b"Paris"
+
+
+def test_a_new_cluster_from_a_survivor_that_was_added(cluster_of: ClusterFactory, tmp_path: Path) -> None:
+    """The members were changed, and a majority of those of today is gone: what the survivor's disk held is there.
+
+    The new cluster takes writes, and members are added to it as to any other.
+    """
+    cluster = cluster_of(3)
+    leader = cluster.wait_ready()
+    cluster.client(leader).set("before", "the change")
+    gone = cluster.followers()[0]
+    entry = cluster.join("n4", leader)
+    operate(cluster, leader, "member", "replace", gone, entry)
+    cluster.wait_exit(gone)
+    cluster.forget(gone)
+    client = cluster.client(cluster.leader())
+    expected = {b"key:%d" % number: b"value %d" % number for number in range(200)}
+    for key, value in expected.items():
+        client.set(key, value)
+    cluster.wait_converged()
+    cluster.stop("n4")
+    cluster.client(cluster.leader()).set("late", "only the others have it")
+    for node_id in cluster.running():
+        cluster.kill9(node_id)
+    nodes = ",".join(f"{n.node_id}=127.0.0.1:{n.client_port}@{n.peer_port}" for n in cluster.nodes.values())
+    survivor = cluster.nodes["n4"].directory
+    for node_id in cluster.node_ids:
+        if node_id != "n4":
+            shutil.rmtree(cluster.nodes[node_id].directory)
+    words = ("recover", survivor, "--cluster", nodes, "--output", tmp_path / "new")
+    code, said = raftlog(*words)
+    assert code == 1
+    assert "may be lost" in said
+    code, said = raftlog(*words, "--apply")
+    assert code == 0, said
+    shutil.rmtree(survivor)
+    cluster.refound()
+    for node_id, node in cluster.nodes.items():
+        (tmp_path / "new" / node_id).rename(node.directory)
+        cluster.start(node_id, settings={"cluster_id": said.rpartition("--cluster-id ")[2].strip()})
+    leader = cluster.wait_ready()
+    client = cluster.client(leader)
+    assert client.get("before") == b"the change"
+    assert client.mget(list(expected)) == list(expected.values())
+    assert client.get("late") is None
+    operate(cluster, leader, "member", "add", cluster.join("n5", leader))
+    operate(cluster, leader, "member", "promote", "n5")
+    client.set("afterwards", "as any other")
+    cluster.wait_converged()
+    rows = operate(cluster, "n5", "member", "list")["members"]
+    assert isinstance(rows, list)
+    assert sorted(row["id"] for row in rows) == sorted(cluster.node_ids)
