@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,146 +11,46 @@ import pytest
 from durable_raft.errors import CorruptRecord, DirectoryRefused
 from durable_raft.raft.types import (
     ORIGIN,
-    Base,
-    Configuration,
-    Entry,
     HardState,
-    Member,
-    Membership,
     NodeId,
     Term,
 )
-from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.opening import open_node
-from durable_raft.server.start.recovery import NodeData
 from durable_raft.server.start.restore import restore_node
 from durable_raft.storage.log.journal_format import BLOCK_BYTES, RING_AT
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
-from durable_raft.storage.state.backup import BackupWriter, Progress
-from durable_raft.storage.state.install import KvInstaller
-from durable_raft.storage.state.meta import KvMeta
 from durable_raft.storage.state.records import stored_key
 from durable_raft.storage.state.store import LmdbKvStore
 from tests.storage.raw import flip_bit
 from tests.support.log_building import (
     IDENTITY,
     MEMBERSHIP,
-    configuration_entry,
-    configured,
     entries_after,
-    point_of,
     write,
 )
+from tests.support.opened_directories import (
+    ALONE,
+    COMMIT,
+    aside,
+    backup,
+    close,
+    config,
+    installed,
+    made,
+    moved_to,
+    opened,
+    put_state,
+    told_to_nobody,
+)
 from tests.support.state_building import (
-    State,
-    items_of,
     put_raw,
     read_kv,
     sample,
-    summary_of,
-    target_of,
     zero_file,
 )
 
-ALONE = Membership(MEMBERSHIP.voters[:1])
-
-
-def config(directory: Path, membership: Membership = MEMBERSHIP) -> NodeConfig:
-    """Return what node n1 of the test's cluster is told."""
-    return NodeConfig(
-        node_id=NodeId("n1"),
-        directory=directory,
-        client_host="127.0.0.1",
-        client_port=7001,
-        peer_host="127.0.0.1",
-        peer_port=17001,
-        membership=membership,
-        cluster_id=IDENTITY.cluster_id,
-        log_commit=COMMIT[0],
-    )
-
-
-COMMIT = ["lmdb"]
-"""What makes the node's writes durable."""
-
-
-@pytest.fixture(autouse=True, params=["lmdb", "journal"])
-def _commit(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Open every directory in both ways: what is in it was written without a journal."""
-    COMMIT[0] = request.param
-    yield
-    COMMIT[0] = "lmdb"
-
-
-def made(
-    directory: Path,
-    membership: Membership = MEMBERSHIP,
-    *,
-    last: int = 9,
-    state_at: int = 7,
-    compact_to: int = 0,
-    members: tuple[int, tuple[str, ...]] | None = None,
-) -> list[Entry]:
-    """Make a directory whose log ends at ``last``, with a state at ``state_at`` (0: none).
-
-    Where ``members`` says, there is a configuration with these voters; the state has the one that counts there.
-    """
-    entries = entries_after(ORIGIN, last if members is None else members[0] - 1)
-    if members is not None:
-        entries.append(configuration_entry(point_of(entries[-1]), *members[1]))
-        entries += entries_after(point_of(entries[-1]), last - members[0])
-    LmdbLogStore.create(directory, IDENTITY, membership)
-    log = LmdbLogStore.open(directory)
-    log.load()
-    log.persist([write(1, entries)])
-    if compact_to:
-        log.compact(entries[compact_to - 1].index, last)
-    log.close()
-    if state_at:
-        counts = None if members is None or members[0] > state_at else configured(members[0], *members[1])
-        put_state(directory, entries[state_at - 1], membership, counts)
-    return entries
-
-
-def put_state(
-    directory: Path, at: Entry, membership: Membership = MEMBERSHIP, configuration: Configuration | None = None
-) -> None:
-    """Put a state of this node's own checkpoint at an entry beside the log."""
-    LmdbKvStore.create(directory, IDENTITY, membership)
-    kv = LmdbKvStore.open(directory)
-    kv.write_checkpoint(
-        items_of(sample()),
-        is_cleared=False,
-        applied=Base(point_of(at), at.timestamp_ms),
-        summary=summary_of(sample()),
-        membership=membership,
-        configuration=configuration,
-    )
-    kv.close()
-
-
-def opened(directory: Path, membership: Membership = MEMBERSHIP) -> tuple[int, int | None]:
-    """Open the directory as a node does; return the last index of its log and the index of its state."""
-    data = open_node(config(directory, membership))
-    try:
-        return int(data.stored.last.index), None if data.kv is None else int(data.kv.checkpoint.applied.point.index)
-    finally:
-        close(data)
-
-
-def close(data: NodeData) -> None:
-    """Close what was opened."""
-    if data.check is not None:
-        data.check.close()
-    if data.kv is not None:
-        data.kv.close()
-    data.log_store.close()
-
-
-def aside(directory: Path) -> set[str]:
-    """Return what was set aside, without the date."""
-    return {path.name.rpartition("-")[0] for path in directory.iterdir() if "-2" in path.name}
+pytestmark = pytest.mark.usefixtures("both_commits")
 
 
 def test_a_new_directory_begins_empty(tmp_path: Path) -> None:
@@ -219,15 +119,6 @@ def test_a_state_of_another_node_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DirectoryRefused, match="the log beside it"):
         opened(tmp_path)
     assert aside(tmp_path) == set()
-
-
-def installed(directory: Path, at: int, term: int = 1, configuration: Configuration | None = None) -> None:
-    """Put a snapshot that was received in the place of the state."""
-    target = replace(target_of(sample(), at), stored_configuration=configuration)
-    point = replace(target.applied.point, term=Term(term))
-    installer = KvInstaller.open(directory, replace(target, applied=Base(point, target.applied.timestamp_ms)))
-    installer.store_records(items_of(sample()))
-    installer.complete()
 
 
 @pytest.mark.parametrize(("at", "term"), [(20, 1), (5, 3)])
@@ -333,34 +224,6 @@ def test_a_snapshot_that_waits_and_is_damaged_is_dropped(tmp_path: Path) -> None
 
 
 # -- a new cluster from a backup ---------------------------------------------------------------------------------------
-
-
-def backup(path: Path, state: State, meta: KvMeta | None = None) -> KvMeta:
-    """Write a backup of ``state``."""
-    meta = meta or target_of(state)
-    with BackupWriter(path, meta) as writer:
-        writer.write_items(items_of(state))
-        writer.complete()
-    return meta
-
-
-def moved_to(directory: Path, number: int) -> NodeConfig:
-    """Return the configuration of a node of the new cluster."""
-    voters = tuple(Member(NodeId(f"r{n}"), f"127.0.0.1:800{n}", f"127.0.0.1:1800{n}") for n in (1, 2))
-    return NodeConfig(
-        node_id=NodeId(f"r{number}"),
-        directory=directory,
-        client_host="127.0.0.1",
-        client_port=8000 + number,
-        peer_host="127.0.0.1",
-        peer_port=18000 + number,
-        membership=Membership(voters),
-    )
-
-
-def told_to_nobody(done: Progress, size: int) -> None:
-    """Take no note of how far a restore is."""
-    del done, size
 
 
 def test_nodes_that_are_restored_alike_are_one_new_cluster(tmp_path: Path) -> None:

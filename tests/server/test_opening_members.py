@@ -14,9 +14,10 @@ from durable_raft.server.start.restore import restore_node
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.log.records import IDENT_KEY, LOG_KEY
 from durable_raft.storage.state.records import stored_key
-from tests.server.test_opening import (
+from tests.storage.raw import flip_bit
+from tests.support.log_building import MEMBERSHIP, configured, point_of, write
+from tests.support.opened_directories import (
     ALONE,
-    _commit,  # noqa: F401 - a fixture: every directory is opened in both ways
     aside,
     backup,
     close,
@@ -28,9 +29,9 @@ from tests.server.test_opening import (
     put_state,
     told_to_nobody,
 )
-from tests.storage.raw import flip_bit
-from tests.support.log_building import MEMBERSHIP, configured, point_of, write
 from tests.support.state_building import put_raw, sample, target_of
+
+pytestmark = pytest.mark.usefixtures("both_commits")
 
 TWO = (4, ("n1", "n2"))
 """A configuration at 4 of the log."""
