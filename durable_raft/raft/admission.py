@@ -177,8 +177,10 @@ def know(state: RaftState, now: int, source: NodeId, node_uuid: bytes) -> bool:
         state.standing = state.standing.with_peer(KnownDisk(source, node_uuid, former))
         state.observe("disk_replaced", peer=source, uuid=node_uuid.hex(), was=known.node_uuid.hex())
         state.votes.pop(source, None)
-        # The disk that knew this node's is gone; the new one is told again.
+        # The disk that knew this node's is gone; the new one is told again, of the disk or of its life.
         state.introduced.pop(source, None)
+        state.doubts.answers.pop(source, None)
+        state.retry_due = min(state.retry_due, now)
         if source in state.progress:
             _begin_again(state, now, source)
     return True

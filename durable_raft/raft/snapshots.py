@@ -79,6 +79,8 @@ def install(state: RaftState, base: Base, configuration: Configuration | None = 
     is_kept = state.log.install(base, configuration)
     if not is_kept:
         state.note_cut()
+        # What made this node a member may have been cut with the log (``RaftState._change_configuration``).
+        state.introduced.clear()
     state.is_whole = True
     state.snapshot = base.point
     leader = state.leader_id

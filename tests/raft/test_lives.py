@@ -112,6 +112,21 @@ def test_a_life_is_told_again_until_all_know_it() -> None:
     assert not cluster["n1"].state.has_life_to_tell
 
 
+def test_a_life_is_told_to_a_disk_that_replaced_another() -> None:
+    """The disk that knew of it is gone, and the new one is to know a copy of this directory, too."""
+    cluster = living()
+    for peer in ("n2", "n3"):
+        answer(cluster, peer)
+    assert not cluster["n1"].state.has_life_to_tell
+    cluster.packets.clear()
+
+    cluster.tell("n1", "n2", Introduce(b"another disk".ljust(16), 1, b"another "))
+    cluster.fire("n1")
+
+    assert [packet.target for packet in cluster.packets if isinstance(packet.message, Resume)] == ["n2"]
+    assert cluster["n1"].is_voter
+
+
 def test_an_answer_to_another_life_is_not_an_answer() -> None:
     """It was delayed."""
     cluster = living()

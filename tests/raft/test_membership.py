@@ -270,14 +270,16 @@ def test_disks_of_nodes_that_went_are_forgotten_everywhere() -> None:
         assert cluster[name].state.standing.peer(N4) is None, name
 
 
-def test_a_node_whose_addition_was_lost_is_admitted_when_it_is_added_again() -> None:
-    """n1 has forgotten the disk of n4 with the entry that added it; n4 remembers that n1 knows it."""
+ADDED = AddLearner(Member(NodeId("n4"), "n4:1", "n4:2"))
+
+
+def with_a_lost_addition() -> tuple[Cluster, str]:
+    """Return n1 to n3 and n4, whose addition by n1 was lost, and who leads; n1 knew n4's disk, and has forgotten it."""
     cluster = Cluster("n1 n2 n3", joiners="n4")
     cluster.elect("n1")
     cluster.run(100)
     cluster.partition(["n1", "n4"], ["n2", "n3"])
-    added = AddLearner(Member(NodeId("n4"), "n4:1", "n4:2"))
-    cluster.change("n1", added)
+    cluster.change("n1", ADDED)
     cluster.run(150)
     assert NodeId("n1") in cluster["n4"].state.introduced
     cluster.crash("n1")
@@ -290,8 +292,31 @@ def test_a_node_whose_addition_was_lost_is_admitted_when_it_is_added_again() -> 
     cluster.change(leader, Readdress(Member(NodeId("n3"), "n3:9", "n3:9")))
     cluster.run(500)
     assert cluster["n1"].state.standing.peer(NodeId("n4")) is None
+    return cluster, leader
+
+
+def test_a_node_whose_addition_was_lost_is_admitted_when_a_snapshot_replaces_its_log() -> None:
+    """The snapshot names a later addition. Nothing says that who knew n4's disk from the lost one knows it still."""
+    cluster, leader = with_a_lost_addition()
+    cluster.partition(["n1", "n2", "n3"], ["n4"])
+    cluster.change(leader, ADDED)
+    cluster.run(300)
     cluster.transfer(leader, "n1")
     cluster.run_until(lambda: cluster.leader() == "n1", 1_000)
     cluster.run(100)
-    cluster.change("n1", added)
+    cluster.checkpoint("n1", cluster["n1"].log.last_applied)
+    cluster.heal()
+    cluster.run_until(lambda: bool(cluster.offers), 1_000)
+    cluster.install("n4")
+    cluster.run_until(lambda: cluster["n4"].is_voter, 5_000)
+    assert cluster.leader() == "n1"
+
+
+def test_a_node_whose_addition_was_lost_is_admitted_when_it_is_added_again() -> None:
+    """n1 has forgotten the disk of n4 with the entry that added it; n4 remembers that n1 knows it."""
+    cluster, leader = with_a_lost_addition()
+    cluster.transfer(leader, "n1")
+    cluster.run_until(lambda: cluster.leader() == "n1", 1_000)
+    cluster.run(100)
+    cluster.change("n1", ADDED)
     cluster.run_until(lambda: cluster["n4"].is_voter, 5_000)
