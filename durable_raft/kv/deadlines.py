@@ -2,13 +2,14 @@
 
 A deadline that was replaced leaves its item behind. It is *stale*: the record says otherwise. Were stale items kept, a
 key whose time to live is set again and again would fill the memory. Were they all taken out at once, the event loop
-would stand for a second at a million keys. So each new item has a few of the old ones looked at.
+would stand for a second at a million keys. So each new item has a few of the old ones looked at. Those before the first
+deadline, which may be a long row, are dropped in pieces, too (``tidy``).
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from durable_raft.kv.records import Kept, deadline_of
@@ -63,20 +64,25 @@ class Deadlines:
         kept = self._changes.get(item[2])
         return kept is not None and deadline_of(kept) == item[0]
 
-    def earliest(self) -> Due | None:
-        """Return the first deadline, or None; drops what is stale before it."""
-        found = None
-        for heap in (self._heap, self._old):
-            while heap and not self._counts(heap[0]):
-                heapq.heappop(heap)
-            if heap and (found is None or heap[0] < found):
-                found = heap[0]
-        return found
+    def tidy(self, most: int, is_replaced: Callable[[bytes], bool]) -> int:
+        """Drop what does not count from before the first deadline, up to ``most`` items.
 
-    def forget_earliest(self) -> None:
-        """Drop what ``earliest`` returned: a layer above says otherwise about its key."""
-        heap, old = self._heap, self._old
-        heapq.heappop(heap if heap and (not old or heap[0] <= old[0]) else old)
+        Args:
+            most: this is how long it takes.
+            is_replaced: whether a layer above says otherwise about a key.
+
+        Returns:
+            How many more might have been dropped; 0: perhaps it is not done.
+        """
+        for heap in (self._heap, self._old):
+            while most and heap and not (self._counts(heap[0]) and not is_replaced(heap[0][2])):
+                heapq.heappop(heap)
+                most -= 1
+        return most
+
+    def first(self) -> Due | None:
+        """Return the first item; none that counts comes before it, and it counts itself when all is tidy."""
+        return min((heap[0] for heap in (self._heap, self._old) if heap), default=None)
 
     def dissolve(self) -> None:
         """Let go of everything in pieces; for a thread."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from durable_raft.kv.deadlines import Due
@@ -45,6 +46,9 @@ DROP_MAX: Final = 200
 
 DROP_MAX_BEFORE: Final = 1000
 """The same for entries that were written before payload version 2, and for those that have no commands."""
+
+TIDY_PIECE: Final = 1000
+"""Deadlines that count no more and are dropped in one go: about a millisecond of work."""
 
 DROPS_A_STEP: Final = 100
 """Of them in one step."""
@@ -355,7 +359,9 @@ class Keyspace:
         if not self._has_deadlines:
             return
         for number in range(drop_max):
-            due = self._earliest()
+            while not self._tidy():
+                yield
+            due = self._first()
             if due is None or due[0] > self.time_ms:
                 return
             if number and not number % DROPS_A_STEP:
@@ -371,15 +377,16 @@ class Keyspace:
     @property
     def is_dropping(self) -> bool:
         """Whether keys are hidden that are still to be dropped."""
-        due = self._earliest() if self._has_deadlines else None
+        due = self._first()
         return due is not None and due[0] <= self.time_ms
 
     def next_deadline_ms(self) -> int | None:
         """Return when the next key that can be seen expires, or None.
 
-        While expired keys are still to be dropped it is the next millisecond: an entry is wanted now.
+        While expired keys are still to be dropped it is the next millisecond: an entry is wanted now. It may be earlier
+        than any key expires, while there is a long row of deadlines that count no more: an entry comes to its end.
         """
-        due = self._earliest() if self._has_deadlines else None
+        due = self._first()
         return None if due is None else max(due[0], self.time_ms + 1)
 
     @property
@@ -389,27 +396,39 @@ class Keyspace:
             return True
         return bool(self._frozen) and any(layer.has_deadlines for layer in self._frozen)
 
-    def _earliest(self) -> Due | None:
-        """Return the first deadline of all that is kept."""
-        found = self._active.due.earliest()
-        above = [self._active]
-        for layer in self._frozen:
-            if above[-1].is_cleared:
-                return found
-            below = layer.due.earliest()
-            while below is not None and _is_known(above, below[2]):
-                layer.due.forget_earliest()
-                below = layer.due.earliest()
-            found = below if found is None else found if below is None else min(found, below)
+    def _first(self) -> Due | None:
+        """Return the first deadline, or one before it that counts no more if that is not known at once."""
+        if not self._has_deadlines:
+            return None
+        self._tidy()
+        firsts = [first for layer in self._layers() if (first := layer.due.first()) is not None]
+        if self._is_base_seen and (below := self._next_base_due()) is not None:
+            firsts.append(below)
+        return min(firsts, default=None)
+
+    def _tidy(self) -> bool:
+        """Drop some of what comes before the first deadline and counts no more; return whether there is nothing left.
+
+        It is done in no entry's name, and changes nothing that can be seen.
+        """
+        left, above = TIDY_PIECE, list[Layer]()
+        for layer in self._layers():
+            left = layer.due.tidy(left, partial(_is_known, above))
+            if not left:
+                return False
             above.append(layer)
-        if above[-1].is_cleared:
-            return found
-        while (below := self._next_base_due()) is not None:
-            if not _is_known(above, below[2]):
-                return below if found is None else min(found, below)
+        while self._is_base_seen and (below := self._next_base_due()) is not None and _is_known(above, below[2]):
             self._base_due_passed = (below[0], below[2])
             self._base_due.popleft()
-        return found
+            left -= 1
+            if not left:
+                return False
+        return True
+
+    @property
+    def _is_base_seen(self) -> bool:
+        """Whether no layer says that all below it is gone."""
+        return not self._layers()[-1].is_cleared
 
     def _next_base_due(self) -> Due | None:
         if not self._base_due and not self._is_base_due_read:
@@ -456,9 +475,9 @@ class Keyspace:
         for layer in [self._active, *self._frozen]:
             layer.share_no_more(self._written)
         self._base = base
-        is_read = not base.summary.expires_count or self._layers()[-1].is_cleared
+        is_read = not base.summary.expires_count or not self._is_base_seen
         # What was passed is gone, or the layers that are left know it still.
-        passed, new = self._base_due_passed, self._written.due.earliest()
+        passed, new = self._base_due_passed, self._written.due.first()
         if passed is not None and new is not None and new[:2] <= (passed[0], order_key(passed[1])):
             passed = None
         self._forget_base_due(is_read=is_read, passed=passed)

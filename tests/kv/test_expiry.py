@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from durable_raft.kv.keyspace import TIDY_PIECE
 from durable_raft.kv.numbers import INT64_MAX, INT64_MIN
 from durable_raft.kv.replies import OK, Reply
 from tests.kv.machines import NOW_MS, error_of, new_machine, run, run_at
@@ -219,3 +220,20 @@ def test_next_deadline_is_the_earliest_that_counts() -> None:
     assert machine.next_deadline_ms() == NOW_MS + 400
     machine.advance_time(NOW_MS + 400)
     assert machine.next_deadline_ms() is None
+
+
+def test_a_long_row_of_deadlines_that_count_no_more_holds_nobody_up() -> None:
+    """It is dropped in pieces: by whoever asks for the next deadline, and by an entry in steps."""
+    machine = new_machine()
+    keys = 3 * TIDY_PIECE
+    for number in range(keys):
+        run(machine, f"SET k{number} v PX {number + 1}")
+    for number in reversed(range(keys)):
+        run(machine, f"PEXPIRE k{number} 100000")
+    soon = machine.next_deadline_ms()
+    assert soon is not None
+    assert soon < NOW_MS + keys, "earlier than any key expires, and no later"
+    steps = sum(1 for _ in machine._keyspace.advance_time_in_steps(NOW_MS + keys))
+    assert steps >= 1
+    assert machine.next_deadline_ms() == NOW_MS + 100_000
+    assert run(machine, "DBSIZE") == keys
