@@ -303,6 +303,8 @@ class SimStore:
         key = IDENT_KEY.pack(index)
         value = self.disk.cached[IDENT].get(key)
         if value is None:
+            if self._tail is not None and self._meta.base.point.index < index <= self._tail.point.index:
+                raise InvariantViolation(f"Durability: index {index} was flushed and is not stored")
             raise EntryUnavailable(f"index {index} is not stored")
         return unpack_ident(key, value)
 

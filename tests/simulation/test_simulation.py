@@ -38,7 +38,7 @@ QUICK_MUTANTS = {
     "vote_before_durable": 1,
     "append_acknowledged_unflushed": 1,
     "own_entry_unflushed": 2,
-    "disk_error_ignored": 2,
+    "disk_error_ignored": 4,
     "disk_never_flushes": 1,
     "group_not_atomic": 4,
     "minority_commits": 1,
