@@ -112,6 +112,7 @@ class Reporter:
             statuses[peer] = PeerStatus(
                 match_index=None if progress is None else progress.match_index,
                 connected=link is not None and link.is_up,
+                refuses=link is not None and link.is_refused_as_removed,
                 is_replaced=link is not None and link.is_replaced,
                 last_contact_ms=None if heard_at is None else now_ms - heard_at,
             )

@@ -92,6 +92,13 @@ def test_slots_does_not_name_a_leader_whose_link_is_down() -> None:
     assert ask(status, b"SLOTS") == ask(LEADERLESS, b"SLOTS")
 
 
+def test_slots_names_a_leader_that_refuses_this_node() -> None:
+    """It was removed, and moves commands there; its clients learn who is a member before it ends."""
+    refusing = dataclasses.replace(lost_peer(), refuses=True)
+    status = dataclasses.replace(FOLLOWER, peers={**FOLLOWER.peers, N1: refusing})
+    assert ask(status, b"SLOTS") == ask(FOLLOWER, b"SLOTS")
+
+
 def test_slots_are_understood_by_redis_py() -> None:
     """redis-py reads the owner and the replicas from CLUSTER SLOTS."""
     assert parse_cluster_slots(ask(FOLLOWER, b"SLOTS")) == {

@@ -304,6 +304,9 @@ def test_a_leader_that_refuses_this_node_is_there_for_clients(tmp_path: Path) ->
         assert client.replies == [None]
         desk.refuse_as_removed(N2)
         assert client.replies == [b"-MOVED 12182 127.0.0.1:7002\r\n"]
+        desk.cut_off(N2)
+        reporter = Reporter(desk.node._config, desk._store, desk.node, Watchdog())
+        assert reporter.status(ClientCounts(0, 0, 0)).live_leader() == MEMBERS[1]
 
 
 def test_only_who_was_removed_for_good_is_told_so(desk: Desk) -> None:

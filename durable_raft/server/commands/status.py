@@ -48,6 +48,8 @@ class PeerStatus:
     """Highest index known to be flushed there; None when this node does not lead, for only a leader knows."""
     connected: bool
     """The link to it is up."""
+    refuses: bool = False
+    """It refuses this node, which was removed: so it is there for clients."""
     is_replaced: bool = False
     """What answers there runs on a disk that another took the place of."""
     last_contact_ms: int | None
@@ -171,9 +173,9 @@ class NodeStatus:
         return "joint" if configuration.outgoing else "leaving" if configuration.leaving else "stable"
 
     def is_reachable(self, node_id: NodeId) -> bool:
-        """Return whether ``node_id`` is this node, or one whose link is up."""
+        """Return whether ``node_id`` is this node, or one that is there for clients, as commands are moved to it."""
         peer = self.peers.get(node_id)
-        return node_id == self.node_id or (peer is not None and peer.connected)
+        return node_id == self.node_id or (peer is not None and (peer.connected or peer.refuses))
 
     def live_leader(self) -> Member | None:
         """Return the leader, unless none is known or the link to it is down: clients are not sent to a dead node."""
