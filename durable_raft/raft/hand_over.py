@@ -17,6 +17,7 @@ from typing import Final
 
 from durable_raft.raft import room, transfer
 from durable_raft.raft.messages import Envelope, TimeoutNow
+from durable_raft.raft.quorum import has_quorum
 from durable_raft.raft.state import RaftState
 from durable_raft.raft.types import LEADER, NodeId
 
@@ -60,10 +61,14 @@ def _leave_full_disk(state: RaftState, now: int) -> None:
     """Hand over if this leader's disk has too little room for writes, and a majority of the others has enough."""
     if now < state.hand_over.full_from:
         return
-    if room.own(state) is room.AMPLE or not room.is_ample_on_majority(state):
+    if room.own(state) is room.AMPLE:
+        return
+    # Who has not answered in this term may be as full: two such nodes would give it to each other again and again.
+    ample = _with_room(state, [peer for peer in _fit(state, now) if state.progress[peer].is_heard])
+    if not has_quorum(state.configuration, ample):
         # Whoever leads has to refuse.
         return
-    target = transfer.furthest(state, _with_room(state, _fit(state, now)))
+    target = transfer.furthest(state, ample)
     if target is not None:
         state.observe("leader_without_room", target=target, term=state.current_term)
         state.hand_over.full_from = now + PAUSE * state.timeouts.longest(now)

@@ -127,6 +127,22 @@ def test_a_leader_without_room_hands_over_to_who_has_some(
     assert (core.state.transfer.target if core.state.transfer else None) == target
 
 
+def test_a_leader_without_room_waits_for_what_the_others_say() -> None:
+    """Just elected it knows nothing of their disks. All may be full, and would hand over to each other for ever."""
+    cluster = solo()
+    core = cluster["n1"]
+    core.note_room(1 << 20, is_low=True)
+    term = lead(cluster)
+    cluster.timeout("n1")
+    assert not core.is_transferring
+    cluster.tell("n1", "n2", accepted(term, 1))
+    cluster.timeout("n1")
+    assert not core.is_transferring
+    cluster.tell("n1", "n3", accepted(term, 1))
+    cluster.timeout("n1")
+    assert core.is_transferring
+
+
 def test_of_five_one_with_room_takes_over() -> None:
     """The one that has most of the log may have no room, either."""
     cluster = solo(voters="n1 n2 n3 n4 n5")
