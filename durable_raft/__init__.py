@@ -1,3 +1,3 @@
 """A Raft-replicated key-value store whose log survives its disk."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

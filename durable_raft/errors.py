@@ -14,6 +14,7 @@
     │   ├── DiskReplaced          the disk at one end of a link was replaced by another under the same node id
     │   ├── PeerRemoved           the node at one end of a link was removed from the cluster
     │   ├── ForeignCluster        a frame that carries another cluster's id
+    │   ├── PeerTooOld            a node whose program cannot the version that the cluster has
     │   └── PeerMisbehaved        a frame that is whole and says what no correct node says
     ├── NodeRemoved               this node was removed from its cluster
     ├── ChangeRefused             the operator: a change of members, or a transfer, that is not begun, and why
@@ -25,6 +26,7 @@
     │   ├── NoWorkingMajority     (raft/changes.py) too few voters would answer
     │   └── IdUsed                (raft/changes.py) a node id that another node had
     ├── MalformedConfiguration    an entry that should hold a configuration and does not, or a newer version's
+    ├── MalformedVersion          an entry that should hold a version of the cluster and does not
     ├── RequestError              what our own commands meet when they ask a node over its client port
     │   ├── NodeUnreachable       nobody answers there, or no leader is found in time
     │   ├── ErrorAnswered         the node answered with an error line
@@ -99,6 +101,10 @@ class ForeignCluster(PeerError):
     """A peer frame that carries another cluster's id."""
 
 
+class PeerTooOld(PeerError):
+    """The program of the node at one end of a link cannot what this cluster writes: a newer one is to be installed."""
+
+
 class PeerMisbehaved(PeerError):
     """A message that no correct node sends: its sender is buggy, of another version, or a liar. Nothing has changed."""
 
@@ -113,6 +119,10 @@ class ChangeRefused(DurableRaftError):
 
 class MalformedConfiguration(DurableRaftError):
     """The payload of a configuration entry says nothing that this build understands; what it read was not used."""
+
+
+class MalformedVersion(DurableRaftError):
+    """The payload of an entry that should raise the version of the cluster is none."""
 
 
 class RequestError(DurableRaftError):

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "status": "durable_raft.cli.status:status",
     "member": "durable_raft.cli.member:member",
     "transfer": "durable_raft.cli.member:transfer",
+    "raise-version": "durable_raft.cli.raise_version:raise_version",
     "backup": "durable_raft.cli.backup:backup",
     "restore": "durable_raft.cli.backup:restore",
 }

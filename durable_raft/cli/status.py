@@ -46,6 +46,10 @@ class NodeStatus:
     """Whether its clock is so far off that it lets others lead."""
     member: str | None = None
     """What it is by its own newest configuration: voter, outgoing, learner, leaving; none when it is no member."""
+    cluster_version: int | None = None
+    """Of the cluster, as far as it has applied the log; 0.1.0 does not say."""
+    versions: str | None = None
+    """Which versions of a cluster it can, as ``1-2``; 0.1.0 can 1, and does not say."""
     error: str | None = None
 
 
@@ -78,6 +82,8 @@ def ask(address: Address, timeout_s: float = TIMEOUT_S) -> NodeStatus:
         clock_offset_ms=_integer(info, "raft_clock_offset_ms"),
         clock_differs=info.get("raft_clock_differs") == "1",
         member=info.get("raft_member"),
+        cluster_version=_integer(info, "raft_cluster_version"),
+        versions=info.get("raft_versions"),
     )
 
 
@@ -131,6 +137,18 @@ def complaints(status: NodeStatus) -> Iterator[str]:
     if status.clock_differs and status.clock_offset_ms is not None:
         offset_s = status.clock_offset_ms / 1000
         yield f"{named}: its clock is {offset_s:+.1f} s off what a majority of clocks says: set it right"
+
+
+def version_of(statuses: Sequence[NodeStatus]) -> str | None:
+    """Return how far the version of the cluster could be raised, or who keeps it; None: nothing is to be said of it."""
+    present = max((each.cluster_version or 1 for each in statuses), default=1)
+    newest = {each.id or each.address: int((each.versions or "1").rpartition("-")[2]) for each in statuses}
+    if max(newest.values(), default=1) <= present:
+        return None
+    if (able := min(newest.values())) > present:
+        return f"cluster version {present}: all nodes can {able} (durable-raft raise-version)"
+    unable = [node for node, each in newest.items() if each <= present]
+    return f"cluster version {present}: {', '.join(unable)} can no newer one, or did not say"
 
 
 def _shown_role(status: NodeStatus) -> str:
@@ -197,6 +215,8 @@ def status(at: str, *, as_json: bool) -> None:
                 click.echo(complaint, err=True)
             if each.timeouts:
                 click.echo(f"{each.id} {each.timeouts}")
+        if (line := version_of(statuses)) is not None:
+            click.echo(line)
     if leader is None:
         click.echo("no leader", err=True)
         click.get_current_context().exit(ExitCode.UNREACHABLE)

@@ -45,6 +45,7 @@ class Machine:
         base: StateView = EMPTY_STATE,
         time_ms: int = 0,
         reply_bytes_max: int = REPLY_BYTES_MAX,
+        version: int = 1,
     ) -> None:
         """Begin with the state of a checkpoint; by default empty, at time 0.
 
@@ -54,7 +55,10 @@ class Machine:
             base: the state to begin with.
             time_ms: its cluster time.
             reply_bytes_max: bytes that a reply of several values, or keys, may have; replicas need not agree.
+            version: of the cluster, at that state.
         """
+        self.version = version
+        """The version of the cluster; what commands mean never depends on the program alone."""
         self._keyspace = Keyspace(base, time_ms)
         strings = string_commands.handlers(self._keyspace, value_bytes_max, reply_bytes_max)
         keys = keyspace_commands.handlers(self._keyspace, ScanCursors(rng), reply_bytes_max)
@@ -133,6 +137,10 @@ class Machine:
         if replies:
             yield replies
 
+    def raise_version(self, version: int) -> None:
+        """Raise the version of the cluster; it never falls."""
+        self.version = max(self.version, version)
+
     def advance_time(self, time_ms: int, drop_max: int = DROP_MAX) -> None:
         """Move the cluster time forward (never back) and drop keys whose time is up.
 
@@ -203,7 +211,7 @@ class Machine:
 
     def digest(self) -> bytes:
         """Return a SHA-256 over all that can be seen: time, keys, values, deadlines; for tests."""
-        digest = hashlib.sha256(b"%d:" % self.time_ms)
+        digest = hashlib.sha256(b"%d:%d:" % (self.version, self.time_ms))
         for key, record in self._keyspace.after(None):
             digest.update(b"%d:%d:%d:" % (len(key), len(record.value), record.deadline_ms))
             digest.update(key)

@@ -40,6 +40,7 @@ from durable_raft.raft.types import (
     Base,
     Configuration,
     Entry,
+    EntryKind,
     Index,
     LogPoint,
     LostEntry,
@@ -195,12 +196,13 @@ class Raft:
         hand_over.consider(state, now)
         transfer.advance(state, now)
 
-    def propose(self, payload: bytes, timestamp_ms: int) -> Entry | None:
-        """Append a batch of commands to the leader's log.
+    def propose(self, payload: bytes, timestamp_ms: int, kind: EntryKind = COMMANDS) -> Entry | None:
+        """Append an entry to the leader's log: a batch of commands, or what raises the cluster's version (versions.py).
 
         Args:
-            payload: the encoded batch.
+            payload: as ``kind`` has it.
             timestamp_ms: the cluster time; the entry's is never below the entry before.
+            kind: never CONFIGURATION (``change``).
 
         Returns:
             The entry, whose (index, term) names its fate; None when this node does not lead, or is handing leadership
@@ -208,13 +210,11 @@ class Raft:
         """
         if self._state.role is not LEADER or self._state.transfer is not None:
             return None
-        return replication.append_as_leader(self._state, COMMANDS, payload, timestamp_ms)
+        return replication.append_as_leader(self._state, kind, payload, timestamp_ms)
 
     def propose_time_reset(self, timestamp_ms: int) -> Entry | None:
         """Append an entry that sets the cluster time to ``timestamp_ms``; returns as ``propose``."""
-        if self._state.role is not LEADER or self._state.transfer is not None:
-            return None
-        return replication.append_as_leader(self._state, TIME_RESET, b"", timestamp_ms)
+        return self.propose(b"", timestamp_ms, TIME_RESET)
 
     # -- members (membership.py) and leadership (transfer.py) -------------------------------------------------------
 

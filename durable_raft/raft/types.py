@@ -42,10 +42,14 @@ class EntryKind(enum.IntEnum):
     CONFIGURATION = 3
     """The members of the cluster, as configuration.py encodes them; counts from the moment it is appended (Raft §6)."""
 
+    VERSION = 4
+    """Raises the version of the cluster, as versions.py encodes it; counts from the moment it is applied."""
+
 
 COMMANDS: Final = EntryKind.COMMANDS
 TIME_RESET: Final = EntryKind.TIME_RESET
 CONFIGURATION: Final = EntryKind.CONFIGURATION
+VERSION: Final = EntryKind.VERSION
 """See LEADER."""
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from durable_raft.errors import MalformedConfiguration, PeerMisbehaved
+from durable_raft.errors import MalformedConfiguration, MalformedVersion, PeerMisbehaved
 from durable_raft.raft import contradiction, election
 from durable_raft.raft.configuration import decode
 from durable_raft.raft.messages import (
@@ -36,7 +36,18 @@ from durable_raft.raft.messages import (
     TermMessage,
     TimeoutNow,
 )
-from durable_raft.raft.types import CONFIGURATION, LEADER, Entry, Index, LogPoint, NodeId, Term, goes_back_in_time
+from durable_raft.raft.types import (
+    CONFIGURATION,
+    LEADER,
+    VERSION,
+    Entry,
+    Index,
+    LogPoint,
+    NodeId,
+    Term,
+    goes_back_in_time,
+)
+from durable_raft.raft.versions import decode_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,15 +121,18 @@ def _check_entries(state: RaftState, now: int, source: NodeId, message: AppendEn
         if goes_back_in_time(entry.kind, entry.timestamp_ms, earlier):
             raise PeerMisbehaved(f"entry {entry.index}: time goes back from {earlier} to {entry.timestamp_ms}")
         earlier = entry.timestamp_ms
-        if entry.kind is CONFIGURATION:
-            _check_configuration(entry)
+        if entry.kind is CONFIGURATION or entry.kind is VERSION:
+            _check_payload(entry)
 
 
-def _check_configuration(entry: Entry) -> None:
-    """It counts from the moment it is appended, so it is read before."""
+def _check_payload(entry: Entry) -> None:
+    """A configuration counts from the moment it is appended, so it is read before; a version is what nodes obey."""
     try:
-        decode(entry.index, entry.payload)
-    except MalformedConfiguration as error:
+        if entry.kind is VERSION:
+            decode_version(entry.index, entry.payload)
+        else:
+            decode(entry.index, entry.payload)
+    except (MalformedConfiguration, MalformedVersion) as error:
         raise PeerMisbehaved(str(error)) from error
 
 
@@ -184,8 +198,8 @@ def _validate_termless(state: RaftState, now: int, message: TermlessMessage) -> 
         _check_count("entries", message.entries)
         _check_count("absent", message.absent)
         for entry in message.entries:
-            if entry.kind is CONFIGURATION:
-                _check_configuration(entry)
+            if entry.kind is CONFIGURATION or entry.kind is VERSION:
+                _check_payload(entry)
         if message.base.index > message.snapshot.index:
             raise PeerMisbehaved(f"a log that begins behind {message.base} with a snapshot at {message.snapshot}")
     elif isinstance(message, ResumeResponse):

@@ -17,6 +17,7 @@ from durable_raft import __version__
 from durable_raft.addresses import parse_address
 from durable_raft.errors import DiskReplaced, PeerError, PeerRemoved
 from durable_raft.raft.types import DEFAULT_PRIORITY, Identity, Member, NodeId
+from durable_raft.raft.versions import OURS, say
 from durable_raft.server.callers import CHALLENGE_BYTES, Callers
 from durable_raft.server.hearing import HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT_S, tune
 from durable_raft.server.link_queue import LinkQueue
@@ -72,7 +73,7 @@ class _Dialled(asyncio.Protocol):
         # uvloop would keep what is written until the end of the turn; a lone write's flush is part of that turn.
         transport.set_write_buffer_limits(high=0)
         identity = self._identity
-        hello = Hello(identity.node_id, identity.node_uuid, self._target, __version__, self.challenge)
+        hello = Hello(identity.node_id, identity.node_uuid, self._target, say(__version__, OURS), self.challenge)
         transport.write(encode_frame(identity.cluster_id, hello))
         if self._on_made is not None:
             self._on_made(self)

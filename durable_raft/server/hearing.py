@@ -8,9 +8,10 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, cast
 
-from durable_raft.errors import DiskReplaced, PeerError, PeerMisbehaved, PeerRemoved
+from durable_raft.errors import DiskReplaced, PeerError, PeerMisbehaved, PeerRemoved, PeerTooOld
 from durable_raft.raft.messages import Introduce, IntroduceResponse, Resume
 from durable_raft.raft.types import Identity, NodeId
+from durable_raft.raft.versions import FIRST, Versions, heard
 from durable_raft.server.callers import Callers
 from durable_raft.server.complaints import Complaints, head_of
 from durable_raft.server.half_sent import HalfSent
@@ -88,6 +89,7 @@ class Listener(Protocol):
     receive: Receive
     was_replaced: Callable[[NodeId, bytes], bool]
     was_removed: Callable[[NodeId], bool]
+    cluster_version: Callable[[], int]
     half_sent: HalfSent
     priority: int
     """This node's election priority, which whoever dials is told."""
@@ -111,6 +113,8 @@ class Accepted(asyncio.Protocol):
         self._parser = FrameParser(peers.identity.cluster_id, HANDSHAKE_BYTES_MAX)
         self._hello: Hello | None = None
         """What the dialler said it is."""
+        self.versions = Versions(FIRST, FIRST)
+        """What the program at the other end can, as it said."""
         self._is_claim = False
         """Whether that is to be confirmed, or was: who says more meanwhile is told nothing."""
         self._source: NodeId | None = None
@@ -216,6 +220,11 @@ class Accepted(asyncio.Protocol):
         if self._peers.was_replaced(peer, message.node_uuid):
             self._peers.links[peer].note_replaced()
             raise DiskReplaced(f"the disk of {peer} with uuid {message.node_uuid.hex()} was replaced by another")
+        self.versions, version = heard(message.version), self._peers.cluster_version()
+        if not self.versions.has(version):
+            raise PeerTooOld(
+                f"{peer} can {self.versions}, but this cluster has version {version}: install a newer program there"
+            )
         self._is_claim = True
         self._peers.callers.claim(self, peer, message.challenge)
         self._peers.links[peer].ask(message.challenge)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 from durable_raft.errors import DurableRaftError, NodeRemoved, StorageError
 from durable_raft.kv.machine import Machine
@@ -20,9 +19,12 @@ from durable_raft.kv.replies import ErrorReply, Later, Reply
 from durable_raft.raft.changes import Step
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import LEADER, Configuration, Entry, Index, NodeId
+from durable_raft.raft.versions import Versions
 from durable_raft.server.alarms import REMOVED, Alarm, Announcer
 from durable_raft.server.applying import Applier
 from durable_raft.server.clock import Timer
+from durable_raft.server.cluster_version import ClusterVersion
+from durable_raft.server.core_events import CoreEvents
 from durable_raft.server.core_timer import CoreTimer
 from durable_raft.server.disk_watch import DiskWatch
 from durable_raft.server.dispatch import Dispatcher
@@ -31,7 +33,7 @@ from durable_raft.server.expiry_timer import ExpiryTimer
 from durable_raft.server.large_entries import LargeEntries
 from durable_raft.server.leadership import LeadershipWatch, hand_over, priorities_of
 from durable_raft.server.log_writer import Flushed
-from durable_raft.server.logs import CORE_EVENT_LEVELS, event
+from durable_raft.server.logs import event
 from durable_raft.server.members import Members
 from durable_raft.server.memory import NodeMemory
 from durable_raft.server.peers import LinkEvents
@@ -64,16 +66,6 @@ HOUSEKEEPING_S = 0.25
 """How often held commands, open fates and the room on the disk are looked at."""
 
 
-@dataclass(slots=True)
-class NodeCounters:
-    """Counted since the start, for INFO."""
-
-    elections: int = 0
-    """Elections this node stood for."""
-    chain_mismatches: int = 0
-    """AppendEntries whose chain contradicted this log: one of the two logs is wounded."""
-
-
 class Node:
     """Runs one node on an event loop; the platform (server/platform.py) is all it has of the world."""
 
@@ -99,13 +91,11 @@ class Node:
         self._clock, self._loop = platform.clock, platform.loop
         self._crash_points, self._recorder = platform.crash_points, platform.recorder
         self._reply, self._on_fatal = reply, on_fatal
-        self._is_stopped = False
-        self._is_wake_scheduled = False
+        self._is_stopped = self._is_wake_scheduled = False
         self.started_at = self.now_s()
-        self.counters = NodeCounters()
+        self.counters = CoreEvents(platform.recorder.note)
         self.heard_at: dict[NodeId, int] = {}
         """When each peer last sent a message (monotonic, ms)."""
-
         self.memory = NodeMemory(config, platform.clock.monotonic)
         self._workers = (platform.worker("states", self.fail), platform.worker("snapshots", self.fail))
         self.raft = self._core_of(data, platform)
@@ -127,20 +117,12 @@ class Node:
             platform.slice_steps,
         )
         self._time_resets = TimeResets(self.timekeeper, self.dispatcher, config.directory)
+        self.version = self._version_for(platform.versions)
         self._applier = Applier(self._jobs, self.dispatcher, self._applied)
         reserve = config.disk_reserve_bytes
         self._disk = DiskWatch(store, self.keeper, self.raft, self.dispatcher, platform.clock, reserve)
-        link_events = LinkEvents(
-            receive=self._receive,
-            changed=self._link_changed,
-            was_replaced=self.raft.was_replaced,
-            was_removed=self.members.was_removed,
-            failed=self.fail,
-            half_sent=self.memory.messages,
-            priority=config.election_priority,
-        )
         dials = random.Random(platform.rng.getrandbits(64))  # noqa: S311 - pauses, not secrets
-        self.peers = platform.links(store.identity, self.members.reached(), dials, link_events)
+        self.peers = platform.links(store.identity, self.members.reached(), dials, self._link_events())
         self._announcer = Announcer(self.raft, self.peers.links)
         self.leadership = LeadershipWatch(self.raft, self._is_reachable, self.now_s)
         self._timer = CoreTimer(self._loop, self._clock, lambda: self.raft.role is LEADER, self._on_timer)
@@ -153,7 +135,22 @@ class Node:
         view = LargeEntries(self._store, self._workers[1], platform.large_bytes, self._entries_read)
         applied = None if data.kv is None else data.kv.checkpoint.applied.point
         now_ms, has_state = self._now_ms(), data.kv is not None
-        return Raft(core_config, data.stored, view, platform.rng, now_ms, self._observe, applied, has_state=has_state)
+        return Raft(core_config, data.stored, view, platform.rng, now_ms, self.counters, applied, has_state=has_state)
+
+    def _version_for(self, ours: Versions) -> ClusterVersion:
+        return ClusterVersion(self.raft, lambda: self.keeper.machine, ours, lambda: self.peers.versions)
+
+    def _link_events(self) -> LinkEvents:
+        return LinkEvents(
+            receive=self._receive,
+            changed=self._link_changed,
+            was_replaced=self.raft.was_replaced,
+            was_removed=self.members.was_removed,
+            cluster_version=lambda: self.version.present,
+            failed=self.fail,
+            half_sent=self.memory.messages,
+            priority=self._config.election_priority,
+        )
 
     def _keeper_of(self, data: NodeData, platform: Platform) -> StateKeeper:
         events = StateEvents(
@@ -281,6 +278,11 @@ class Node:
         """Have the cluster time set, by an entry of the log."""
         self.wake()
         return self._time_resets.propose(time_ms)
+
+    def raise_version(self, version: int | None, *, is_dry: bool) -> int | ErrorReply:
+        """Have the version of the cluster raised, by an entry of the log."""
+        self.wake()
+        return self.version.propose(version, is_dry=is_dry)
 
     def change_members(self, steps: Sequence[Step], against: Index | None, *, is_dry: bool) -> Configuration:
         """Begin a change of members; raises ``ChangeRefused``."""
@@ -436,6 +438,8 @@ class Node:
                 self.wake()
 
     def _applied(self, entry: Entry) -> None:
+        # A checkpoint at this entry has the version that it raises.
+        self.version.applied(entry)
         self.keeper.applied(entry)
         self._time_resets.applied(entry)
 
@@ -489,14 +493,6 @@ class Node:
         return self._announcer.alarms()
 
     # -- reports --------------------------------------------------------------------------------------------------
-
-    def _observe(self, name: str, /, **fields: object) -> None:
-        if name == "became_candidate":
-            self.counters.elections += 1
-        elif name == "chain_mismatch":
-            self.counters.chain_mismatches += 1
-        event(_logger, CORE_EVENT_LEVELS.get(name, logging.INFO), name, **fields)
-        self._recorder.note(name, **fields)
 
     def _checkpoint_written(self) -> None:
         self._recorder.note("checkpoint", index=self.raft.snapshot.index)

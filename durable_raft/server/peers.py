@@ -20,6 +20,7 @@ from typing import Protocol
 from durable_raft.errors import DurableRaftError
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import DEFAULT_PRIORITY, Identity, Member, NodeId
+from durable_raft.raft.versions import Versions
 from durable_raft.server.callers import Callers
 from durable_raft.server.complaints import Complaints
 from durable_raft.server.dialling import PeerLink
@@ -73,6 +74,10 @@ class Links(Protocol):
     def links(self) -> Mapping[NodeId, Link]:
         """The link to each peer."""
 
+    @property
+    def versions(self) -> Mapping[NodeId, Versions]:
+        """Which versions of a cluster each peer can that is heard at present, as it said (raft/versions.py)."""
+
     async def start(self, host: str, port: int) -> None:
         """Listen for peers and dial them; raises OSError when the address cannot be listened on."""
 
@@ -101,6 +106,8 @@ class LinkEvents:
     """Asked whether a peer's disk is not to be heard any more (raft/admission.py)."""
     was_removed: Callable[[NodeId], bool]
     """Asked whether a node was removed from the cluster (members.py)."""
+    cluster_version: Callable[[], int]
+    """Asked which version the cluster has: who cannot it is not heard."""
     half_sent: HalfSent
     """Is told what links have sent that is not complete."""
     failed: Callable[[BaseException], None]
@@ -123,6 +130,7 @@ class Peers:
         self.identity = identity
         self.receive = events.receive
         self.was_replaced, self.was_removed = events.was_replaced, events.was_removed
+        self.cluster_version = events.cluster_version
         self.half_sent, self.priority = events.half_sent, events.priority
         self._events, self._rng = events, rng
         self._encoder = FrameEncoder(identity.cluster_id)
@@ -200,6 +208,11 @@ class Peers:
         link = self.links.get(target)
         if link is not None:
             link.send(message)
+
+    @property
+    def versions(self) -> Mapping[NodeId, Versions]:
+        """Which versions of a cluster each peer can that is heard at present."""
+        return {peer: link.versions for peer, link in self._proven.items()}
 
     @property
     def refusals(self) -> int:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import Identity, Member
+from durable_raft.raft.versions import OURS, Versions
 from durable_raft.server.clock import Clock, Loop
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.large_entries import LARGE_BYTES
@@ -57,6 +58,10 @@ class Platform(Protocol):
         """8 bytes that no other life of any node has (raft/lives.py); empty: lives are not counted."""
 
     @property
+    def versions(self) -> Versions:
+        """Which versions of a cluster the program can (raft/versions.py)."""
+
+    @property
     def slice_steps(self) -> int:
         """How many steps a slice of the machine's work has at most (slices.py)."""
 
@@ -93,6 +98,7 @@ class SystemPlatform:
         self.clock = clock
         self.rng = random.Random(seed)  # noqa: S311 - timeouts and cursors, not secrets
         self.life = secrets.token_bytes(8)
+        self.versions = OURS
         self.slice_steps = STEPS_MAX
         self.large_bytes = LARGE_BYTES
         self.crash_points = crash_points

@@ -44,6 +44,7 @@ class Reporter:
             cluster_id=self._store.identity.cluster_id,
             configuration=node.members.configuration,
             is_configuration_committed=raft.is_configuration_committed,
+            cluster_version=node.version.present,
             myself=node.members.myself,
             role=raft.role,
             leader_id=raft.leader_id,
@@ -103,7 +104,7 @@ class Reporter:
 
     def _peers(self) -> dict[NodeId, PeerStatus]:
         node, raft = self._node, self._node.raft
-        now_ms = int(node.now_s() * 1000)
+        now_ms, heard = int(node.now_s() * 1000), node.peers.versions
         statuses: dict[NodeId, PeerStatus] = {}
         for peer in raft.state.peers:
             link = node.peers.links.get(peer)
@@ -115,6 +116,7 @@ class Reporter:
                 refuses=link is not None and link.is_refused_as_removed,
                 is_replaced=link is not None and link.is_replaced,
                 last_contact_ms=None if heard_at is None else now_ms - heard_at,
+                versions=heard.get(peer),
             )
         return statuses
 

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from durable_raft.errors import DamagedFrame
 from durable_raft.raft.types import PRIORITY_MAX, DiskRoom, EntryKind
+from durable_raft.raft.versions import FIRST, VERSION_MAX
 
 NUMBER_MAX: Final = 2**63 - 1
 INDEX_MAX: Final = 1 << 56
@@ -54,6 +55,7 @@ DISK: Final = Check(
 NONCE: Final = Check("8 bytes", lambda value: type(value) is bytes and len(value) == NONCE_BYTES)
 LIFE: Final = Check("8 bytes or none", lambda value: type(value) is bytes and len(value) in (0, NONCE_BYTES))
 PRIORITY: Final = Check("an election priority", lambda value: type(value) is int and 0 <= value <= PRIORITY_MAX)
+VERSION: Final = Check("a version above 1", lambda value: type(value) is int and FIRST < value <= VERSION_MAX)
 ROOM: Final = Check("a room", lambda value: type(value) is int and 0 <= value <= DiskRoom.NONE)
 ENTRY_KIND: Final = Check("an entry kind", lambda value: type(value) is int and value in ENTRY_KINDS)
 

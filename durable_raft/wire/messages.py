@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from durable_raft.raft.messages import Message
 from durable_raft.raft.types import DEFAULT_PRIORITY, Configuration, Index, NodeId, Term
+from durable_raft.raft.versions import FIRST
 
 SNAPSHOT_RECORDS_MAX: Final = 4096
 """Records in one piece of a snapshot."""
@@ -50,7 +51,7 @@ class Hello(NamedTuple):
     """16 bytes, minted with the data directory: a wiped disk under an old id is another node."""
     target_id: NodeId
     version: str
-    """Of the software, for people; what is spoken is the frame version."""
+    """Of the software, for people; behind it which versions of a cluster it can (raft/versions.py)."""
     challenge: bytes
     """16 random bytes of this link: whoever listens at the address of ``node_id`` confirms them (server/callers.py)."""
 
@@ -120,6 +121,8 @@ class SnapshotChunk(NamedTuple):
     is_last: bool
     configuration: Configuration | None = None
     """The one that counts where the snapshot was taken (Raft §7); None: the fixed one of the first start."""
+    version: int = FIRST
+    """Of the cluster there."""
 
 
 class StateHash(NamedTuple):

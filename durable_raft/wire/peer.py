@@ -19,10 +19,11 @@ noticed only with the body, a link could wait for bytes that nobody sends, and l
 
 A message whose body would be longer than one piece travels in several frames (pieces.py). The bodies of AppendEntries
 and its answer have a fixed layout (fixed.py). Any other is a msgpack array of the message's fields in the order of its
-class; the last field of a RequestVote is there only when it is True, that of a SnapshotChunk only when the members were
-changed, and the last two of a HelloReply only when they say something. A point of the log is ``[index, term, chain]``
-in it, an entry ``[index, term, kind, timestamp_ms, crc, chain, payload]``, and a configuration ``[index, payload]``, as
-in its entry.
+class; the last field of a RequestVote is there only when it is True, and the last two of a HelloReply only when they
+say something. The configuration of a SnapshotChunk is there only when the members were changed, and its version, behind
+that, only when it is above 1; then no configuration is ``[]``. A point of the log is ``[index, term, chain]`` in it, an
+entry ``[index, term, kind, timestamp_ms, crc, chain, payload]``, and a configuration ``[index, payload]``, as in its
+entry.
 
 This is the gateway for what comes from other nodes. What ``FrameParser`` returns has these properties, which all others
 may assume: 1. every field is of its type, every number in [0, 2^63), every index at most 2^56, every checksum in
@@ -312,6 +313,8 @@ _KINDS: Final[dict[type, FrameKind]] = {
     **{shape.message: FrameKind(kind) for kind, shape in SHAPES.items()},
 }
 
+_CONFIGURATION_AT: Final = SnapshotChunk._fields.index("configuration")
+
 _ENTRY_FIELDS: Final = ("term", "kind", "timestamp_ms", "crc", "chain", "payload")
 _ENTRY_CHECKS: Final = (NUMBER, ENTRY_KIND, TIME, SUM, SUM, PAYLOAD)
 
@@ -351,8 +354,9 @@ def decode_body(kind: int, body: bytes, blobs: Sequence[bytes] = ()) -> PeerMess
         term, entries, absent, snapshot, base = fields
         points = tuple(_decode_point(row) for row in absent)
         fields = [term, tuple(map(_decode_entry, entries)), points, _decode_point(snapshot), _decode_point(base)]
-    elif message is SnapshotChunk and len(fields) == len(shape.checks):
-        fields[-1] = _decode_configuration(fields[-1], fields[0])
+    elif message is SnapshotChunk and len(fields) > _CONFIGURATION_AT:
+        row, is_last = fields[_CONFIGURATION_AT], len(fields) == _CONFIGURATION_AT + 1
+        fields[_CONFIGURATION_AT] = _decode_configuration(row, fields[0]) if row or is_last else None
     decoded: PeerMessage = message(*fields)
     if isinstance(decoded, SnapshotChunk):
         _check_records(decoded)

@@ -7,6 +7,7 @@ from typing import Final
 from durable_raft.raft.configuration import encode
 from durable_raft.raft.messages import FetchEntries, FetchEntriesResponse, RequestVote
 from durable_raft.raft.types import DEFAULT_PRIORITY, Configuration, Entry, LogPoint
+from durable_raft.raft.versions import FIRST
 from durable_raft.wire.messages import HelloReply, PeerMessage, SnapshotChunk
 from durable_raft.wire.pieces import lift
 
@@ -33,15 +34,22 @@ def fields_of(message: PeerMessage, blobs: list[bytes]) -> tuple[object, ...]:
         keys = [lift(key, blobs) for key in message.keys]
         values = [lift(value, blobs) for value in message.values]
         after_key = lift(message.after_key, blobs)
-        configuration = [] if message.configuration is None else [_configuration_row(message.configuration)]
         rest = message[_AFTER_KEY_AT + 3 : _CONFIGURATION_AT]
-        return (*message[:_AFTER_KEY_AT], after_key, keys, values, *rest, *configuration)
+        return (*message[:_AFTER_KEY_AT], after_key, keys, values, *rest, *_when_changed(message))
     return message
 
 
 def _entry_row(entry: Entry, blobs: list[bytes]) -> tuple[object, ...]:
     payload = lift(entry.payload, blobs)
     return (entry.index, entry.term, entry.kind, entry.timestamp_ms, entry.crc, entry.chain, payload)
+
+
+def _when_changed(chunk: SnapshotChunk) -> tuple[object, ...]:
+    """Return the last fields of a piece of a snapshot, which nodes that changed nothing do without."""
+    configuration = () if chunk.configuration is None else _configuration_row(chunk.configuration)
+    if chunk.version > FIRST:
+        return (configuration, chunk.version)
+    return (configuration,) if configuration else ()
 
 
 def _configuration_row(configuration: Configuration) -> tuple[int, bytes]:

@@ -37,6 +37,7 @@ from durable_raft.wire.fields import (
     TEXT,
     TIME,
     UUID,
+    VERSION,
     Check,
 )
 from durable_raft.wire.messages import (
@@ -63,7 +64,7 @@ class Shape(NamedTuple):
     array_max: int = 16
     """Elements of any array in it. Arrays within arrays that only announce elements would take memory without it."""
     optional: int = 0
-    """So many of the last fields may be missing: a message that does not need them is sent without, as ever."""
+    """Up to so many of the last fields may be missing: a message that does not need them is sent without, as ever."""
 
 
 SHAPES: Final[dict[int, Shape]] = {
@@ -75,9 +76,9 @@ SHAPES: Final[dict[int, Shape]] = {
     FrameKind.FETCH_SNAPSHOT: Shape(FetchSnapshot, (INDEX, FLAG, KEY, INDEX)),
     FrameKind.SNAPSHOT_CHUNK: Shape(
         SnapshotChunk,
-        (INDEX, NUMBER, SUM, TIME, INDEX, INDEX, HASH, FLAG, KEY, KEYS, KEYS, NUMBERS, SUMS, FLAG, ARRAY),
+        (INDEX, NUMBER, SUM, TIME, INDEX, INDEX, HASH, FLAG, KEY, KEYS, KEYS, NUMBERS, SUMS, FLAG, ARRAY, VERSION),
         SNAPSHOT_RECORDS_MAX,
-        optional=1,
+        optional=2,
     ),
     FrameKind.STATE_HASH: Shape(StateHash, (INDEX, SUM, INDEX, HASH)),
     FrameKind.INTRODUCE: Shape(Introduce, (UUID, INDEX, LIFE)),

@@ -72,8 +72,8 @@ def planted_state_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_meta, "_read_configuration", _read_and_forget)
 
 
-def _read_and_forget(reader: ProvenReader, applied: Index) -> None:
-    _read_configuration(reader, applied)
+def _read_and_forget(reader: ProvenReader, applied: Index, *, may_be_fixed: bool) -> None:
+    _read_configuration(reader, applied, may_be_fixed=may_be_fixed)
 
 
 def test_no_damage_has_an_outcome_that_it_must_not_have(base: Base, tmp_path: Path) -> None:

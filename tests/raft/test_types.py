@@ -46,7 +46,7 @@ def test_one_disk_is_known_of_each_peer() -> None:
 
 def test_entries_are_what_they_were_when_they_were_written() -> None:
     """Kind, checksum and chain of the first two entries of a log, in numbers: they are stored, and sent."""
-    kinds = [("NOOP", 0), ("COMMANDS", 1), ("TIME_RESET", 2), ("CONFIGURATION", 3)]
+    kinds = [("NOOP", 0), ("COMMANDS", 1), ("TIME_RESET", 2), ("CONFIGURATION", 3), ("VERSION", 4)]
     assert [(kind.name, kind.value) for kind in EntryKind] == kinds
     assert LogPoint(Index(0), Term(0), 0) == ORIGIN
     first = make_entry(previous=ORIGIN, term=Term(3), kind=EntryKind.NOOP, timestamp_ms=77, payload=b"")

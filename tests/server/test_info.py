@@ -10,6 +10,7 @@ import pytest
 from durable_raft.kv.replies import Verbatim
 from durable_raft.raft.configuration import NO_MEMBERS
 from durable_raft.raft.types import Index, Role
+from durable_raft.raft.versions import Versions
 from durable_raft.server.commands.info import info, replicas_caught_up, role
 from durable_raft.server.commands.status import NodeStatus
 from tests.support.node_status import (
@@ -86,12 +87,20 @@ def test_raft_section_has_the_documented_fields() -> None:
 def test_raft_section_has_a_line_per_peer() -> None:
     """Each other voter has its match index (the leader only knows it), link, last contact and address."""
     assert raft_lines(LEADER)["raft_peer_n2"] == (
-        "match_index=19,connected=1,replaced=0,last_contact_ms=12,address=10.0.0.2:7002,member=voter"
+        "match_index=19,connected=1,replaced=0,last_contact_ms=12,address=10.0.0.2:7002,member=voter,versions="
     )
     assert raft_lines(LEADERLESS)["raft_peer_n1"] == (
-        "match_index=,connected=0,replaced=0,last_contact_ms=5000,address=10.0.0.1:7001,member=voter"
+        "match_index=,connected=0,replaced=0,last_contact_ms=5000,address=10.0.0.1:7001,member=voter,versions="
     )
     assert "raft_peer_n1" not in raft_lines(LEADER)
+
+
+def test_raft_section_has_the_version_of_the_cluster() -> None:
+    """And which ones this node and each peer that is heard can."""
+    peers = {**LEADER.peers, N2: dataclasses.replace(LEADER.peers[N2], versions=Versions(1, 7))}
+    lines = raft_lines(dataclasses.replace(LEADER, cluster_version=2, peers=peers))
+    assert (lines["raft_cluster_version"], lines["raft_versions"]) == ("2", "1-2")
+    assert lines["raft_peer_n2"].endswith(",versions=1-7")
 
 
 def test_raft_section_shows_the_configuration_while_members_change() -> None:

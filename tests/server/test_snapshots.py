@@ -307,8 +307,7 @@ class Receiver:
         )
 
     def _begin(self, snapshot: Snapshot) -> KvInstaller:
-        base, summary, configuration = snapshot
-        return KvInstaller.open(self.directory, KvMeta(1, IDENTITY, MEMBERSHIP, base, summary, configuration))
+        return KvInstaller.open(self.directory, KvMeta(1, IDENTITY, MEMBERSHIP, *snapshot))
 
     def _send(self, target: NodeId, message: NodeMessage) -> None:
         assert isinstance(message, FetchSnapshot)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from durable_raft.errors import DurableRaftError, InvariantViolation
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import DEFAULT_PRIORITY, Identity, Member, NodeId
+from durable_raft.raft.versions import Versions
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.peers import LinkEvents
@@ -56,6 +57,7 @@ class SimLinks:
     """``server.peers.Links`` to the simulated network: every message is judged before it leaves."""
 
     refusals = misbehaviours = 0
+    versions: Mapping[NodeId, Versions] = {}
 
     def __init__(self, process: Process, identity: Identity, members: Sequence[Member], events: LinkEvents) -> None:
         self._process = process

@@ -112,6 +112,7 @@ class SimKv:
         applied: Base,
         membership: Membership,
         configuration: Configuration | None,
+        version: int,
         pause: Callable[[], None],
         size: ChangeSize,
     ) -> StateSummary:
@@ -146,6 +147,7 @@ class SimKv:
             summary=summary,
             membership=membership,
             stored_configuration=configuration,
+            version=version,
         )
         self._disk.kv.state = state
         return summary

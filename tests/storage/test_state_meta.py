@@ -58,6 +58,15 @@ def test_golden_bytes_of_a_record_with_a_configuration() -> None:
     assert CHANGED.configuration == configured(256, "a")
 
 
+def test_golden_bytes_of_a_record_with_a_raised_version() -> None:
+    """Version 3: what it adds stands behind version 2, or behind an empty configuration."""
+    raised, both = replace(VALUE, version=2), replace(CHANGED, version=2**16 - 1)
+    assert pack_kv_meta(raised)[:-4].hex() == "03" + GOLDEN_1[2:-8] + "00" * 12 + "0002"
+    assert pack_kv_meta(both)[:-4].hex() == "03" + GOLDEN_1[2:-8] + ADDED + "ffff"
+    assert [unpack_kv_meta(META, pack_kv_meta(each)) for each in (raised, both)] == [raised, both]
+    assert raised.configuration == Configuration.initial(MEMBERSHIP)
+
+
 def test_a_joint_configuration_of_many_members_comes_back() -> None:
     """With learners, those who leave, and those who are gone."""
     names = [f"n{number:03}" for number in range(MEMBERS_MAX)]
@@ -103,8 +112,10 @@ def _with_index(index: int) -> bytes:
         (_with_index(256).replace(b"\x00\x01a", b"\x00\x01\xff"), "no configuration"),
         (bytes.fromhex("02" + GOLDEN_1[2:-8]), "buffer"),
         (bytes.fromhex(GOLDEN_1[:-8] + ADDED), "bytes left"),
+        (bytes.fromhex("03" + GOLDEN_1[2:-8] + ADDED), "buffer"),
+        (bytes.fromhex("03" + GOLDEN_1[2:-8] + "00" * 11 + "010002"), "a configuration at 0 in the state at 300"),
     ],
-    ids=["of none", "behind the state", "cut", "longer", "no text", "without", "in version 1"],
+    ids=["of none", "behind the state", "cut", "longer", "no text", "without", "in version 1", "no version", "of one"],
 )
 def test_a_record_that_nobody_writes_is_damage(body: bytes, why: str) -> None:
     """Though its proof is right."""
@@ -197,6 +208,6 @@ def test_a_backup_names_its_configuration(tmp_path: Path) -> None:
 
 
 def test_a_newer_record_is_not_damage() -> None:
-    """Nor is version 2 to an older build, which refuses it in the same way."""
+    """Nor is version 3 to an older build, which refuses it in the same way."""
     with pytest.raises(NewerFormat):
-        unpack_kv_meta(META, with_proof(b"\x03" + pack_kv_meta(CHANGED)[1:-4]))
+        unpack_kv_meta(META, with_proof(b"\x04" + pack_kv_meta(CHANGED)[1:-4]))

@@ -20,6 +20,7 @@ from durable_raft.raft.core import Raft
 from durable_raft.raft.messages import AppendEntries, IntroduceResponse, Message
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Entry, EntryKind, Identity, Index, Member, Membership, NodeId, Role, Term
+from durable_raft.raft.versions import OURS
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.large_entries import LARGE_BYTES
@@ -182,6 +183,7 @@ class Desk:
         self.loop = _Loop(self)
         self.rng = random.Random(7)
         self.life = b""
+        self.versions = OURS
         self.slice_steps = slice_steps
         self.large_bytes = LARGE_BYTES
         self.crash_points = CrashPoints()

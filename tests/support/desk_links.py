@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import DEFAULT_PRIORITY, Member, NodeId
+from durable_raft.raft.versions import Versions
 from durable_raft.wire.messages import AskTime, NodeMessage, TellMembers
 from tests.support.raft_trace import message_words
 
@@ -33,6 +34,8 @@ class DeskLinks:
     """Links to peers that the test plays."""
 
     refusals = misbehaviours = 0
+    versions: Mapping[NodeId, Versions] = {}
+    """What the test has the peers say; nobody says anything by default."""
 
     def __init__(self, desk: Desk, own: NodeId, members: Sequence[Member]) -> None:
         self._desk, self._own = desk, own

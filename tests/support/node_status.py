@@ -52,6 +52,8 @@ class Actions:
         self.refusal: ChangeRefused | None = None
         """What the core answers to any change."""
         self.transfers: list[NodeId | None] = []
+        self.versions: list[int] = []
+        """Those that the cluster was raised to."""
 
     def change_members(self, steps: Sequence[Step], against: Index | None, *, is_dry: bool) -> Configuration:
         """Return the first stage, of index 21, and go by it unless it is dry."""
@@ -81,6 +83,13 @@ class Actions:
 
     def read_state(self, index: Index, after: bytes | None) -> None:
         """Have none."""
+
+    def raise_version(self, version: int | None, *, is_dry: bool) -> int:
+        """Take the given version, or 2; remember it, unless it is dry."""
+        version = version or 2
+        if not is_dry:
+            self.versions.append(version)
+        return version
 
     def reset_time(self, time_ms: int | None) -> int:
         """Take the given time, or 77."""

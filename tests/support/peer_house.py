@@ -118,6 +118,7 @@ class House:
         self.failures: list[BaseException] = []
         self.replaced: set[bytes] = set()
         self.removed: set[NodeId] = set()
+        self.cluster_version = 1
         self.refuses = False
         """Whether the core believes nothing that it hears."""
         self.changed = asyncio.Event()
@@ -128,6 +129,7 @@ class House:
             changed=self.changed.set,
             was_replaced=lambda _, node_uuid: node_uuid in self.replaced,
             was_removed=lambda node_id: node_id in self.removed,
+            cluster_version=lambda: self.cluster_version,
             failed=self.failures.append,
             half_sent=HalfSent(Share("peers", SHARE_BYTES), TIMEOUT_S, time.monotonic),
         )

@@ -103,6 +103,7 @@ EXAMPLES: dict[str, PeerMessage] = {
     "snapshot_chunk_of_changed_members": chunk_of([], [])._replace(
         is_last=True, configuration=replace(configuration_of(["a"]), index=Index(256))
     ),
+    "snapshot_chunk_of_a_raised_version": chunk_of([], [])._replace(is_last=True, version=2),
     "state_hash": StateHash(Index(4096), 0x01020304, 5, 2**64 - 1),
     "introduce": Introduce(b"u" * 16, 3, b"nonce 3!"),
     "introduce_response": IntroduceResponse(b"u" * 16, True, b"v" * 16, b"nonce 3!", 4),
@@ -169,6 +170,7 @@ def any_chunk(draw: st.DrawFn) -> SnapshotChunk:
         has_key=draw(st.booleans()),
         state_hash=draw(HASHES),
         configuration=configuration,
+        version=draw(st.integers(1, 2**16 - 1)),
     )
 
 

@@ -81,6 +81,10 @@ GOLDEN = {
         "00018bcfe568000501cf0000000200000000c3c4016190909090c392cd0100c415010001010001610003613a31000361"
         "3a3200000000"
     ),
+    "snapshot_chunk_of_a_raised_version": (
+        "4452706605010900000102030405060708090a0b0c0d0e0f0000002bbc8f3a30142b8caadc0010cd012c06ce01020304"
+        "cf0000018bcfe568000501cf0000000200000000c3c4016190909090c39002"
+    ),
     "state_hash": (
         "4452706605010a00000102030405060708090a0b0c0d0e0f000000137e7c0de3b87e121994cd1000ce0102030405cfffffffffffffffff"
     ),
@@ -422,7 +426,7 @@ def test_terms_out_of_order(terms: list[int], complaint: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"kind": 4}, "entry 7: kind is 4, expected an entry kind"),
+        ({"kind": 5}, "entry 7: kind is 5, expected an entry kind"),
         ({"kind": 255}, "entry 7: kind is 255, expected an entry kind"),
         ({"timestamp_ms": TIME_MAX + 1}, "entry 7: timestamp_ms is 9223372036855, expected a time"),
         ({"term": 2**63}, r"entry 7: term 9223372036854775808, expected \[3, 7\]"),

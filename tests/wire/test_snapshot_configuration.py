@@ -29,6 +29,22 @@ def test_the_configuration_of_a_snapshot_stands_behind_what_was_always_sent() ->
     assert new[14] == [256, encode(changed.configuration)]
 
 
+def test_the_version_of_the_cluster_stands_behind_the_configuration() -> None:
+    """Or behind an empty one; while it is 1 it is not sent, so that nodes of 0.1.0 take the piece."""
+    raised, changed = EXAMPLES["snapshot_chunk_of_a_raised_version"], EXAMPLES["snapshot_chunk_of_changed_members"]
+    assert isinstance(changed, SnapshotChunk)
+    both = changed._replace(version=7)
+    fields, of_both = (msgpack.unpackb(encode_frame(CLUSTER, each)[36:]) for each in (raised, both))
+    assert fields[14:] == [[], 2]
+    assert (len(of_both), of_both[15]) == (16, 7)
+    assert [decode_body(FrameKind.SNAPSHOT_CHUNK, msgpack.packb(each)) for each in (fields, of_both)] == [raised, both]
+    for version in (0, 1, 2**16, "2", None):
+        with pytest.raises(DamagedFrame, match=r"version is .*, expected a version above 1"):
+            decode_body(FrameKind.SNAPSHOT_CHUNK, msgpack.packb([*fields[:15], version]))
+    with pytest.raises(DamagedFrame, match="expected an array of 16"):
+        decode_body(FrameKind.SNAPSHOT_CHUNK, msgpack.packb([*fields, 0]))
+
+
 @pytest.mark.parametrize(
     ("row", "why"),
     [

@@ -138,6 +138,7 @@ def _apply(directory: Path, entries: list[Entry], base: Base, membership: Member
     with closing(LmdbKvStore.open(directory)) as store, closing(store.view()) as view:
         # SCAN's cursors are no part of the state: any seed does.
         machine = Machine(random.Random(0), value_bytes_max, view, base.timestamp_ms)  # noqa: S311
+        machine.raise_version(store.checkpoint.version)
         for entry in entries:
             apply_entry(machine, entry.index, entry, entry.payload)
         summary = machine.summary()
@@ -149,6 +150,7 @@ def _apply(directory: Path, entries: list[Entry], base: Base, membership: Member
             is_cleared=layer.is_cleared,
             applied=applied,
             membership=membership,
+            version=machine.version,
             summary=summary,
         )
     return applied

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-from durable_raft.errors import DurableRaftError, MalformedConfiguration
+from durable_raft.errors import DurableRaftError, MalformedConfiguration, MalformedVersion
 from durable_raft.kv.batch import decode_commands
 from durable_raft.raft.configuration import decode, describe
 from durable_raft.raft.types import EntryKind, Index
+from durable_raft.raft.versions import decode_version
 from durable_raft.storage.log.walk import Walked
 from durable_raft.storage.wounds import Wound
 from raftlog.running import code_of
@@ -46,6 +47,16 @@ def configuration_of(walked: Walked) -> str | None:
     return f"{describe(found)}; members {members}"
 
 
+def version_of(walked: Walked) -> int | None:
+    """Return to which version an entry raises the cluster's; None when it does not, or says none."""
+    if walked.payload is None or walked.ident is None or walked.ident.kind != EntryKind.VERSION:
+        return None
+    try:
+        return decode_version(Index(walked.index), walked.payload)
+    except MalformedVersion:
+        return None
+
+
 def as_text(walked: Walked, *, raw: bool = False) -> str:
     """Return ``index=.. term=.. kind=.. time=.. bytes=.. crc=.. chain=..``, then the commands, then the wounds.
 
@@ -65,6 +76,8 @@ def as_text(walked: Walked, *, raw: bool = False) -> str:
         parts.append(commands)
     elif (configuration := configuration_of(walked)) is not None and not raw:
         parts.append(configuration)
+    elif (version := version_of(walked)) is not None and not raw:
+        parts.append(f"cluster_version={version}")
     elif commands is not None:
         parts.append(" ; ".join(" ".join(map(quoted, command)) for command in commands))
     parts += [f"WOUND[{wound}]" for wound in walked.wounds]
@@ -97,6 +110,8 @@ def as_json(walked: Walked, *, raw: bool = False) -> str:
         shown["undecodable"] = commands
     elif (configuration := configuration_of(walked)) is not None and not raw:
         shown["configuration"] = configuration
+    elif (version := version_of(walked)) is not None and not raw:
+        shown["cluster_version"] = version
     elif commands is not None:
         shown["commands"] = [[text_of(argument) for argument in command] for command in commands]
     if walked.wounds:

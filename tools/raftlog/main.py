@@ -49,7 +49,7 @@ Examples:
 {EXIT_CODES}"""
 
 
-KIND: Final = click.Choice(["noop", "commands", "configuration"])
+KIND: Final = click.Choice(["noop", "commands", "configuration", "version"])
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,6 +15,7 @@ from typing import Final
 from durable_raft.errors import CorruptRecord
 from durable_raft.raft.configuration import describe, describe_stored, encode, stored_at
 from durable_raft.raft.types import CONFIGURATION, Configuration, Index
+from durable_raft.raft.versions import FIRST
 from durable_raft.storage.directory import (
     DATA_FILE,
     KV,
@@ -247,6 +248,9 @@ def _check_kv(directory: Path, part: Part) -> Part:
     part.facts |= {"configuration": None if configuration is None else _configuration_fact(configuration)}
     if configuration is not None:
         part.line += f", configuration: {describe_stored(configuration)}"
+    part.facts |= {"cluster_version": found.meta.version}
+    if found.meta.version > FIRST:
+        part.line += f", cluster version {found.meta.version}"
     return part
 
 

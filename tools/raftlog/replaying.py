@@ -21,6 +21,7 @@ from durable_raft.kv.commands import COMMANDS, check_arity
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import EMPTY_STATE, StateView, order_key
 from durable_raft.raft.types import ORIGIN, Base, Entry, EntryKind, Index, LogPoint, Term, chain_crc
+from durable_raft.raft.versions import FIRST, OURS, decode_version, require
 from durable_raft.storage.log.reader import LogReader
 from durable_raft.storage.log.records import IDENT, IdentRecord
 from durable_raft.storage.log.walk import Walked
@@ -106,6 +107,7 @@ class Source:
         Raises:
             CorruptRecord: meta or the pages of the log are damaged.
             DirectoryRefused: the state is another node's than the log.
+            UnknownFormatVersion: the state is of a version of the cluster that this program cannot.
         """
         self._reader = reader
         self._value_bytes_max = value_bytes_max
@@ -116,13 +118,15 @@ class Source:
         self._last = max(overview.last_index, self._base)
         self._view: StateView = EMPTY_STATE
         self._checkpoint: Base | None = None
+        self._version = FIRST
         if view is not None:
             if view.meta.identity != overview.meta.identity:
                 raise DirectoryRefused(
                     f"the state belongs to node {view.meta.identity.node_id}, the log to"
                     f" {overview.meta.identity.node_id}, or to another disk or cluster of that name"
                 )
-            self._view, self._checkpoint = view, view.meta.applied
+            self._view, self._checkpoint, self._version = view, view.meta.applied, view.meta.version
+            require(OURS, self._version, f"the state at index {self._checkpoint.point.index}")
 
     def committed(self) -> int:
         """Return the index up to which what this directory holds is committed for certain.
@@ -160,6 +164,7 @@ class Source:
         start, view = self._start(index)
         # SCAN's cursors are no part of the state: any seed does.
         machine = Machine(random.Random(0), self._value_bytes_max, view, start.timestamp_ms)  # noqa: S311
+        machine.raise_version(self._version if start is self._checkpoint else FIRST)
         point = start.point
         if index > point.index:
             for walked in self._reader.walk(point.index + 1, index + 1):
@@ -219,12 +224,17 @@ def apply_entry(machine: Machine, index: int, ident: IdentRecord | Entry, payloa
 
     Raises:
         CorruptRecord: its batch cannot be decoded, or has commands that no node stores.
+        MalformedVersion: it should raise the version of the cluster, and does not say to which.
         UnknownFormatVersion: entry, batch or command are of a newer version.
     """
     if ident.kind == EntryKind.TIME_RESET:
         machine.reset_time(ident.timestamp_ms)
     else:
         machine.advance_time(ident.timestamp_ms, drop_max_of(payload))
+    if ident.kind == EntryKind.VERSION:
+        version = decode_version(Index(index), payload)
+        require(OURS, version, f"entry {index}")
+        machine.raise_version(version)
     if ident.kind != EntryKind.COMMANDS:
         return
     try:

@@ -13,11 +13,13 @@ from typing import Final
 import click
 
 from durable_raft.raft.configuration import describe
-from durable_raft.raft.types import EntryKind, Index
+from durable_raft.raft.types import Configuration, EntryKind, Index
 from durable_raft.storage.flight import Field, Flown, load_flight
 from durable_raft.storage.log.reader import LogReader
+from durable_raft.storage.log.walk import Walked
 from raftlog.gather import Unreadable, in_child
 from raftlog.lanes import Lane
+from raftlog.lines import version_of
 from raftlog.running import CLEAN, REFUSED, WOUNDED, complain
 from raftlog.timeline_html import in_words, page
 
@@ -141,6 +143,19 @@ def _name_in(events: Sequence[Flown]) -> str | None:
     return next((str(each.fields["node"]) for each in reversed(events) if "node" in each.fields), None)
 
 
+_ORDERS: Final = (EntryKind.TIME_RESET, EntryKind.VERSION, EntryKind.CONFIGURATION)
+"""Entries that somebody asked for, and that say something to all nodes."""
+
+
+def _order(walked: Walked, kind: int, configuration: Configuration | None) -> tuple[str, dict[str, Field]]:
+    """Return the event of such an entry, and what it says."""
+    if kind == EntryKind.TIME_RESET:
+        return "time_reset_in_log", {}
+    if kind == EntryKind.VERSION:
+        return "version_in_log", {"version": version_of(walked)}
+    return "configuration_in_log", {"members": None if configuration is None else describe(configuration)}
+
+
 def _from_log(directory: Path) -> tuple[str, list[Flown]]:
     """Return the node's id and, for each term, the first entry of the log in it; configurations and wounds; its end.
 
@@ -170,10 +185,9 @@ def _from_log(directory: Path) -> tuple[str, list[Flown]]:
                         add("term_begins_in_log", term=term, index=opened, bound="earliest")
                     term, opened = ident.term, index
                 at = min(ident.timestamp_ms, _WALL_MS_MAX)
-                if ident.kind == EntryKind.TIME_RESET:
-                    add("time_reset_in_log", term=term, index=index)
-                if index in known:
-                    add("configuration_in_log", term=term, index=index, members=describe(known[Index(index)]))
+                if ident.kind in _ORDERS:
+                    name, fields = _order(walked, ident.kind, known.get(Index(index)))
+                    add(name, term=term, index=index, **fields)
                 if opened is not None and ident.kind == EntryKind.COMMANDS:
                     add("term_begins_in_log", term=term, index=opened, bound="latest")
                     opened = None

@@ -61,6 +61,8 @@ _KINDS: Final = {
     "disk_replaced": _Kind(0, "disk replaced", "#ad1457", "square"),
     "configuration": _Kind(0, "configuration", "#00838f", "hollow"),
     "configuration_in_log": _Kind(0, "configuration in the log", "#00838f", "hollow"),
+    "version_in_log": _Kind(0, "cluster version in the log", "#5d4037", "hollow"),
+    "cluster_version": _Kind(0, "cluster version raised", "#5d4037", "square"),
     "configuration_complete": _Kind(0, "members changed", "#00838f", "square"),
     "started": _Kind(1, "started", "#222222", "triangle"),
     "stopped": _Kind(1, "stopped", "#222222", "bar"),

@@ -25,6 +25,17 @@ class NodeActions(Protocol):
             The time proposed; an error when this node does not lead or no clock is agreed on.
         """
 
+    def raise_version(self, version: int | None, *, is_dry: bool) -> int | ErrorReply:
+        """Propose to raise the version of the cluster; None: as far as all members can.
+
+        Args:
+            version: wanted.
+            is_dry: only look whether it may be raised.
+
+        Returns:
+            The version proposed; an error that says why it may not be raised now.
+        """
+
     def change_members(self, steps: Sequence[Step], against: Index | None, *, is_dry: bool) -> Configuration:
         """Begin a change of members, this node leading; return its first stage.
 

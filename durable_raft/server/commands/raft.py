@@ -1,5 +1,5 @@
 """RAFT: what tools and operators ask a node for, beside INFO: a checkpoint now, the state piece by piece (a backup),
-and to set the cluster time.
+to set the cluster time, and to raise the version of the cluster.
 
 A piece is an array: ``index, meta, key, value, deadline_ms, crc, key, ...``; meta is the record that says
 which state it is (storage/state/meta.py), the others are as in kv/records.py. No key at all: the state ends before.
@@ -13,6 +13,7 @@ from durable_raft.kv.errors import NOT_AN_INTEGER, SYNTAX_ERROR
 from durable_raft.kv.numbers import parse_int64
 from durable_raft.kv.replies import OK, ErrorReply, Reply
 from durable_raft.raft.types import Index
+from durable_raft.raft.versions import VERSION_MAX
 from durable_raft.server.cluster_time import TIME_MS_MAX
 from durable_raft.server.commands.actions import NodeActions
 from durable_raft.server.commands.arguments import Args
@@ -43,6 +44,19 @@ def _reset_time(node: NodeActions, args: Args) -> Reply:
     return node.reset_time(time_ms)
 
 
+def _raise_version(node: NodeActions, args: Args) -> Reply:
+    """Answer when it is proposed, or may be: INFO tells when it is applied."""
+    options = [each.lower() for each in args[2:]]
+    is_dry = b"dryrun" in options
+    numbers = [each for each in options if each != b"dryrun"]
+    if len(options) - len(numbers) > 1 or len(numbers) > 1:
+        return SYNTAX_ERROR
+    version = parse_int64(numbers[0]) if numbers else None
+    if numbers and (version is None or not 0 < version <= VERSION_MAX):
+        return NOT_AN_INTEGER
+    return node.raise_version(version, is_dry=is_dry)
+
+
 def _snapshot(node: NodeActions, args: Args) -> Reply:
     index = parse_int64(args[2])
     if index is None or index < 0:
@@ -59,6 +73,13 @@ def _snapshot(node: NodeActions, args: Args) -> Reply:
 
 RAFT_SUBCOMMANDS: Final = table(
     Subcommand(b"checkpoint", 2, _checkpoint, "", "Have all that is applied written to the checkpoint soon"),
+    Subcommand(
+        b"raiseversion",
+        -2,
+        _raise_version,
+        "[version] [DRYRUN]",
+        "Raise the version of the cluster as far as all nodes can, or to a given one; no downgrade is possible then",
+    ),
     Subcommand(
         b"resettime",
         -2,

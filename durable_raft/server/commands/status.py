@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from durable_raft.raft.types import Configuration, Index, Member, NodeId, Patience, Role, Term
+from durable_raft.raft.versions import FIRST, OURS, Versions
 
 Quantiles = tuple[int, int, int]
 """(p50, p99, max) in microseconds."""
@@ -54,6 +55,8 @@ class PeerStatus:
     """What answers there runs on a disk that another took the place of."""
     last_contact_ms: int | None
     """How long ago it last said anything, ms; None when it never did."""
+    versions: Versions | None = None
+    """Which versions of a cluster it can; None when it is not heard at present."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +137,10 @@ class NodeStatus:
     resident_bytes: int = 0
     """The same with the pages of the files that are mapped, which the system takes back when it needs them."""
     is_configuration_committed: bool = True
+    cluster_version: int = FIRST
+    """Of the cluster, as far as this node has applied the log (raft/versions.py)."""
+    versions: Versions = OURS
+    """Which versions of a cluster this node can."""
     cpu_user_s: float = 0.0
     cpu_system_s: float = 0.0
 

@@ -22,6 +22,7 @@ from durable_raft.errors import CorruptRecord, DirectoryRefused
 from durable_raft.raft.configuration import describe_stored, stored_at
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import Configuration, Index, StoredLog, Term
+from durable_raft.raft.versions import OURS, require
 from durable_raft.server.logs import event
 from durable_raft.storage.directory import KV, environment_path, unused_name
 from durable_raft.storage.log.log_store import DirectoryLogStore
@@ -76,7 +77,7 @@ def open_state(
     Raises:
         DirectoryRefused: there is a gap between state and log, or one belongs to another node.
         CorruptRecord: the log cannot be believed; or anything is damaged and there is no other node.
-        StorageError: one of them is of a newer format.
+        StorageError: one of them is of a newer format, or of a version of the cluster that this program cannot.
     """
     stored = mended(store)
     if expect is not None:
@@ -105,6 +106,7 @@ def _with_state(
     kv = LmdbKvStore.open(directory, map_bytes=map_bytes, reserve_bytes=reserve_bytes)
     try:
         kv.expect(store.identity)
+        require(OURS, kv.checkpoint.version, f"{directory}")
         return NodeData(
             store,
             fit(directory, store, stored, kv),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from durable_raft.errors import DirectoryRefused
 from durable_raft.raft.types import Identity, Standing
+from durable_raft.raft.versions import OURS, require
 from durable_raft.server.settings.config import CLUSTER_ID_BYTES, NodeConfig, derive_cluster_id
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.state.backup import BackupReader, Progress
@@ -33,7 +34,7 @@ def restore_node(file: Path, config: NodeConfig, progress: Callable[[Progress, i
     Raises:
         DirectoryRefused: there is something in the directory.
         CorruptRecord: the backup is damaged; the directory is left as it was.
-        UnknownFormatVersion: the backup is of a newer version.
+        UnknownFormatVersion: the backup is of a newer version, or of a cluster of one that this program cannot.
         StoragePoisoned: the disk failed.
     """
     directory = config.directory
@@ -42,6 +43,7 @@ def restore_node(file: Path, config: NodeConfig, progress: Callable[[Progress, i
         raise DirectoryRefused(f"{directory} is not empty: expected a new directory, or an empty one")
     with BackupReader(file) as reader:
         meta = reader.meta
+        require(OURS, meta.version, f"{file}")
         identity = Identity(new_cluster_id(config, meta), config.node_id, secrets.token_bytes(16))
         directory.mkdir(parents=True, exist_ok=True)
         try:

@@ -22,6 +22,7 @@ from durable_raft.kv.machine import Machine
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import ORIGIN, Base, Configuration, Entry, Index, LogPoint, Membership, Term
+from durable_raft.raft.versions import FIRST
 from durable_raft.server.clock import Clock
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.latency import LatencyRing
@@ -61,6 +62,8 @@ class _Frozen:
     applied_bytes: int
     configuration: Configuration | None
     """The one that counts at ``base``; None: the fixed one of the first start."""
+    version: int
+    """Of the cluster, at ``base``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class Settled:
 
     point: LogPoint = ORIGIN
     summary: StateSummary = field(default_factory=StateSummary)
+    version: int = FIRST
+    """Of the cluster, at ``point``."""
 
 
 def settle_some(machine: Machine, clock: Clock, is_wanted: Callable[[], bool]) -> bool:
@@ -271,7 +276,8 @@ class Checkpointer:
     def _freeze(self, index: Index, term: Term, chain: int) -> None:
         base = Base(LogPoint(index, term, chain), self._machine.time_ms)
         configuration = self._raft.stored_configuration_at(index)
-        self._frozen.append(_Frozen(self._machine.freeze(), base, self._applied_bytes, configuration))
+        version = self._machine.version
+        self._frozen.append(_Frozen(self._machine.freeze(), base, self._applied_bytes, configuration, version))
         self._begin_counting()
 
     def _begin_counting(self) -> None:
@@ -292,6 +298,7 @@ class Checkpointer:
                     applied=frozen.base,
                     membership=self._membership,
                     configuration=frozen.configuration,
+                    version=frozen.version,
                     pause=self._pause,
                     size=_size_of(layer),
                 )
@@ -330,7 +337,7 @@ class Checkpointer:
             seconds=round(written.seconds, 3),
         )
         self._worker.submit(lambda: needless.dissolve(self._pause), lambda _: None)
-        self.settled = Settled(frozen.base.point, written.summary)
+        self.settled = Settled(frozen.base.point, written.summary, frozen.version)
         self._on_written(self.settled)
 
     def _read_from(self, view: CheckpointView) -> Layer:
@@ -380,7 +387,7 @@ class Checkpointer:
         self._frozen.clear()
         self.settled = Settled()
         if kv is not None:
-            self.settled = Settled(kv.checkpoint.applied.point, kv.checkpoint.summary)
+            self.settled = Settled(kv.checkpoint.applied.point, kv.checkpoint.summary, kv.checkpoint.version)
             self._note_pages(kv)
         self._marks.clear()
         self._begin_counting()

@@ -127,7 +127,8 @@ class StateKeeper:
             view, machine = None, Machine(rng, value_bytes_max=values, reply_bytes_max=replies)
         else:
             view = kv.view()
-            machine = Machine(rng, values, view, kv.checkpoint.applied.timestamp_ms, replies)
+            meta = kv.checkpoint
+            machine = Machine(rng, values, view, meta.applied.timestamp_ms, replies, meta.version)
         self.machine = machine
         self.applied_index = self._raft.log.last_applied
         self._applied_chain = ORIGIN.chain if kv is None else kv.checkpoint.applied.point.chain
@@ -174,7 +175,7 @@ class StateKeeper:
     def _checkpointed(self, settled: Settled) -> None:
         keys, deadlines, _ = settled.summary
         self._counts = self.machine.counts if self.machine.is_settled else (keys, deadlines)
-        said = self.hashes.settled(settled.point, settled.summary)
+        said = self.hashes.settled(settled.point, settled.summary, settled.version)
         self._broadcast(said)
         self._judge(said.applied_index)
         self._events.checkpoint_written()
@@ -273,15 +274,14 @@ class StateKeeper:
     # -- snapshots ------------------------------------------------------------------------------------------------
 
     def _begin_installation(self, snapshot: Snapshot) -> StateInstaller:
-        base, summary, configuration = snapshot
-        return self._states.install(KvMeta(1, self._identity, self._membership, base, summary, configuration))
+        return self._states.install(KvMeta(1, self._identity, self._membership, *snapshot))
 
     def _install(self, snapshot: Snapshot) -> None:
         """Swap a snapshot in that is whole and durable: the state first, then the log (raft/snapshots.py).
 
         Since it was begun more may be committed here, and with that another configuration.
         """
-        base, _, configuration = snapshot
+        base, configuration = snapshot.base, snapshot.configuration
         if not self._raft.wants_snapshot(base.point) or not self._raft.may_count_at(base.point, configuration):
             self._states.discard_waiting()
             return

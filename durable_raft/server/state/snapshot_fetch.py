@@ -43,6 +43,8 @@ class Snapshot(NamedTuple):
     summary: StateSummary
     configuration: Configuration | None
     """The one that counts there; None: the fixed one of the first start."""
+    version: int
+    """Of the cluster there."""
 
 
 class SnapshotFetcher:
@@ -259,4 +261,4 @@ def _tried(work: Callable[[], None]) -> CorruptRecord | DiskFull | None:
 def _snapshot_of(chunk: SnapshotChunk) -> Snapshot:
     point = LogPoint(chunk.last_included_index, chunk.last_included_term, chunk.last_included_chain)
     summary = StateSummary(chunk.key_count, chunk.expires_count, chunk.state_hash)
-    return Snapshot(Base(point, chunk.timestamp_ms), summary, chunk.configuration)
+    return Snapshot(Base(point, chunk.timestamp_ms), summary, chunk.configuration, chunk.version)

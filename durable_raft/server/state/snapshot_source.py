@@ -170,4 +170,5 @@ def _piece_of(view: CheckpointView, question: FetchSnapshot) -> SnapshotChunk:
         # An empty piece is the last: whether a full one is, only the next question tells.
         is_last=not items,
         configuration=meta.stored_configuration,
+        version=meta.version,
     )

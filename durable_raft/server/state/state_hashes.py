@@ -22,7 +22,11 @@ from typing import Final
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.quorum import has_quorum
 from durable_raft.raft.types import Configuration, Index, LogPoint, NodeId
+from durable_raft.raft.versions import FIRST
 from durable_raft.wire.peer import StateHash
+
+_OF_VERSION: Final = 0x9E3779B97F4A7C15
+"""What a version adds to a hash that is told: odd, so no two versions add the same."""
 
 AGREED_ENTRIES: Final = 16_384
 """Entries between two agreed places, at most. Replicas need not agree on it, but compare nothing if they do not."""
@@ -71,9 +75,13 @@ class StateHashes:
         self.compared = 0
         """Places at which a majority was found to agree."""
 
-    def settled(self, point: LogPoint, summary: StateSummary) -> StateHash:
-        """Note the own state at ``point``; return what to tell the others."""
-        said = StateHash(point.index, point.chain, summary.key_count, summary.state_hash)
+    def settled(self, point: LogPoint, summary: StateSummary, version: int = FIRST) -> StateHash:
+        """Note the own state at ``point``; return what to tell the others.
+
+        The version of the cluster is a part of the state, so what is told differs where only that does.
+        """
+        state_hash = (summary.state_hash + (version - FIRST) * _OF_VERSION) % 2**64
+        said = StateHash(point.index, point.chain, summary.key_count, state_hash)
         self.heard(self._node_id, said)
         return said
 

@@ -1,4 +1,4 @@
-"""The ``meta`` record of ``DIR/kv``, format version 2: which state it is that lies beside it.
+"""The ``meta`` record of ``DIR/kv``, format version 3: which state it is that lies beside it.
 
 ::
 
@@ -7,11 +7,15 @@
     | cluster_id 16 bytes | node_uuid 16 bytes
     | node_id text | voters u16 | per voter: node_id text, client_address text, peer_address text
     | configuration index u64 | length u32 | as many bytes of its entry's payload
+    | version of the cluster u16
     | proof u32
 
 Version 1 ends after the voters: the fixed configuration of the first start counts, which is ``voters``. It is still
-written where that is so. The configuration is the one that counts at the applied index (raft/configuration.py): once
-the log behind it is gone, nothing else tells it.
+written where that is so, and version 2, which ends after the configuration, where the version of the cluster is 1
+(raft/versions.py). In version 3 the configuration's index and length are 0 where it is the fixed one.
+
+The configuration is the one that counts at the applied index (raft/configuration.py), and the version is the cluster's
+there: once the log behind it is gone, nothing else tells them.
 
 Encoding, proof and the two copies are those of storage/proven.py. It is written in the transaction that writes the
 records, so the applied index is never apart from the data.
@@ -40,6 +44,7 @@ from durable_raft.raft.types import (
     NodeId,
     Term,
 )
+from durable_raft.raft.versions import FIRST
 from durable_raft.storage.environment import tree_wound
 from durable_raft.storage.proven import (
     META,
@@ -59,11 +64,15 @@ if TYPE_CHECKING:
 
 _Buffer = TypeVar("_Buffer", bytes, memoryview)
 
-KV_META_VERSION: Final = 2
+KV_META_VERSION: Final = 3
 _WITHOUT_CONFIGURATION: Final = 1
+_WITHOUT_VERSION: Final = 2
+
+_VERSIONS: Final = (_WITHOUT_CONFIGURATION, _WITHOUT_VERSION, KV_META_VERSION)
 
 _FIXED: Final = struct.Struct(">BBHQQQQIQQQ16s16s")
 _CONFIGURATION: Final = struct.Struct(">QI")
+_U16: Final = struct.Struct(">H")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,8 @@ class KvMeta:
     summary: StateSummary
     stored_configuration: Configuration | None = None
     """The one that counts at ``applied``; None: the fixed one of the first start, which is ``membership``."""
+    version: int = FIRST
+    """Of the cluster, at ``applied``."""
 
     @property
     def configuration(self) -> Configuration:
@@ -92,10 +103,10 @@ def first_meta(identity: Identity, membership: Membership) -> KvMeta:
 
 
 def pack_kv_meta(meta: KvMeta) -> bytes:
-    """Return the bytes of ``meta``; the same in both tables. An older build reads them while no member changed."""
+    """Return the bytes of ``meta``; the same in both tables, of the lowest version that says all of it."""
     point, identity, configuration = meta.applied.point, meta.identity, meta.stored_configuration
     fixed = _FIXED.pack(
-        _WITHOUT_CONFIGURATION if configuration is None else KV_META_VERSION,
+        _format_of(meta),
         ALGORITHM_CRC32C,
         0,
         meta.sequence,
@@ -111,7 +122,18 @@ def pack_kv_meta(meta: KvMeta) -> bytes:
     if configuration is not None:
         payload = encode(configuration)
         parts += (_CONFIGURATION.pack(configuration.index, len(payload)), payload)
+    if meta.version > FIRST:
+        if configuration is None:
+            parts.append(_CONFIGURATION.pack(0, 0))
+        parts.append(_U16.pack(meta.version))
     return with_proof(b"".join(parts))
+
+
+def _format_of(meta: KvMeta) -> int:
+    """Return the version of the record that says all of ``meta``: the lowest, so that an older build reads it."""
+    if meta.version > FIRST:
+        return KV_META_VERSION
+    return _WITHOUT_CONFIGURATION if meta.stored_configuration is None else _WITHOUT_VERSION
 
 
 def unpack_kv_meta(table: str, value: bytes) -> KvMeta:
@@ -121,17 +143,20 @@ def unpack_kv_meta(table: str, value: bytes) -> KvMeta:
         WoundedLog: it is damaged.
         NewerFormat: its proof is right and its version or algorithm unknown.
     """
-    return unpack_proven(table, value, _unpack_body, versions=(_WITHOUT_CONFIGURATION, KV_META_VERSION))
+    return unpack_proven(table, value, _unpack_body, _VERSIONS)
 
 
 def _unpack_body(body: bytes) -> KvMeta:
-    version, _, zero, sequence, index, term, timestamp_ms, chain, keys, expires, state_hash, cluster_id, node_uuid = (
+    form, _, zero, sequence, index, term, timestamp_ms, chain, keys, expires, state_hash, cluster_id, node_uuid = (
         _FIXED.unpack_from(body)
     )
     reader = ProvenReader(body, _FIXED.size)
     node_id = reader.text()
     membership = reader.membership()
-    configuration = None if version == _WITHOUT_CONFIGURATION else _read_configuration(reader, Index(index))
+    configuration = None
+    if form > _WITHOUT_CONFIGURATION:
+        configuration = _read_configuration(reader, Index(index), may_be_fixed=form > _WITHOUT_VERSION)
+    version = reader.number(_U16) if form > _WITHOUT_VERSION else FIRST
     if zero or reader.position != len(body):
         raise ValueError(f"padding {zero}, {len(body) - reader.position} bytes left")
     return KvMeta(
@@ -141,11 +166,14 @@ def _unpack_body(body: bytes) -> KvMeta:
         Base(LogPoint(Index(index), Term(term), chain), timestamp_ms),
         StateSummary(keys, expires, state_hash),
         configuration,
+        version,
     )
 
 
-def _read_configuration(reader: ProvenReader, applied: Index) -> Configuration:
+def _read_configuration(reader: ProvenReader, applied: Index, *, may_be_fixed: bool) -> Configuration | None:
     index, length = reader.numbers(_CONFIGURATION)
+    if may_be_fixed and not index and not length:
+        return None
     if not 0 < index <= applied:
         raise ValueError(f"a configuration at {index} in the state at {applied}")
     try:

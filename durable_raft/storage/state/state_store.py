@@ -61,6 +61,7 @@ class StateStore(Protocol):
         applied: Base,
         membership: Membership,
         configuration: Configuration | None,
+        version: int,
         pause: Callable[[], None],
         size: ChangeSize,
     ) -> StateSummary:

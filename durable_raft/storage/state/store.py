@@ -17,6 +17,7 @@ from durable_raft.errors import DirectoryRefused, InvariantViolation
 from durable_raft.kv.layer import Change
 from durable_raft.kv.records import StateSummary
 from durable_raft.raft.types import Base, Configuration, Identity, Membership
+from durable_raft.raft.versions import FIRST
 from durable_raft.storage.directory import KV, create_environment, environment_path, require_environment
 from durable_raft.storage.environment import MAP_BYTES, Room, disk_free_bytes, measure, open_environment, readers_of
 from durable_raft.storage.headroom import COMMIT_BYTES, Headroom, free_list_bytes
@@ -208,6 +209,7 @@ class LmdbKvStore:
         applied: Base,
         membership: Membership,
         configuration: Configuration | None = None,
+        version: int = FIRST,
         summary: StateSummary | None = None,
         pause: Callable[[], None] = no_pause,
         size: ChangeSize | None = None,
@@ -222,6 +224,7 @@ class LmdbKvStore:
             applied: the last entry whose effect is in it, and the cluster time.
             membership: the cluster's voters at its first start.
             configuration: the one that counts at ``applied``; None: the fixed one of the first start.
+            version: of the cluster, at ``applied``.
             summary: what the state must be then; None: what it is said to be.
             pause: called between chunks of about a tenth of a millisecond; the disk and the interpreter are shared.
             size: of the changes; None: whether there is room for them is not looked at.
@@ -234,7 +237,7 @@ class LmdbKvStore:
             StoragePoisoned: anything failed, now or before: final. Its cause is an ``InvariantViolation`` when what was
                 written does not add up, and a ``WoundedState`` when an old record is damaged.
             InvariantViolation: ``applied`` lies before the last checkpoint, or ``configuration`` before that one's or
-                behind ``applied``.
+                behind ``applied``, or ``version`` is below that one's.
         """
         self._latch.require_sound()
         before = self._meta
@@ -245,6 +248,8 @@ class LmdbKvStore:
             raise InvariantViolation(
                 f"checkpoint at {applied} with the configuration at {members_at}, after {before.configuration.index}"
             )
+        if version < before.version:
+            raise InvariantViolation(f"checkpoint at {applied} of version {version}, after one of {before.version}")
         if size is not None:
             self._headroom.require(self._needed_bytes(size, is_cleared=is_cleared))
         with self._latch.transaction(lambda: self._environment.begin(write=True, buffers=True)) as transaction:
@@ -258,7 +263,7 @@ class LmdbKvStore:
             if summary is not None and written != summary:
                 raise InvariantViolation(f"{self._path}: written {written}, expected {summary} at {applied.point}")
             require_counted(transaction, self._tables, written)
-            meta = KvMeta(before.sequence + 1, before.identity, membership, applied, written, configuration)
+            meta = KvMeta(before.sequence + 1, before.identity, membership, applied, written, configuration, version)
             put_kv_meta(transaction, self._tables, meta)
         self._meta, self.tolerated = meta, ()
         cover_last_page(self._environment, self._path)
