@@ -35,14 +35,12 @@ def raise_version(version: int | None, at: str, timeout_s: float, *, as_json: bo
     """
     first, deadline = parse_address("at", at), time.monotonic() + timeout_s
     words = [] if version is None else [str(version)]
-    statuses = cluster_status(members(first))
-    wanted = _ask(statuses, [*words, *(["DRYRUN"] if dry_run else [])])
-    while not dry_run and (behind := _behind(statuses, wanted)):
+    wanted = _ask(cluster_status(members(first)), [*words, *(["DRYRUN"] if dry_run else [])])
+    while not dry_run and (behind := _behind(cluster_status(members(first)), wanted)):
         if time.monotonic() > deadline:
             late = ", ".join(behind)
             raise RequestError(f"it takes too long: {late} did not say version {wanted}; it may be asked for again")
         time.sleep(PAUSE_S)
-        statuses = cluster_status(members(first))
     facts = {"cluster_version": wanted, "raised": not dry_run}
     text = f"the cluster {'would have' if dry_run else 'has'} version {wanted}"
     click.echo(json.dumps(facts) if as_json else text)

@@ -76,6 +76,7 @@ class Cluster:
         forked: bool = True,
         crash_at: Mapping[str, str] | None = None,
         settings_of: Mapping[str, Mapping[str, object]] | None = None,
+        program: Path | None = None,
         **settings: object,
     ) -> None:
         """Choose ports and start every node.
@@ -85,6 +86,7 @@ class Cluster:
             forked: start nodes as forks of a process that has loaded the program; else as users start them.
             crash_at: node id -> ``POINT:COUNT``, in force for the first start of that node only.
             settings_of: node id -> settings over the cluster's, for the first start of that node only.
+            program: what every node runs until another is installed (``install``).
             settings: of ``serve``, by their names in the TOML file.
         """
         self.directory = directory
@@ -98,6 +100,8 @@ class Cluster:
         self.network: ProxyNetwork | None = None
         self._processes: dict[str, subprocess.Popen[bytes] | node_forks.Fork] = {}
         self._paused: set[str] = set()
+        self._programs: dict[str, Path] = {}
+        """The trees that nodes run in place of this checkout."""
         self._log_starts: dict[str, int] = {}
         """Where in its log the newest life of each node begins that nobody has waited to end."""
         self._proxy_ports: dict[tuple[str, str], int] = {}
@@ -109,6 +113,7 @@ class Cluster:
             self._add_proxies()
         for node_id in self.node_ids:
             self.skew(node_id, 0)
+            self.install(node_id, program)
             self.start(node_id, crash_at=(crash_at or {}).get(node_id), settings=(settings_of or {}).get(node_id))
 
     # -- the nodes --------------------------------------------------------------------------------------------------
@@ -148,18 +153,26 @@ class Cluster:
         """Start a node that does not run; ``crash_at`` is ``POINT:COUNT``, ``settings`` go over the cluster's."""
         process = self._processes.get(node_id)
         assert process is None or process.poll() is not None, f"{node_id} runs already"
-        environment = checkout_environment() | {"DURABLE_RAFT_CLOCK_SKEW": str(self._skew_path(node_id))}
+        tree = self._programs.get(node_id)
+        environment = checkout_environment(tree) | {"DURABLE_RAFT_CLOCK_SKEW": str(self._skew_path(node_id))}
         if crash_at is not None:
             environment["DURABLE_RAFT_CRASH_AT"] = crash_at
         command = self.command(node_id, **(settings or {}))
         log_path = self.log_path(node_id)
         self._log_starts[node_id] = log_path.stat().st_size if log_path.exists() else 0
-        if self._is_forked:
+        if self._is_forked and tree is None:
             words = command[command.index("serve") :]
             self._processes[node_id] = node_forks.start(node_id, words, self.log_path(node_id), environment)
             return
         with self.log_path(node_id).open("ab") as log:
             self._processes[node_id] = start_node(command, log, environment)
+
+    def install(self, node_id: str, program: Path | None) -> None:
+        """Have a node run another tree from its next start on; None: this checkout."""
+        if program is None:
+            self._programs.pop(node_id, None)
+        else:
+            self._programs[node_id] = program
 
     def join(self, node_id: str, at: str, *, settings: Mapping[str, object] | None = None) -> str:
         """Start a new node that knows nothing but where the node ``at`` is; return it as ``member add`` wants it."""
@@ -197,7 +210,7 @@ class Cluster:
     def command(self, node_id: str, **settings: object) -> list[str]:
         """Return the command line of a node (to be run under strace, say)."""
         extra = {"cluster_id": CLUSTER_ID} if self._proxy_ports else {}
-        program = [BINARY] if BINARY else None
+        program = [BINARY] if BINARY and node_id not in self._programs else None
         if node_id in self._joined_at:
             node, at = self.nodes[node_id], self._joined_at[node_id]
             places = {"listen": node.address, "peer_listen": f"{HOST}:{node.peer_port}", "join": at}
@@ -470,9 +483,13 @@ def _is_gone(group: int) -> bool:
     return True
 
 
-def checkout_environment() -> dict[str, str]:
-    """Return the environment of a node: this checkout's code, and no setting that the test did not give."""
-    return node_environment() | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tools")))}
+def checkout_environment(tree: Path | None = None) -> dict[str, str]:
+    """Return the environment of a node: this checkout's code, or another's, and no setting that the test did not give.
+
+    What is in the present directory must not come before that.
+    """
+    tree = tree or ROOT
+    return node_environment() | {"PYTHONPATH": os.pathsep.join((str(tree), str(tree / "tools"))), "PYTHONSAFEPATH": "1"}
 
 
 def _leads(info: Mapping[str, str]) -> bool:
