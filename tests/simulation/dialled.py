@@ -32,6 +32,7 @@ class Answer(enum.Enum):
     REMOVED = enum.auto()
     REFUSED_AS_REPLACED = enum.auto()
     REPLACED = enum.auto()
+    TOO_OLD = enum.auto()
     ACCEPTED = enum.auto()
 
 
@@ -95,6 +96,8 @@ class DialledLinks(SimLinks):
     def link_changed(self, peer: NodeId, *, is_up: bool) -> None:
         """Note that ``peer`` came or went: who comes dials as well, and is dialled at once."""
         link = self._ways.get(peer)
+        if not is_up:
+            self.versions.pop(peer, None)
         if link is None:
             return
         if link.is_up:
@@ -135,7 +138,13 @@ class DialledLinks(SimLinks):
             return Answer.REMOVED if ends.was_removed(self._name) else Answer.STRANGER
         if ends.was_replaced(self._name, self._process.site.disk.node_uuid):
             return Answer.REFUSED_AS_REPLACED
+        versions = self._process.platform.versions
+        if not ends.can_be_heard(versions):
+            self.refuse(self._process.site)
+            return Answer.TOO_OLD
         is_replaced = self.was_replaced(peer, other.site.disk.node_uuid)
+        if not is_replaced:
+            ends.versions[self._name] = versions
         return Answer.REPLACED if is_replaced else Answer.ACCEPTED
 
     def _answered(self, peer: NodeId, link: DialledLink, dial: int, answer: Answer) -> None:

@@ -125,6 +125,8 @@ class Network:
         if not process.platform.network.hears(source):
             world.counts["message of a stranger"] += 1
             return
+        if world.upgrades is not None and not world.upgrades.takes(process.site, message):
+            return
         if world.is_traced:
             world.say(f"{source} -> {target}  {_words(message)}")
         process.receive(source, message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from durable_raft.errors import DurableRaftError, InvariantViolation
@@ -20,6 +20,7 @@ from tests.support.raft_trace import write_words
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
+    from tests.simulation.site import Site
 
 Callback = Callable[..., object]
 
@@ -57,7 +58,6 @@ class SimLinks:
     """``server.peers.Links`` to the simulated network: every message is judged before it leaves."""
 
     refusals = misbehaviours = 0
-    versions: Mapping[NodeId, Versions] = {}
 
     def __init__(self, process: Process, identity: Identity, members: Sequence[Member], events: LinkEvents) -> None:
         self._process = process
@@ -68,6 +68,36 @@ class SimLinks:
         self.links: dict[NodeId, SimLink] = {
             member.node_id: SimLink() for member in members if member.node_id != identity.node_id
         }
+        self._cluster_version = events.cluster_version
+        self.versions: dict[NodeId, Versions] = {}
+        """What the program of each peer can that is heard."""
+        self._too_old: set[NodeId] = set()
+        for peer in self.links:
+            self._greet(peer)
+
+    def _greet(self, peer: NodeId) -> None:
+        """Hear what ``peer`` says of its program when its link comes up, and hear no more of it if that is too old."""
+        site = self._process.world.sites.get(peer)
+        if site is None or site.process is None:
+            return
+        versions = site.process.platform.versions
+        if self.can_be_heard(versions):
+            self._too_old.discard(peer)
+            self.versions[peer] = versions
+        else:
+            self._too_old.add(peer)
+            self.refuse(site)
+
+    def refuse(self, site: Site) -> None:
+        """Take note of a node that is not heard for its program."""
+        world = self._process.world
+        world.counts["refused as too old"] += 1
+        if world.upgrades is not None:
+            world.upgrades.left_behind(site)
+
+    def can_be_heard(self, versions: Versions) -> bool:
+        """Return whether a node of such a program is heard."""
+        return versions.has(self._cluster_version())
 
     async def start(self, host: str, port: int) -> None:
         """Nothing has to be dialled; who is to lead is known from the beginning."""
@@ -79,8 +109,7 @@ class SimLinks:
 
     def hears(self, source: NodeId) -> bool:
         """Return whether this node hears ``source``."""
-        del source
-        return True
+        return source not in self._too_old
 
     def follow(self, members: Sequence[Member]) -> None:
         """Nobody comes or goes here; where they do, links are dialled (dialled.py)."""
@@ -101,6 +130,9 @@ class SimLinks:
     def link_changed(self, peer: NodeId, *, is_up: bool) -> None:
         """Note that a link came up or went down."""
         self.links[peer].is_up = is_up
+        self.versions.pop(peer, None)
+        if is_up:
+            self._greet(peer)
         self._changed()
 
     def close(self) -> None:

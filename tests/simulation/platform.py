@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import Identity, Member
-from durable_raft.raft.versions import OURS
 from durable_raft.server.log_writer import Flushed
 from durable_raft.server.peers import LinkEvents
 from durable_raft.storage.log.log_store import LogStore
@@ -95,7 +94,7 @@ class SimPlatform:
         self.loop = SimLoop(process)
         self.rng = random.Random(process.rng.getrandbits(32))
         self.life = self.rng.randbytes(8)
-        self.versions = OURS
+        self.versions = process.site.program
         self.slice_steps = process.world.swarm.slice_steps
         self.large_bytes = process.world.swarm.large_bytes
         self.crash_points = SimCrashPoints()

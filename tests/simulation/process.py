@@ -21,6 +21,7 @@ from durable_raft.errors import (
     NodeRemoved,
     PeerMisbehaved,
     StorageError,
+    UnknownFormatVersion,
 )
 from durable_raft.kv.commands import COMMANDS
 from durable_raft.raft import invariants
@@ -136,6 +137,7 @@ class Process:
         self.world = world
         self.site = site
         self.rng: random.Random = random.Random(world.rng_of(f"process {site.name} {site.lives}"))
+        self.started_at = world.now
         self.is_alive = True
         self.is_paused = False
         self.soon: deque[tuple[Callback, tuple[Any, ...]]] = deque()
@@ -181,6 +183,8 @@ class Process:
         """Open the disk as the real recovery does."""
         disk = self.site.disk
         disk.kv.restart()
+        if self.world.upgrades is not None:
+            self.world.upgrades.check_start(self.site)
         store = cast("LmdbLogStore", self.store)
         stored = recovery.mended(store)
         if disk.kv.meta is None and stored.base.index == 0:
@@ -251,6 +255,8 @@ class Process:
         except CorruptRecord as error:
             if self.site.disk.lie is None:
                 raise
+            self._fatal(error)
+        except UnknownFormatVersion as error:
             self._fatal(error)
 
     def _check_rules(self) -> None:
@@ -357,6 +363,12 @@ class Process:
             self.site.crashed("was removed")
             self.world.churn.ended_as_removed(self.site)
             return
+        if isinstance(error, UnknownFormatVersion):
+            if self.site.process is not self:
+                # It did not get through its start.
+                self.end()
+                raise error
+            self.site.lacks_a_program(error)
         if isinstance(error, DurableRaftError) and not isinstance(error, InvariantViolation):
             self.site.crashed(f"stops: {error}")
         else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, Final
 
-from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned
+from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned, UnknownFormatVersion
 from durable_raft.raft.types import Identity, Member, Membership
+from durable_raft.raft.versions import OURS
 from durable_raft.server.settings.config import NO_SEEDS, NodeConfig
 from tests.simulation.disk import Disk, Image
 from tests.simulation.process import NOWHERE, Process
@@ -71,6 +72,8 @@ class Site:
         """Whether it is started with --join: then ``membership`` is itself alone."""
         self.seeds = NO_SEEDS
         """What the cluster said when it was asked last."""
+        self.program = OURS
+        """Which versions of a cluster the installed program can."""
         self.is_new = True
         """Whether no life has begun on this disk."""
         self.is_lost = self.is_retired = False
@@ -139,6 +142,10 @@ class Site:
             self.wipe()
             self.process = Process(self.world, self)
             self.is_new = False
+        except UnknownFormatVersion as error:
+            self.lacks_a_program(error)
+            self.world.at(self.world.now + 1000, None, self.start)
+            return
         except StoragePoisoned as error:
             # What was to be mended could not be written: the node ends, and is started again.
             self.world.say(f"{self.name} cannot start: {error}")
@@ -147,6 +154,13 @@ class Site:
         self.world.counts["starts"] += 1
         self.world.say(f"{self.name} starts, life {self.lives}")
         self.world.links_change(self.name, is_up=True)
+
+    def lacks_a_program(self, error: UnknownFormatVersion) -> None:
+        """Have an operator install a newer program; where all run one, none is lacking."""
+        if self.world.upgrades is None:
+            raise InvariantViolation(f"{self.name} cannot what the cluster has: {error}") from error
+        self.world.say(f"{self.name} wants a newer program: {error}")
+        self.world.upgrades.refused(self, error)
 
     @property
     def is_gone(self) -> bool:

@@ -61,6 +61,12 @@ CHURN_SHARE: Final = 0.3
 PRIORITIES_SHARE: Final = 0.2
 """Share of the seeds in which nodes have election priorities."""
 
+UPGRADES_SHARE: Final = 0.15
+"""Share of the seeds in which nodes run several programs."""
+
+DRAWN_FROM: Final = 1_000_000
+"""Seeds below it stay what they were before nodes ran several programs."""
+
 COMMITS: Final = ("lmdb", "journal")
 """What can make writes durable (``--log-commit``)."""
 
@@ -134,6 +140,8 @@ class Swarm:
     """Election priorities, which the nodes have in turn; none: all have the default one."""
     churn_interval: int = 0
     """Mean time between two requests of one operator who changes the members; 0: nobody does."""
+    upgrade_interval: int = 0
+    """Mean time between two deeds of one operator who installs other programs; 0: all run this one (upgrades.py)."""
 
     @property
     def is_group_all(self) -> bool:
@@ -200,6 +208,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         large_bytes=rng.choice((0, 60, 1 << 20)),
         churn_interval=draw_churn(seed, election_min),
         priorities=_draw_priorities(seed),
+        upgrade_interval=draw_upgrades(seed, election_min),
     )
 
 
@@ -218,6 +227,13 @@ def _draw_priorities(seed: int) -> tuple[int, ...]:
     if rng.random() >= PRIORITIES_SHARE:
         return ()
     return tuple(rng.choice((0, 1, 1, 2, 5)) for _ in range(rng.choice((2, 3, 5))))
+
+
+def draw_upgrades(seed: int, election_min_ms: int) -> int:
+    """Draw how often programs are changed: in most seeds never, and never in small ones, which tests play."""
+    rng = random.Random(f"programs of {seed}")
+    is_drawn = seed >= DRAWN_FROM and rng.random() < UPGRADES_SHARE
+    return election_min_ms * MS * rng.choice((2, 4, 8)) if is_drawn else 0
 
 
 def _draw_checkpoints(rng: random.Random) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from durable_raft.raft.hand_over import DOUBLINGS_MAX, KEEPING_UP
 from durable_raft.raft.invariants import ClusterInvariants, FlushedLog
 from durable_raft.raft.quorum import majority
 from durable_raft.raft.types import Configuration, Entry, EntryKind, Member, Membership, NodeId, Role
+from durable_raft.raft.versions import decode_version
 from tests.simulation.campaigns import check_calm
 from tests.simulation.clients import Client, FinalReader, Operation
 from tests.simulation.disk import OWNED_BYTES
@@ -36,6 +37,7 @@ from tests.simulation.process import Livelock, Process
 from tests.simulation.site import EPOCH_MS, Site, SiteDisk
 from tests.simulation.swarm import MS, Swarm, draw_swarm
 from tests.simulation.time_rules import TimeRules
+from tests.simulation.upgrades import Upgrades
 from tests.simulation.workload import OpenChanges
 from tests.support.raft_trace import event_words
 
@@ -117,6 +119,7 @@ class World:
             self.rules = invariants = MemberInvariants(disks, Configuration.initial(Membership(members)))
             self.churn = Churn(self, invariants)
         self._disks = disks
+        self.upgrades = Upgrades(self) if self.swarm.upgrade_interval else None
         self.network = Network(self)
         self.clients = [Client(self, number) for number in range(1, self.swarm.clients + 1)]
         self.faults_driver = Faults(self)
@@ -249,6 +252,8 @@ class World:
             self.faults_driver.begin()
             if self.churn is not None:
                 self.churn.begin()
+            if self.upgrades is not None:
+                self.upgrades.begin()
             self.run_until(self.swarm.duration)
             self._heal()
 
@@ -272,6 +277,8 @@ class World:
         self.say("-- healing: no more faults --")
         self.is_healing = True
         self.faults_driver.end()
+        if self.upgrades is not None:
+            self.upgrades.end()
         for site in self.present():
             site.start()
             if site.process is not None:
@@ -297,6 +304,8 @@ class World:
         self._settle("agree", self._agrees)
         self._check_states()
         self._check_timeouts()
+        if self.upgrades is not None:
+            self.upgrades.judge()
         if self.churn is not None:
             self.churn.rules.check_end()
         self.judged = judge(each for each in self.history if id(each) not in self._forgotten)
@@ -389,6 +398,8 @@ class World:
                 reference.reset_time(entry.timestamp_ms)
             else:
                 reference.advance_time(entry.timestamp_ms, drop_max_of(entry.payload))
+            if entry.kind is EntryKind.VERSION:
+                reference.raise_version(decode_version(entry.index, entry.payload))
             if entry.kind is EntryKind.COMMANDS:
                 for args in decode_commands(entry.payload):
                     reference.execute(args)
