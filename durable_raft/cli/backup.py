@@ -14,6 +14,7 @@ from durable_raft.cli.resp_client import RespClient, Value
 from durable_raft.errors import ConfigError, CorruptRecord, ErrorAnswered, NodeUnreachable, RequestError
 from durable_raft.kv.records import Record
 from durable_raft.raft.configuration import describe
+from durable_raft.raft.versions import FIRST
 from durable_raft.storage.state.backup import BackupReader, BackupWriter, Item
 from durable_raft.storage.state.meta import KvMeta, unpack_kv_meta
 
@@ -150,7 +151,7 @@ def _words(meta: KvMeta) -> str:
     return (
         f"{summary.key_count} keys at index {point.index} (term {point.term}), state hash {summary.state_hash:016x},"
         f" from node {meta.identity.node_id} of cluster {meta.identity.cluster_id.hex()},"
-        f" {describe(meta.configuration)}"
+        f" {describe(meta.configuration)}" + (f", cluster version {meta.version}" if meta.version > FIRST else "")
     )
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from durable_raft.addresses import Address
 from durable_raft.cli.local_cluster import HOST, free_ports
 from durable_raft.cli.main import main
-from durable_raft.cli.status import NodeStatus, _timeouts, ask, cluster_status, find_leader, table
+from durable_raft.cli.status import NodeStatus, _timeouts, ask, cluster_status, find_leader, table, version_of
 
 
 def test_table_lines_up_and_marks_what_is_unknown() -> None:
@@ -42,6 +42,20 @@ def test_leader_is_the_one_of_the_newest_term() -> None:
     old, new = NodeStatus("n1", "a:1", "leader", 3), NodeStatus("n2", "b:1", "leader", 4)
     assert find_leader([old, new, NodeStatus("n3", "c:1", "follower", 5)]) is new
     assert find_leader([NodeStatus("n3", "c:1", "candidate", 5)]) is None
+
+
+def test_how_far_the_version_can_be_raised_is_said() -> None:
+    """Or who keeps it; where nothing can be raised nothing is said. A node of 0.1.0 says nothing of versions."""
+
+    def node(name: str, present: int | None, can: str | None) -> NodeStatus:
+        return NodeStatus(name, f"{name}:1", "follower", cluster_version=present, versions=can)
+
+    new, newer, old = node("n1", 1, "1-2"), node("n2", 1, "1-3"), node("n3", None, None)
+    assert version_of([new, newer]) == "cluster version 1: all nodes can 2 (durable-raft raise-version)"
+    assert version_of([new, newer, old]) == "cluster version 1: n3 can no newer one, or did not say"
+    assert version_of([old]) is None
+    assert version_of([node("n1", 2, "1-2"), node("n2", 1, "1-2")]) is None
+    assert version_of([]) is None
 
 
 def test_dead_nodes_are_shown_as_unreachable() -> None:

@@ -30,11 +30,16 @@ from durable_raft.server.cluster_version import CHANGING, NOT_LEADING
 from durable_raft.server.commands.raft import execute_raft_command
 from durable_raft.server.commands.status import ClientCounts
 from durable_raft.server.report import Reporter
+from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.opening import open_node
+from durable_raft.server.start.restore import restore_node
 from durable_raft.server.watchdog import Watchdog
+from durable_raft.storage.state.backup import BackupWriter
+from durable_raft.storage.state.meta import first_meta
 from durable_raft.storage.state.verify import read_checkpoint
 from durable_raft.wire.messages import HelloReply
-from tests.support.desk import MEMBERS, N2, N3, Desk, desk_at
+from tests.support.desk import MEMBERS, N1, N2, N3, Desk, desk_at
+from tests.support.log_building import IDENTITY
 from tests.support.node_status import Actions
 from tests.support.peer_house import HELLO, House, in_a_house
 
@@ -178,6 +183,31 @@ def test_a_directory_beyond_what_the_program_can_is_refused(tmp_path: Path, monk
     with pytest.raises(UnknownFormatVersion, match="the cluster has version 2, and this program can version 1: inst"):
         open_node(config)
     assert {path.name for path in (tmp_path / "n1").iterdir()} == names
+
+
+def backup_of(version: int, file: Path) -> Path:
+    """Make a backup of an empty state of a cluster of ``version``."""
+    with BackupWriter(file, replace(first_meta(IDENTITY, Membership(MEMBERS)), version=version)) as writer:
+        writer.complete()
+    return file
+
+
+def test_a_backup_keeps_the_version_and_is_refused_beyond_what_the_program_can(tmp_path: Path) -> None:
+    """A new cluster that begins with it has it, for its state may have what older programs cannot read."""
+    config = NodeConfig(
+        node_id=N1,
+        directory=tmp_path / "n1",
+        client_host="127.0.0.1",
+        client_port=7001,
+        peer_host="127.0.0.1",
+        peer_port=17001,
+        membership=Membership(MEMBERS),
+    )
+    with pytest.raises(UnknownFormatVersion, match="backup-3: the cluster has version 3, and this program can version"):
+        restore_node(backup_of(3, tmp_path / "backup-3"), config, lambda *_: None)
+    assert not config.directory.exists()
+    restore_node(backup_of(2, tmp_path / "backup-2"), config, lambda *_: None)
+    assert read_checkpoint(config.directory).version == 2
 
 
 def test_what_nodes_say_of_their_states_differs_where_the_version_does(desk: Desk) -> None:

@@ -41,6 +41,7 @@ def test_the_entry_is_shown(tmp_path: Path) -> None:
     assert " cluster_version=2" in raftlog("dump", tmp_path / "n1").stdout
     shown = [json.loads(line) for line in raftlog("dump", tmp_path / "n1", "--json").stdout.splitlines()]
     assert [each.get("cluster_version") for each in shown] == [None, 2, None]
+    assert "cluster_version_raised_to:2\n" in raftlog("stat", tmp_path / "n1").stdout
     assert "version_in_log term=1 index=2 version=2" in raftlog("timeline", tmp_path / "n1").stdout
 
 

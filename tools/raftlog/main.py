@@ -24,7 +24,7 @@ from raftlog.choose import DIRECTORY, FROM, JSON, TO, Choice, naming, of_kind, o
 from raftlog.diff import diff
 from raftlog.export import export
 from raftlog.grep import grep
-from raftlog.lines import as_json, as_text, print_entries, wound_object
+from raftlog.lines import as_json, as_text, print_entries, version_of, wound_object
 from raftlog.repair import recover, repair
 from raftlog.replay import replay
 from raftlog.running import EXIT_CODES, code_of, complain, run
@@ -120,11 +120,15 @@ def dump(
 def _stat(reader: LogReader, *, json: bool) -> int:
     overview = reader.overview()
     wounds = list(overview.wounds)
-    payload_bytes = 0
+    payload_bytes, raised_to = 0, 0
     for walked in reader.walk():
         payload_bytes += len(walked.payload or b"")
         wounds += walked.wounds
+        raised_to = max(raised_to, version_of(walked) or 0)
     lines = [*_stat_lines(overview), ("payload_bytes", payload_bytes)]
+    if raised_to:
+        # Where nothing raises it the log does not know the version: a checkpoint does (``verify``).
+        lines.append(("cluster_version_raised_to", raised_to))
     if json:
         click.echo(_stat_object(overview, lines, wounds))
         return code_of(wounds)
