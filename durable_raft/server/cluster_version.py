@@ -16,12 +16,14 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from durable_raft.errors import PeerTooOld
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.replies import ErrorReply
 from durable_raft.raft.core import Raft
 from durable_raft.raft.types import LEADER, VERSION, Entry, NodeId
 from durable_raft.raft.versions import Versions, decode_version, encode_version, require
 from durable_raft.server.logs import event
+from durable_raft.wire.messages import NodeMessage, SnapshotChunk
 
 _logger = logging.getLogger(__name__)
 
@@ -85,6 +87,18 @@ class ClusterVersion:
         if not is_dry and raft.propose(encode_version(wanted), raft.log.last_timestamp_ms, VERSION) is None:
             return NOT_LEADING
         return wanted
+
+    def check(self, source: NodeId, message: NodeMessage) -> None:
+        """Take no snapshot of a version that this program cannot: the next start would refuse it.
+
+        Raises:
+            PeerTooOld: ``message`` is a piece of one; what is too old is this node.
+        """
+        if isinstance(message, SnapshotChunk) and not self._ours.has(message.version):
+            raise PeerTooOld(
+                f"a snapshot from {source} has version {message.version}, and this node can {self._ours}: install a"
+                " newer program here"
+            )
 
     def applied(self, entry: Entry) -> None:
         """Take note of an entry that is applied.

@@ -242,6 +242,7 @@ class Node:
         if not self._is_stopped:
             self.heard_at[source] = now = self._now_ms()
             if isinstance(message, (FetchSnapshot, SnapshotChunk, StateHash)):
+                self.version.check(source, message)
                 self.keeper.receive(source, message)
             else:
                 if isinstance(message, (AskTime, TellTime)):

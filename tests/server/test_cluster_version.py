@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_raft.errors import UnknownFormatVersion
+from durable_raft.errors import PeerTooOld, UnknownFormatVersion
 from durable_raft.kv.errors import NOT_AN_INTEGER, SYNTAX_ERROR
 from durable_raft.kv.replies import ErrorReply
 from durable_raft.raft.changes import Remove
@@ -20,6 +20,7 @@ from durable_raft.raft.types import (
     Configuration,
     Entry,
     EntryKind,
+    Index,
     Membership,
     NodeId,
     Term,
@@ -37,7 +38,7 @@ from durable_raft.server.watchdog import Watchdog
 from durable_raft.storage.state.backup import BackupWriter
 from durable_raft.storage.state.meta import first_meta
 from durable_raft.storage.state.verify import read_checkpoint
-from durable_raft.wire.messages import HelloReply
+from durable_raft.wire.messages import HelloReply, SnapshotChunk
 from tests.support.desk import MEMBERS, N1, N2, N3, Desk, desk_at
 from tests.support.log_building import IDENTITY
 from tests.support.node_status import Actions
@@ -270,6 +271,17 @@ def test_who_cannot_the_version_is_not_heard_and_told_why() -> None:
         assert (answer.accepted, answer.reason) == (False, why)
 
     assert in_a_house(story).failures == []
+
+
+def test_a_snapshot_of_a_version_that_the_program_cannot_is_not_taken(desk: Desk) -> None:
+    """The link ends, with what is to be done; the node goes on, and holds what it held."""
+    empty = SnapshotChunk(Index(300), Term(6), 7, 1_000, 0, 0, 0, False, b"", [], [], [], [], True)
+    desk.arrive(N2, empty._replace(version=OURS.newest))
+    with pytest.raises(
+        PeerTooOld, match="a snapshot from n2 has version 3, and this node can versions 1 to 2: install"
+    ):
+        desk.arrive(N2, empty._replace(version=OURS.newest + 1))
+    assert desk.node.version.present == 1
 
 
 def test_what_a_peer_can_is_known_while_it_is_heard() -> None:

@@ -20,6 +20,7 @@ from durable_raft.errors import (
     InvariantViolation,
     NodeRemoved,
     PeerMisbehaved,
+    PeerTooOld,
     StorageError,
     UnknownFormatVersion,
 )
@@ -299,6 +300,8 @@ class Process:
     def _hear(self, source: NodeId, message: NodeMessage) -> None:
         try:
             self.platform.network.receive(source, message)
+        except PeerTooOld as error:
+            self.site.cannot_follow(error)
         except PeerMisbehaved as error:
             raise InvariantViolation(
                 f"Misbehaviour: {self.site.name} accuses {source}, which is correct: {error}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, Final
 
-from durable_raft.errors import CorruptRecord, InvariantViolation, StoragePoisoned, UnknownFormatVersion
+from durable_raft.errors import CorruptRecord, InvariantViolation, PeerTooOld, StoragePoisoned, UnknownFormatVersion
 from durable_raft.raft.types import Identity, Member, Membership
 from durable_raft.raft.versions import OURS
 from durable_raft.server.settings.config import NO_SEEDS, NodeConfig
@@ -161,6 +161,13 @@ class Site:
             raise InvariantViolation(f"{self.name} cannot what the cluster has: {error}") from error
         self.world.say(f"{self.name} wants a newer program: {error}")
         self.world.upgrades.refused(self, error)
+
+    def cannot_follow(self, error: PeerTooOld) -> None:
+        """Take note that a node was sent what only a newer program can."""
+        if self.world.upgrades is None:
+            raise InvariantViolation(f"{self.name} cannot what the cluster has: {error}") from error
+        self.world.counts["snapshots of a newer version"] += 1
+        self.world.upgrades.left_behind(self)
 
     @property
     def is_gone(self) -> bool:

@@ -138,17 +138,17 @@ class Upgrades:
 
     def takes(self, site: Site, message: NodeMessage) -> bool:
         """Return whether the program of a node knows the frame; the first one does not know every form."""
-        newest = site.program.newest
+        is_first = site.program is PROGRAMS[0]
         entries: tuple[Entry, ...] = (
             message.entries if isinstance(message, AppendEntries | FetchEntriesResponse) else ()
         )
-        is_known = newest > FIRST or all(entry.kind is not VERSION for entry in entries)
+        is_known = all(entry.kind is not VERSION for entry in entries)
         if isinstance(message, SnapshotChunk):
-            is_known = message.version <= newest
-        if not is_known:
+            is_known = message.version == FIRST
+        if is_first and not is_known:
             self._world.counts["frames of a newer program"] += 1
             self.left_behind(site)
-        return is_known
+        return is_known or not is_first
 
     def left_behind(self, site: Site) -> None:
         """Take note of a node that cannot follow with its program: in the end an operator has to see to it."""

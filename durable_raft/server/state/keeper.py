@@ -282,7 +282,9 @@ class StateKeeper:
         Since it was begun more may be committed here, and with that another configuration.
         """
         base, configuration = snapshot.base, snapshot.configuration
-        if not self._raft.wants_snapshot(base.point) or not self._raft.may_count_at(base.point, configuration):
+        is_wanted = self._raft.wants_snapshot(base.point) and self._raft.may_count_at(base.point, configuration)
+        if not is_wanted or snapshot.version < self.machine.version:
+            # The version of a cluster never falls: whoever sent this is not to be believed.
             self._states.discard_waiting()
             return
         self._release()
