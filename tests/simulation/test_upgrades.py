@@ -20,11 +20,16 @@ from tests.simulation.swarm import DRAWN_FROM, UPGRADES_SHARE, draw_upgrades
 SEEDS = (1_000_057, 1_000_075, 1_000_044, 1_000_010, 1_000_043)
 """Short ones; in the first, the last and the fourth nodes of other programs fetch snapshots, in two members change."""
 
+MORE = (1_000_133, 1_000_136, 1_000_142, 1_000_152)
+"""Played for a planted bug that the first do not find."""
+
 SEEN = (
     "upgrades",
     "downgrades",
     "raising begun",
     "raising refused",
+    "gone back in haste",
+    "frames of a newer program",
     "ended for want of a newer program",
     "refused as too old",
     "states with a version",
@@ -70,19 +75,16 @@ _of_chunk: Callable[[SnapshotChunk], Snapshot] = snapshot_fetch._snapshot_of
 
 
 @pytest.mark.parametrize(
-    ("target", "name", "bug", "seed"),
+    ("target", "name", "bug"),
     [
-        (ClusterVersion, "known", _everybody_can, 1_000_044),
-        (snapshot_fetch, "_snapshot_of", _without_version, 1_000_057),
-        (Machine, "raise_version", _never_raised, 1_000_057),
+        (ClusterVersion, "known", _everybody_can),
+        (snapshot_fetch, "_snapshot_of", _without_version),
+        (Machine, "raise_version", _never_raised),
     ],
     ids=["raised over a member's head", "snapshot without the version", "never raised"],
 )
-def test_a_planted_bug_is_caught(
-    monkeypatch: pytest.MonkeyPatch, target: object, name: str, bug: object, seed: int
-) -> None:
-    """By the rules of upgrades.py."""
+def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch, target: object, name: str, bug: object) -> None:
+    """By a rule of upgrades.py, by states that differ, or because the node's own guard keeps it from catching up."""
     monkeypatch.setattr(target, name, bug)
-    _, rule = run_seed(seed)
-    assert rule is not None
-    assert rule.startswith(("InvariantViolation: Versions: ", "StatesDiffer")), rule
+    found = next((rule for rule in (run_seed(seed)[1] for seed in (*SEEDS, *MORE)) if rule), "nothing")
+    assert found.startswith(("InvariantViolation: Versions: ", "StatesDiffer", "Livelock")), found

@@ -29,6 +29,10 @@ PROGRAMS: Final = (Versions(FIRST, FIRST), OURS, Versions(FIRST, OURS.newest + 1
 """In the order in which they were released."""
 
 
+HASTE: Final = 0.3
+"""How often an operator goes back at the very moment at which the version is being raised."""
+
+
 class Upgrades:
     """One operator, and what is judged of versions."""
 
@@ -36,6 +40,7 @@ class Upgrades:
         """Begin with the first program everywhere."""
         self._world = world
         self._rng = random.Random(world.rng_of("upgrades"))
+        self._haste = random.Random(world.rng_of("haste"))
         self._is_over = False
         self._raised: list[tuple[Index, int]] = []
         """Where the committed entries raised the version, and to what."""
@@ -111,6 +116,15 @@ class Upgrades:
         self._world.say(f"** {process.site.name} raises the version to {raised}")
         for member in process.node.raft.configuration.ids():
             self._require_able(self._world.sites[member], raised)
+        if self._haste.random() < HASTE:
+            self._world.at(self._world.now, None, self._go_back, process.site)
+
+    def _go_back(self, leader: Site) -> None:
+        """Have all others run the first program at once: the entry has reached nobody, and may be cut or not."""
+        self._world.counts["gone back in haste"] += 1
+        for site in self._world.up():
+            if site is not leader:
+                self._install(site, PROGRAMS[0])
 
     def _require_able(self, site: Site, version: int) -> None:
         """What a process that has run for a while can, the leader must know."""
