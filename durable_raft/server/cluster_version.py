@@ -12,7 +12,6 @@ program.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -20,12 +19,10 @@ from durable_raft.errors import PeerTooOld
 from durable_raft.kv.machine import Machine
 from durable_raft.kv.replies import ErrorReply
 from durable_raft.raft.core import Raft
+from durable_raft.raft.state_parts import Observer
 from durable_raft.raft.types import LEADER, VERSION, Entry, NodeId
 from durable_raft.raft.versions import Versions, decode_version, encode_version, require
-from durable_raft.server.logs import event
 from durable_raft.wire.messages import NodeMessage, SnapshotChunk
-
-_logger = logging.getLogger(__name__)
 
 NOT_LEADING: Final = ErrorReply("ERR this node does not lead, or is handing leadership over; ask the leader (ROLE)")
 CHANGING: Final = ErrorReply("ERR members are being changed; ask again when that is complete")
@@ -40,6 +37,7 @@ class ClusterVersion:
         machine: Callable[[], Machine],
         ours: Versions,
         heard: Callable[[], Mapping[NodeId, Versions]],
+        observe: Observer,
     ) -> None:
         """Bind the parts.
 
@@ -48,11 +46,13 @@ class ClusterVersion:
             machine: returns the machine that there is at present; it holds the version.
             ours: what this program can.
             heard: returns what each peer that is heard at present can.
+            observe: logs an event, and keeps it in the flight recorder.
         """
         self._raft = raft
         self._machine = machine
         self._ours = ours
         self._heard = heard
+        self.observe = observe
 
     @property
     def present(self) -> int:
@@ -111,7 +111,7 @@ class ClusterVersion:
         version, machine = decode_version(entry.index, entry.payload), self._machine()
         require(self._ours, version, f"entry {entry.index}")
         if version > machine.version:
-            event(_logger, logging.INFO, "cluster_version", version=version, was=machine.version, index=entry.index)
+            self.observe("cluster_version", version=version, was=machine.version, index=entry.index)
             machine.raise_version(version)
 
 

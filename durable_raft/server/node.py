@@ -138,7 +138,7 @@ class Node:
         return Raft(core_config, data.stored, view, platform.rng, now_ms, self.counters, applied, has_state=has_state)
 
     def _version_for(self, ours: Versions) -> ClusterVersion:
-        return ClusterVersion(self.raft, lambda: self.keeper.machine, ours, lambda: self.peers.versions)
+        return ClusterVersion(self.raft, lambda: self.keeper.machine, ours, lambda: self.peers.versions, self.counters)
 
     def _link_events(self) -> LinkEvents:
         return LinkEvents(

@@ -25,6 +25,7 @@ from tests.cluster.harness import Cluster, checkout_environment
 from tests.cluster.previous import VERSION, previous_program
 from tests.cluster.workload import Workload, assert_on_all_nodes
 from tests.support.waiting import WAIT_S
+from tests.tools.directories import raftlog
 
 pytestmark = pytest.mark.cluster
 
@@ -118,6 +119,8 @@ def test_an_upgrade_loses_nothing_and_is_final_when_the_version_is_raised(
         workload.wait_for(WRITES)
     assert_on_all_nodes(cluster, workload.acknowledged)
     assert {read_checkpoint(cluster.nodes[node_id].directory).version for node_id in cluster.node_ids} == {OURS.newest}
+    told = raftlog("timeline", *(cluster.nodes[node_id].directory for node_id in cluster.node_ids)).stdout
+    assert told.count(f"cluster_version version={OURS.newest} was=1") == 3
     refuses_to_go_back(cluster, last, previous)
     assert_on_all_nodes(cluster, workload.acknowledged)
 
