@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from durable_raft.server.dispatch import Dispatcher
+from durable_raft.server.pending import Waiting
 from durable_raft.server.slices import Jobs
 from durable_raft.server.state.keeper import StateKeeper
 from tests.simulation.planting import Patch, mutant
@@ -32,3 +34,13 @@ def jobs_overtake() -> Sequence[Patch]:
             self.add(lambda: present, lambda: None)
 
     return [(Jobs, "run", fair)]
+
+
+@mutant
+def lost_read_is_judged_late() -> Sequence[Patch]:
+    """A read that lost its leadership is executed when its turn comes, whatever its connection has sent since."""
+
+    def route_again(self: Dispatcher, waiting: Waiting) -> None:
+        self._route_later(waiting)
+
+    return [(Dispatcher, "_route_again", route_again)]
