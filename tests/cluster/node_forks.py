@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
 import json
 import os
 import random
@@ -122,6 +123,8 @@ def _fork_node(writing: int, words: Sequence[str], output: str, environment: Map
         log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
             os.dup2(source, target)
+        # Nothing that is garbage here may close these numbers again, which are the node's files by then.
+        gc.freeze()
         os.closerange(3, 64)
         status = _run_main(words, environment)
         sys.stdout.flush()

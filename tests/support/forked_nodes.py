@@ -10,6 +10,7 @@ Every wait has a condition; when it takes longer than ``WAIT_S``, the failure sh
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -251,6 +252,8 @@ def _live(config: NodeConfig, log: Path, environment: Mapping[str, str]) -> None
 
 def _leave_the_test(log: Path) -> None:
     """Keep nothing of the test's process: its streams, its log, its connections, which would not end with it here."""
+    # What is garbage in the test is not collected here: sockets would close numbers that are the node's files by then.
+    gc.freeze()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(output, stream)
