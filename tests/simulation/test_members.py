@@ -25,7 +25,7 @@ from tests.simulation.swarm import CHURN_SHARE, draw_churn
 from tests.simulation.test_simulation import BOTH_COMMITS, EVENTFUL, QUICK_MUTANTS, REGRESSIONS
 from tests.simulation.world import World
 
-SHORT = (1772, 2227)
+SHORT = (1422, 1426)
 """Short seeds in which members come and go in all ways."""
 
 WAYS = (
