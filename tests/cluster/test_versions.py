@@ -54,12 +54,17 @@ def roll(cluster: Cluster, program: Path | None, workload: Workload) -> None:
     """Have one node after the other run another program, the leader last, while clients write."""
     leader = cluster.leader()
     for node_id in [*(each for each in cluster.node_ids if each != leader), leader]:
-        assert cluster.stop(node_id) == 0
-        workload.wait_for(WRITES)
-        cluster.install(node_id, program)
-        cluster.start(node_id)
-        cluster.wait_ready()
-        workload.wait_for(WRITES)
+        exchange(cluster, node_id, program, workload)
+
+
+def exchange(cluster: Cluster, node_id: str, program: Path | None, workload: Workload) -> None:
+    """Have a node run another program, while clients write."""
+    assert cluster.stop(node_id) == 0
+    workload.wait_for(WRITES)
+    cluster.install(node_id, program)
+    cluster.start(node_id)
+    cluster.wait_ready()
+    workload.wait_for(WRITES)
 
 
 def shown(heading: str) -> list[list[str]]:
@@ -93,12 +98,7 @@ def test_an_upgrade_loses_nothing_and_is_final_when_the_version_is_raised(
         workload.wait_for(WRITES)
         last, *others = cluster.node_ids
         for node_id in others:
-            assert cluster.stop(node_id) == 0
-            workload.wait_for(WRITES)
-            cluster.install(node_id, None)
-            cluster.start(node_id)
-            cluster.wait_ready()
-            workload.wait_for(WRITES)
+            exchange(cluster, node_id, None, workload)
         # A leader of the new program, and an old follower that is sent what it writes.
         assert cluster.stop(last) == 0
         cluster.start(last)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar, Unpack
 
 from durable_raft.raft import invariants
@@ -167,7 +168,7 @@ class Cluster:
         """Have every node that runs know which others run, and their election priorities."""
         for node in self.up():
             known = {other.name: other.config.election_priority for other in self.up() if other is not node}
-            self._event(node, lambda raft, known=known: raft.peers_changed(self.now, known))  # type: ignore[misc]
+            self._event(node, partial(Raft.peers_changed, now=self.now, priorities=known))
 
     def read(self, name: str, after: int = 0) -> int:
         """Ask for a linearizable read and return its id."""
