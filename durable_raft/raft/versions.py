@@ -42,6 +42,10 @@ class Versions(NamedTuple):
         """Return whether a node of this program can be of a cluster of ``version``."""
         return self.oldest <= version <= self.newest
 
+    def short(self) -> str:
+        """Return it as nodes say it: ``1-2``."""
+        return f"{self.oldest}-{self.newest}"
+
     def __str__(self) -> str:
         """Return it for people: ``version 1``, or ``versions 1 to 2``."""
         one = f"version {self.oldest}"
@@ -57,7 +61,7 @@ _UNSAID: Final = Versions(FIRST, FIRST)
 
 def say(software: str, versions: Versions) -> str:
     """Return how a node says in its Hello what it can: behind the version of the software, which was there before."""
-    return f"{software} {versions.oldest}-{versions.newest}"
+    return f"{software} {versions.short()}"
 
 
 def heard(text: str) -> Versions:

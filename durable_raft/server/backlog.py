@@ -89,11 +89,10 @@ class Backlog:
         if not self.has_due():
             return
         self._slice.begin()
-        while self._routing:
-            self._route(self._routing.popleft())
-            if not self._slice.take_step():
-                return
-        while self.has_due():
-            self._held.popleft().slot.fill(NO_LEADER)
-            if not self._slice.take_step():
-                return
+        is_time_left = True
+        while is_time_left and self.has_due():
+            if self._routing:
+                self._route(self._routing.popleft())
+            else:
+                self._held.popleft().slot.fill(NO_LEADER)
+            is_time_left = self._slice.take_step()

@@ -79,11 +79,11 @@ class ClusterVersion:
         wanted = self.present + 1 if version is None else version
         if wanted <= self.present:
             return ErrorReply(f"ERR the cluster has version {self.present}, and it never falls")
-        unable = _unable(self.known(), wanted)
-        if unable:
+        known = self.known()
+        if unable := _unable(known, wanted):
             return ErrorReply(f"ERR the cluster keeps version {self.present}, for version {wanted}: {unable}")
-        able = min(versions.newest for versions in self.known().values() if versions is not None)
-        wanted = able if version is None else wanted
+        if version is None:
+            wanted = min(versions.newest for versions in known.values() if versions is not None)
         if not is_dry and raft.propose(encode_version(wanted), raft.log.last_timestamp_ms, VERSION) is None:
             return NOT_LEADING
         return wanted

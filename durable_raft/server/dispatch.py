@@ -25,7 +25,7 @@ from durable_raft.server.claims import Claims
 from durable_raft.server.dispatch_facts import DispatchCounters, DispatchLimits
 from durable_raft.server.latency import LatencyRing
 from durable_raft.server.pending import Batch, Forming, Part, Queued, Slot, Waiting, parts_of
-from durable_raft.server.slices import STEPS_MAX, Jobs, Steps
+from durable_raft.server.slices import Jobs, Steps
 
 INFLIGHT_BATCHES_MAX = 2
 """Own batches in flight before the next one waits and grows: one on its way to the disks, one behind it."""
@@ -55,7 +55,7 @@ class Dispatcher:
         wake: Callable[[], None],
         is_reachable: Callable[[NodeId], bool],
         jobs: Jobs,
-        slice_steps: int = STEPS_MAX,
+        slice_steps: int,
     ) -> None:
         """Bind the parts.
 

@@ -13,7 +13,6 @@ from typing import Final
 
 from durable_raft.kv.replies import Reply, Verbatim
 from durable_raft.raft.types import Member
-from durable_raft.raft.versions import Versions
 from durable_raft.server.commands.arguments import Args
 from durable_raft.server.commands.cluster import client_address, replicas
 from durable_raft.server.commands.status import NodeStatus
@@ -237,7 +236,7 @@ def _raft(status: NodeStatus) -> Iterable[Field]:
     yield "raft_clock_differs", status.clock_differs
     yield "raft_checksum", status.checksum
     yield "raft_cluster_version", status.cluster_version
-    yield "raft_versions", _range(status.versions)
+    yield "raft_versions", status.versions.short()
     yield "raft_ready", status.is_ready()
     yield "raft_alarms", ",".join(status.alarms)
     for name, text in status.alarms.items():
@@ -278,14 +277,9 @@ def _raft_members(status: NodeStatus) -> Iterable[Field]:
                 "last_contact_ms": peer.last_contact_ms,
                 "address": member.client_address,
                 "member": status.part_of(member.node_id),
-                "versions": None if peer.versions is None else _range(peer.versions),
+                "versions": None if peer.versions is None else peer.versions.short(),
             }
             yield f"raft_peer_{member.node_id}", ",".join(f"{name}={_text(fact)}" for name, fact in facts.items())
-
-
-def _range(versions: Versions) -> str:
-    """Return which versions of a cluster a node can, as ``1-2``."""
-    return f"{versions.oldest}-{versions.newest}"
 
 
 _SECTIONS: Final[Mapping[str, Callable[[NodeStatus], Iterable[Field]]]] = {

@@ -93,17 +93,18 @@ def parse_list(setting: str, raw: object) -> str:
 
 def parse_count(setting: str, raw: object) -> int:
     """Return a whole number from 1 on."""
-    text = str(raw).strip()
-    if isinstance(raw, bool) or not _COUNT.fullmatch(text) or int(text) < 1:
-        refuse(setting, repr(raw), "a whole number from 1 on")
-    return int(text)
+    return _whole_number(setting, raw, lambda number: number >= 1, "from 1 on")
 
 
 def parse_priority(setting: str, raw: object) -> int:
     """Return an election priority."""
+    return _whole_number(setting, raw, lambda number: number <= PRIORITY_MAX, f"from 0 to {PRIORITY_MAX}")
+
+
+def _whole_number(setting: str, raw: object, is_within: Callable[[int], bool], bounds: str) -> int:
     text = str(raw).strip()
-    if isinstance(raw, bool) or not _COUNT.fullmatch(text) or int(text) > PRIORITY_MAX:
-        refuse(setting, repr(raw), f"a whole number from 0 to {PRIORITY_MAX}")
+    if isinstance(raw, bool) or not _COUNT.fullmatch(text) or not is_within(int(text)):
+        refuse(setting, repr(raw), f"a whole number {bounds}")
     return int(text)
 
 
