@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
 from durable_raft.storage.directory import DATA_FILE, sync_path
+from durable_raft.storage.tree_shape import shape_problems
 
 if TYPE_CHECKING:
     from lmdb import Environment
@@ -233,8 +234,8 @@ def _check_missing_tail(environment: Path, size: int, needed: int) -> None:
 def page_problems(environment: Path) -> list[str]:
     """Return what is wrong with the pages of ``environment/data.mdb``, read without mapping it.
 
-    Every page is walked: page numbers, order of keys, counts, and that each page is in use or free, once. It says
-    something only of a file that nobody writes.
+    Every page is walked: page numbers, order of keys, counts, and that each page is in use or free, once; then the
+    shape of the trees (tree_shape.py). It says something only of a file that nobody writes.
     """
     from lmdb.verify import VerifyError, verify
 
@@ -242,4 +243,4 @@ def page_problems(environment: Path) -> list[str]:
         problems: list[str] = verify(str(environment))  # type: ignore[no-untyped-call]
     except VerifyError as error:
         return [str(error)]
-    return problems
+    return problems or shape_problems(environment)

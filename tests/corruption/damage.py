@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -14,6 +15,12 @@ PAGE: Final = 4096
 SECTOR: Final = 512
 META_BYTES: Final = 152
 """Bytes of a meta page that mean something."""
+
+_HEADER: Final = struct.Struct("=QHHHH")
+"""Of a page: its number, padding, flags, end of the node offsets, begin of the nodes."""
+_BRANCH: Final = 0x01
+_LEAF: Final = 0x02
+_U16: Final = struct.Struct("=H")
 
 Damage = Callable[[bytearray, bytes, random.Random], None]
 
@@ -38,6 +45,24 @@ def byte_flip(data: bytearray, older: bytes, rng: random.Random) -> None:
     """Replace one byte."""
     del older
     data[rng.randrange(len(data))] ^= rng.randrange(1, 256)
+
+
+def node_bit_flip(data: bytearray, older: bytes, rng: random.Random) -> None:
+    """Flip one bit of what LMDB keeps about a node: where it lies, its lengths, flags and key."""
+    del older
+    tree_pages = [at for at in range(2 * PAGE, len(data), PAGE) if _has_nodes(data, at)]
+    page = rng.choice(tree_pages)
+    number = rng.randrange((_HEADER.unpack_from(data, page)[3] - _HEADER.size) // 2)
+    pointer = page + _HEADER.size + 2 * number
+    (offset,) = _U16.unpack_from(data, pointer)
+    (key_bytes,) = _U16.unpack_from(data, page + offset + 6)
+    at = rng.choice([pointer, pointer + 1, *range(page + offset, page + offset + 8 + key_bytes)])
+    data[at] ^= 1 << rng.randrange(8)
+
+
+def _has_nodes(data: bytearray, at: int) -> bool:
+    number, _, flags, nodes_end, _ = _HEADER.unpack_from(data, at)
+    return number * PAGE == at and flags in (_BRANCH, _LEAF) and nodes_end > _HEADER.size
 
 
 def zeroed_sector(data: bytearray, older: bytes, rng: random.Random) -> None:
@@ -139,6 +164,7 @@ KINDS: Final[Mapping[str, Damage]] = {
         bit_flip,
         header_bit_flip,
         byte_flip,
+        node_bit_flip,
         zeroed_sector,
         zeroed_page,
         random_page,

@@ -47,7 +47,7 @@ GROUPS: Final = 24
 CUT: Final = 11
 """Number of the group that cuts the entry of the one before."""
 FILES: Final = {JOURNAL: f"raft/{JOURNAL}", "raft": "raft/data.mdb"}
-LEFT_OUT: Final = {JOURNAL: frozenset({"stale_file"}), "raft": frozenset({"both_copies"})}
+LEFT_OUT: Final = {JOURNAL: frozenset({"stale_file", "node_bit_flip"}), "raft": frozenset({"both_copies"})}
 
 
 NAMED_BYTES: Final = 40
