@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -29,8 +28,6 @@ _HEADER_BYTES: Final = 16
 _P_BRANCH: Final = 0x01
 _BIG_DATA: Final = 0x01
 """Of a leaf's node: its value lies on pages of its own, and 8 bytes name the first."""
-_SUB_TREE: Final = 0x02
-"""Of a leaf's node: its value is the record of a table."""
 _PAGE_NUMBER_BYTES: Final = 8
 _NO_PAGE: Final = (1 << 64) - 1
 _PROBLEMS_MAX: Final = 20
@@ -46,20 +43,6 @@ _U64: Final = struct.Struct("=Q")
 
 
 @dataclass(frozen=True, slots=True)
-class _Node:
-    """One node of a page."""
-
-    offset: int
-    end: int
-    flags: int
-    child: int
-    """Of a branch: the page that it names."""
-    key: bytes
-    value: bytes
-    """Of a table's record; else empty."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Tree:
     """One tree to be walked."""
 
@@ -67,6 +50,16 @@ class _Tree:
     root: int
     is_free_list: bool = False
     """Whose keys are numbers in the byte order of the machine."""
+    has_tables: bool = False
+    """Whose values are records of tables, each with a tree of its own."""
+
+    def is_between(self, low: bytes, key: bytes, high: bytes | None) -> bool:
+        """Return whether ``key`` is in [low, high), as LMDB orders the keys of this tree."""
+        if not self.is_free_list:
+            return low <= key and (high is None or key < high)
+        number = int.from_bytes(key, sys.byteorder)
+        is_below = high is None or number < int.from_bytes(high, sys.byteorder)
+        return int.from_bytes(low, sys.byteorder) <= number and is_below
 
 
 def shape_problems(environment: Path) -> list[str]:
@@ -75,7 +68,7 @@ def shape_problems(environment: Path) -> list[str]:
         walk = _Walk(file)
         try:
             walk.run()
-        except (struct.error, ValueError, OverflowError) as error:
+        except (struct.error, ValueError, OverflowError, IndexError) as error:
             walk.problems.append(f"a page is not what the one above it says: {error}")
         return walk.problems
 
@@ -86,6 +79,7 @@ class _Walk:
     def __init__(self, file: BinaryIO) -> None:
         self.problems: list[str] = []
         self._file = file
+        self._trees: list[_Tree] = []
         head = file.read(_TRANSACTION_AT + _U64.size)
         (self._page_bytes,) = _U32.unpack_from(head, _PAGE_SIZE_AT)
         file.seek(self._page_bytes)
@@ -94,75 +88,66 @@ class _Walk:
     def run(self) -> None:
         """Walk all trees; stops when enough was found."""
         free, main = (_TREE.unpack_from(self._meta, at)[-1] for at in _TREES_AT)
-        trees = [_Tree("free", free, is_free_list=True), _Tree("main", main)]
-        for tree in trees:
-            for node in self._leaves(tree, tree.root, b"", None):
-                if node.flags & _SUB_TREE:
-                    trees.append(self._table(node))
-                if len(self.problems) >= _PROBLEMS_MAX:
-                    return
+        self._trees = [_Tree("free", free, is_free_list=True), _Tree("main", main, has_tables=True)]
+        for tree in self._trees:
+            if tree.root != _NO_PAGE:
+                self._below(tree, tree.root, b"", None)
 
-    def _table(self, node: _Node) -> _Tree:
-        name = node.key.decode(errors="backslashreplace")
-        _, flags, *_, root = _TREE.unpack(node.value)
+    def _below(self, tree: _Tree, number: int, low: bytes, high: bytes | None) -> None:
+        """Walk page ``number`` and all below, whose keys must be in [low, high)."""
+        if len(self.problems) >= _PROBLEMS_MAX:
+            return
+        data, offsets, is_branch = self._page(tree, number)
+        if is_branch:
+            # The key of the first node says nothing: no search looks at it.
+            lows = [low, *(_key(data, offset) for offset in offsets[1:])]
+            for offset, begin, end in zip(offsets, lows, [*lows[1:], high], strict=True):
+                self._below(tree, _child(data, offset), begin, end)
+            return
+        # The keys are in order, which was looked at before.
+        for offset in (offsets[0], offsets[-1]):
+            if not tree.is_between(low, key := _key(data, offset), high):
+                self.problems.append(f"{tree.name}: page {number}: key {key!r} is out of reach of a search")
+        if tree.has_tables:
+            self._trees += [self._table(data, offset) for offset in offsets]
+
+    def _table(self, data: bytes, offset: int) -> _Tree:
+        key = _key(data, offset)
+        name = key.decode(errors="backslashreplace")
+        _, flags, *_, root = _TREE.unpack_from(data, offset + _NODE.size + len(key))
         if flags:
             self.problems.append(f"table {name}: flags {flags:#x}, expected none")
         return _Tree(name, root)
 
-    def _leaves(self, tree: _Tree, number: int, low: bytes, high: bytes | None) -> Iterator[_Node]:
-        """Yield the nodes of the leaves at and below page ``number``, whose keys must be in [low, high)."""
-        if number == _NO_PAGE:
-            return
-        is_branch, nodes = self._page(tree, number)
-        if not is_branch:
-            for node in nodes:
-                if not _is_between(tree, low, node.key, high):
-                    self.problems.append(f"{tree.name}: page {number}: key {node.key!r} is out of reach of a search")
-                yield node
-            return
-        # The key of the first node says nothing: no search looks at it.
-        lows = [low, *(node.key for node in nodes[1:])]
-        for node, begin, end in zip(nodes, lows, [*lows[1:], high], strict=True):
-            yield from self._leaves(tree, node.child, begin, end)
-
-    def _page(self, tree: _Tree, number: int) -> tuple[bool, list[_Node]]:
-        """Read a page; its nodes must fill it."""
+    def _page(self, tree: _Tree, number: int) -> tuple[bytes, tuple[int, ...], bool]:
+        """Read a page, whose nodes must fill it: (its bytes, offsets of its nodes, whether it is a branch)."""
         self._file.seek(number * self._page_bytes)
         data = self._file.read(self._page_bytes)
         _, _, flags, lower, upper = _PAGE.unpack_from(data)
         is_branch = bool(flags & _P_BRANCH)
-        count = (lower - _HEADER_BYTES) // 2
-        offsets = struct.unpack_from(f"={count}H", data, _HEADER_BYTES)
-        nodes = [_node(data, offset, is_branch=is_branch) for offset in offsets]
-        at = upper
-        for node in sorted(nodes, key=lambda node: node.offset):
-            if node.offset != at:
-                self.problems.append(f"{tree.name}: page {number}: a node begins at {node.offset}, expected {at}")
+        offsets = struct.unpack_from(f"={(lower - _HEADER_BYTES) // 2}H", data, _HEADER_BYTES)
+        at, unpack = upper, _NODE.unpack_from
+        for offset in sorted(offsets):
+            if offset != at:
+                self.problems.append(f"{tree.name}: page {number}: a node begins at {offset}, expected {at}")
                 break
-            at = node.end
+            value_low, value_high, node_flags, key_bytes = unpack(data, offset)
+            at = offset + _NODE.size + key_bytes
+            if not is_branch:
+                at += _PAGE_NUMBER_BYTES if node_flags & _BIG_DATA else value_low | value_high << 16
+            at += at & 1
         else:
             if at != len(data):
                 self.problems.append(f"{tree.name}: page {number}: its nodes end at {at}, expected {len(data)}")
-        return is_branch, nodes
+        return data, offsets, is_branch
 
 
-def _node(data: bytes, offset: int, *, is_branch: bool) -> _Node:
-    low, middle, flags, key_bytes = _NODE.unpack_from(data, offset)
-    key_at = offset + _NODE.size
-    value_at = key_at + key_bytes
-    key = data[key_at:value_at]
-    if is_branch:
-        return _Node(offset, value_at + (value_at & 1), 0, low | middle << 16 | flags << 32, key, b"")
-    stored = _PAGE_NUMBER_BYTES if flags & _BIG_DATA else low | middle << 16
-    end = value_at + stored
-    value = data[value_at:end] if flags & _SUB_TREE else b""
-    return _Node(offset, end + (end & 1), flags, 0, key, value)
+def _key(data: bytes, offset: int) -> bytes:
+    _, _, _, key_bytes = _NODE.unpack_from(data, offset)
+    return data[offset + _NODE.size : offset + _NODE.size + key_bytes]
 
 
-def _is_between(tree: _Tree, low: bytes, key: bytes, high: bytes | None) -> bool:
-    if not tree.is_free_list:
-        return low <= key and (high is None or key < high)
-    number = int.from_bytes(key, sys.byteorder)
-    return int.from_bytes(low, sys.byteorder) <= number and (
-        high is None or number < int.from_bytes(high, sys.byteorder)
-    )
+def _child(data: bytes, offset: int) -> int:
+    """Return the page that a branch's node names."""
+    low, middle, high, _ = _NODE.unpack_from(data, offset)
+    return int(low | middle << 16 | high << 32)
