@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from benchmarks.tables import table, written_over
 from tests.results import moves
+from tests.simulation.mutants import mutants_members
 
 RESULTS: Final = Path(__file__).parent
 DOCUMENT: Final = RESULTS.parent / "README.md"
@@ -102,8 +103,12 @@ def _mutants(figures: Figures) -> str:
         for name, each in figures.items()
         if not each["rule"]
     ]
-    share = f"{len(caught)} of {len(figures)} were caught.\n\n"
-    return share + table(["mutant", "seeds", "caught by", "played"], [*caught, *missed])
+    shown = [
+        [f"`{name}`", "-", f"`raft/scripts/{script}.txt`", "-"]
+        for name, script in mutants_members.SHOWN_BY_SCRIPT.items()
+    ]
+    share = f"{len(caught)} of {len(figures)} were caught. {len(shown)} more are shown by a script alone.\n\n"
+    return share + table(["mutant", "seeds", "caught by", "played"], [*caught, *missed, *shown])
 
 
 def _fuzz(figures: Figures) -> str:

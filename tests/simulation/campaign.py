@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.results import record
-from tests.simulation.mutants import MUTANTS, planted
-from tests.simulation.swarm import COMMITS, FAULTS, LINK_FAULTS
+from tests.simulation.mutants import MUTANTS, mutants_members, planted
+from tests.simulation.swarm import COMMITS, FAULTS, LINK_FAULTS, draw_churn
 from tests.simulation.world import World
 from tests.support.progress import tell
 
@@ -42,6 +42,9 @@ SEEDS: Final = 200
 PROGRESS_SEEDS: Final = 50
 SEEDS_PER_MUTANT: Final = 2_000
 """After so many seeds a mutant counts as not caught."""
+
+PLAYED: Final = tuple(name for name in MUTANTS if name not in mutants_members.SHOWN_BY_SCRIPT)
+"""Mutants that the simulation must catch."""
 
 RULES: Final = ("InvariantViolation", "WrongAnswer", "StatesDiffer", "NotLinearizable", "Livelock")
 """Errors that name a broken rule; any other is a mistake of the simulation's own and catches nothing."""
@@ -211,12 +214,18 @@ class Verdict:
 
 
 def play_mutants(seeds_max: int = SEEDS_PER_MUTANT, names: Sequence[str] = ()) -> Iterator[Verdict]:
-    """Play each planted bug with the seeds from 1 on until it is caught, and print what became of it."""
+    """Play each planted bug with its seeds until it is caught, and print what became of it."""
     print(f"{'mutant':34} {'seeds':>5}  caught by", "-" * 110, sep="\n")
-    for name in names or list(MUTANTS):
-        verdict = _verdict(name, run_seeds(range(1, seeds_max + 1), name, until_fail=True))
+    for name in names or PLAYED:
+        verdict = _verdict(name, run_seeds(_seeds_for(name, seeds_max), name, until_fail=True))
         print(verdict.line(), flush=True)
         yield verdict
+
+
+def _seeds_for(name: str, seeds_max: int) -> Sequence[int]:
+    """Return the seeds for a mutant: the first ones; for one of changes of members those that change them."""
+    seeds = range(1, seeds_max + 1)
+    return seeds if name not in vars(mutants_members) else [seed for seed in seeds if draw_churn(seed, 1)]
 
 
 def _verdict(name: str, result: Result) -> Verdict:
@@ -287,7 +296,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _mutants(seeds_max: int, names: Sequence[str], file: Path | None) -> int:
     """Play mutants; what ``file`` says of others stays, with the day on which they were played."""
-    print(f"{len(names or MUTANTS)} mutants, at most {seeds_max} seeds each")
+    print(f"{len(names or PLAYED)} mutants, at most {seeds_max} seeds each")
     known = json.loads(file.read_text(encoding="utf-8"))["figures"] if file is not None and file.exists() else {}
     is_all_caught = True
     for each in play_mutants(seeds_max, names):

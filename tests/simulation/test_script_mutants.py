@@ -1,7 +1,7 @@
 """Planted bugs of changes of members that a script shows (tests/raft/scripts): it no longer happens as it is told.
 
-The simulation meets what these break too seldom to be a proof: a member that is gone campaigns just then, or a leader
-goes in the middle of a change.
+The simulation catches most of these, too. What the others break it meets too seldom: a member that is gone campaigns
+just then, or a leader goes in the middle of a change.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from typing import Final
 import pytest
 
 from tests.simulation.mutants import planted
+from tests.simulation.mutants_members import SHOWN_BY_SCRIPT
 from tests.support.raft_script import run_script
 
 SCRIPTS: Final = Path(__file__).parents[1] / "raft" / "scripts"
 
 SHOWN_BY: Final = {
-    "candidate_without_a_vote_counts_itself": "removed_leader_campaigns",
-    "removed_leader_cannot_campaign": "removed_leader_campaigns",
-    "leader_without_a_vote_stays": "leader_without_vote",
-    "change_lost_with_its_leader": "joint_left_by_next_leader",
-    "those_who_leave_are_not_waited_for": "removed_node_is_left_alone",
+    **SHOWN_BY_SCRIPT,
     "learners_counted": "learner",
     "leader_without_a_vote_counts_itself": "leader_of_two_removed",
     "joint_committed_by_the_old": "joint_majorities",
