@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.results import record
-from tests.simulation.mutants import MUTANTS, mutants_members, planted
-from tests.simulation.swarm import COMMITS, FAULTS, LINK_FAULTS, draw_churn
+from tests.simulation.mutants import MUTANTS, mutants_members, mutants_priority, planted
+from tests.simulation.swarm import COMMITS, FAULTS, LINK_FAULTS, draw_churn, draw_priorities
 from tests.simulation.world import World
 from tests.support.progress import tell
 
@@ -223,9 +223,13 @@ def play_mutants(seeds_max: int = SEEDS_PER_MUTANT, names: Sequence[str] = ()) -
 
 
 def _seeds_for(name: str, seeds_max: int) -> Sequence[int]:
-    """Return the seeds for a mutant: the first ones; for one of changes of members those that change them."""
+    """Return the seeds for a mutant: the first ones, or those of them that have what it breaks."""
     seeds = range(1, seeds_max + 1)
-    return seeds if name not in vars(mutants_members) else [seed for seed in seeds if draw_churn(seed, 1)]
+    if name in vars(mutants_members):
+        return [seed for seed in seeds if draw_churn(seed, 1)]
+    if name in vars(mutants_priority):
+        return [seed for seed in seeds if draw_priorities(seed)]
+    return seeds
 
 
 def _verdict(name: str, result: Result) -> Verdict:

@@ -207,7 +207,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         queue_bytes_max=rng.choice((600, 3_000, 256 << 20, 256 << 20)),
         large_bytes=rng.choice((0, 60, 1 << 20)),
         churn_interval=draw_churn(seed, election_min),
-        priorities=_draw_priorities(seed),
+        priorities=draw_priorities(seed),
         upgrade_interval=draw_upgrades(seed, election_min),
     )
 
@@ -221,7 +221,7 @@ def draw_churn(seed: int, election_min_ms: int) -> int:
     return election_min_ms * MS * rng.choice((1, 2, 4)) if rng.random() < CHURN_SHARE else 0
 
 
-def _draw_priorities(seed: int) -> tuple[int, ...]:
+def draw_priorities(seed: int) -> tuple[int, ...]:
     """Draw whom an operator would have lead: in most seeds nobody. The stream is chosen as ``draw_churn``'s is."""
     rng = random.Random(f"priorities 173 of {seed}")
     if rng.random() >= PRIORITIES_SHARE:
