@@ -363,6 +363,10 @@ class Raft:
         if priorities is not None:
             self._state.priorities.note(priorities)
 
+    def hear_members(self, now: int, source: NodeId, told: Configuration) -> None:
+        """Note by which configuration ``source`` goes: this log may be behind, and who it knows gone."""
+        lives.hear_members(self._state, now, source, told)
+
     def rewrite_standing(self) -> None:
         """Have the next write repeat the standing, and with it both copies of what is stored beside the log."""
         self._state.forget_submitted_standing()

@@ -25,7 +25,8 @@ No copy is counted before it was looked at. In each life a voter first *resumes*
 and no leader counts it, until enough peers have answered and none objects.
 
 - In its place, and a majority (itself included) answered: it resumes. No cluster without a majority could work, so this
-  costs a round trip at a start, never availability.
+  costs a round trip at a start, never availability. Its log may be behind, and too many of the voters that it knows may
+  be gone for good; so the majority of a newer configuration counts as well, if a peer says that it goes by that one.
 - Not in its place: it may owe anything, so it hears *all* peers. When a majority of the voters besides it are in their
   places, they can elect a leader without it. Then it is a *copy*: a disk that forgot, which that leader admits
   as it admits a new disk (admission.py; the argument there is of promises, not of what else is on the disk). When no
@@ -55,7 +56,7 @@ from durable_raft.raft import admission
 from durable_raft.raft.messages import Resume, ResumeResponse
 from durable_raft.raft.quorum import has_quorum
 from durable_raft.raft.state_parts import Found
-from durable_raft.raft.types import Life, NodeId, Role
+from durable_raft.raft.types import Configuration, Life, NodeId, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +99,8 @@ def resume(state: RaftState, now: int) -> None:
     if state.leader_id is not None and state.leader_id not in (state.config.node_id, *asked):
         # What makes it a member is behind the end of this log.
         asked.append(state.leader_id)
+    for told in _told(state):
+        asked += [voter for voter in told.voters if voter not in (state.config.node_id, *asked)]
     for peer in asked:
         if peer not in state.doubts.answers:
             state.send_after_write(peer, message)
@@ -172,7 +175,8 @@ def consider(state: RaftState, now: int) -> None:
     answers, in_place = state.doubts.answers, is_in_place(state)
     if state.doubts.is_resumed or not state.standing.is_voter:
         return
-    if in_place and not has_quorum(state.configuration, {state.config.node_id, *answers}):
+    heard = {state.config.node_id, *answers}
+    if in_place and not any(has_quorum(each, heard) for each in (state.configuration, *_told(state))):
         return
     if not in_place and not answers.keys() >= set(state.voter_peers):
         return
@@ -186,6 +190,18 @@ def consider(state: RaftState, now: int) -> None:
         state.standing = replace(state.standing, place=state.config.place)
     state.reset_election_deadline(now)
     state.observe("resumed", life=state.standing.lives[-1].number, term=state.current_term)
+
+
+def hear_members(state: RaftState, now: int, source: NodeId, told: Configuration) -> None:
+    """Note which configuration ``source`` goes by."""
+    state.doubts.told[source] = told
+    state.retry_due = now
+
+
+def _told(state: RaftState) -> list[Configuration]:
+    """Return what peers go by that is newer than this log's configuration, where this node has a vote in it."""
+    own, newest = state.config.node_id, state.configuration.index
+    return [told for told in state.doubts.told.values() if told.index > newest and own in told.voters]
 
 
 def _become_copy(state: RaftState, now: int, reason: str) -> None:

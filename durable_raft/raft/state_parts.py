@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from durable_raft.raft.messages import ResumeResponse
-from durable_raft.raft.types import Index, NodeId, Term
+from durable_raft.raft.types import Configuration, Index, NodeId, Term
 
 
 class RoomLeft:
@@ -114,7 +114,7 @@ class Found(NamedTuple):
 class Doubts:
     """What speaks against this disk, or against what another disk said, in this life."""
 
-    __slots__ = ("answers", "contradiction", "found", "highest_life", "is_resumed", "void_nonces", "void_votes")
+    __slots__ = ("answers", "contradiction", "found", "highest_life", "is_resumed", "told", "void_nonces", "void_votes")
 
     def __init__(self) -> None:
         self.is_resumed = True
@@ -123,6 +123,8 @@ class Doubts:
         """None where no voter began this life, and once it is known for a copy."""
         self.answers: dict[NodeId, ResumeResponse] = {}
         """What each peer knows of this directory, as it said in this life."""
+        self.told: dict[NodeId, Configuration] = {}
+        """By which configuration each node goes that said so."""
         self.highest_life = 0
         """Number of the latest life of this directory that any peer knew when this disk was introduced to it."""
         self.void_votes: dict[NodeId, Term] = {}

@@ -121,8 +121,8 @@ class Members:
             for peer in links.links:
                 links.tell(peer, message)
 
-    def heard(self, source: NodeId, message: TellMembers) -> None:
-        """Note what ``source`` says, if it is newer than what this node knows.
+    def heard(self, now: int, source: NodeId, message: TellMembers) -> None:
+        """Note at ``now`` (ms) what ``source`` says, if it is newer than what this node knows.
 
         Raises:
             PeerMisbehaved: that is no configuration.
@@ -134,6 +134,7 @@ class Members:
         known = self._told.pop(source, None)
         if message.configuration_index > self._raft.configuration.index:
             self._told[source] = (message.configuration_index, tuple(map(_usable, told.members)))
+            self._raft.hear_members(now, source, told)
         if known != self._told.get(source):
             self._followed = None
 

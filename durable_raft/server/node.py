@@ -248,7 +248,7 @@ class Node:
                 if isinstance(message, (AskTime, TellTime)):
                     self.timekeeper.receive(source, message)
                 elif isinstance(message, TellMembers):
-                    self.members.heard(source, message)
+                    self.members.heard(now, source, message)
                     self.members.follow(self.peers, self.dispatcher)
                 else:
                     self.raft.step(now, source, message)

@@ -28,6 +28,11 @@ from tests.simulation.world import World
 SHORT = (1422, 1426)
 """Short seeds in which members come and go in all ways."""
 
+REGRESSIONS_OF_MEMBERS = {
+    689081459: "a voter that was away while others went waits for them, and its vote is needed",
+}
+"""Seeds that broke a rule once, and what was wrong."""
+
 WAYS = (
     "step AddLearner",
     "step Promote",
@@ -74,6 +79,13 @@ def test_members_come_and_go_in_every_way() -> None:
         assert rule is None, timeline(Failure(seed, rule))
         counts += world.counts
     assert [way for way in WAYS if not counts[way]] == [], counts
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS_OF_MEMBERS)
+def test_seed_that_broke_a_rule_once_breaks_none(seed: int) -> None:
+    """What was wrong then is right now."""
+    _, rule = run_seed(seed)
+    assert rule is None, timeline(Failure(seed, rule))
 
 
 def test_some_seeds_change_members_and_those_of_other_tests_do_not() -> None:
