@@ -16,6 +16,7 @@ command, so that no index is left out.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -139,8 +140,14 @@ def _to_file(walk: Iterator[Walked], kind: str, new: _NewFile) -> int:
         code = _write(walk, sink)
     else:
         text = io.TextIOWrapper(new.file, encoding="utf-8", newline="")
-        code = _write(walk, _text_sink(kind, text))
-        text.flush()
+        try:
+            code = _write(walk, _text_sink(kind, text))
+            text.flush()
+        except OSError:
+            # What it keeps back cannot be written either. From Python 3.13 on that is printed if nobody closed it.
+            with contextlib.suppress(OSError):
+                text.close()
+            raise
     new.finish()
     return code
 
