@@ -90,9 +90,16 @@ def is_in_place(state: RaftState) -> bool:
 
 
 def resume(state: RaftState, now: int) -> None:
-    """Tell this life to every peer and leader that has not answered yet, once it is flushed."""
-    if not state.has_life_to_tell:
-        return
+    """Tell this life to every peer and leader that has not answered yet, once it is flushed; then see who has.
+
+    Whose answer is needed changes with the members.
+    """
+    if state.has_life_to_tell:
+        _tell(state)
+    consider(state, now)
+
+
+def _tell(state: RaftState) -> None:
     standing = state.standing
     message = Resume(state.config.node_uuid, standing.lives, is_in_place(state), state.config.accept_old_copy)
     asked = list(state.peers)
@@ -104,7 +111,6 @@ def resume(state: RaftState, now: int) -> None:
     for peer in asked:
         if peer not in state.doubts.answers:
             state.send_after_write(peer, message)
-    consider(state, now)
 
 
 def is_unheard(state: RaftState, leader: NodeId) -> bool:

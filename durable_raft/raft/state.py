@@ -215,7 +215,8 @@ class RaftState:
         must_introduce = not self.standing.is_voter and (
             not self.introduced.keys() >= self.peer_set or not self.voter_peers
         )
-        return must_introduce or bool(self.log.lost) or self.waits_for_votes or self.has_life_to_tell
+        must_resume = self.has_life_to_tell or (self.standing.is_voter and not self.doubts.is_resumed)
+        return must_introduce or bool(self.log.lost) or self.waits_for_votes or must_resume
 
     @property
     def is_hard_state_flushed(self) -> bool:

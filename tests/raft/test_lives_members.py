@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from durable_raft.raft.messages import Resume
-from durable_raft.raft.types import Configuration, Index, Member, NodeId
-from tests.raft.test_lives import THERE, answer, living
-from tests.support.raft_solo import ask, request_vote
+from durable_raft.raft.configuration import encode
+from durable_raft.raft.messages import AppendEntries, Resume
+from durable_raft.raft.types import Configuration, EntryKind, Index, Member, NodeId, Term, make_entry
+from tests.raft.test_lives import HERE, THERE, answer, living
+from tests.support.raft_disk import entries_of
+from tests.support.raft_solo import ask, point_of, request_vote
 
 
 def goes_by(voters: str, index: int, outgoing: str = "") -> Configuration:
@@ -62,3 +64,21 @@ def test_who_is_not_in_its_place_believes_no_majority_that_it_was_told_of() -> N
     cluster["n1"].hear_members(cluster.now, NodeId("n2"), goes_by("n1 n2", 57))
     cluster.fire("n1")
     assert not cluster["n1"].is_voter
+
+
+@pytest.mark.parametrize(("place", "stay"), [(HERE, "n2"), (THERE, "n2 n3")])
+def test_who_goes_is_not_waited_for_any_more(place: bytes, stay: str) -> None:
+    """All whose answer is needed have answered before the members change: nobody says anything after that."""
+    cluster = living(place=place, voters="n1 n2 n3 n4")
+    for peer in stay.split():
+        answer(cluster, peer, in_place=False)
+    assert not cluster["n1"].is_voter
+    payload = encode(goes_by(f"n1 {stay}", 3))
+    previous = point_of(entries_of("1 1"), 2)
+    entry = make_entry(previous=previous, term=Term(3), kind=EntryKind.CONFIGURATION, timestamp_ms=9, payload=payload)
+    cluster.tell(
+        "n1", "n2", AppendEntries(Term(3), previous.index, previous.term, previous.chain, (entry,), Index(0), 0)
+    )
+    cluster.now += 50
+    cluster.fire("n1")
+    assert cluster["n1"].is_voter
