@@ -10,6 +10,7 @@ import pytest
 
 from tests.corruption.campaign import CONFIGURATION_ROT
 from tests.corruption.damage import KINDS
+from tests.corruption.journals import JOURNAL_KINDS
 from tests.fault_matrix.matrix import CALLS
 from tests.moves.campaign import FULL
 from tests.moves.steps import plan
@@ -42,6 +43,10 @@ def test_figures_speak_of_what_the_campaigns_play_now() -> None:
     assert set(figures["power_loss_bugs"]) == set(ALL_BUGS)
     assert set(figures["fault_matrix"]["calls"]) == set(CALLS)
     assert set(figures["corruption"]["quick"]["outcomes"]) == {*KINDS, CONFIGURATION_ROT}
+    assert set(figures["corruption_journal"]["quick"]["outcomes"]) == {*JOURNAL_KINDS}
+    for name in ("power_loss", "block_level", "fault_matrix", "corruption"):
+        assert "--log-commit journal" not in tables.result(name)["command"]
+        assert "--log-commit journal" in tables.result(f"{name}_journal")["command"]
     assert list(figures["soak"]["troubles"]) == [*TROUBLES, NOT_ALONE]
     assert list(figures["moves"]["steps"]) == [name for name, _ in plan(FULL)]
 

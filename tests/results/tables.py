@@ -22,6 +22,10 @@ DOCUMENT: Final = RESULTS.parent / "README.md"
 PHASES: Final = ("start", "work")
 """In which a call of the fault matrix fails; tests/fault_matrix/cell.py says what they are."""
 
+LMDB_FILES: Final = {"raft": "`raft/data.mdb`", "kv": "`kv/data.mdb`"}
+JOURNAL_FILES: Final = {"journal": "`raft/journal`", "raft": "`raft/data.mdb`"}
+"""What damage struck in trials of one directory, and how a column is headed."""
+
 Figures = Mapping[str, Any]
 
 _NAMED_RULE: Final = re.compile(r"(?:broken: )?([A-Z][A-Za-z =>]+)[:(]")
@@ -169,20 +173,23 @@ def _did(cells: Sequence[Mapping[str, Any]], call: str, phase: str) -> str:
     return "; ".join(f"{did} ({', '.join(counts)})" for did, counts in times.items()) or "-"
 
 
-def _damage(outcomes: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
+def _damage(outcomes: Mapping[str, Mapping[str, Mapping[str, int]]], files: Mapping[str, str] = LMDB_FILES) -> str:
     lines = [
-        [words(kind), *(told(environments.get(name, {})) for name in ("raft", "kv"))]
-        for kind, environments in outcomes.items()
+        [words(kind), *(told(environments.get(name, {})) for name in files)] for kind, environments in outcomes.items()
     ]
-    return table(["damage to one file", "`raft/`", "`kv/`"], lines)
+    return table(["damage to one file", *files.values()], lines)
 
 
-def _corruption(figures: Figures) -> str:
+def _corruption(figures: Figures, files: Mapping[str, str] = LMDB_FILES) -> str:
     failures = figures["quick"]["failures"] + figures["whole"]["failures"]
     return (
-        f"One directory each:\n\n{_damage(figures['quick']['outcomes'])}\n"
+        f"One directory each:\n\n{_damage(figures['quick']['outcomes'], files)}\n"
         f"Three real nodes each:\n\n{_damage(figures['whole']['outcomes'])}\n**{failures} failures.**\n"
     )
+
+
+def _corruption_journal(figures: Figures) -> str:
+    return _corruption(figures, JOURNAL_FILES)
 
 
 def _meta_bits(figures: Figures) -> str:
@@ -231,10 +238,14 @@ TABLES: Final[dict[str, tuple[str, Callable[[Figures], str]]]] = {
     "mutants": ("mutants", _mutants),
     "fuzz": ("fuzz", _fuzz),
     "power_loss": ("power_loss", _power_loss),
+    "power_loss_journal": ("power_loss_journal", _power_loss),
     "power_loss_bugs": ("power_loss_bugs", _power_loss_bugs),
     "block_level": ("block_level", _block_level),
+    "block_level_journal": ("block_level_journal", _block_level),
     "fault_matrix": ("fault_matrix", _fault_matrix),
+    "fault_matrix_journal": ("fault_matrix_journal", _fault_matrix),
     "corruption": ("corruption", _corruption),
+    "corruption_journal": ("corruption_journal", _corruption_journal),
     "meta_bits": ("meta_bits", _meta_bits),
     "soak": ("soak", _soak),
     "soak_troubles": ("soak", _soak_troubles),
