@@ -221,11 +221,11 @@ class NodeConfig:
         64 << 20, parse_bytes, "BYTES", "Room kept free: with less than this, writes are refused while votes still work"
     )
     log_commit: str = _tunable(
-        "lmdb",
-        choice("lmdb", "journal"),
-        "lmdb|journal",
-        "What makes a write durable: a transaction of LMDB (two flushes), or the journal beside it (one flush), "
-        "which is moved into LMDB within a second",
+        "journal",
+        choice("journal", "lmdb"),
+        "journal|lmdb",
+        "What makes a write durable: the journal beside LMDB (one flush), which is moved into LMDB within a second, "
+        "or a transaction of LMDB (two flushes)",
     )
     log_format: str = _tunable("text", choice("text", "json"), "text|json", "Form of the log lines on stderr")
     log_level: str = _tunable(
