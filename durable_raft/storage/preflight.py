@@ -15,7 +15,7 @@ Layout (LMDB 0.9, 64 bit, byte order of the machine)::
     meta page 16 magic u32 | version u32 | address u64 | map size u64
               | 40 free tree 48 bytes: page size u32 | flags u16 | .. | root u64
               | 88 main tree 48 bytes | 136 last page u64 | 144 transaction id u64
-    node       0 u16 | u16 | u16 (together the page number of a branch) | 6 key length u16 | 8 key
+    node      page_layout.py
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from durable_raft.errors import CorruptRecord, UnknownFormatVersion
 from durable_raft.storage.directory import DATA_FILE, sync_path
+from durable_raft.storage.page_layout import DEPTH_MAX, NO_PAGE, P_BRANCH, U64, child_at, key_at
 from durable_raft.storage.tree_shape import shape_problems
 
 if TYPE_CHECKING:
@@ -39,12 +40,8 @@ FAILED_FILE: Final = "failed-transaction"
 
 _MAGIC: Final = 0xBEEFC0DE
 _DATA_VERSION: Final = 1
-_P_BRANCH: Final = 0x01
 _P_LEAF: Final = 0x02
 _P_META: Final = 0x08
-_NO_PAGE: Final = (1 << 64) - 1
-_DEPTH_MAX: Final = 32
-"""LMDB's own bound of a cursor's depth."""
 _META_BYTES: Final = 152
 _TREE_FLAGS_AT: Final = (44, 92)
 _TREE_FLAGS: Final = (0x08, 0)
@@ -54,9 +51,7 @@ _PAGE: Final = struct.Struct("=QHHH")
 _U16: Final = struct.Struct("=H")
 _MAGIC_VERSION: Final = struct.Struct("=II")
 _PAGE_SIZE: Final = struct.Struct("=I")
-_U64: Final = struct.Struct("=Q")
 _LAST_PAGE_TXN: Final = struct.Struct("=QQ")
-_NODE: Final = struct.Struct("=HHHH")
 _READ_ATTEMPTS: Final = 50
 """A running node may commit between two reads; another look then finds all of one moment."""
 
@@ -131,7 +126,7 @@ def _read_meta_page(data: bytes, path: Path, number: int) -> _MetaPage:
     page_number, _, flags = _HEADER.unpack_from(data)
     magic, version = _MAGIC_VERSION.unpack_from(data, 16)
     (page_size,) = _PAGE_SIZE.unpack_from(data, 40)
-    (free_root,) = _U64.unpack_from(data, 80)
+    (free_root,) = U64.unpack_from(data, 80)
     last_page, transaction_id = _LAST_PAGE_TXN.unpack_from(data, 136)
     page = _MetaPage(page_number, flags, magic, version, page_size, free_root, last_page, transaction_id)
     if magic != _MAGIC or not flags & _P_META or page_number != number:
@@ -163,25 +158,25 @@ def _last_freeing(file: BinaryIO, meta: _MetaPage, path: Path) -> int:
         CorruptRecord: a page on the way to it is cut off or not what it should be.
     """
     number = meta.free_root
-    if number == _NO_PAGE:
+    if number == NO_PAGE:
         return 0
-    for _ in range(_DEPTH_MAX):
+    for _ in range(DEPTH_MAX):
         try:
             file.seek(number * meta.page_size)
             data = file.read(meta.page_size)
             page_number, _, flags, offsets_end = _PAGE.unpack_from(data)
             (offset,) = _U16.unpack_from(data, offsets_end - _U16.size)
-            low, middle, high, key_bytes = _NODE.unpack_from(data, offset)
-            if page_number != number or flags not in (_P_BRANCH, _P_LEAF):
+            key, child = key_at(data, offset), child_at(data, offset)
+            if page_number != number or flags not in (P_BRANCH, _P_LEAF):
                 raise CorruptRecord(
                     f"{path}: page {number} of the free tree says number {page_number}, flags {flags:#x}"
                 )
             if flags == _P_LEAF:
-                return int.from_bytes(data[offset + _NODE.size : offset + _NODE.size + key_bytes], sys.byteorder)
+                return int.from_bytes(key, sys.byteorder)
         except (struct.error, OSError, OverflowError, ValueError) as error:
             raise CorruptRecord(f"{path}: page {number} of the free tree is cut off or damaged: {error}") from error
-        number = low | middle << 16 | high << 32
-    raise CorruptRecord(f"{path}: the free tree is deeper than {_DEPTH_MAX} pages")
+        number = child
+    raise CorruptRecord(f"{path}: the free tree is deeper than {DEPTH_MAX} pages")
 
 
 def note_failed_transaction(environment: Path, transaction_id: int) -> None:

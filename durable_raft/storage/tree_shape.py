@@ -11,7 +11,7 @@ written by other rules. So this holds of every sound file:
 - no table but the list of free pages has flags.
 
 Asked only of files in which ``lmdb.verify`` finds nothing, so page numbers and offsets are within bounds. Layout: see
-preflight.py; a tree's record is described in log/pages.py.
+page_layout.py.
 """
 
 from __future__ import annotations
@@ -23,23 +23,16 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from durable_raft.storage.directory import DATA_FILE
+from durable_raft.storage.page_layout import HEADER_BYTES, NO_PAGE, NODE, P_BRANCH, child_at, key_at, newest_meta
 
-_HEADER_BYTES: Final = 16
-_P_BRANCH: Final = 0x01
 _BIG_DATA: Final = 0x01
 """Of a leaf's node: its value lies on pages of its own, and 8 bytes name the first."""
 _PAGE_NUMBER_BYTES: Final = 8
-_NO_PAGE: Final = (1 << 64) - 1
 _PROBLEMS_MAX: Final = 20
-_PAGE_SIZE_AT: Final = 40
-_TRANSACTION_AT: Final = 144
 _TREES_AT: Final = (40, 88)
 """In a meta page: the tree of free pages and the main tree."""
 _TREE: Final = struct.Struct("=IHHQQQQQ")
 _PAGE: Final = struct.Struct("=QHHHH")
-_NODE: Final = struct.Struct("=HHHH")
-_U32: Final = struct.Struct("=I")
-_U64: Final = struct.Struct("=Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +73,14 @@ class _Walk:
         self.problems: list[str] = []
         self._file = file
         self._trees: list[_Tree] = []
-        head = file.read(_TRANSACTION_AT + _U64.size)
-        (self._page_bytes,) = _U32.unpack_from(head, _PAGE_SIZE_AT)
-        file.seek(self._page_bytes)
-        self._meta = max(head, file.read(len(head)), key=lambda page: int(_U64.unpack_from(page, _TRANSACTION_AT)[0]))
+        self._meta, self._page_bytes = newest_meta(file)
 
     def run(self) -> None:
         """Walk all trees; stops when enough was found."""
         free, main = (_TREE.unpack_from(self._meta, at)[-1] for at in _TREES_AT)
         self._trees = [_Tree("free", free, is_free_list=True), _Tree("main", main, has_tables=True)]
         for tree in self._trees:
-            if tree.root != _NO_PAGE:
+            if tree.root != NO_PAGE:
                 self._below(tree, tree.root, b"", None)
 
     def _below(self, tree: _Tree, number: int, low: bytes, high: bytes | None) -> None:
@@ -100,21 +90,21 @@ class _Walk:
         data, offsets, is_branch = self._page(tree, number)
         if is_branch:
             # The key of the first node says nothing: no search looks at it.
-            lows = [low, *(_key(data, offset) for offset in offsets[1:])]
+            lows = [low, *(key_at(data, offset) for offset in offsets[1:])]
             for offset, begin, end in zip(offsets, lows, [*lows[1:], high], strict=True):
-                self._below(tree, _child(data, offset), begin, end)
+                self._below(tree, child_at(data, offset), begin, end)
             return
         # The keys are in order, which was looked at before.
         for offset in (offsets[0], offsets[-1]):
-            if not tree.is_between(low, key := _key(data, offset), high):
+            if not tree.is_between(low, key := key_at(data, offset), high):
                 self.problems.append(f"{tree.name}: page {number}: key {key!r} is out of reach of a search")
         if tree.has_tables:
             self._trees += [self._table(data, offset) for offset in offsets]
 
     def _table(self, data: bytes, offset: int) -> _Tree:
-        key = _key(data, offset)
+        key = key_at(data, offset)
         name = key.decode(errors="backslashreplace")
-        _, flags, *_, root = _TREE.unpack_from(data, offset + _NODE.size + len(key))
+        _, flags, *_, root = _TREE.unpack_from(data, offset + NODE.size + len(key))
         if flags:
             self.problems.append(f"table {name}: flags {flags:#x}, expected none")
         return _Tree(name, root)
@@ -124,15 +114,15 @@ class _Walk:
         self._file.seek(number * self._page_bytes)
         data = self._file.read(self._page_bytes)
         _, _, flags, lower, upper = _PAGE.unpack_from(data)
-        is_branch = bool(flags & _P_BRANCH)
-        offsets = struct.unpack_from(f"={(lower - _HEADER_BYTES) // 2}H", data, _HEADER_BYTES)
-        at, unpack = upper, _NODE.unpack_from
+        is_branch = bool(flags & P_BRANCH)
+        offsets = struct.unpack_from(f"={(lower - HEADER_BYTES) // 2}H", data, HEADER_BYTES)
+        at, unpack = upper, NODE.unpack_from
         for offset in sorted(offsets):
             if offset != at:
                 self.problems.append(f"{tree.name}: page {number}: a node begins at {offset}, expected {at}")
                 break
             value_low, value_high, node_flags, key_bytes = unpack(data, offset)
-            at = offset + _NODE.size + key_bytes
+            at = offset + NODE.size + key_bytes
             if not is_branch:
                 at += _PAGE_NUMBER_BYTES if node_flags & _BIG_DATA else value_low | value_high << 16
             at += at & 1
@@ -140,14 +130,3 @@ class _Walk:
             if at != len(data):
                 self.problems.append(f"{tree.name}: page {number}: its nodes end at {at}, expected {len(data)}")
         return data, offsets, is_branch
-
-
-def _key(data: bytes, offset: int) -> bytes:
-    _, _, _, key_bytes = _NODE.unpack_from(data, offset)
-    return data[offset + _NODE.size : offset + _NODE.size + key_bytes]
-
-
-def _child(data: bytes, offset: int) -> int:
-    """Return the page that a branch's node names."""
-    low, middle, high, _ = _NODE.unpack_from(data, offset)
-    return int(low | middle << 16 | high << 32)
