@@ -363,8 +363,8 @@ class Raft:
         if priorities is not None:
             self._state.priorities.note(priorities)
 
-    def hear_members(self, now: int, source: NodeId, told: Configuration) -> None:
-        """Note by which configuration ``source`` goes: this log may be behind, and who it knows gone."""
+    def hear_members(self, now: int, source: NodeId, told: Configuration | None) -> None:
+        """Note what ``source`` goes by (None: nothing newer): this log may be behind, and who it knows gone."""
         lives.hear_members(self._state, now, source, told)
 
     def rewrite_standing(self) -> None:

@@ -198,10 +198,12 @@ def consider(state: RaftState, now: int) -> None:
     state.observe("resumed", life=state.standing.lives[-1].number, term=state.current_term)
 
 
-def hear_members(state: RaftState, now: int, source: NodeId, told: Configuration) -> None:
-    """Note which configuration ``source`` goes by."""
-    state.doubts.told[source] = told
-    state.retry_due = now
+def hear_members(state: RaftState, now: int, source: NodeId, told: Configuration | None) -> None:
+    """Note which configuration ``source`` goes by; None: by none that is newer than this log's."""
+    state.doubts.told.pop(source, None)
+    if told is not None:
+        state.doubts.told[source] = told
+        state.retry_due = now
 
 
 def _told(state: RaftState) -> list[Configuration]:

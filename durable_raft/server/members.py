@@ -7,7 +7,8 @@ for. When a configuration is cut, the links of the one before it are still there
 
 A node whose log is behind must hear a leader that is in none of its configurations, and may know nobody else any more.
 So the nodes tell each other their newest configuration (``TellMembers``), once there is an entry of one. Who is told of
-is reached, too, until the own log is as far. A node that is to join begins with what the cluster told it when it asked.
+is reached, too, until the own log is as far, or who told goes by another one: the entry may be cut, or the power have
+taken it. A node that is to join begins with what the cluster told it when it asked.
 
 A node that was removed is told so by whoever knows it, when it dials. It stops when its own log says that it goes, or
 when a majority of the other voters that it knows say so: one node that lies must not stop another. Who has no members
@@ -56,6 +57,8 @@ class Members:
         self._moved_at = raft.configuration.index
         self._told: dict[NodeId, tuple[Index, tuple[Member, ...]]] = {}
         """What others said last, by who said it: of which index, and who its members are."""
+        self._has_told = False
+        """Whether this node ever told others of an entry. It may be cut, and then they must hear that, too."""
         if config.seeds.members and config.seeds.cluster_id == cluster_id:
             self._told[self._own.node_id] = (
                 config.seeds.configuration_index,
@@ -113,10 +116,18 @@ class Members:
 
     # -- what nodes tell each other -------------------------------------------------------------------------------
 
+    def forget(self, now: int, source: NodeId) -> None:
+        """Forget at ``now`` (ms) what ``source`` said over an earlier link: it says again what it goes by, if anything.
+
+        Not when that link breaks: what a node said that is down may be all that leads to the leader.
+        """
+        self._note(now, source, None)
+
     def tell(self, links: Links) -> None:
         """Tell everybody who the members are, once they were changed."""
         configuration = self._raft.configuration
-        if configuration.index:
+        if configuration.index or self._has_told:
+            self._has_told = True
             message = TellMembers(configuration.index, encode(configuration))
             for peer in links.links:
                 links.tell(peer, message)
@@ -131,10 +142,13 @@ class Members:
             told = decode(message.configuration_index, message.payload)
         except MalformedConfiguration as error:
             raise PeerMisbehaved(str(error)) from error
+        self._note(now, source, told if told.index > self._raft.configuration.index else None)
+
+    def _note(self, now: int, source: NodeId, told: Configuration | None) -> None:
         known = self._told.pop(source, None)
-        if message.configuration_index > self._raft.configuration.index:
-            self._told[source] = (message.configuration_index, tuple(map(_usable, told.members)))
-            self._raft.hear_members(now, source, told)
+        if told is not None:
+            self._told[source] = (told.index, tuple(map(_usable, told.members)))
+        self._raft.hear_members(now, source, told)
         if known != self._told.get(source):
             self._followed = None
 

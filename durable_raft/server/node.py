@@ -144,6 +144,7 @@ class Node:
         return LinkEvents(
             receive=self._receive,
             changed=self._link_changed,
+            joined=lambda peer: self.members.forget(self._now_ms(), peer),
             was_replaced=self.raft.was_replaced,
             was_removed=self.members.was_removed,
             cluster_version=lambda: self.version.present,
@@ -478,9 +479,7 @@ class Node:
         self.keeper.tick()
         self.timekeeper.tick()
         self._time_resets.tick()
-        if self.raft.has_more() or self.dispatcher.has_due():
-            self.wake()
-        if self.raft.remember():
+        if self.raft.remember() or self.raft.has_more() or self.dispatcher.has_due():
             self.wake()
         self._disk.look()
         self._announcer.tick()

@@ -102,6 +102,8 @@ class LinkEvents:
     """A peer said something."""
     changed: Callable[[], None]
     """A link has come up or gone down."""
+    joined: Callable[[NodeId], None]
+    """A peer is heard on a new link from here on."""
     was_replaced: Callable[[NodeId, bytes], bool]
     """Asked whether a peer's disk is not to be heard any more (raft/admission.py)."""
     was_removed: Callable[[NodeId], bool]
@@ -229,6 +231,7 @@ class Peers:
         before, self._proven[peer] = self._proven.get(peer), link
         if before is not None:
             before.drop()
+        self._events.joined(peer)
 
     def left(self, peer: NodeId | None, link: Accepted) -> None:
         """Note that ``link`` has ended."""

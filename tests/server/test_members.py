@@ -186,6 +186,41 @@ def test_what_others_say_of_members_is_taken_back_by_what_they_say_next(desk: De
     assert reached(desk) == [N2, N3, N4]
 
 
+def test_a_configuration_that_is_cut_is_taken_back_from_those_who_were_told(desk: Desk) -> None:
+    """Nobody else tells of the members of before the first change, and who was told goes on dialling who never came."""
+    before = desk.raft.log.last
+    desk.follow(N2, entry_of(desk, WITH_FOUR), commit=0)
+    desk.told.clear()
+    term = Term(desk.raft.current_term + 1)
+    other = make_entry(previous=before, term=term, kind=EntryKind.NOOP, timestamp_ms=1_000, payload=b"")
+    desk.follow(N3, other, after=before.index, commit=0)
+    assert desk.raft.configuration.index == 0
+    assert [(peer, told_of(FIRST, 0)) for peer in (N2, N3)] == desk.told
+
+
+def test_what_was_said_over_an_earlier_link_counts_no_more(desk: Desk) -> None:
+    """The entry of it may have gone with the power, and who starts without it says nothing of members."""
+    tell(desk, N2, WITH_FOUR, 9)
+    desk.cut_off(N2)
+    assert reached(desk) == [N2, N3, N4]  # N4 may be the leader, and N2 gone for good.
+    desk.reconnect(N3)
+    assert reached(desk) == [N2, N3, N4]
+    desk.reconnect(N2)
+    assert reached(desk) == [N2, N3]
+
+
+@pytest.mark.parametrize("later", [told_of(FIRST, 0), None], ids=["another", "another link"])
+def test_a_vote_goes_by_no_members_that_were_taken_back(desk: Desk, later: TellMembers | None) -> None:
+    """What the links forget the core forgets, too."""
+    tell(desk, N2, WITH_FOUR, 9)
+    assert desk.raft._state.doubts.told.keys() == {N2}
+    if later is None:
+        desk.reconnect(N2)
+    else:
+        desk.arrive(N2, later)
+    assert not desk.raft._state.doubts.told
+
+
 def test_who_says_no_configuration_loses_the_link(desk: Desk) -> None:
     """No correct node does."""
     for payload in (b"", b"\xff", encode(WITH_FOUR)[:-1]):

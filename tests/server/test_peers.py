@@ -131,6 +131,7 @@ def test_a_peer_is_heard_until_it_cannot_be_believed(last: PeerMessage | None) -
 
     house = in_a_house(story)
     assert house.heard == [(NodeId("n2"), MESSAGE)]
+    assert house.joined == [NodeId("n2")]
     assert house.peers.refusals == 1
 
 

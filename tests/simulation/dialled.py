@@ -52,7 +52,7 @@ class DialledLinks(SimLinks):
 
     def __init__(self, process: Process, identity: Identity, members: Sequence[Member], events: LinkEvents) -> None:
         super().__init__(process, identity, (), events)
-        self.was_removed = events.was_removed
+        self.was_removed, self.joined = events.was_removed, events.joined
         self._ways: dict[NodeId, DialledLink] = {}
         self._is_started = False
         self._rng = random.Random(process.world.rng_of(f"dials of {self._name} {process.site.lives}"))
@@ -133,8 +133,8 @@ class DialledLinks(SimLinks):
         if other is None or other.is_paused or not world.network.can_meet(self._name, peer):
             return Answer.NOBODY
         ends = other.platform.network
+        assert isinstance(ends, DialledLinks)
         if not ends.hears(self._name):
-            assert isinstance(ends, DialledLinks)
             return Answer.REMOVED if ends.was_removed(self._name) else Answer.STRANGER
         if ends.was_replaced(self._name, self._process.site.disk.node_uuid):
             return Answer.REFUSED_AS_REPLACED
@@ -145,6 +145,7 @@ class DialledLinks(SimLinks):
         is_replaced = self.was_replaced(peer, other.site.disk.node_uuid)
         if not is_replaced:
             ends.versions[self._name] = versions
+            ends.joined(self._name)
         return Answer.REPLACED if is_replaced else Answer.ACCEPTED
 
     def _answered(self, peer: NodeId, link: DialledLink, dial: int, answer: Answer) -> None:

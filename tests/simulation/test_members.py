@@ -29,6 +29,7 @@ SHORT = (1422, 1426)
 """Short seeds in which members come and go in all ways."""
 
 REGRESSIONS_OF_MEMBERS = {
+    70654135: "a learner's entry is cut, and the members are those of the first start again, which nobody told",
     689081459: "a voter that was away while others went waits for them, and its vote is needed",
     328742312: "who had answered to a life was counted anew only when somebody answered, not when members went",
 }

@@ -376,6 +376,7 @@ class Desk:
     def reconnect(self, peer: NodeId) -> None:
         """The link to ``peer`` comes up again."""
         self.unreachable.discard(peer)
+        self._events.joined(peer)
         self._events.changed()
         self.turn()
 

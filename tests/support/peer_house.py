@@ -115,6 +115,7 @@ class House:
 
     def __init__(self, cluster_id: bytes = CLUSTER_ID) -> None:
         self.heard: list[tuple[NodeId, NodeMessage]] = []
+        self.joined: list[NodeId] = []
         self.failures: list[BaseException] = []
         self.replaced: set[bytes] = set()
         self.removed: set[NodeId] = set()
@@ -127,6 +128,7 @@ class House:
         events = LinkEvents(
             receive=self._receive,
             changed=self.changed.set,
+            joined=self.joined.append,
             was_replaced=lambda _, node_uuid: node_uuid in self.replaced,
             was_removed=lambda node_id: node_id in self.removed,
             cluster_version=lambda: self.cluster_version,
