@@ -14,6 +14,7 @@ from durable_raft.errors import PeerMisbehaved
 from durable_raft.raft.configuration import encode
 from durable_raft.raft.messages import InstallSnapshot
 from durable_raft.raft.types import ORIGIN, Entry, EntryKind, Index, LogPoint, Term, make_entry
+from durable_raft.raft.versions import OURS, encode_version
 from tests.fuzz.lies import NODE_KINDS, Liar
 from tests.support.desk import N2, N3, Desk, desk_at
 from tests.support.raft_nodes import configuration_of
@@ -33,7 +34,7 @@ RESERVE_BYTES: Final = 1 << 20
 
 @lru_cache(maxsize=1000)
 def batches_of(terms: Sequence[int]) -> tuple[Entry, ...]:
-    """Return a log that a machine can apply: empty batches, now and then a reset of the time, or a configuration."""
+    """Return a log that a machine can apply: empty batches, now and then a reset of the time, members, or a version."""
     log: list[Entry] = []
     previous = ORIGIN
     for index, term in enumerate(terms, start=1):
@@ -45,9 +46,14 @@ def batches_of(terms: Sequence[int]) -> tuple[Entry, ...]:
 
 
 def _content(index: int, term: int, *, is_long: bool) -> tuple[EntryKind, bytes]:
-    """Return kind and payload of an entry; the first term, in which nodes begin, and long logs change no members."""
+    """Return kind and payload of an entry; the first term, in which nodes begin, and long logs change no members.
+
+    A version is one that the program can: a leader may say any, and what cannot be read ends whoever applies it.
+    """
     if index % 4 == 0:
         return EntryKind.TIME_RESET, b""
+    if index % 4 == 2 and term > 1:
+        return EntryKind.VERSION, encode_version(term % OURS.newest + 1)
     if index % 4 == 3 and term > 1 and not is_long:
         return EntryKind.CONFIGURATION, encode(configuration_of(MEMBERS_LIED[term % len(MEMBERS_LIED)]))
     return EntryKind.COMMANDS, b"\x01\x90"

@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 
+from durable_raft.kv.machine import Machine
 from durable_raft.raft import validation
 from durable_raft.server.state.keeper import StateKeeper
 from durable_raft.server.state.snapshot_source import SnapshotSource
@@ -79,6 +80,7 @@ def test_a_core_that_believes_everything_is_found_out(monkeypatch: pytest.Monkey
         (Timekeeper, "_reset_applied"),
         (StateHashes, "verdict"),
         (SnapshotSource, "_read"),
+        (Machine, "raise_version"),
     ],
 )
 def test_what_nodes_are_told_gets_far(part: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from durable_raft.raft.versions import FIRST
 from tests.power_loss.members import grown
 from tests.power_loss.operations import ABSENT, Flush, Link, Marker, Operation, Recording, Write
 from tests.power_loss.pool import Outcome
@@ -29,10 +30,11 @@ CONFIGURATION: Final = "configuration"
 JOINT: Final = "joint configuration"
 CONFIGURATION_CUT: Final = "configuration cut"
 CONFIGURATION_PASSED: Final = "configuration compacted"
+RAISED: Final = "version of the cluster"
 
 MEMBER_ACTIVITIES: Final = (CONFIGURATION, JOINT, CONFIGURATION_CUT, CONFIGURATION_PASSED)
 STORE_ACTIVITIES: Final = (CREATION, APPEND, HARD_STATE, TRUNCATION, COMPACTION, BETWEEN, *MEMBER_ACTIVITIES)
-NODE_ACTIVITIES: Final = (CREATION, SERVING, CHECKPOINT, CONFIGURATION)
+NODE_ACTIVITIES: Final = (CREATION, SERVING, CHECKPOINT, CONFIGURATION, RAISED)
 
 
 KV_PREFIX: Final = "kv"
@@ -143,6 +145,8 @@ class NodeJudge:
         self._lasts: list[int] = []
         self._members: list[int] = []
         """Index of the configuration that each state goes by."""
+        self._versions: list[int] = []
+        """Of the cluster, in each state."""
         self._newest: list[int] = []
         """Position of the newest state at each cut."""
         self._is_checkpoint = pending_below(recording.operations, KV_PREFIX)
@@ -161,6 +165,7 @@ class NodeJudge:
             state = json.loads(outcome.state)
             self._lasts.append(_last_index(state))
             self._members.append(NOTHING if isinstance(state, str) else state["goes_by"][0])
+            self._versions.append(FIRST if isinstance(state, str) else state["version"])
         assert cut == len(self._newest), f"cut {cut} after {len(self._newest)}"
         self._newest.append(len(self._states) - 1)
 
@@ -172,8 +177,11 @@ class NodeJudge:
         found = [SERVING]
         if self._is_checkpoint[cut]:
             found.append(CHECKPOINT)
-        if len({self._members[state] for state in range(self._oldest(cut), newest + 1)}) > 1:
+        possible = range(self._oldest(cut), newest + 1)
+        if len({self._members[state] for state in possible}) > 1:
             found.append(CONFIGURATION)
+        if len({self._versions[state] for state in possible}) > 1:
+            found.append(RAISED)
         return tuple(found)
 
     def _oldest(self, cut: int) -> int:
@@ -204,7 +212,7 @@ def pending_below(operations: Sequence[Operation], prefix: str) -> list[bool]:
 
 
 def _check_grows(old: Mapping[str, Any], new: Mapping[str, Any] | str) -> None:
-    """Check that a killed node of a cluster of one never loses an entry, a term, a vote or a configuration."""
+    """Check that a killed node of a cluster of one loses no entry, term, vote, configuration or version, ever."""
     if isinstance(new, str):
         raise AssertionError(f"{_short(old)} was there, and then no log")
     same_from = new["base"][0] - old["base"][0]
@@ -212,6 +220,8 @@ def _check_grows(old: Mapping[str, Any], new: Mapping[str, Any] | str) -> None:
     is_vote_kept = new["term"] > old["term"] or new["vote"] == old["vote"]
     if same_from < 0 or new["entries"][: len(kept)] != kept or new["term"] < old["term"] or not is_vote_kept:
         raise AssertionError(f"term {new['term']}, {_short(new)} after term {old['term']}, {_short(old)}")
+    if new["version"] < old["version"]:
+        raise AssertionError(f"{_short(new)}, version {new['version']} after {_short(old)}, version {old['version']}")
     if not grown(old["configurations"], new["configurations"], _last_index(old), new["base"][0]):
         raise AssertionError(f"{_short(new)}, {new['configurations']} after {_short(old)}, {old['configurations']}")
 

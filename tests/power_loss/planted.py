@@ -14,6 +14,7 @@ from typing import Any, Final
 import lmdb
 
 from durable_raft.raft.types import CONFIGURATION, Base, Configuration, Entry, Index
+from durable_raft.raft.versions import FIRST
 from durable_raft.storage.log import journal
 from durable_raft.storage.log import plan as plans
 from durable_raft.storage.log.journal_body import unpack_write
@@ -47,6 +48,7 @@ SPACE_REUSED: Final = "space-reused"
 MARK_FIRST: Final = "mark-first"
 CONFIGURATION_NOT_FLUSHED: Final = "configuration-not-flushed"
 CHECKPOINT_NAMES_FORMER: Final = "checkpoint-names-former"
+CHECKPOINT_FORGETS_VERSION: Final = "checkpoint-forgets-version"
 
 JOURNAL_BUGS: Final = {
     JOURNAL_NO_FLUSH: "a group is written to the journal and not flushed",
@@ -57,6 +59,7 @@ JOURNAL_BUGS: Final = {
 
 NODE_BUGS: Final = {
     CHECKPOINT_NAMES_FORMER: "a checkpoint names the configuration before the one that counts at its place",
+    CHECKPOINT_FORGETS_VERSION: "a checkpoint has the first version of the cluster, whatever it was raised to",
 }
 """Of a node; the others are of the scripted workload."""
 
@@ -181,6 +184,17 @@ def _name_former_in_checkpoints() -> None:
     Raft.stored_configuration_at = broken  # type: ignore[method-assign]
 
 
+def _forget_version_in_checkpoints() -> None:
+    from durable_raft.storage.state.store import LmdbKvStore
+
+    real = LmdbKvStore.write_checkpoint
+
+    def broken(self: LmdbKvStore, *args: Any, **kwargs: Any) -> Any:
+        return real(self, *args, **(kwargs | {"version": FIRST}))
+
+    LmdbKvStore.write_checkpoint = broken  # type: ignore[method-assign]
+
+
 _PLANTED: Final[Mapping[str | None, Callable[[], None]]] = {
     NO_FLUSH: lambda: _open_lmdb_with(sync=False),
     NO_METASYNC: lambda: _open_lmdb_with(metasync=False),
@@ -194,4 +208,5 @@ _PLANTED: Final[Mapping[str | None, Callable[[], None]]] = {
     MARK_FIRST: _name_generation_first,
     CONFIGURATION_NOT_FLUSHED: _never_flush_configurations,
     CHECKPOINT_NAMES_FORMER: _name_former_in_checkpoints,
+    CHECKPOINT_FORGETS_VERSION: _forget_version_in_checkpoints,
 }

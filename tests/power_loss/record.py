@@ -19,6 +19,7 @@ import hiredis
 from durable_raft.cli.local_cluster import HOST, LocalNode, free_ports, node_environment, serve_command
 from durable_raft.kv.batch import decode_commands
 from durable_raft.raft.types import EntryKind
+from durable_raft.raft.versions import OURS
 from tests.power_loss.disk import Image, build, replay
 from tests.power_loss.images import everything
 from tests.power_loss.operations import Marker, Recording
@@ -131,8 +132,9 @@ def record_node(
 ) -> Recording:
     """Record a cluster of one in some lives: killed at the end of each but the last, which is stopped.
 
-    In each life a client sends some commands and waits for the answers, ``turns`` times. Before the last of them a
-    learner comes, which nobody is, and changes its address; in the next life it goes. ``bug`` names one of planted.py.
+    In each life a client sends some commands and waits for the answers, ``turns`` times. Before the last of them, in
+    the first life, the version of the cluster is raised; and a learner comes, which nobody is, and changes its address.
+    In the next life it goes. ``bug`` names one of planted.py.
 
     A checkpoint may be under way when it is killed. Whether the call it was in had its effect cannot be told from the
     trace, so that such a recording is thrown away for another.
@@ -156,6 +158,9 @@ def _record_node(scratch: Path, seed: int, bug: str | None, lives: int, turns: i
     for life in range(lives):
         with _Node(local, trace, scratch / "node.log", commit, bug) as node:
             for left in reversed(range(rng.randint(turns, turns * 4 // 3))):
+                if not (left or life):
+                    # Before the learner comes: nobody would know what its program can.
+                    node.raise_version()
                 for change in () if left else CHANGES[life % len(CHANGES)]:
                     node.change(change)
                 commands = [_command(rng, len(sent) + each) for each in range(rng.choice((1, 1, 2, 5, 12)))]
@@ -265,6 +270,16 @@ class _Node:
 
         wait_until(is_begun, f"{words} to be begun", SECONDS_MAX, explain=self._explain)
         wait_until(is_complete, f"{words} to be complete", SECONDS_MAX, explain=self._explain)
+
+    def raise_version(self) -> None:
+        """Raise the version of the cluster; what is asked behind that finds it raised.
+
+        Raises:
+            AssertionError: it was refused.
+        """
+        answer = self._answer(["RAFT", "RAISEVERSION"])
+        if answer != OURS.newest:
+            raise AssertionError(self._explain(f"RAFT RAISEVERSION: {answer}"))
 
     def _answer(self, words: Sequence[str]) -> Any:
         """Return what one command is answered; an error as a value."""

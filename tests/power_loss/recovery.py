@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from durable_raft.raft.configuration import decode, stored_at
-from durable_raft.raft.types import CONFIGURATION, Entry, HardState, Index, Term
+from durable_raft.raft.types import CONFIGURATION, VERSION, Entry, HardState, Index, Term
+from durable_raft.raft.versions import FIRST, decode_version
 from durable_raft.server.start.recovery import open_state
 from durable_raft.storage.environment import MAP_BYTES
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
@@ -86,21 +87,23 @@ def recover(directory: Path, *, is_node: bool, is_probed: bool) -> State | str:
     elif state["entries"] or state["term"]:
         raise AssertionError(f"a new log is not empty: {state}")
     if is_node:
-        _open_state(directory)
+        state["version"] = _open_state(directory)
     if is_probed:
         _probe(directory)
     return found
 
 
-def _open_state(directory: Path) -> None:
-    """Open log and KV state as a node does, and walk the state.
+def _open_state(directory: Path) -> int:
+    """Open log and KV state as a node does, and walk the state; return the version of the cluster.
 
     Raises:
         StorageError: one is damaged, or they do not fit together.
-        AssertionError: the state is lost, was set aside, or names another configuration than the log has at its place.
+        AssertionError: the state is lost, was set aside, or names another configuration or version than the log has at
+            its place.
     """
     store = reopen(directory)
     try:
+        raised = _versions_of(store)
         data = open_state(directory, store, map_bytes=MAP_BYTES)
         if not isinstance(data.kv, LmdbKvStore):
             raise AssertionError("the KV state is lost")
@@ -111,11 +114,24 @@ def _open_state(directory: Path) -> None:
             here = stored_at(data.stored.configurations, checkpoint.applied.point.index)
             if checkpoint.stored_configuration != here:
                 raise AssertionError(f"the KV state names {checkpoint.stored_configuration}, the log has {here} there")
+            before = [each for index, each in raised.items() if index <= checkpoint.applied.point.index]
+            if before and checkpoint.version != before[-1]:
+                raise AssertionError(f"the KV state has version {checkpoint.version}, the log {before[-1]} there")
             data.kv.verify()
+            return max(checkpoint.version, *raised.values(), FIRST)
         finally:
             data.kv.close()
     finally:
         store.close()
+
+
+def _versions_of(store: DirectoryLogStore) -> dict[Index, int]:
+    """Return the versions that entries of the log raise to, by the entry's index."""
+    stored = store.load()
+    if stored.last.index == stored.base.index:
+        return {}
+    entries = read_all(store, stored.base.index + 1, stored.last.index + 1)
+    return {each.index: decode_version(each.index, each.payload) for each in entries if each.kind is VERSION}
 
 
 def _probe(directory: Path) -> None:
