@@ -26,7 +26,7 @@ class TimeResets:
 
     def propose(self, time_ms: int | None) -> int | ErrorReply:
         """Propose to set the cluster time, to the agreed clock when no time is given; return the time or why not."""
-        time_ms = self._timekeeper.agreement.time_ms if time_ms is None else time_ms
+        time_ms = self._timekeeper.agreed_ms() if time_ms is None else time_ms
         if time_ms is None:
             return ErrorReply("ERR no majority of clocks agrees; set them right, or give the time in milliseconds")
         entry = self._dispatcher.reset_time(time_ms)

@@ -116,6 +116,10 @@ class Timekeeper:
         """Return the cluster time as far as this node knows it, leader or not; 0 when not at all."""
         return self._time.time_ms(self._now_ms()) if self._time.is_known else 0
 
+    def agreed_ms(self) -> int | None:
+        """Return what time it is by the clocks of a majority, now and not at the last look: a node may be paused."""
+        return self._look(self._now_ms()).time_ms
+
     def _take_office(self, now_ms: int) -> bool:
         """Begin to lead; return whether the time is known."""
         raft = self._raft

@@ -320,6 +320,16 @@ def test_a_reset_by_the_leader_counts_at_once(desk: Desk) -> None:
     assert desk.machine.time_ms < now_ms + 100
 
 
+def test_a_reset_is_to_the_present_time(desk: Desk) -> None:
+    """Whoever asks first after a pause is not told the time of the last look, which was before it."""
+    desk.lead()
+    stamp(desk)
+    desk.be_paused(LATE_MS / 1000)
+    time_ms = desk.node.reset_time(None)
+    assert isinstance(time_ms, int)
+    assert abs(time_ms - desk.time_of_day_ms) < 100
+
+
 def test_a_reset_needs_a_leader_and_clocks(desk: Desk) -> None:
     """Else it is refused, with the way out."""
     assert "does not lead" in str(desk.node.reset_time(1))

@@ -28,6 +28,7 @@ REGRESSIONS = {
     476: "a leader stamped with what its predecessor had told it two seconds before: it was paused meanwhile",
     5086: "a follower without a state was given an empty one for ever: its index is that of a question for any",
     485393837: "two logs ended in rotten entries that nobody else held, and refused every vote because of them",
+    884000121: "a reset of the time was to that of the last look, and the node was paused since",
 }
 """Seeds that once failed, and why."""
 

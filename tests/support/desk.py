@@ -328,10 +328,10 @@ class Desk:
         """Let time pass; timers ring when they are due."""
         end = self.now + seconds
         while (due := self.loop.next_due()) is not None and due <= end:
-            self._pass(max(0.0, due - self.now))
+            self.be_paused(max(0.0, due - self.now))
             self.loop.ring()
             self.turn()
-        self._pass(max(0.0, end - self.now))
+        self.be_paused(max(0.0, end - self.now))
 
     def write(self) -> None:
         """Have the log writer write what it was given, and the loop not turn."""
@@ -345,7 +345,7 @@ class Desk:
             assert due is not None, "no timer is set"
             assert due <= end, "it does not come about"
             self.turn()
-            self._pass(max(0.0, due - self.now))
+            self.be_paused(max(0.0, due - self.now))
             self.loop.ring()
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
@@ -355,7 +355,8 @@ class Desk:
             assert self.now < end, "it does not come about"
             self.wait(0.005)
 
-    def _pass(self, seconds: float) -> None:
+    def be_paused(self, seconds: float) -> None:
+        """Let time pass, and no timer ring."""
         self.now += seconds
         self.time_of_day_ms += round(seconds * 1000)
 
