@@ -9,7 +9,7 @@ import pytest
 
 from durable_raft.server.crash_points import MOVE_POINTS, WRITE_POINTS
 from tests.cluster.conftest import ClusterFactory
-from tests.cluster.harness import EAGER, PATIENT
+from tests.cluster.harness import EAGER, PATIENT, Cluster
 from tests.cluster.workload import Workload, assert_on_all_nodes
 
 pytestmark = pytest.mark.cluster
@@ -60,17 +60,26 @@ def test_death_with_a_journal_loses_nothing(cluster_of: ClusterFactory, point: s
 
 
 def _die_at(cluster_of: ClusterFactory, point: str, victim: str, count: int, log_commit: str) -> None:
-    crash_at, settings_of = {victim: f"{point}:{count}"}, {LEADER: EAGER}
-    cluster = cluster_of(3, crash_at=crash_at, settings_of=settings_of, log_commit=log_commit, **PATIENT)
+    for times in (count, 4 * count, 16 * count):
+        settings = PATIENT | {"log_commit": log_commit}
+        cluster = cluster_of(3, crash_at={victim: f"{point}:{times}"}, settings_of={LEADER: EAGER}, **settings)
+        if _dies_amid_writes(cluster, victim):
+            return
+    pytest.fail(f"{victim} died at {point} before the writers got going, three times")
+
+
+def _dies_amid_writes(cluster: Cluster, victim: str) -> bool:
+    """Have ``victim`` die and come back; False: time alone passes some points, and nothing was written yet."""
     assert cluster.wait_ready() == LEADER
     workload = Workload(cluster)
     with workload.running():
-        assert cluster.wait_exit(victim) == -signal.SIGKILL, cluster.explain(f"{victim} did not die at {point}")
-        before = len(workload.acknowledged)
-        assert before, "it died before the writers got going"
+        assert cluster.wait_exit(victim) == -signal.SIGKILL, cluster.explain(f"{victim} did not die")
+        if not workload.acknowledged:
+            return False
         workload.wait_for(30)
         assert sorted(cluster.running()) == sorted({*cluster.node_ids} - {victim})
         cluster.start(victim)
         cluster.wait_ready()
         workload.wait_for(30)
     assert_on_all_nodes(cluster, workload.acknowledged)
+    return True

@@ -196,7 +196,7 @@ def replayed(path: Path, scratch: Path, keep: Path | None = None) -> list[Failur
 
 
 def find_bug(
-    scratch: Path, bug: str, seed: int, images: int = 3_000, rounds: int = ROUNDS, turns: int = TURNS
+    scratch: Path, bug: str, seed: int, images: int = 1_000, rounds: int = ROUNDS, turns: int = TURNS
 ) -> Campaign:
     """Explore what was recorded with a planted bug until it is found."""
     commit = JOURNAL if bug in JOURNAL_BUGS else LMDB

@@ -62,7 +62,7 @@ def pipelines(ground: Ground, rng: random.Random) -> int:
         sending = pool.submit(connection.sendall, data)
         answered = 0
         while answered < sizes.pipeline and (received := connection.recv(1 << 20)):
-            answered += received.count(b"\r\n")
+            answered += received.count(b"\n")
         sending.result()
     return int(answered == sizes.pipeline)
 
