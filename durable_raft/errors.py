@@ -15,6 +15,7 @@
     │   ├── PeerRemoved           the node at one end of a link was removed from the cluster
     │   ├── ForeignCluster        a frame that carries another cluster's id
     │   ├── PeerTooOld            a node whose program cannot the version that the cluster has
+    │   ├── ForgedFrame           a frame that the node which proved the secret did not send, or not there
     │   └── PeerMisbehaved        a frame that is whole and says what no correct node says
     ├── NodeRemoved               this node was removed from its cluster
     ├── ChangeRefused             the operator: a change of members, or a transfer, that is not begun, and why
@@ -103,6 +104,10 @@ class ForeignCluster(PeerError):
 
 class PeerTooOld(PeerError):
     """The program of the node at one end of a link cannot what this cluster writes: a newer one is to be installed."""
+
+
+class ForgedFrame(PeerError):
+    """A frame without the tag that only the other end of the link can make: somebody between made or moved it."""
 
 
 class PeerMisbehaved(PeerError):

@@ -66,6 +66,7 @@ def test_imports_are_declared_dependencies() -> None:
     assert declared == {
         "click",
         "crcmod",
+        "cryptography",
         "google_crc32c",
         "hiredis",
         "lmdb",

@@ -16,7 +16,7 @@ from durable_raft.server.callers import Callers
 from durable_raft.server.complaints import Complaints, head_of
 from durable_raft.server.half_sent import HalfSent
 from durable_raft.server.logs import event
-from durable_raft.wire.messages import Confirm, Confirmed
+from durable_raft.wire.messages import Challenge, Confirm, Confirmed, Proof
 from durable_raft.wire.peer import FrameParser, Hello, HelloReply, NodeMessage, PeerMessage, encode_frame
 from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX
 
@@ -191,7 +191,7 @@ class Accepted(asyncio.Protocol):
         if (
             source is not None
             and hello is not None
-            and not isinstance(message, (Hello, HelloReply, Confirm, Confirmed))
+            and not isinstance(message, (Hello, HelloReply, Confirm, Confirmed, Challenge, Proof))
         ):
             self._hear(source, hello.node_uuid, message)
         elif isinstance(message, Confirm) and hello is not None:

@@ -15,6 +15,7 @@ INDEX_MAX: Final = 1 << 56
 TIME_MAX: Final = NUMBER_MAX // 1_000_000
 """Milliseconds since 1970: as far as a clock of nanoseconds goes, the year 2262."""
 UUID_BYTES: Final = 16
+PROOF_BYTES: Final = 32
 NONCE_BYTES: Final = 8
 LIVES_MAX: Final = 64
 
@@ -37,6 +38,7 @@ SWITCH: Final = Check("0 or 1", lambda value: value in (0, 1))
 TEXT: Final = Check("text", lambda value: type(value) is str)
 NAME: Final = Check("text that is not empty", lambda value: type(value) is str and value != "")
 UUID: Final = Check("16 bytes", lambda value: type(value) is bytes and len(value) == UUID_BYTES)
+PROOF: Final = Check("32 bytes", lambda value: type(value) is bytes and len(value) == PROOF_BYTES)
 ARRAY: Final = Check("an array", lambda value: type(value) is list)
 PAYLOAD: Final = Check("bytes", lambda value: type(value) is bytes)
 KEY: Final = PAYLOAD

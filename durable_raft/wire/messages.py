@@ -41,6 +41,9 @@ class FrameKind(enum.IntEnum):
     CONFIRMED = 22
     TIMEOUT_NOW = 23
     TELL_MEMBERS = 24
+    CHALLENGE = 25
+    """This and the next are said only between nodes that have a cluster secret (proof.py)."""
+    PROOF = 26
 
 
 class Hello(NamedTuple):
@@ -82,6 +85,20 @@ class HelloReply(NamedTuple):
     """When refused: whether because the node that dials was removed from the cluster. Sent only when it was."""
     priority: int = DEFAULT_PRIORITY
     """Election priority of the node that answers (raft/priority.py). Sent only when it is not the default."""
+
+
+class Challenge(NamedTuple):
+    """The first answer to a Hello where the cluster has a secret: prove it, on this link (proof.py)."""
+
+    nonce: bytes
+    """16 random bytes of this link."""
+
+
+class Proof(NamedTuple):
+    """Shows that its sender knows the secret; each end sends one, the dialler first. Tagged frames follow it."""
+
+    proof: bytes
+    """32 bytes."""
 
 
 class FetchSnapshot(NamedTuple):
@@ -167,4 +184,4 @@ class TellMembers(NamedTuple):
 NodeMessage: TypeAlias = Message | FetchSnapshot | SnapshotChunk | StateHash | AskTime | TellTime | TellMembers
 """What nodes say to each other once a link is up."""
 
-PeerMessage: TypeAlias = NodeMessage | Hello | HelloReply | Confirm | Confirmed
+PeerMessage: TypeAlias = NodeMessage | Hello | HelloReply | Confirm | Confirmed | Challenge | Proof

@@ -7,15 +7,20 @@ One frame (big-endian)::
          4      1  frame version   5; the first five bytes are the same in every version
          5      1  checksum        algorithm id of checksum.py
          6      1  kind            FrameKind
-         7      1  flags           0
+         7      1  flags           TAGGED (1): a tag follows the body; else 0
          8     16  cluster id
         24      4  body length     bytes
         28      4  body crc        of the body
         32      4  header crc      of the 32 bytes before it
         36         body
+                   tag             16 bytes, when TAGGED (proof.py)
 
 The header has a checksum of its own, because a length must be believed before the body is there: were a damaged length
 noticed only with the body, a link could wait for bytes that nobody sends, and look alive all the while.
+
+On a link whose ends have proven the cluster's secret to each other every frame behind the Proof is ``TAGGED``, on any
+other none is. Neither passes for the other. Whoever has no secret configured never sends or is sent such a frame, nor
+the kinds of the proof, so programs of before need not know them.
 
 A message whose body would be longer than one piece travels in several frames (pieces.py). The bodies of AppendEntries
 and its answer have a fixed layout (fixed.py). Any other is a msgpack array of the message's fields in the order of its
@@ -41,7 +46,14 @@ from typing import Any, Final, cast
 import msgpack
 
 from durable_raft.checksum import ALGORITHM_CRC32C, crc32c
-from durable_raft.errors import DamagedFrame, ForeignCluster, MalformedConfiguration, PeerError, UnknownFrameVersion
+from durable_raft.errors import (
+    DamagedFrame,
+    ForeignCluster,
+    ForgedFrame,
+    MalformedConfiguration,
+    PeerError,
+    UnknownFrameVersion,
+)
 from durable_raft.raft.configuration import decode
 from durable_raft.raft.messages import (
     AppendEntries,
@@ -75,6 +87,7 @@ from durable_raft.wire.messages import (
     StateHash,
 )
 from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX, Assembly, Bulk, unpack_head
+from durable_raft.wire.proof import TAG_BYTES, Opener, frame_digest
 from durable_raft.wire.rows import fields_of
 from durable_raft.wire.shapes import SHAPES
 
@@ -95,7 +108,8 @@ __all__ = [
 
 MAGIC: Final = b"DRpf"
 FRAME_VERSION: Final = 5
-FLAGS: Final = 0
+PLAIN: Final = 0
+TAGGED: Final = 1
 HEADER_BYTES: Final = 36
 _VERSION_AT: Final = len(MAGIC)
 _HEADER: Final = struct.Struct(">4sBBBB16sII")
@@ -104,6 +118,7 @@ _CRC: Final = struct.Struct(">I")
 # Asked for each frame; to look up the member of an enum takes Python 3.11 as long as a small function.
 _PIECE: Final = FrameKind.PIECE
 _BULK: Final = FrameKind.BULK
+_PROOF: Final = FrameKind.PROOF
 _APPEND_ENTRIES: Final = FrameKind.APPEND_ENTRIES
 _APPEND_ENTRIES_RESPONSE: Final = FrameKind.APPEND_ENTRIES_RESPONSE
 
@@ -111,22 +126,28 @@ _APPEND_ENTRIES_RESPONSE: Final = FrameKind.APPEND_ENTRIES_RESPONSE
 # -- encoding -------------------------------------------------------------------------------------------------------
 
 
-def encode_frame(cluster_id: bytes, message: PeerMessage) -> bytes:
+def encode_frame(cluster_id: bytes, message: PeerMessage, flags: int = PLAIN) -> bytes:
     """Return ``message`` as the frames, mostly one, of the cluster with the 16-byte id ``cluster_id``.
+
+    Behind a frame with the flag ``TAGGED`` whoever sends it puts its tag.
 
     Raises:
         InvariantViolation: the entries of an AppendEntries do not follow its ``prev_log_index``.
     """
-    return b"".join(FrameEncoder(cluster_id).frames(message))
+    return b"".join(FrameEncoder(cluster_id, flags).frames(message))
 
 
 class FrameEncoder:
     """Frames of one cluster. It remembers the newest message's: a leader tells all followers the same."""
 
-    def __init__(self, cluster_id: bytes) -> None:
+    def __init__(self, cluster_id: bytes, flags: int = PLAIN) -> None:
         self._cluster_id = cluster_id
+        self._flags = flags
         self._message: PeerMessage | None = None
         self._encoded: bytes | Bulk = b""
+        self._digested: bytes = b""
+        self._digest = frame_digest(b"")
+        """Of the frame before it."""
 
     def encode(self, message: PeerMessage) -> bytes | Bulk:
         """Return ``message`` as a frame or, when it is too large for one, as a bulk; raises as ``encode_frame``."""
@@ -149,6 +170,12 @@ class FrameEncoder:
         for piece in bulk.pieces():
             yield self._frame(FrameKind.PIECE, piece)
 
+    def digest(self, frame: bytes) -> bytes:
+        """Return what the tag of ``frame`` is made over; that, too, is the same on all links."""
+        if frame is not self._digested:
+            self._digested, self._digest = frame, frame_digest(frame)
+        return self._digest
+
     def _encode(self, message: PeerMessage) -> bytes | Bulk:
         blobs: list[bytes] = []
         kind = _KINDS[type(message)]
@@ -159,7 +186,7 @@ class FrameEncoder:
 
     def _frame(self, kind: FrameKind, body: bytes) -> bytes:
         header = _HEADER.pack(
-            MAGIC, FRAME_VERSION, ALGORITHM_CRC32C, kind, FLAGS, self._cluster_id, len(body), crc32c(body)
+            MAGIC, FRAME_VERSION, ALGORITHM_CRC32C, kind, self._flags, self._cluster_id, len(body), crc32c(body)
         )
         return b"".join((header, _CRC.pack(crc32c(header)), body))
 
@@ -201,6 +228,10 @@ class FrameParser:
         self._wanted = 0
         """Length of the buffer at which there is something new to look at."""
         self._error: PeerError | None = None
+        self._opener: Opener | None = None
+        """Checks the tag that each frame has; None: none has."""
+        self._is_halted = False
+        """Whether a Proof was returned, and nothing behind it is read before its keys are here."""
 
     @property
     def held_bytes(self) -> int:
@@ -212,15 +243,23 @@ class FrameParser:
         self._body_bytes_max = body_bytes_max
         self._assembly = Assembly(bulk_bytes_max)
 
+    def secure(self, opener: Opener) -> list[PeerMessage]:
+        """Have every frame behind the Proof pass ``opener``; return the messages that have come; raises as ``feed``."""
+        self._opener, self._is_halted = opener, False
+        return self.feed(b"")
+
     def feed(self, data: bytes) -> list[PeerMessage]:
         """Take the next bytes and return the messages that are now complete, in order.
+
+        A Proof is the last that is returned until ``secure``: how to read what follows it depends on it.
 
         Once it raised, it raises the same error for ever. Messages complete before the damage in the same ``data`` are
         dropped with it: the link is, and Raft is made for lost messages.
 
         Raises:
             DamagedFrame: a checksum, length or shape is wrong; an entry's crc or chain is not that of its content; a
-                piece is not the one that was announced.
+                piece is not the one that was announced; nobody took the Proof before it.
+            ForgedFrame: the tag of a frame is missing or wrong.
             UnknownFrameVersion: a frame version or checksum algorithm this build does not know.
             ForeignCluster: a frame of another cluster.
         """
@@ -233,6 +272,8 @@ class FrameParser:
                 return []
             chunk, self._buffer = self._buffer, bytearray()
         try:
+            if self._is_halted:
+                raise DamagedFrame("a frame behind a proof that was not asked for")
             return self._take_frames(chunk)
         except PeerError as error:
             # Its traceback would keep this parser and what it was fed until the garbage collector comes.
@@ -242,7 +283,7 @@ class FrameParser:
 
     def _take_frames(self, chunk: bytes | bytearray) -> list[PeerMessage]:
         messages: list[PeerMessage] = []
-        at = 0
+        opener, at = self._opener, 0
         while at < len(chunk):
             body_at = at + HEADER_BYTES
             if body_at > len(chunk):
@@ -250,18 +291,24 @@ class FrameParser:
                 self._wanted = 0  # Every byte may show that this is no frame, so that nobody waits for the rest.
                 break
             kind, body_bytes, body_crc = self._read_header(bytes(chunk[at:body_at]))
-            end = body_at + body_bytes
+            body_end = body_at + body_bytes
+            end = body_end if opener is None else body_end + TAG_BYTES
             if end > len(chunk):
                 self._wanted = end - at
                 break
-            body = chunk[body_at:end] if isinstance(chunk, bytes) else bytes(memoryview(chunk)[body_at:end])
+            body = chunk[body_at:body_end] if isinstance(chunk, bytes) else bytes(memoryview(chunk)[body_at:body_end])
             crc = crc32c(body)
             if crc != body_crc:
                 raise DamagedFrame(f"body of {body_bytes} bytes: crc {crc:08x}, expected {body_crc:08x}")
+            if opener is not None:
+                opener.check(frame_digest(memoryview(chunk)[at:body_end]), bytes(chunk[body_end:end]))
             message = self._take_body(kind, body)
             if message is not None:
                 messages.append(message)
             at = end
+            if kind == _PROOF:
+                self._is_halted, self._wanted = True, 0
+                break
         if at < len(chunk):
             self._buffer += memoryview(chunk)[at:]
         return messages
@@ -284,6 +331,14 @@ class FrameParser:
         if len(header) > _VERSION_AT and header[_VERSION_AT] != FRAME_VERSION:
             raise UnknownFrameVersion(f"frame version {header[_VERSION_AT]}, known {FRAME_VERSION}")
 
+    def _refuse_flags(self, flags: int) -> None:
+        """Say what is wrong with the flags of a frame."""
+        if flags not in (PLAIN, TAGGED):
+            raise DamagedFrame(f"flags {flags:#04x}, known {PLAIN:#04x} and {TAGGED:#04x}")
+        if flags == PLAIN:
+            raise ForgedFrame("a frame without a tag on a link on which the cluster secret was proven")
+        raise DamagedFrame("a frame with a tag on a link on which no cluster secret was proven")
+
     def _read_header(self, header: bytes) -> tuple[int, int, int]:
         """Return kind, body length and body crc."""
         magic, version, algorithm, kind, flags, cluster_id, body_bytes, body_crc = _HEADER.unpack_from(header)
@@ -297,8 +352,8 @@ class FrameParser:
             raise DamagedFrame(f"frame header: crc {crc:08x}, expected {expected:08x}")
         if cluster_id != self._cluster_id:
             raise ForeignCluster(f"a frame of cluster {cluster_id.hex()}, this is cluster {self._cluster_id.hex()}")
-        if flags != FLAGS:
-            raise DamagedFrame(f"flags {flags:#04x}, known {FLAGS:#04x}")
+        if flags != (PLAIN if self._opener is None else TAGGED):
+            self._refuse_flags(flags)
         if body_bytes > self._body_bytes_max:
             raise DamagedFrame(f"body of {body_bytes} bytes, at most {self._body_bytes_max} are taken")
         return kind, body_bytes, body_crc

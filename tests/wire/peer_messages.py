@@ -26,7 +26,17 @@ from durable_raft.raft.messages import (
 )
 from durable_raft.raft.types import PRIORITY_MAX, Entry, EntryKind, Index, Life, LogPoint, NodeId, Term, make_entry
 from durable_raft.wire.fields import INDEX_MAX, NUMBER_MAX, TIME_MAX
-from durable_raft.wire.messages import AskTime, Confirm, Confirmed, Hello, HelloReply, TellMembers, TellTime
+from durable_raft.wire.messages import (
+    AskTime,
+    Challenge,
+    Confirm,
+    Confirmed,
+    Hello,
+    HelloReply,
+    Proof,
+    TellMembers,
+    TellTime,
+)
 from durable_raft.wire.peer import FetchSnapshot, PeerMessage, SnapshotChunk, StateHash
 from tests.support.raft_nodes import configuration_of
 
@@ -121,7 +131,10 @@ EXAMPLES: dict[str, PeerMessage] = {
     ),
     "confirm": Confirm(b"c" * 16),
     "confirmed": Confirmed(b"c" * 16),
+    "challenge": Challenge(b"n" * 16),
+    "proof": Proof(b"p" * 32),
 }
+"""The proof is the last: a parser reads nothing behind it before it has been taken."""
 
 NUMBERS = st.integers(0, NUMBER_MAX) | st.integers(0, 300)
 INDEXES = st.integers(0, INDEX_MAX) | st.integers(0, 300)

@@ -27,6 +27,7 @@ from durable_raft.wire.peer import (
 )
 from tests.support.growth import require_linear
 from tests.support.letting_go import require_let_go
+from tests.wire.golden_frames import GOLDEN
 from tests.wire.peer_messages import (
     BODY_BYTES_MAX,
     CLUSTER,
@@ -39,107 +40,6 @@ from tests.wire.peer_messages import (
     make_entries,
 )
 from tests.wire.resp_inputs import CUTS, cut
-
-GOLDEN = {
-    "hello": (
-        "4452706605010100000102030405060708090a0b0c0d0e0f0000003126bde8a5d1b7965695a26e31c410757575757575"
-        "75757575757575757575a26e32a5302e312e30c41063636363636363636363636363636363"
-    ),
-    "hello_reply": (
-        "4452706605010200000102030405060708090a0b0c0d0e0f0000002b5a4e313e0cae77f195c2b26e31206973206e6f74"
-        "2061206d656d626572a26e32c41076767676767676767676767676767676c3"
-    ),
-    "request_vote": ("4452706605010300000102030405060708090a0b0c0d0e0f0000000796fe8d4d7bf02b7f9407cd012c06c3"),
-    "request_vote_response": ("4452706605010400000102030405060708090a0b0c0d0e0f00000004f7f41cc22e331ee99307c3c2"),
-    "heartbeat": (
-        "4452706605010500000102030405060708090a0b0c0d0e0f0000002f5985441b27806297000000000000000700000000"
-        "0000000600000000000000030000000000000004000000000000000901020304000000"
-    ),
-    "append_entries": (
-        "4452706605010500000102030405060708090a0b0c0d0e0f000000705a9dbc3e14f1d14d000000000000000700000000"
-        "000000060000000000000003000000000000000400000000000000090102030400020000000000000000030000018bcf"
-        "e56800dc2baf45b5c1635e00000003016f6e6500000000000000070000018bcfe56800ba26da23c3a3cf850000000401"
-        "0074776f"
-    ),
-    "append_entries_response": (
-        "4452706605010600000102030405060708090a0b0c0d0e0f000000348ea0dd41f0cbc4337fffffffffffffff00000000"
-        "0000000000000000000000050000000000000002000000000000012c010000000000000000010000"
-    ),
-    "install_snapshot": (
-        "4452706605010700000102030405060708090a0b0c0d0e0f0000000ca3ccb2179b4180dd9507cd012c06ce0102030409"
-    ),
-    "fetch_snapshot": (
-        "4452706605010800000102030405060708090a0b0c0d0e0f0000000c8907ef06d1705e4394cd012cc3c4046b65790007"
-    ),
-    "snapshot_chunk": (
-        "4452706605010900000102030405060708090a0b0c0d0e0f00000046c7fc1b95635e85ab9ecd012c06ce01020304cf00"
-        "00018bcfe568000501cf0000000200000000c3c4016192c400c4016b92c40176c401009200cf0000018bcfe5680092ce"
-        "eb621601ce66848e73c2"
-    ),
-    "snapshot_chunk_of_changed_members": (
-        "4452706605010900000102030405060708090a0b0c0d0e0f0000004276c233101f21bcb89fcd012c06ce01020304cf00"
-        "00018bcfe568000501cf0000000200000000c3c4016190909090c392cd0100c415010001010001610003613a31000361"
-        "3a3200000000"
-    ),
-    "snapshot_chunk_of_a_raised_version": (
-        "4452706605010900000102030405060708090a0b0c0d0e0f0000002bbc8f3a30142b8caadc0010cd012c06ce01020304"
-        "cf0000018bcfe568000501cf0000000200000000c3c4016190909090c39002"
-    ),
-    "state_hash": (
-        "4452706605010a00000102030405060708090a0b0c0d0e0f000000137e7c0de3b87e121994cd1000ce0102030405cfffffffffffffffff"
-    ),
-    "introduce": (
-        "4452706605010b00000102030405060708090a0b0c0d0e0f0000001e358d058958f6623b93c410757575757575757575"
-        "7575757575757503c4086e6f6e6365203321"
-    ),
-    "introduce_response": (
-        "4452706605010c00000102030405060708090a0b0c0d0e0f000000314c0ee4af5f08e41595c410757575757575757575"
-        "75757575757575c3c41076767676767676767676767676767676c4086e6f6e636520332104"
-    ),
-    "resume": (
-        "4452706605011100000102030405060708090a0b0c0d0e0f0000002e6037d6ecfc124f2594c410757575757575757575"
-        "75757575757575929202c4086e6f6e63652032219203c4086e6f6e6365203321c3c2"
-    ),
-    "resume_response": (
-        "4452706605011200000102030405060708090a0b0c0d0e0f0000001376d68faec81af18397c4086e6f6e6365203321c3c20706cd012c07"
-    ),
-    "ask_time": ("4452706605011300000102030405060708090a0b0c0d0e0f00000006aa9e31180b10e17e91ce00bc614e"),
-    "tell_time": (
-        "4452706605011400000102030405060708090a0b0c0d0e0f0000001b0036cd071e959e1d94ce00bc614ecf0000018bcf"
-        "e56800cf0000018bcfe56807cd012c"
-    ),
-    "fetch_entries": (
-        "4452706605010d00000102030405060708090a0b0c0d0e0f000000141fc34c47ae83b61f9192930603ce0102030493cd"
-        "012c06ceffffffff"
-    ),
-    "fetch_entries_response": (
-        "4452706605010e00000102030405060708090a0b0c0d0e0f00000035671f0091dbfe0bae95079197080701cf0000018b"
-        "cfe56800ceba26da23cec3a3cf85c4040074776f91930603ce01020304930603ce0102030493020105"
-    ),
-    "confirm": (
-        "4452706605011500000102030405060708090a0b0c0d0e0f0000001398806958b558937d91c41063636363636363636363636363636363"
-    ),
-    "confirmed": (
-        "4452706605011600000102030405060708090a0b0c0d0e0f0000001398806958c3ab1f6c91c41063636363636363636363636363636363"
-    ),
-    "request_vote_of_a_successor": (
-        "4452706605010300000102030405060708090a0b0c0d0e0f0000000826fbccd393fa69049507cd012c06c2c3"
-    ),
-    "hello_reply_to_a_removed_node": (
-        "4452706605010200000102030405060708090a0b0c0d0e0f000000281a3da02940a66e5d96c2ae6e31207761732072656d6f"
-        "766564a26e32c41076767676767676767676767676767676c2c3"
-    ),
-    "hello_reply_with_a_priority": (
-        "4452706605010200000102030405060708090a0b0c0d0e0f0000001dcfb209792620626397c3a0a26e32c410767676767676"
-        "76767676767676767676c2c2cd012c"
-    ),
-    "tell_members": (
-        "4452706605011800000102030405060708090a0b0c0d0e0f0000001695f10dee67c33db492cd012cc410016120636f6e6669"
-        "6775726174696f6e"
-    ),
-    "timeout_now": ("4452706605011700000102030405060708090a0b0c0d0e0f00000002f20f803693471b8d9107"),
-}
-"""Frames of version 5; only ever added to until there is a version 6."""
 
 
 def frame(kind: int, body: bytes, *, flags: int = 0, algorithm: int = 1) -> bytes:
@@ -183,9 +83,9 @@ def test_numbers_of_kinds_never_change() -> None:
     names += " INSTALL_SNAPSHOT FETCH_SNAPSHOT SNAPSHOT_CHUNK STATE_HASH"
     names += " INTRODUCE INTRODUCE_RESPONSE FETCH_ENTRIES FETCH_ENTRIES_RESPONSE BULK PIECE RESUME RESUME_RESPONSE"
     names += " ASK_TIME TELL_TIME"
-    names += " CONFIRM CONFIRMED TIMEOUT_NOW TELL_MEMBERS"
+    names += " CONFIRM CONFIRMED TIMEOUT_NOW TELL_MEMBERS CHALLENGE PROOF"
     assert [kind.name for kind in sorted(FrameKind)] == names.split()
-    assert sorted(FrameKind) == list(range(1, 25))
+    assert sorted(FrameKind) == list(range(1, 27))
 
 
 @pytest.mark.parametrize("field", ["keys", "values", "deadlines_ms", "checksums"])
@@ -306,9 +206,10 @@ def test_error_is_final() -> None:
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (frame(0, b"\x90"), "frame kind 0, known 1..24"),
-        (frame(25, b"\x90"), "frame kind 25, known 1..24"),
-        (frame(4, b"\x93\x07\xc3\xc2", flags=1), "flags 0x01, known 0x00"),
+        (frame(0, b"\x90"), "frame kind 0, known 1..26"),
+        (frame(27, b"\x90"), "frame kind 27, known 1..26"),
+        (frame(4, b"\x93\x07\xc3\xc2", flags=1), "a frame with a tag on a link on which no cluster secret was proven"),
+        (frame(4, b"\x93\x07\xc3\xc2", flags=2), "flags 0x02, known 0x00 and 0x01"),
         (frame(4, b""), "RequestVoteResponse: the body is no msgpack"),
         (frame(4, b"\x93\x07\xc3"), "RequestVoteResponse: the body is no msgpack"),
         (frame(4, b"\x93\x07\xc3\xc2\x00"), "RequestVoteResponse: the body is no msgpack of this kind: ExtraData"),

@@ -24,6 +24,7 @@ FLAGS = ([True, False], [0, 1, None, "yes"])
 TEXTS = (["", "é"], [b"", 1, None])
 NAMES = (["n", "n1"], ["", b"n1", 1, None])
 UUIDS = ([b"u" * 16], [b"", b"u" * 15, b"u" * 17, "u" * 16, None, 16])
+PROOFS = ([b"p" * 32], [b"", b"p" * 31, b"p" * 33, "p" * 32, None, 32])
 BYTES = ([b"", b"k"], ["", 1, None, []])
 
 
@@ -52,6 +53,8 @@ CASES = [
     ("hello", 4, UUIDS),
     ("confirm", 0, UUIDS),
     ("confirmed", 0, UUIDS),
+    ("challenge", 0, UUIDS),
+    ("proof", 0, PROOFS),
     *(("request_vote", place, NUMBERS) for place in (0, 2)),
     ("request_vote", 1, INDEXES),
     ("request_vote", 3, FLAGS),
@@ -172,7 +175,7 @@ def test_the_newest_frame_is_remembered() -> None:
 
 def test_numbers_of_kinds_are_those_of_the_frames() -> None:
     """From 1 on, without a gap."""
-    assert [kind.value for kind in FrameKind] == list(range(1, 25))
+    assert [kind.value for kind in FrameKind] == list(range(1, 27))
 
 
 def test_a_frame_is_returned_when_its_last_byte_is_there() -> None:
