@@ -15,6 +15,7 @@
     │   ├── PeerRemoved           the node at one end of a link was removed from the cluster
     │   ├── ForeignCluster        a frame that carries another cluster's id
     │   ├── PeerTooOld            a node whose program cannot the version that the cluster has
+    │   ├── Unproven              the node at one end of a link does not prove the cluster's secret
     │   ├── ForgedFrame           a frame that the node which proved the secret did not send, or not there
     │   └── PeerMisbehaved        a frame that is whole and says what no correct node says
     ├── NodeRemoved               this node was removed from its cluster
@@ -104,6 +105,10 @@ class ForeignCluster(PeerError):
 
 class PeerTooOld(PeerError):
     """The program of the node at one end of a link cannot what this cluster writes: a newer one is to be installed."""
+
+
+class Unproven(PeerError):
+    """A link whose ends do not prove the same cluster secret to each other."""
 
 
 class ForgedFrame(PeerError):

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "demo": "durable_raft.cli.demo:demo",
     "status": "durable_raft.cli.status:status",
     "member": "durable_raft.cli.member:member",
+    "secret": "durable_raft.cli.secret:secret",
     "transfer": "durable_raft.cli.member:transfer",
     "raise-version": "durable_raft.cli.raise_version:raise_version",
     "backup": "durable_raft.cli.backup:backup",

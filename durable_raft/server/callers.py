@@ -7,7 +7,8 @@ there can have sent the challenge, and says so (``Confirmed``). Until then the l
 told nothing, bounded in bytes and time, and the oldest goes when there are too many.
 
 So a stranger can speak for nobody, whatever he knows of the cluster, unless he listens at a member's address or reads
-what passes there. Against those only a secret helps.
+what passes there. Against those the cluster secret helps (proving.py). Its proof shows that whoever dials belongs to
+the cluster; which of its nodes it is, this shows.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ class Callers:
     def claim(self, link: Claimant, peer: NodeId, challenge: bytes) -> None:
         """Note who ``link`` says has dialled it, to be confirmed by ``peer``."""
         self._callers[peer, challenge] = link
+
+    def proved(self, link: Claimant) -> None:
+        """Note that whoever dialled ``link`` belongs to the cluster: no stranger takes its place any more."""
+        self._open.pop(link, None)
 
     def of(self, peer: NodeId) -> list[bytes]:
         """Return the challenges that ``peer`` is to be asked about."""

@@ -16,14 +16,15 @@ from typing import Final, cast
 from durable_raft import __version__
 from durable_raft.addresses import parse_address
 from durable_raft.errors import DiskReplaced, PeerError, PeerRemoved
-from durable_raft.raft.types import DEFAULT_PRIORITY, Identity, Member, NodeId
+from durable_raft.raft.types import DEFAULT_PRIORITY, Member, NodeId
 from durable_raft.raft.versions import OURS, say
 from durable_raft.server.callers import CHALLENGE_BYTES, Callers
 from durable_raft.server.hearing import HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT_S, tune
 from durable_raft.server.link_queue import LinkQueue
 from durable_raft.server.logs import event
-from durable_raft.wire.messages import Confirm, Confirmed
-from durable_raft.wire.peer import FrameEncoder, FrameParser, Hello, HelloReply, NodeMessage, encode_frame
+from durable_raft.server.proving import DiallingEnd, Proofs
+from durable_raft.wire.messages import Challenge, Confirm, Confirmed, Proof
+from durable_raft.wire.peer import FrameEncoder, FrameParser, Hello, HelloReply, NodeMessage, PeerMessage
 
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 1.0
@@ -43,19 +44,22 @@ class _Dialled(asyncio.Protocol):
 
     def __init__(
         self,
-        identity: Identity,
+        proofs: Proofs,
         target: NodeId,
         callers: Callers,
         queue: LinkQueue | None = None,
         on_made: Callable[[_Dialled], None] | None = None,
     ) -> None:
         """Bind the parts: without ``queue`` it only asks, and nothing else is sent on it."""
-        self._identity = identity
         self._target = target
         self._callers = callers
         self._queue = queue
         self._on_made = on_made
         self.challenge = secrets.token_bytes(CHALLENGE_BYTES)
+        identity, version = proofs.identity, say(proofs.secrets.stance.behind(__version__), OURS)
+        self._hello = Hello(identity.node_id, identity.node_uuid, target, version, self.challenge)
+        self.end = DiallingEnd(proofs, self._hello)
+        """What was proven on this link."""
         self._parser = FrameParser(identity.cluster_id, HANDSHAKE_BYTES_MAX)
         self.transport: asyncio.Transport
         """There from ``connection_made`` on."""
@@ -72,31 +76,48 @@ class _Dialled(asyncio.Protocol):
         tune(transport)
         # uvloop would keep what is written until the end of the turn; a lone write's flush is part of that turn.
         transport.set_write_buffer_limits(high=0)
-        identity = self._identity
-        hello = Hello(identity.node_id, identity.node_uuid, self._target, say(__version__, OURS), self.challenge)
-        transport.write(encode_frame(identity.cluster_id, hello))
+        self.end.say(transport, self._hello)
         if self._on_made is not None:
             self._on_made(self)
+        self._ask_all()
+
+    def _ask_all(self) -> None:
         for challenge in self._callers.of(self._target):
             self.ask(challenge)
 
     def ask(self, challenge: bytes) -> None:
-        """Ask whoever listens there whether it has dialled the link that carries ``challenge``."""
-        self.transport.write(encode_frame(self._identity.cluster_id, Confirm(challenge)))
+        """Ask whoever listens there whether it has dialled the link that carries ``challenge``, once it is believed."""
+        if self.end.is_settled:
+            self.end.say(self.transport, Confirm(challenge))
 
     def data_received(self, data: bytes) -> None:
         """Take the answer to the handshake, and to what was asked."""
         try:
-            for message in self._parser.feed(data):
-                if isinstance(message, Confirmed):
-                    if self._callers.confirm(self._target, message.challenge) and not self.confirmed.done():
-                        self.confirmed.set_result(None)
-                elif isinstance(message, HelloReply) and not self.answer.done():
-                    self.answer.set_result(message)
+            self._hear(self._parser.feed(data))
         except PeerError as error:
             if not self.answer.done():
                 self.answer.set_exception(error)
             self.transport.abort()
+
+    def _hear(self, messages: list[PeerMessage]) -> None:
+        for message in messages:
+            was_settled = self.end.is_settled
+            if isinstance(message, Challenge):
+                self.end.say(self.transport, self.end.answer(message))
+                continue
+            if isinstance(message, Proof):
+                behind = self._parser.secure(self.end.take(message))
+                self._ask_all()
+                self._hear(behind)
+                continue
+            self.end.check(message)
+            if not was_settled:
+                self._ask_all()
+            if isinstance(message, Confirmed):
+                if self._callers.confirm(self._target, message.challenge) and not self.confirmed.done():
+                    self.confirmed.set_result(None)
+            elif isinstance(message, HelloReply) and not self.answer.done():
+                self.answer.set_result(message)
 
     def pause_writing(self) -> None:
         """Have no more pieces written: the kernel did not take the last one whole."""
@@ -121,15 +142,15 @@ class PeerLink:
 
     def __init__(
         self,
-        identity: Identity,
         member: Member,
         rng: random.Random,
         on_change: Callable[[], None],
         encoder: FrameEncoder,
         was_replaced: Callable[[NodeId, bytes], bool],
         callers: Callers,
+        proofs: Proofs,
     ) -> None:
-        self._identity = identity
+        self._proofs = proofs
         self._callers = callers
         self._was_replaced = was_replaced
         self._queue = LinkQueue(member.node_id, encoder, lambda turn: asyncio.get_running_loop().call_soon(turn))
@@ -156,6 +177,11 @@ class PeerLink:
     def is_up(self) -> bool:
         """Whether the peer accepted the link and it has not failed since."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether both ends of it have proven the cluster secret to each other."""
+        return self.is_up and self._dialled is not None and self._dialled.end.secret is not None
 
     def send(self, message: NodeMessage) -> None:
         """Send ``message`` or, when the link is down or choked, drop it."""
@@ -192,6 +218,13 @@ class PeerLink:
         if self._dialled is not None and not self._is_closed and (self._probe is None or self._probe.done()):
             self._probe = asyncio.get_running_loop().create_task(self._ask_anew(self._dialled))
 
+    def drop_unproven(self) -> None:
+        """End the links whose ends have proven a secret that counts no more."""
+        if self._dialled is not None and not self._proofs.secrets.accepts(self._dialled.end.secret):
+            self._dialled.transport.abort()
+        if self._probe is not None:
+            self._probe.cancel()
+
     def note_replaced(self) -> None:
         """Note that somebody dialled as this peer, from a disk that was replaced; it counts while this link is down."""
         self.is_replaced = not self.is_up
@@ -203,7 +236,7 @@ class PeerLink:
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 transport, protocol = await asyncio.get_running_loop().create_connection(
-                    lambda: _Dialled(self._identity, self._member.node_id, self._callers), address.host, address.port
+                    lambda: _Dialled(self._proofs, self._member.node_id, self._callers), address.host, address.port
                 )
                 await protocol.confirmed
                 old.transport.abort()
@@ -233,7 +266,7 @@ class PeerLink:
                 self._last_complaint = ""
                 self._transport = protocol.transport
                 self.is_refused_as_replaced = self.is_replaced = self.is_refused_as_removed = False
-                self._queue.attach(protocol.transport)
+                self._queue.attach(protocol.transport, protocol.end.seal)
                 self._on_change()
                 event(_logger, logging.INFO, "peer_connected", peer=self._member.node_id)
                 try:
@@ -272,7 +305,7 @@ class PeerLink:
             raise
 
     def _new_dialled(self) -> _Dialled:
-        return _Dialled(self._identity, self._member.node_id, self._callers, self._queue, self._note_dialled)
+        return _Dialled(self._proofs, self._member.node_id, self._callers, self._queue, self._note_dialled)
 
     def _note_dialled(self, dialled: _Dialled) -> None:
         self._dialled = dialled

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, cast
 
-from durable_raft.errors import DiskReplaced, PeerError, PeerMisbehaved, PeerRemoved, PeerTooOld
+from durable_raft.errors import DiskReplaced, PeerError, PeerMisbehaved, PeerRemoved, PeerTooOld, Unproven
 from durable_raft.raft.messages import Introduce, IntroduceResponse, Resume
 from durable_raft.raft.types import Identity, NodeId
 from durable_raft.raft.versions import FIRST, Versions, heard
@@ -16,8 +16,9 @@ from durable_raft.server.callers import Callers
 from durable_raft.server.complaints import Complaints, head_of
 from durable_raft.server.half_sent import HalfSent
 from durable_raft.server.logs import event
+from durable_raft.server.proving import HearingEnd, Proofs
 from durable_raft.wire.messages import Challenge, Confirm, Confirmed, Proof
-from durable_raft.wire.peer import FrameParser, Hello, HelloReply, NodeMessage, PeerMessage, encode_frame
+from durable_raft.wire.peer import FrameParser, Hello, HelloReply, NodeMessage, PeerMessage
 from durable_raft.wire.pieces import FRAME_BODY_BYTES_MAX
 
 HANDSHAKE_TIMEOUT_S = 2.0
@@ -81,6 +82,7 @@ class Listener(Protocol):
     identity: Identity
     ids: frozenset[NodeId]
     callers: Callers
+    proofs: Proofs
     accepted: set[asyncio.Transport]
     is_closed: bool
     """Whether nobody is heard any more; a link that was being accepted may still come."""
@@ -115,6 +117,7 @@ class Accepted(asyncio.Protocol):
         """What the dialler said it is."""
         self.versions = Versions(FIRST, FIRST)
         """What the program at the other end can, as it said."""
+        self._end = HearingEnd(peers.proofs)
         self._is_claim = False
         """Whether that is to be confirmed, or was: who says more meanwhile is told nothing."""
         self._source: NodeId | None = None
@@ -129,6 +132,11 @@ class Accepted(asyncio.Protocol):
     def name(self) -> str:
         """What the log calls it."""
         return f"link of {self._source or 'nobody known'} from {self._host}"
+
+    @property
+    def secret(self) -> bytes | None:
+        """Which secret both ends have proven, if one."""
+        return self._end.secret
 
     @property
     def is_kept_waiting(self) -> bool:
@@ -194,7 +202,9 @@ class Accepted(asyncio.Protocol):
             and not isinstance(message, (Hello, HelloReply, Confirm, Confirmed, Challenge, Proof))
         ):
             self._hear(source, hello.node_uuid, message)
-        elif isinstance(message, Confirm) and hello is not None:
+        elif isinstance(message, Proof):
+            self._prove(message)
+        elif isinstance(message, Confirm) and hello is not None and self._is_claim:
             self._confirm(NodeId(hello.node_id), message)
         else:
             self._handshake(message)
@@ -210,6 +220,27 @@ class Accepted(asyncio.Protocol):
         if not isinstance(message, Hello) or self._hello is not None:
             raise PeerError(f"{type(message).__name__} where a handshake has its place, or a second handshake")
         self._hello = message
+        challenge = self._end.challenge(message)
+        if challenge is None:
+            self._admit(message)
+        else:
+            self._end.say(self._transport, challenge)
+
+    def _prove(self, message: Proof) -> None:
+        """Take the proof of whoever dialled, and give ours; every frame behind them has a tag."""
+        proof, opener, seal = self._end.take(message)
+        self._end.say(self._transport, proof)
+        self._end.seal = seal
+        self._peers.callers.proved(self)
+        messages = self._parser.secure(opener)
+        assert self._hello is not None  # noqa: S101 - it was asked for a proof
+        self._admit(self._hello)
+        for message_behind in messages:
+            if not self._transport.is_closing():
+                self._take(message_behind)
+
+    def _admit(self, message: Hello) -> None:
+        """Take the link for a claim of a peer, if it can be one."""
         identity, peer = self._peers.identity, NodeId(message.node_id)
         if message.target_id != identity.node_id:
             raise PeerError(f"{peer} wants {message.target_id}, but this is {identity.node_id}")
@@ -234,11 +265,14 @@ class Accepted(asyncio.Protocol):
         """Say that this node has dialled that link, if it has; whoever asks is told nothing else."""
         link = self._peers.links.get(peer)
         if link is not None and link.has_dialled(message.challenge):
-            self._transport.write(encode_frame(self._peers.identity.cluster_id, Confirmed(message.challenge)))
+            self._end.say(self._transport, Confirmed(message.challenge))
 
     def confirmed(self) -> None:
         """Hear this peer from now on, and on no other link."""
         if self._hello is None or self._transport.is_closing():
+            return
+        if not self._peers.proofs.secrets.accepts(self.secret):
+            self.drop()
             return
         self._source = NodeId(self._hello.node_id)
         self._stop_waiting()
@@ -252,8 +286,14 @@ class Accepted(asyncio.Protocol):
             self._probe.cancel()
 
     def _refuse(self, error: PeerError) -> None:
-        """Close the link; only a Hello is answered with why, as it showed that the cluster's id is known."""
-        if self._hello is not None and not self._is_claim:
+        """Close the link; only a Hello is answered with why, as it showed that the cluster's id is known.
+
+        Whoever is to prove the secret, and has not, is told that only, and nothing about this node.
+        """
+        hello = self._hello
+        if isinstance(error, Unproven) and hello is not None and not self._is_claim:
+            self._end.say(self._transport, HelloReply(False, str(error), hello.target_id, bytes(len(hello.node_uuid))))
+        elif hello is not None and not self._is_claim and not self._end.is_waiting:
             self._answer(accepted=False, reason=str(error), because=error)
         self._transport.close()
 
@@ -262,4 +302,4 @@ class Accepted(asyncio.Protocol):
         is_replaced, is_removed = isinstance(because, DiskReplaced), isinstance(because, PeerRemoved)
         priority = self._peers.priority
         answer = HelloReply(accepted, reason, identity.node_id, identity.node_uuid, is_replaced, is_removed, priority)
-        self._transport.write(encode_frame(identity.cluster_id, answer))
+        self._end.say(self._transport, answer)

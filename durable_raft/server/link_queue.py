@@ -22,6 +22,7 @@ from typing import Final
 from durable_raft.raft.messages import AppendEntries, RequestVote, stands_on
 from durable_raft.raft.types import NodeId
 from durable_raft.server.logs import event
+from durable_raft.server.proving import Seal
 from durable_raft.wire.peer import FrameEncoder, NodeMessage
 from durable_raft.wire.pieces import Bulk
 
@@ -43,7 +44,9 @@ class LinkQueue:
     def __init__(self, peer: NodeId, encoder: FrameEncoder, call_soon: Callable[[Callable[[], None]], object]) -> None:
         """Have bulks written in turns of the loop that ``call_soon`` gives."""
         self._peer = peer
-        self._encoder = encoder
+        self._plain = self._encoder = encoder
+        self._seal: Seal | None = None
+        """Puts tags behind the frames; None: they have none."""
         self._call_soon = call_soon
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[tuple[NodeMessage, Bulk | bytes]] = deque()
@@ -61,9 +64,10 @@ class LinkQueue:
         self.dropped = 0
         """Messages that were not sent."""
 
-    def attach(self, transport: asyncio.Transport) -> None:
-        """Write to ``transport`` from now on."""
-        self._transport = transport
+    def attach(self, transport: asyncio.Transport, seal: Seal | None = None) -> None:
+        """Write to ``transport`` from now on, with the tags of ``seal`` if there is one."""
+        self._transport, self._seal = transport, seal
+        self._encoder = self._plain if seal is None else seal.encoder
         self._is_choked = self._has_said_full = False
 
     def detach(self) -> None:
@@ -89,7 +93,13 @@ class LinkQueue:
         elif transport.get_write_buffer_size() > SMALL_BYTES_MAX:
             self._drop(len(encoded))
         else:
-            transport.write(encoded)
+            self._write(transport, encoded)
+
+    def _write(self, transport: asyncio.Transport, frame: bytes) -> None:
+        if self._seal is None:
+            transport.write(frame)
+        else:
+            self._seal.write(transport, frame)
 
     def _stands_on_waiting(self, message: NodeMessage) -> bool:
         return any(stands_on(message, earlier) for earlier, _ in self._waiting)
@@ -132,7 +142,7 @@ class LinkQueue:
             frame = self._next_frame()
             if frame is not None:
                 written += len(frame)
-                transport.write(frame)
+                self._write(transport, frame)
         self._have_turn()
 
     def _next_frame(self) -> bytes | None:

@@ -22,11 +22,17 @@ from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import DEFAULT_PRIORITY, Identity, Member, NodeId
 from durable_raft.raft.versions import Versions
 from durable_raft.server.callers import Callers
+from durable_raft.server.cluster_secret import ClusterSecrets, SecretState
 from durable_raft.server.complaints import Complaints
 from durable_raft.server.dialling import PeerLink
 from durable_raft.server.half_sent import HalfSent
 from durable_raft.server.hearing import Accepted, Receive
+from durable_raft.server.proving import Proofs
 from durable_raft.wire.peer import FrameEncoder, NodeMessage
+from durable_raft.wire.proof import Stance
+
+REFRESH_S = 1.0
+"""How often the file of the secret is looked at."""
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +43,10 @@ class Link(Protocol):
     @property
     def is_up(self) -> bool:
         """Whether the peer accepted the link and it has not failed since."""
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether both ends of it have proven the cluster secret to each other."""
 
     @property
     def dropped(self) -> int:
@@ -77,6 +87,10 @@ class Links(Protocol):
     @property
     def versions(self) -> Mapping[NodeId, Versions]:
         """Which versions of a cluster each peer can that is heard at present, as it said (raft/versions.py)."""
+
+    @property
+    def secret(self) -> SecretState:
+        """What an operator is told of the cluster secret."""
 
     async def start(self, host: str, port: int) -> None:
         """Listen for peers and dial them; raises OSError when the address cannot be listened on."""
@@ -127,9 +141,12 @@ class Peers:
         members: Sequence[Member],
         rng: random.Random,
         events: LinkEvents,
+        secrets: ClusterSecrets | None = None,
     ) -> None:
-        """Bind the parts; ``rng`` draws the pauses between dials."""
+        """Bind the parts; ``rng`` draws the pauses between dials, ``secrets`` are proven on all links if there are."""
         self.identity = identity
+        self.proofs = Proofs(identity, secrets or ClusterSecrets())
+        self._refresh_timer: asyncio.TimerHandle | None = None
         self.receive = events.receive
         self.was_replaced, self.was_removed = events.was_replaced, events.was_removed
         self.cluster_version = events.cluster_version
@@ -160,6 +177,19 @@ class Peers:
         self._server = await loop.create_server(lambda: Accepted(self), host, port)
         for peer in self.links:
             self._dial(peer)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Look from time to time whether the file of the secret has changed; end the links of one that is gone."""
+        secrets = self.proofs.secrets
+        if secrets.refresh():
+            for link in self.links.values():
+                link.drop_unproven()
+            for accepted in list(self._proven.values()):
+                if not secrets.accepts(accepted.secret):
+                    accepted.drop()
+        if secrets.stance is not Stance.NONE:
+            self._refresh_timer = asyncio.get_running_loop().call_later(REFRESH_S, self._refresh)
 
     def _dial(self, peer: NodeId) -> None:
         """Have the link to ``peer`` made, and kept up."""
@@ -186,7 +216,7 @@ class Peers:
                 continue
             events = self._events
             self.links[peer] = PeerLink(
-                self.identity, member, self._rng, events.changed, self._encoder, events.was_replaced, self.callers
+                member, self._rng, events.changed, self._encoder, events.was_replaced, self.callers, self.proofs
             )
             if self._server is not None:
                 self._dial(peer)
@@ -217,6 +247,11 @@ class Peers:
         return {peer: link.versions for peer, link in self._proven.items()}
 
     @property
+    def secret(self) -> SecretState:
+        """What an operator is told of the cluster secret."""
+        return self.proofs.secrets.state
+
+    @property
     def refusals(self) -> int:
         """Return how many links and frames were not believed."""
         return self.refused.count
@@ -241,6 +276,8 @@ class Peers:
     def close(self) -> None:
         """Drop every link."""
         self.is_closed = True
+        if self._refresh_timer is not None:
+            self._refresh_timer.cancel()
         if self._server is not None:
             self._server.close()
         for task in self._tasks.values():

@@ -16,6 +16,7 @@ from durable_raft.raft.core import Raft
 from durable_raft.raft.types import Identity, Member
 from durable_raft.raft.versions import OURS, Versions
 from durable_raft.server.clock import Clock, Loop
+from durable_raft.server.cluster_secret import ClusterSecrets
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.large_entries import LARGE_BYTES
 from durable_raft.server.log_writer import Flushed, LogWriter
@@ -92,7 +93,15 @@ class Platform(Protocol):
 class SystemPlatform:
     """This machine: its clocks, the running event loop, TCP, threads."""
 
-    def __init__(self, loop: Loop, clock: Clock, seed: int, crash_points: CrashPoints, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        clock: Clock,
+        seed: int,
+        crash_points: CrashPoints,
+        recorder: Recorder,
+        cluster_secrets: ClusterSecrets,
+    ) -> None:
         """Bind what there is one of for a node; ``seed`` is of all its random choices."""
         self.loop = loop
         self.clock = clock
@@ -103,10 +112,11 @@ class SystemPlatform:
         self.large_bytes = LARGE_BYTES
         self.crash_points = crash_points
         self.recorder = recorder
+        self._cluster_secrets = cluster_secrets
 
     def links(self, identity: Identity, members: Sequence[Member], rng: random.Random, events: LinkEvents) -> Links:
         """Return links by TCP."""
-        return Peers(identity, members, rng, events)
+        return Peers(identity, members, rng, events, self._cluster_secrets)
 
     def log_writer(
         self, store: LogStore, on_flushed: Callable[[Flushed], None], on_failed: Callable[[BaseException], None]

@@ -30,6 +30,7 @@ from durable_raft.errors import (
 from durable_raft.raft.types import LEADER, NodeId
 from durable_raft.server.clients import Clients, Outbox
 from durable_raft.server.clock import Clock, clock_from_environment
+from durable_raft.server.cluster_secret import ClusterSecrets
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.dispatch_facts import DispatchCounters
 from durable_raft.server.exit_codes import ExitCode, exit_code_of
@@ -98,15 +99,18 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     it, mends what can be mended, and sets aside what cannot (opening.py). Clients see a connection that closes.
 
     Raises:
-        ConfigError: the configuration does not fit the directory, or an address cannot be listened on.
+        ConfigError: the configuration does not fit the directory, an address cannot be listened on, or the file of the
+            cluster secret cannot be used.
         StorageError: the directory is refused or damaged.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_freed_memory(config.memory_max)
     _allow_connections(config.clients_max)
     crash_points, clock = CrashPoints.from_environment(environment), clock_from_environment(environment)
+    secret_file = None if config.cluster_secret_file is None else Path(config.cluster_secret_file)
+    cluster_secrets = ClusterSecrets(secret_file, is_optional=config.cluster_secret_optional)
     for life in range(1, LIVES_MAX + 1):
-        ending, is_alone = _live(config, crash_points, clock)
+        ending, is_alone = _live(config, crash_points, clock, cluster_secrets)
         if not isinstance(ending, CorruptRecord) or life == LIVES_MAX or is_alone:
             return ExitCode.OK if ending is None else exit_code_of(ending)
         event(_logger, logging.ERROR, "reopening", attempt=life, reason=ending)
@@ -139,7 +143,9 @@ def _allow_connections(clients_max: int) -> None:
         event(_logger, logging.WARNING, "few_files", allowed=allowed, wanted=wanted, reason="see ulimit -n")
 
 
-def _live(config: NodeConfig, crash_points: CrashPoints, clock: Clock) -> tuple[BaseException | None, bool]:
+def _live(
+    config: NodeConfig, crash_points: CrashPoints, clock: Clock, cluster_secrets: ClusterSecrets
+) -> tuple[BaseException | None, bool]:
     """Run one life of the node; return what ended it, None for a signal, and whether it was the only voter."""
     with _named(config.directory):
         watch_signals(config.directory)
@@ -147,7 +153,7 @@ def _live(config: NodeConfig, crash_points: CrashPoints, clock: Clock) -> tuple[
         watch_signals(config.directory)
     process: _Process | None = None
     try:
-        process = _Process(config, data, crash_points, clock)
+        process = _Process(config, data, crash_points, clock, cluster_secrets)
         watchdog = Watchdog()
         with asyncio.Runner(loop_factory=lambda: _new_loop(watchdog)) as runner:
             return runner.run(process.main(watchdog)), process.is_alone
@@ -189,8 +195,16 @@ def _new_loop(watchdog: Watchdog) -> asyncio.AbstractEventLoop:
 class _Process:
     """One run of the loop."""
 
-    def __init__(self, config: NodeConfig, data: NodeData, crash_points: CrashPoints, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        data: NodeData,
+        crash_points: CrashPoints,
+        clock: Clock,
+        cluster_secrets: ClusterSecrets,
+    ) -> None:
         self._config = config
+        self._cluster_secrets = cluster_secrets
         self._clock = clock
         self._data = data
         self._crash_points = crash_points
@@ -210,7 +224,7 @@ class _Process:
         seed, clock = secrets.randbits(64), self._clock
         recorder = FlightRecorder(self._config.directory, clock)
         recorder.note("started", node=self._config.node_id, pid=os.getpid(), last=self._data.stored.last.index)
-        platform = SystemPlatform(loop, clock, seed, self._crash_points, recorder)
+        platform = SystemPlatform(loop, clock, seed, self._crash_points, recorder, self._cluster_secrets)
         outbox = Outbox()
         node = Node(self._config, self._data, platform, outbox.flush, self._note_fatal)
         self._fail = node.fail

@@ -81,6 +81,8 @@ class Reporter:
             client_hold_ms=self._config.client_hold_ms,
             patience=raft.patience(int(now * 1000)),
             settings=self._settings,
+            cluster_secrets=node.peers.secret.accepted,
+            cluster_secret_problem=node.peers.secret.problem,
             alarms={alarm.name: alarm.text for alarm in node.alarms()},
             write_refusal=node.dispatcher.claims.out_of_space,
             memory_shares=self._memory_shares(),
@@ -117,6 +119,7 @@ class Reporter:
                 is_replaced=link is not None and link.is_replaced,
                 last_contact_ms=None if heard_at is None else now_ms - heard_at,
                 versions=heard.get(peer),
+                is_proven=link is not None and link.is_proven,
             )
         return statuses
 

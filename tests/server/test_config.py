@@ -10,7 +10,8 @@ import pytest
 
 from durable_raft.errors import ConfigError
 from durable_raft.raft.types import Member, Membership, NodeId
-from durable_raft.server.settings.config import SETTINGS, NodeConfig, derive_cluster_id, load_config
+from durable_raft.server.settings.cluster_id import derive_cluster_id
+from durable_raft.server.settings.config import SETTINGS, NodeConfig, load_config
 
 THREE = "n1=10.0.0.1:7001,n2=10.0.0.2:7001,n3=10.0.0.3:7001@9000"
 
@@ -210,6 +211,8 @@ def test_every_setting_is_a_line_of_the_file(tmp_path: Path) -> None:
         "allow_network_fs": "true",
         "accept_new_addresses": "false",
         "accept_old_copy": "false",
+        "cluster_secret_file": "'secret'",
+        "cluster_secret_optional": "true",
     }
     for setting in SETTINGS:
         if setting.name != "join":  # In place of ``cluster``.

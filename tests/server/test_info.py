@@ -103,6 +103,18 @@ def test_raft_section_has_the_version_of_the_cluster() -> None:
     assert lines["raft_peer_n2"].endswith(",versions=1-7")
 
 
+def test_what_is_told_of_the_cluster_secret() -> None:
+    """How many there are, what is wrong with their file, and which links they were proven on."""
+    lines = raft_lines(LEADER)
+    assert (lines["raft_cluster_secrets"], lines["raft_cluster_secret_problem"]) == ("0", "")
+    assert "proven" not in lines["raft_peer_n2"]
+    peers = {**LEADER.peers, N2: dataclasses.replace(LEADER.peers[N2], is_proven=True)}
+    lines = raft_lines(dataclasses.replace(LEADER, peers=peers, cluster_secrets=2, cluster_secret_problem="no file"))
+    assert (lines["raft_cluster_secrets"], lines["raft_cluster_secret_problem"]) == ("2", "no file")
+    assert lines["raft_peer_n2"].endswith(",proven=1")
+    assert lines["raft_peer_n3"].endswith(",proven=0")
+
+
 def test_raft_section_shows_the_configuration_while_members_change() -> None:
     """Who votes, who does until the joint configuration is left, who only listens; and how far the change is."""
     assert raft_lines(LEADER)["raft_member"] == "voter"

@@ -16,7 +16,9 @@ from durable_raft.raft.messages import AppendEntries
 from durable_raft.raft.types import ORIGIN, EntryKind, Identity, Index, Member, NodeId, Term, make_entry
 from durable_raft.server import hearing
 from durable_raft.server.callers import Callers
+from durable_raft.server.cluster_secret import ClusterSecrets
 from durable_raft.server.dialling import PeerLink
+from durable_raft.server.proving import Proofs
 from durable_raft.wire.messages import HelloReply
 from durable_raft.wire.peer import FRAME_VERSION, FrameEncoder, FrameParser, PeerMessage, encode_frame
 from tests.support.peer_house import CLUSTER_ID, HELLO, MESSAGE, House, in_a_house
@@ -54,9 +56,8 @@ async def _send_at_the_end_of_a_link() -> int:
     member = Member(NodeId("n2"), "127.0.0.1:1", f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
     up = asyncio.Event()
     identity = Identity(CLUSTER_ID, NodeId("n1"), b"1" * 16)
-    link = PeerLink(
-        identity, member, random.Random(1), up.set, FrameEncoder(identity.cluster_id), lambda _, __: False, Callers()
-    )
+    encoder, proofs = FrameEncoder(identity.cluster_id), Proofs(identity, ClusterSecrets())
+    link = PeerLink(member, random.Random(1), up.set, encoder, lambda _, __: False, Callers(), proofs)
     task = loop.create_task(link.run())
     async with asyncio.timeout(WAIT_S):
         await up.wait()
@@ -185,13 +186,13 @@ def test_a_large_message_arrives_behind_what_was_sent_after_it() -> None:
         up = asyncio.Event()
         identity = Identity(CLUSTER_ID, NodeId("n2"), b"2" * 16)
         link = PeerLink(
-            identity,
             house.members[0],
             random.Random(1),
             up.set,
             FrameEncoder(CLUSTER_ID),
             lambda _, __: False,
             Callers(),
+            Proofs(identity, ClusterSecrets()),
         )
         house.n2.confirms_all = True
         task = asyncio.get_running_loop().create_task(link.run())

@@ -11,6 +11,7 @@ from durable_raft.raft.messages import Envelope
 from durable_raft.raft.ready import Write
 from durable_raft.raft.types import DEFAULT_PRIORITY, Identity, Member, NodeId
 from durable_raft.raft.versions import Versions
+from durable_raft.server.cluster_secret import SecretState
 from durable_raft.server.crash_points import CrashPoints
 from durable_raft.server.log_writer import Flushed, LogWriter
 from durable_raft.server.peers import LinkEvents
@@ -51,13 +52,14 @@ class SimLink:
         self.is_up = True
         self.dropped = 0
         self.priority = DEFAULT_PRIORITY
-        self.is_refused_as_replaced = self.is_replaced = self.is_refused_as_removed = False
+        self.is_refused_as_replaced = self.is_replaced = self.is_refused_as_removed = self.is_proven = False
 
 
 class SimLinks:
     """``server.peers.Links`` to the simulated network: every message is judged before it leaves."""
 
     refusals = misbehaviours = 0
+    secret = SecretState()
 
     def __init__(self, process: Process, identity: Identity, members: Sequence[Member], events: LinkEvents) -> None:
         self._process = process

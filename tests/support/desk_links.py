@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from durable_raft.raft.messages import Envelope
 from durable_raft.raft.types import DEFAULT_PRIORITY, Member, NodeId
 from durable_raft.raft.versions import Versions
+from durable_raft.server.cluster_secret import SecretState
 from durable_raft.wire.messages import AskTime, NodeMessage, TellMembers
 from tests.support.raft_trace import message_words
 
@@ -22,7 +23,7 @@ class DeskLink:
         self._desk, self._node = desk, node
         self.dropped = 0
         self.priority = DEFAULT_PRIORITY
-        self.is_refused_as_replaced = self.is_replaced = self.is_refused_as_removed = False
+        self.is_refused_as_replaced = self.is_replaced = self.is_refused_as_removed = self.is_proven = False
 
     @property
     def is_up(self) -> bool:
@@ -34,6 +35,7 @@ class DeskLinks:
     """Links to peers that the test plays."""
 
     refusals = misbehaviours = 0
+    secret = SecretState()
     versions: Mapping[NodeId, Versions] = {}
     """What the test has the peers say; nobody says anything by default."""
 

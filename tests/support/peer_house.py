@@ -15,9 +15,11 @@ from durable_raft.errors import PeerMisbehaved
 from durable_raft.raft.messages import AppendEntriesResponse
 from durable_raft.raft.types import Identity, Index, Member, NodeId, Term
 from durable_raft.server.budget import Share
+from durable_raft.server.cluster_secret import ClusterSecrets
 from durable_raft.server.half_sent import HalfSent
 from durable_raft.server.peers import LinkEvents, Peers
-from durable_raft.wire.messages import Confirm, Confirmed, Hello, HelloReply
+from durable_raft.server.proving import HearingEnd, Proofs
+from durable_raft.wire.messages import Confirm, Confirmed, Hello, HelloReply, Proof
 from durable_raft.wire.peer import FrameParser, NodeMessage, PeerMessage, encode_frame
 
 CLUSTER_ID = b"c" * 16
@@ -72,7 +74,8 @@ class Dialler:
 class Listener:
     """The real n2, at the address that n1 knows of it: confirms the links that it dialled."""
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: ClusterSecrets) -> None:
+        self._proofs = Proofs(Identity(CLUSTER_ID, NodeId("n2"), b"2" * 16), secrets)
         self.dialled = {HELLO.challenge}
         """Challenges of links that it dialled."""
         self.asked: list[bytes] = []
@@ -92,28 +95,41 @@ class Listener:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
-        parser = FrameParser(CLUSTER_ID, 1 << 16)
+        parser, end = FrameParser(CLUSTER_ID, 1 << 16), HearingEnd(self._proofs)
         with suppress(ConnectionError):
             while data := await reader.read(1 << 16):
                 for message in parser.feed(data):
-                    if isinstance(message, Confirm):
-                        self.asked.append(message.challenge)
-                        if (message.challenge in self.dialled or self.confirms_all) and not self.hangs:
-                            writer.write(encode_frame(CLUSTER_ID, Confirmed(message.challenge)))
-                    elif isinstance(message, Hello):
-                        is_removed = self.refuses_as_removed
-                        answer = HelloReply(not is_removed, "", NodeId("n2"), b"2" * 16, is_removed=is_removed)
-                        writer.write(encode_frame(CLUSTER_ID, answer))
+                    if isinstance(message, Proof):
+                        proof, opener, seal = end.take(message)
+                        end.say(writer.transport, proof)
+                        end.seal = seal
+                        assert parser.secure(opener) == []
+                        end.say(writer.transport, self._answer())
+                    else:
+                        self._hear(message, end, writer.transport)
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
         self._open -= 1
 
+    def _hear(self, message: PeerMessage, end: HearingEnd, transport: asyncio.WriteTransport) -> None:
+        if isinstance(message, Confirm):
+            self.asked.append(message.challenge)
+            if (message.challenge in self.dialled or self.confirms_all) and not self.hangs:
+                end.say(transport, Confirmed(message.challenge))
+        elif isinstance(message, Hello):
+            end.say(transport, end.challenge(message) or self._answer())
+
+    def _answer(self) -> HelloReply:
+        is_removed = self.refuses_as_removed
+        return HelloReply(not is_removed, "", NodeId("n2"), b"2" * 16, is_removed=is_removed)
+
 
 class House:
     """The links of n1, and what they told it."""
 
-    def __init__(self, cluster_id: bytes = CLUSTER_ID) -> None:
+    def __init__(self, cluster_id: bytes = CLUSTER_ID, secrets: ClusterSecrets | None = None) -> None:
+        secrets = secrets or ClusterSecrets()
         self.heard: list[tuple[NodeId, NodeMessage]] = []
         self.joined: list[NodeId] = []
         self.failures: list[BaseException] = []
@@ -135,9 +151,9 @@ class House:
             failed=self.failures.append,
             half_sent=HalfSent(Share("peers", SHARE_BYTES), TIMEOUT_S, time.monotonic),
         )
-        self.peers = Peers(replace(IDENTITY, cluster_id=cluster_id), self.members, random.Random(1), events)
+        self.peers = Peers(replace(IDENTITY, cluster_id=cluster_id), self.members, random.Random(1), events, secrets)
         self.port, self.port_of_n2 = ports
-        self.n2 = Listener()
+        self.n2 = Listener(secrets)
         self.diallers: list[Dialler] = []
 
     def _receive(self, source: NodeId, message: NodeMessage) -> None:
@@ -157,11 +173,15 @@ def in_a_house(
     listens: bool = True,
     prepare: Callable[[House], None] = lambda _: None,
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    secrets: ClusterSecrets | None = None,
 ) -> House:
-    """Run a story with the links of n1 started, and n2 at its address if it ``listens``; on asyncio's own loop."""
+    """Run a story with the links of n1 started, and n2 at its address if it ``listens``; on asyncio's own loop.
+
+    Both have ``secrets``.
+    """
 
     async def told() -> House:
-        house = House()
+        house = House(secrets=secrets)
         prepare(house)
         async with asyncio.timeout(30), house.n2.serve(house.port_of_n2) if listens else nullcontext():
             await house.peers.start("127.0.0.1", house.port)

@@ -237,6 +237,8 @@ def _raft(status: NodeStatus) -> Iterable[Field]:
     yield "raft_checksum", status.checksum
     yield "raft_cluster_version", status.cluster_version
     yield "raft_versions", status.versions.short()
+    yield "raft_cluster_secrets", status.cluster_secrets
+    yield "raft_cluster_secret_problem", status.cluster_secret_problem
     yield "raft_ready", status.is_ready()
     yield "raft_alarms", ",".join(status.alarms)
     for name, text in status.alarms.items():
@@ -279,6 +281,8 @@ def _raft_members(status: NodeStatus) -> Iterable[Field]:
                 "member": status.part_of(member.node_id),
                 "versions": None if peer.versions is None else peer.versions.short(),
             }
+            if status.cluster_secrets:
+                facts["proven"] = peer.is_proven
             yield f"raft_peer_{member.node_id}", ",".join(f"{name}={_text(fact)}" for name, fact in facts.items())
 
 

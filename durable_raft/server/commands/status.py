@@ -57,6 +57,8 @@ class PeerStatus:
     """How long ago it last said anything, ms; None when it never did."""
     versions: Versions | None = None
     """Which versions of a cluster it can; None when it is not heard at present."""
+    is_proven: bool = False
+    """Both ends of the link to it have proven the cluster secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,10 @@ class NodeStatus:
     """How long the node waits for others at present, and why."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What the node was started with, for CONFIG GET; a Redis name given here wins over the fixed answer."""
+    cluster_secrets: int = 0
+    """How many cluster secrets this node accepts; 0: it has none."""
+    cluster_secret_problem: str = ""
+    """Why the file of the secret cannot be used at present; then what it said before counts."""
     alarms: Mapping[str, str] = field(default_factory=dict)
     """What is wrong with this node so that somebody has to act: name -> what it is, and the way out."""
     monotonic_us: int = 0

@@ -7,8 +7,7 @@ check, wherever it was made.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -34,6 +33,7 @@ from durable_raft.server.settings.sources import (
     parse_bytes_or_none,
     parse_count,
     parse_list,
+    parse_path,
     parse_priority,
     parse_switch,
     parse_text,
@@ -90,7 +90,7 @@ class NodeConfig:
     """All voters, this node included, with the addresses that others use for them. Used on the first start; later the
     directory knows its membership and this is compared with it."""
     cluster_id: bytes | None = None
-    """16 bytes given by the operator instead of the derived id; None: see ``derive_cluster_id``."""
+    """16 bytes given by the operator instead of the derived id; None: see cluster_id.py."""
     join: str | None = None
     """HOST:PORT of a node of the cluster that this node is to join; then ``membership`` is this node alone, and is only
     where others reach it."""
@@ -242,6 +242,19 @@ class NodeConfig:
         parse_switch,
         "",
         "Let the addresses in --cluster replace those the directory knows; the ids stay",
+    )
+    cluster_secret_file: str | None = _tunable(
+        None,
+        parse_path,
+        "FILE",
+        "File of the secret that nodes prove to each other ('durable-raft secret FILE' makes one): one a line, at most "
+        "two, the first is proven and each accepted; mode 0600. It is read again when it changes",
+    )
+    cluster_secret_optional: bool = _tunable(
+        False,
+        parse_switch,
+        "",
+        "Hear peers that have no cluster secret as well: only while the secret is being turned on or off",
     )
     accept_old_copy: bool = _tunable(
         False,
@@ -418,29 +431,6 @@ def _parse_cluster_id(text: str) -> bytes:
     return cluster_id
 
 
-def derive_cluster_id(config: NodeConfig, random_bytes: Callable[[int], bytes]) -> bytes:
-    """Return the 16-byte id that a data directory made for ``config`` is stamped with.
-
-    Nodes that are first started with the same --cluster-name and --cluster agree on it without talking: it is the
-    beginning of the SHA-256 over both. A cluster of one has nobody to agree with and gets a random id, so that two
-    nodes started alike never take each other for the same cluster. The id is minted once; afterwards the directory's
-    is the one that counts, whatever addresses are given then.
-
-    Args:
-        random_bytes: returns that many random bytes (``secrets.token_bytes``); asked only for a cluster of one.
-    """
-    if config.cluster_id is not None:
-        return config.cluster_id
-    if len(config.membership.voters) == 1:
-        return random_bytes(CLUSTER_ID_BYTES)
-    # Names and addresses hold neither spaces nor line ends, so that the text can be read in one way only.
-    lines = [config.cluster_name]
-    lines += sorted(
-        f"{member.node_id} {member.client_address} {member.peer_address}" for member in config.membership.voters
-    )
-    return hashlib.sha256("\n".join(lines).encode()).digest()[:CLUSTER_ID_BYTES]
-
-
 # -- checks -----------------------------------------------------------------------------------------------------------
 
 
@@ -457,6 +447,8 @@ def _check(config: NodeConfig) -> None:
         refuse("cluster_id", config.cluster_id.hex(), f"{2 * CLUSTER_ID_BYTES} hex digits")
     for setting in _tunables():
         setting.parse(setting.name, getattr(config, setting.name))
+    if config.cluster_secret_optional and config.cluster_secret_file is None:
+        refuse("cluster_secret_optional", "true", "cluster_secret_file beside it: without it there is nothing to prove")
     _check_timeouts(config)
     _check_limits(config)
 

@@ -84,6 +84,11 @@ def parse_text(setting: str, raw: object) -> str:
     return raw.strip()
 
 
+def parse_path(setting: str, raw: object) -> str | None:
+    """Return the path of a file; None: none."""
+    return None if raw is None else parse_text(setting, raw)
+
+
 def parse_list(setting: str, raw: object) -> str:
     """Return a comma-separated list, which in TOML may also be an array of texts."""
     if isinstance(raw, list):

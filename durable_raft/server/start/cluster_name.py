@@ -1,6 +1,6 @@
 """The name of the cluster that a directory belongs to, beside its id: an operator gives the name with every start.
 
-The id is derived from name and addresses once (settings/config.py), and addresses may change. So the id cannot tell
+The id is derived from name and addresses once (settings/cluster_id.py), and addresses may change. So the id cannot tell
 whether another name was given; the name is kept for that, in a file of its own. Directories that were made before this
 rule, or by a tool, take the name of their next start. The file is there wholly, or not at all: a part of a name, left
 by a power cut, would refuse its own cluster at each start.

@@ -18,7 +18,8 @@ from durable_raft.errors import CorruptRecord, DirectoryRefused, NodeUnreachable
 from durable_raft.raft.configuration import describe
 from durable_raft.raft.types import Identity, Standing, StoredLog
 from durable_raft.server.logs import event
-from durable_raft.server.settings.config import NodeConfig, derive_cluster_id
+from durable_raft.server.settings.cluster_id import derive_cluster_id
+from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.cluster_name import expect_name
 from durable_raft.server.start.recovery import NodeData, open_state, set_state_aside
 from durable_raft.storage.directory import KV, DirectoryLock, holds_environment, set_directory_aside

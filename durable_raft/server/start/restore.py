@@ -12,7 +12,8 @@ from pathlib import Path
 from durable_raft.errors import DirectoryRefused
 from durable_raft.raft.types import Identity, Standing
 from durable_raft.raft.versions import OURS, require
-from durable_raft.server.settings.config import CLUSTER_ID_BYTES, NodeConfig, derive_cluster_id
+from durable_raft.server.settings.cluster_id import derive_cluster_id
+from durable_raft.server.settings.config import CLUSTER_ID_BYTES, NodeConfig
 from durable_raft.storage.log.lmdb_store import LmdbLogStore
 from durable_raft.storage.state.backup import BackupReader, Progress
 from durable_raft.storage.state.install import KvInstaller
