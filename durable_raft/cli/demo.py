@@ -23,6 +23,7 @@ from durable_raft.cli.local_cluster import (
     free_ports,
     local_nodes,
     node_environment,
+    own_secret,
     serve_command,
     start_node,
     stop_nodes,
@@ -46,6 +47,7 @@ class Stage:
         ports = free_ports(2 * NODE_COUNT)
         self.nodes = local_nodes(list(zip(ports[::2], ports[1::2], strict=True)), directory)
         self._directory = directory
+        self._settings = {"cluster_secret_file": own_secret(directory)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -65,7 +67,7 @@ class Stage:
                     self._processes[node.node_id] = self._start(node, log)
 
     def _start(self, node: LocalNode, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        return start_node(serve_command(node, self.nodes, {}), log, node_environment())
+        return start_node(serve_command(node, self.nodes, self._settings), log, node_environment())
 
     def _log_file(self, node: LocalNode) -> Path:
         return self._directory / f"{node.node_id}.log"

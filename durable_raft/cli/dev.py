@@ -18,6 +18,7 @@ from durable_raft.cli.local_cluster import (
     is_free,
     local_nodes,
     node_environment,
+    own_secret,
     serve_command,
     start_node,
     stop_nodes,
@@ -33,8 +34,10 @@ LEADER_S: Final = 30.0
 class DevCluster:
     """The running nodes, with one thread for each that copies its log to this terminal."""
 
-    def __init__(self, nodes: list[LocalNode]) -> None:
+    def __init__(self, nodes: list[LocalNode], secret: Path) -> None:
+        """Run ``nodes``, which prove the secret in the file ``secret`` to each other."""
         self.nodes = nodes
+        self._settings = {"cluster_secret_file": secret}
         self.ended = threading.Event()
         """Set when the user or the system wants an end, or no node is left."""
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -43,7 +46,7 @@ class DevCluster:
     def start(self) -> None:
         """Start every node."""
         for node in self.nodes:
-            process = start_node(serve_command(node, self.nodes, {}), subprocess.PIPE, node_environment())
+            process = start_node(serve_command(node, self.nodes, self._settings), subprocess.PIPE, node_environment())
             self._processes.append(process)
             if process.stdout is not None:
                 copy = (node, process, process.stdout)
@@ -107,7 +110,7 @@ def dev(nodes: int, directory: Path | None, port: int) -> None:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="durable-raft-")))
             click.echo(f"Data are in {directory} and are removed at the end; --dir DIR keeps them.")
-        cluster = DevCluster(local_nodes(ports, directory))
+        cluster = DevCluster(local_nodes(ports, directory), own_secret(directory))
         is_asked = threading.Event()
 
         def ask_to_end(*_: object) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from durable_raft.addresses import Address
+from durable_raft.cli.secret import make_secret
 from durable_raft.server.settings.sources import ENVIRONMENT_PREFIX
 
 HOST: Final = "127.0.0.1"
@@ -84,6 +85,19 @@ def local_nodes(ports: Sequence[tuple[int, int]], directory: Path) -> list[Local
         LocalNode(f"n{number}", client, peer, directory / f"n{number}")
         for number, (client, peer) in enumerate(ports, start=1)
     ]
+
+
+def own_secret(directory: Path) -> Path:
+    """Return the file of the secret of a cluster inside ``directory``; it is made when it is not there.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "cluster-secret"
+    if not file.exists():
+        make_secret(file)
+    return file
 
 
 def own_program() -> list[str]:

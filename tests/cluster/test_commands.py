@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,7 @@ def test_demo_shows_that_nothing_is_lost(tmp_path: Path) -> None:
     assert leaders[1][0] != leaders[0][0]
     assert [int(term) for _, term in leaders] == sorted({int(term) for _, term in leaders})
     assert {path.name for path in (tmp_path / "kept").iterdir()} >= {"n1", "n2", "n3", "n1.log", "n2.log", "n3.log"}
+    assert stat.S_IMODE((tmp_path / "kept" / "cluster-secret").stat().st_mode) == 0o600
 
 
 def test_demo_notices_a_loss(tmp_path: Path) -> None:
@@ -115,6 +117,9 @@ def test_dev_runs_a_cluster_until_it_is_stopped(number: signal.Signals, tmp_path
         with ClusterClient(addresses) as client:
             assert client.call("SET", "city", "Paris") == b"OK"
             assert client.call("GET", "city") == b"Paris"
+            info = client.call("INFO", "raft")
+            assert isinstance(info, bytes)
+            assert info.count(b",proven=1") == 2
         text = out.read_text()
         assert f"redis-cli -c -p {first} SET city Paris" in text
         assert directory_in(text).is_dir()
@@ -151,7 +156,8 @@ def test_dev_keeps_what_it_is_told_to_keep(tmp_path: Path) -> None:
             process.terminate()
             code = process.wait(WAIT_S)
         assert code == 0, err.read_text()
-    assert {path.name for path in (tmp_path / "data").iterdir()} == {"n1", "n2", "n3"}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"n1", "n2", "n3", "cluster-secret"}
+    assert stat.S_IMODE((tmp_path / "data" / "cluster-secret").stat().st_mode) == 0o600
 
 
 def test_dev_refuses_ports_that_are_taken(shared_cluster: Cluster) -> None:
