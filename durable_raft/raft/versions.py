@@ -11,8 +11,8 @@ version 2     entries of the kind VERSION; meta 3 of the state, and pieces of sn
               program of version 1 refuses such a directory, and does not take its state for one of version 1
 ============  =========================================================================================================
 
-Frames of the kinds CHALLENGE and PROOF and the flag TAGGED are of no version: they are used on links whose ends both said
-in their Hello that they have a cluster secret, in a cluster of any version (wire/proof.py).
+Frames of the kinds CHALLENGE and PROOF and the flag TAGGED are of no version. They are used on a link when both ends
+said in their Hello that they have a cluster secret, in a cluster of any version (wire/proof.py).
 
 The payload of an entry of the kind VERSION is the version, u16, big-endian.
 """
