@@ -84,9 +84,9 @@ def _value(rng: random.Random, depth: int = 0) -> Any:
             return [_value(rng, depth + 1) for _ in range(rng.randrange(5))]
 
 
-def frame_of(kind: int, body: bytes) -> bytes:
+def frame_of(kind: int, body: bytes, flags: int = 0) -> bytes:
     """Return a frame whose checksums are right."""
-    header = FRAMES[0][:6] + bytes((kind, 0)) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
+    header = FRAMES[0][:6] + bytes((kind, flags)) + CLUSTER + struct.pack(">II", len(body), crc32c(body))
     return header + struct.pack(">I", crc32c(header)) + body
 
 

@@ -3,7 +3,7 @@
 ``frames``     the parser of what peers send
 ``requests``   the parser of what clients send
 ``payloads``   the decoders of what entries hold, either version
-``handshake``  the hearing end of a link, before and after it is proven (handshake.py)
+``handshake``  both ends of a link, before and after it is proven, with a cluster secret and without (handshake.py)
 ``core``       the algorithm, fed with well-formed messages that say anything (lies.py)
 ``node``       a whole node, fed with the same and with all else that nodes say (node.py)
 """

@@ -140,35 +140,32 @@ def reasons(records: list[Any], message: str) -> str:
     return "\n".join(str(record.fields["reason"]) for record in records if record.message == message)
 
 
+OTHER = "{} proves another cluster secret"
+WITHOUT = "{} has no cluster secret, and {} asks for one: set cluster_secret_file there, to a copy of the file"
+
+
 @pytest.mark.parametrize(
-    ("of_n1", "of_n2", "n1_refuses", "n1_is_refused"),
+    ("of_n1", "of_n2", "by_n1", "by_n2"),
     [
-        ("A", "B", "n2 proves another cluster secret", "n1 proves another cluster secret"),
-        ("AB", "", "n2 has no cluster secret, and n1 asks for one", "n1 asks for one: set cluster_secret_file there"),
-        ("A", "", "Unproven: n2 has no cluster secret, and n1 asks for one", "n2 has no cluster secret, and n1 asks"),
-        ("", "A", "n1 has no cluster secret, and n2 asks for one", "n1 has no cluster secret, and n2 asks for one"),
-        ("A?", "B", "n2 proves another cluster secret", "n1 proves another cluster secret"),
-        ("B", "A?", "n2 proves another cluster secret", "n1 proves another cluster secret"),
+        ("A", "B", OTHER.format(N2), OTHER.format(N1)),
+        ("AB", "", WITHOUT.format(N2, N1), WITHOUT.format(N2, N1)),
+        ("", "A", WITHOUT.format(N1, N2), WITHOUT.format(N1, N2)),
+        ("A?", "B", OTHER.format(N2), OTHER.format(N1)),
+        ("B?", "A?", OTHER.format(N2), OTHER.format(N1)),
     ],
 )
-def test_nodes_are_refused(
-    secrets: Secrets,
-    caplog: pytest.LogCaptureFixture,
-    of_n1: str,
-    of_n2: str,
-    n1_refuses: str,
-    n1_is_refused: str,
-) -> None:
-    """Both sides say why, in the same words, and neither hears the other."""
+def test_nodes_are_refused(secrets: Secrets, of_n1: str, of_n2: str, by_n1: str, by_n2: str) -> None:
+    """Each refuses the other as soon as it is dialled, both say why in the same words, and neither hears the other."""
 
     async def story(house: House) -> None:
         neighbour = Neighbour(house, secrets.of("n2", of_n2))
         async with neighbour.running():
-            while n1_refuses not in reasons(caplog.records, "peer_refused") or n1_is_refused not in reasons(
-                caplog.records, "peer_unreachable"
-            ):
-                await asyncio.sleep(0.001)
-            for link in (house.peers.links[N2], neighbour.peers.links[N1]):
+            for peers, reason in ((house.peers, by_n1), (neighbour.peers, by_n2)):
+                while f"127.0.0.1: Unproven: {reason}" not in peers.refused._said:
+                    await asyncio.sleep(0.001)
+            for link, reason in ((house.peers.links[N2], by_n2), (neighbour.peers.links[N1], by_n1)):
+                while not link._last_complaint.endswith(f"refuses this node: {reason}"):
+                    await asyncio.sleep(0.001)
                 assert not link.is_up
             assert not house.peers._proven
             assert not neighbour.peers._proven

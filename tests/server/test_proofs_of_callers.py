@@ -188,6 +188,23 @@ def test_nothing_but_the_proof_is_taken_where_one_is_to_come(second: PeerMessage
     assert with_callers(story, secrets).peers.refusals == 1
 
 
+def test_a_claim_of_a_secret_that_is_gone_is_not_heard(secrets: ClusterSecrets) -> None:
+    """It was proven, and then the file changed before the peer confirmed it."""
+
+    async def story(house: House, dial: Dial) -> None:
+        house.n2.hangs = True
+        caller = await dial()
+        keys = derive(SECRET, transcript_of(CLUSTER_ID, PROVING, await caller.challenged()))
+        caller.say(Proof(keys.dialler_proof))
+        assert await caller.hear() == Proof(keys.listener_proof)
+        secrets.accepted = (OTHER_SECRET,)
+        assert house.peers.callers.confirm(N2, PROVING.challenge)
+        assert await caller.rest() == []
+        assert not house.peers._proven
+
+    assert with_callers(story, secrets).joined == []
+
+
 @pytest.mark.parametrize("has_secret", [True, False])
 def test_a_proof_that_was_not_asked_for_ends_the_link(has_secret: bool, secrets: ClusterSecrets) -> None:
     """Before the Hello, and a second one."""
