@@ -133,14 +133,15 @@ class ClusterSecrets:
 
         A file that cannot be used changes nothing but ``state``, and the log is told.
         """
-        if self._path is None or (seen := self._look()) == self._seen:
+        if self._path is None or ((seen := self._look()) == self._seen and not self._problem):
             return False
         self._seen, before = seen, self.accepted
         try:
             self.accepted = read_secrets(self._path)
         except ConfigError as error:
+            if str(error) != self._problem:
+                event(_logger, logging.ERROR, "cluster_secret_unread", reason=error)
             self._problem = str(error)
-            event(_logger, logging.ERROR, "cluster_secret_unread", reason=error)
             return False
         self._problem = ""
         event(_logger, logging.INFO, "cluster_secret_read", secrets=len(self.accepted))

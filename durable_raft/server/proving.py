@@ -32,9 +32,11 @@ from durable_raft.wire.proof import (
 )
 
 JOINED_BYTES_MAX: Final = 16 << 10
-"""Frames up to here are copied to be written with their tag as one; a longer one is handed over beside it."""
+"""Frames up to here are copied to be written with their tag as one; a longer one goes before it, as it is."""
 
-_WITHOUT: Final = "{} has no cluster secret, and {} asks for one: set cluster_secret_file there, to a copy of the file"
+_WITHOUT: Final = (
+    "{0} has no cluster secret, and {1} asks for one: set cluster_secret_file of {0} to a copy of the file of {1}"
+)
 
 
 class Proofs:
@@ -61,7 +63,9 @@ class Seal:
         if len(frame) <= JOINED_BYTES_MAX:
             transport.write(frame + tag)
         else:
-            transport.writelines((frame, tag))
+            # Not ``writelines``, which in some versions of asyncio does not say that the kernel takes no more.
+            transport.write(frame)
+            transport.write(tag)
 
 
 class _End:

@@ -143,6 +143,26 @@ def test_a_file_that_became_wrong_changes_nothing(
     assert (secrets.state, secrets.accepted) == (SecretState(1), (TWO.encode(),))
 
 
+def test_a_file_that_could_not_be_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though it looks the same: its disk had an error. That is said once."""
+    file = written(tmp_path / "secret", ONE)
+    secrets = ClusterSecrets(file)
+
+    def fail(_: Path) -> tuple[int, bytes]:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(cluster_secret, "_read", fail)
+        replaced(file, TWO)
+        assert not secrets.refresh()
+        assert not secrets.refresh()
+    assert [record.message for record in caplog.records] == ["cluster_secret_unread"]
+    assert secrets.refresh()
+    assert secrets.state == SecretState(1)
+
+
 # -- the command that makes it ----------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
-from durable_raft.raft.types import Identity, NodeId
+from durable_raft.raft.messages import AppendEntries
+from durable_raft.raft.types import ORIGIN, EntryKind, Identity, Index, NodeId, Term, make_entry
 from durable_raft.server import peers as peers_module
 from durable_raft.server.budget import Share
 from durable_raft.server.cluster_secret import ClusterSecrets
@@ -69,7 +71,7 @@ class Neighbour:
             was_removed=lambda _: False,
             cluster_version=lambda: 1,
             failed=house.failures.append,
-            half_sent=HalfSent(Share("peers", 1 << 20), 0.3, time.monotonic),
+            half_sent=HalfSent(Share("peers", 64 << 20), 0.3, time.monotonic),
         )
         self.peers = Peers(Identity(cluster_id, N2, b"2" * 16), house.members, random.Random(2), events, secrets)
 
@@ -141,7 +143,7 @@ def reasons(records: list[Any], message: str) -> str:
 
 
 OTHER = "{} proves another cluster secret"
-WITHOUT = "{} has no cluster secret, and {} asks for one: set cluster_secret_file there, to a copy of the file"
+WITHOUT = "{0} has no cluster secret, and {1} asks for one: set cluster_secret_file of {0} to a copy of the file of {1}"
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,28 @@ def test_another_cluster_with_the_same_secret_is_refused(secrets: Secrets, caplo
             assert not house.peers._proven
 
     in_a_house(story, listens=False, secrets=secrets.of("n1", "A"))
+
+
+def test_a_large_message_has_tags_on_all_its_pieces(secrets: Secrets) -> None:
+    """On the loop of a real node; a small one passes it, and both are heard."""
+    entry = make_entry(
+        previous=ORIGIN, term=Term(1), kind=EntryKind.COMMANDS, timestamp_ms=1, payload=b"large" * (2 << 20)
+    )
+    large = AppendEntries(Term(1), Index(0), Term(0), 0, (entry,), Index(0), 3)
+
+    async def story(house: House) -> None:
+        neighbour = Neighbour(house, secrets.of("n2", "A"))
+        async with neighbour.running():
+            while not are_linked(house, neighbour):
+                await asyncio.sleep(0.001)
+            house.peers.tell(N2, large)
+            house.peers.tell(N2, MESSAGE)
+            while len(neighbour.heard) < 2:
+                await asyncio.sleep(0.001)
+            assert set(neighbour.heard) == {large, MESSAGE}
+            assert neighbour.peers.refusals == 0
+
+    in_a_house(story, listens=False, secrets=secrets.of("n1", "A"), loop=uvloop.new_event_loop)
 
 
 # -- while nodes run --------------------------------------------------------------------------------------------------

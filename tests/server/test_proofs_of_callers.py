@@ -77,7 +77,7 @@ def test_whoever_has_no_secret_is_told_that_and_nothing_else(
         caller = await dial()
         caller.say(hello, MESSAGE)
         reason = f"{hello.node_id} has no cluster secret, and {hello.target_id} asks for one: "
-        reason += "set cluster_secret_file there, to a copy of the file"
+        reason += f"set cluster_secret_file of {hello.node_id} to a copy of the file of {hello.target_id}"
         assert await caller.rest() == [HelloReply(False, reason, hello.target_id, bytes(16))]
         assert refusals(caplog) == [f"127.0.0.1: Unproven: {reason}"]
         assert house.n2.asked == []
