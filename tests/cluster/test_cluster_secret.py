@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import secrets
+import socket
 from pathlib import Path
 
 import pytest
 
 from durable_raft.cli.secret import add_secret, make_secret
 from durable_raft.raft.messages import RequestVote
-from durable_raft.raft.types import Index, Term
+from durable_raft.raft.types import Index, NodeId, Term
+from durable_raft.wire.messages import Hello, Proof
+from durable_raft.wire.peer import encode_frame
+from tests.cluster.attack import Attack
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import Cluster
-from tests.cluster.operators import operate
+from tests.cluster.operators import operate, run
 from tests.cluster.previous import previous_program
-from tests.cluster.stranger import Somebody
+from tests.cluster.proxy import HOST
+from tests.cluster.stranger import CHALLENGE, UUID, Somebody
 from tests.cluster.workload import Workload, assert_on_all_nodes
+from tests.support.waiting import WAIT_S
 
 pytestmark = pytest.mark.cluster
 
 WRITES = 20
+GUESSES = 50
+"""Of one attacker, one after the other, before it rests for a second."""
 NODES = ("n1", "n2", "n3")
 
 
@@ -121,6 +132,52 @@ def test_the_secret_is_turned_on_under_writes(
             cluster.wait(lambda: are_proven(cluster), "all links to be proven")
     assert all("peer_refused" not in cluster.log(node_id) for node_id in NODES)
     assert_on_all_nodes(cluster, workload.acknowledged)
+
+
+def guess(port: int, cluster_id: bytes, target: str) -> socket.socket:
+    """Dial a node in the name of another, and prove anything, many times; return the last connection."""
+    hello = Hello(NodeId("n2" if target != "n2" else "n1"), UUID, NodeId(target), "0.2.0 must-prove 1-2", CHALLENGE)
+    for _ in range(GUESSES):
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), WAIT_S) as connection:
+            connection.sendall(encode_frame(cluster_id, hello))
+            connection.recv(1 << 16)
+            connection.sendall(encode_frame(cluster_id, Proof(secrets.token_bytes(32))))
+            while connection.recv(1 << 16):
+                pass
+    return socket.create_connection((HOST, port), WAIT_S)
+
+
+def test_a_flood_of_wrong_proofs_deposes_nobody(cluster_of: ClusterFactory, files: Files) -> None:
+    """Thousands of guesses at the leader's port, while clients write; a follower that starts then is heard."""
+    cluster = cluster_of(3, settings_of=with_secret(files))
+    leader = cluster.wait_ready()
+    info = cluster.info(leader)
+    assert info is not None
+    port, cluster_id = cluster.nodes[leader].peer_port, bytes.fromhex(info["raft_cluster_id"])
+    follower = cluster.followers()[0]
+    with Workload(cluster).running() as workload, Attack(8, lambda: guess(port, cluster_id, leader)) as attack:
+        cluster.wait(lambda: attack.closed > 8, "the flood to come")
+        workload.wait_for(WRITES)
+        cluster.restart(follower, settings=with_secret(files)[follower])
+        cluster.wait_ready()
+        workload.wait_for(WRITES)
+        now = cluster.info(leader)
+    assert now is not None
+    assert (now["raft_role"], now["raft_current_term"]) == ("leader", info["raft_current_term"])
+    assert int(now["raft_peer_refused"]) > GUESSES
+    assert len(re.findall("event=peer_refused", cluster.log(leader))) < GUESSES
+    assert_on_all_nodes(cluster, workload.acknowledged)
+
+
+def test_a_node_does_not_start_with_a_file_that_it_cannot_use(tmp_path: Path) -> None:
+    """It says what is wrong with it, and makes no directory."""
+    file = tmp_path / "secret"
+    file.write_text("a word\n")
+    file.chmod(0o600)
+    done = run("serve", "--dir", str(tmp_path / "data"), "--cluster-secret-file", str(file))
+    assert done.returncode == 2
+    assert "expected a secret of at least 32 characters in line 1, got 6" in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_whoever_has_not_the_secret_is_refused(cluster_of: ClusterFactory, files: Files) -> None:

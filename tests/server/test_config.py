@@ -164,6 +164,14 @@ def test_limits_that_contradict_each_other_are_refused() -> None:
     assert "map_bytes" in complaint(map_bytes="64MiB")
 
 
+def test_a_secret_can_only_be_optional_where_there_is_one(tmp_path: Path) -> None:
+    """Else an operator would believe that something is proven. The file itself is read when the node starts."""
+    assert "expected cluster_secret_file beside it" in complaint(cluster_secret_optional="true")
+    config = load(cluster_secret_optional="true", cluster_secret_file=f" {tmp_path} ")
+    assert (config.cluster_secret_file, config.cluster_secret_optional) == (str(tmp_path), True)
+    assert load().cluster_secret_file is None
+
+
 def test_a_configuration_made_by_hand_is_checked_too() -> None:
     """A NodeConfig that exists has passed the checks, whoever made it."""
     good = load()
