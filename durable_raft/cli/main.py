@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "raise-version": "durable_raft.cli.raise_version:raise_version",
     "backup": "durable_raft.cli.backup:backup",
     "restore": "durable_raft.cli.backup:restore",
+    "certs": "durable_raft.cli.certs:certs",
 }
 """Our own commands, in the order in which ``--help`` shows them: name -> module:object."""
 
