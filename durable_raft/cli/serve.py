@@ -14,7 +14,7 @@ from durable_raft.server.settings.sources import CONFIG_FILE, Setting
 
 
 def _shown(setting: Setting) -> str:
-    if setting.default is None or setting.is_switch:
+    if not setting.shown_default or setting.is_switch:
         return setting.help
     return f"{setting.help}  [default: {setting.shown_default}]"
 

@@ -53,8 +53,15 @@ ALARMS: Final[Mapping[str, str]] = {
         " directories. Nothing is cut here. Stop the other nodes; take a backup of this one and restore it into a new"
         " cluster, or start this node with an empty directory to accept the loss"
     ),
+    "tls_files_refused": "the node goes on with the files of before; mend this one, and it is read again by itself",
+    "certificate_ends": "put a new certificate and its key in place; they are read without a restart",
+    "certificate_ended": (
+        "clients refuse it, so none of them gets in by TLS; put a new certificate and its key in place, which are read"
+        " without a restart"
+    ),
+    "revocations_ended": "every client with a certificate is refused; put the CA's newest list in place",
 }
-"""The text of each alarm by its name."""
+"""The text of each alarm by its name. Those of TLS follow what they are about; with them a node serves whom it can."""
 
 
 def alarms_of(raft: Raft, links: Mapping[NodeId, Link]) -> tuple[Alarm, ...]:

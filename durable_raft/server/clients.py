@@ -18,7 +18,7 @@ from durable_raft.server.commands.actions import NodeActions
 from durable_raft.server.commands.classify import Request, classify, refusal
 from durable_raft.server.commands.connection import execute_connection_command
 from durable_raft.server.commands.session import Session
-from durable_raft.server.commands.status import ClientCounts, NodeStatus
+from durable_raft.server.commands.status import ClientCounts, NodeStatus, TlsCounts
 from durable_raft.server.dispatch import Dispatcher
 from durable_raft.server.logs import event
 from durable_raft.server.memory import NodeMemory
@@ -417,17 +417,23 @@ class Clients:
         self.connections: dict[int, Connection] = {}
         self.connections_received = 0
         self.commands_processed = 0
+        self.tls = TlsCounts()
+        """What is counted of TLS, by whoever speaks it (accepting.py)."""
         self._server: asyncio.Server | None = None
         self.is_ended = False
         """Whether every connection was dropped; one that was being accepted may still come."""
         self.turns: Turns
         """Whose turn it is; there once it listens."""
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen for clients; raises OSError when the address cannot be listened on."""
+    async def start(self, host: str, port: int, accept: Callable[[], asyncio.Protocol] | None = None) -> None:
+        """Listen for clients; raises OSError when the address cannot be listened on.
+
+        Args:
+            accept: returns what receives from a new socket; a connection when it is not given.
+        """
         loop = asyncio.get_running_loop()
         self.turns = Turns(loop.call_soon, time.monotonic)
-        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+        self._server = await loop.create_server(accept or (lambda: Connection(self)), host, port, backlog=1024)
 
     def stop_listening(self) -> None:
         """Take no new connection."""
@@ -440,7 +446,8 @@ class Clients:
 
     def counts(self) -> ClientCounts:
         """Return what is counted of connections and their commands."""
-        return ClientCounts(len(self.connections), self.connections_received, self.commands_processed)
+        self.tls.connected = sum(1 for session in self.sessions.values() if session.tls) if self.tls.handshakes else 0
+        return ClientCounts(len(self.connections), self.connections_received, self.commands_processed, self.tls)
 
     def abort_session(self, session: Session) -> None:
         """End a connection with nothing more said."""
@@ -451,9 +458,13 @@ class Clients:
         self.connections_received += 1
         return Session(id=self.connections_received)
 
+    def has_room(self, beside: int) -> bool:
+        """Return whether one more may come when ``beside`` sockets are there that are no connections."""
+        return len(self.connections) + beside < self.config.clients_max
+
     def admit(self, connection: Connection) -> bool:
         """Count a new connection in; return False when there are too many."""
-        if len(self.connections) >= self.config.clients_max:
+        if not self.has_room(0):
             return False
         self.connections[connection.session.id] = connection
         self.sessions[connection.session.id] = connection.session

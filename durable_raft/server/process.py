@@ -28,6 +28,7 @@ from durable_raft.errors import (
     StoragePoisoned,
 )
 from durable_raft.raft.types import LEADER, NodeId
+from durable_raft.server.accepting import Acceptor
 from durable_raft.server.clients import Clients, Outbox
 from durable_raft.server.clock import Clock, clock_from_environment
 from durable_raft.server.cluster_secret import ClusterSecrets
@@ -42,6 +43,7 @@ from durable_raft.server.report import Reporter
 from durable_raft.server.settings.config import NodeConfig
 from durable_raft.server.start.opening import open_node, watch_signals
 from durable_raft.server.start.recovery import NodeData, set_state_aside
+from durable_raft.server.tls import TlsKeeper, keeper_for
 from durable_raft.server.watchdog import Watchdog, watched
 from durable_raft.storage.wounds import WoundedState
 
@@ -106,11 +108,12 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_freed_memory(config.memory_max)
     _allow_connections(config.clients_max)
+    tls = keeper_for(config)
     crash_points, clock = CrashPoints.from_environment(environment), clock_from_environment(environment)
     secret_file = None if config.cluster_secret_file is None else Path(config.cluster_secret_file)
     cluster_secrets = ClusterSecrets(secret_file, is_optional=config.cluster_secret_optional)
     for life in range(1, LIVES_MAX + 1):
-        ending, is_alone = _live(config, crash_points, clock, cluster_secrets)
+        ending, is_alone = _live(config, crash_points, clock, cluster_secrets, tls)
         if not isinstance(ending, CorruptRecord) or life == LIVES_MAX or is_alone:
             return ExitCode.OK if ending is None else exit_code_of(ending)
         event(_logger, logging.ERROR, "reopening", attempt=life, reason=ending)
@@ -144,7 +147,11 @@ def _allow_connections(clients_max: int) -> None:
 
 
 def _live(
-    config: NodeConfig, crash_points: CrashPoints, clock: Clock, cluster_secrets: ClusterSecrets
+    config: NodeConfig,
+    crash_points: CrashPoints,
+    clock: Clock,
+    cluster_secrets: ClusterSecrets,
+    tls: TlsKeeper | None,
 ) -> tuple[BaseException | None, bool]:
     """Run one life of the node; return what ended it, None for a signal, and whether it was the only voter."""
     with _named(config.directory):
@@ -153,7 +160,7 @@ def _live(
         watch_signals(config.directory)
     process: _Process | None = None
     try:
-        process = _Process(config, data, crash_points, clock, cluster_secrets)
+        process = _Process(config, data, crash_points, clock, cluster_secrets, tls)
         watchdog = Watchdog()
         with asyncio.Runner(loop_factory=lambda: _new_loop(watchdog)) as runner:
             return runner.run(process.main(watchdog)), process.is_alone
@@ -202,9 +209,11 @@ class _Process:
         crash_points: CrashPoints,
         clock: Clock,
         cluster_secrets: ClusterSecrets,
+        tls: TlsKeeper | None,
     ) -> None:
         self._config = config
         self._cluster_secrets = cluster_secrets
+        self._tls = tls
         self._clock = clock
         self._data = data
         self._crash_points = crash_points
@@ -216,6 +225,8 @@ class _Process:
         self._fatal: BaseException | None = None
         self._fail: Callable[[BaseException], None] = self._note_fatal
         self._clients: Clients | None = None
+        self._acceptor: Acceptor | None = None
+        """What clients meet first, where TLS is spoken with them."""
 
     async def main(self, watchdog: Watchdog) -> BaseException | None:
         """Start everything, wait for the end, stop everything; return what ended it, None for a signal."""
@@ -228,7 +239,8 @@ class _Process:
         outbox = Outbox()
         node = Node(self._config, self._data, platform, outbox.flush, self._note_fatal)
         self._fail = node.fail
-        reporter = Reporter(self._config, self._data.log_store, node, watchdog)
+        notices = tuple if self._tls is None else self._tls.alarms
+        reporter = Reporter(self._config, self._data.log_store, node, watchdog, notices)
         self._clients = clients = Clients(self._config, node.dispatcher, reporter.status, node, outbox, node.memory)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
@@ -251,6 +263,7 @@ class _Process:
             await self._ended.wait()
             await self._stop(node, clients)
         finally:
+            self._stop_accepting()
             clients.abort()
             self.is_alone = node.raft.configuration.is_alone(self._config.node_id)
             self.is_store_free = node.stop()
@@ -265,9 +278,18 @@ class _Process:
     async def _listen(self, node: Node, clients: Clients) -> None:
         try:
             await node.start()
-            await clients.start(self._config.client_host, self._config.client_port)
+            if self._tls is not None:
+                self._tls.start()
+                self._acceptor = Acceptor(clients, self._tls, asyncio.get_running_loop())
+            await clients.start(self._config.client_host, self._config.client_port, self._acceptor)
         except OSError as error:
             raise ConfigError(f"cannot listen: {error}") from error
+
+    def _stop_accepting(self) -> None:
+        if self._tls is not None:
+            self._tls.stop()
+        if self._acceptor is not None:
+            self._acceptor.stop()
 
     async def _hand_over(self, node: Node) -> None:
         """Let another node lead before this one leaves: clients lose no election timeout by it.

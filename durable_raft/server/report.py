@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from durable_raft import __version__
 from durable_raft.checksum import implementation
 from durable_raft.raft.types import NodeId
+from durable_raft.server.alarms import Alarm
 from durable_raft.server.commands.status import ClientCounts, MemoryShare, NodeStatus, PeerStatus
 from durable_raft.server.memory import UNBOUNDED
 from durable_raft.server.node import Node
 from durable_raft.server.settings.config import SETTINGS, NodeConfig
+from durable_raft.server.settings.tls import OFF
 from durable_raft.server.watchdog import Watchdog
 from durable_raft.storage.log.log_store import DirectoryLogStore
 
@@ -21,8 +24,17 @@ from durable_raft.storage.log.log_store import DirectoryLogStore
 class Reporter:
     """Makes the status of one node."""
 
-    def __init__(self, config: NodeConfig, store: DirectoryLogStore, node: Node, watchdog: Watchdog) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        store: DirectoryLogStore,
+        node: Node,
+        watchdog: Watchdog,
+        notices: Callable[[], Iterable[Alarm]] = tuple,
+    ) -> None:
+        """Bind the parts; ``notices`` are those that no part of the node knows."""
         self._store = store
+        self._notices = notices
         self._watchdog = watchdog
         self._node = node
         self._settings = {
@@ -84,6 +96,8 @@ class Reporter:
             cluster_secrets=node.peers.secret.accepted,
             cluster_secret_problem=node.peers.secret.problem,
             alarms={alarm.name: alarm.text for alarm in node.alarms()},
+            notices={alarm.name: alarm.text for alarm in self._notices()},
+            tls=None if self._config.tls_clients == OFF else clients.tls,
             write_refusal=node.dispatcher.claims.out_of_space,
             memory_shares=self._memory_shares(),
             memory_bytes=memory_bytes,

@@ -19,6 +19,7 @@ Where this differs from Redis, on purpose:
 - Length lines and inline lines are measured from their first byte, however they were cut into reads.
 - A NUL byte in an inline line is a byte like any other; Redis takes it for the end of its buffer and waits for ever.
 - ``POST`` and ``Host:`` end a connection as inline commands only: no browser can be made to begin with an array.
+- A TLS handshake where RESP is expected ends the connection at its first byte. Redis waits for the end of a line.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ _new_run: Final = tuple.__new__
 _STRETCH: Final = slice(1 << 10, 6 << 10)
 _CR: Final = b"\r"
 _STAR: Final = ord("*")
+_TLS_HANDSHAKE: Final = 0x16
+"""The first byte of every TLS connection (RFC 8446 §5.1)."""
 _DOLLAR: Final = ord("$")
 
 
@@ -319,6 +322,8 @@ class StrictParser:
 
     def _read_inline(self) -> list[bytes] | None:
         """Return the command on the line (empty for a blank line), or None when its end is missing."""
+        if self._buffer[self._at] == _TLS_HANDSHAKE:
+            raise ProtocolError("ERR TLS is not spoken here (tls_clients): connect without it")
         end = self._find(b"\n", "too big inline request")
         if end < 0:
             return None

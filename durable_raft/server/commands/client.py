@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
+from urllib.parse import quote
 
 from durable_raft.kv.errors import SYNTAX_ERROR
 from durable_raft.kv.numbers import parse_int64
@@ -170,8 +171,17 @@ def _line(session: Session, now_us: int) -> bytes:
         ("resp", session.protocol),
         ("lib-name", session.library_name.decode("ascii")),
         ("lib-ver", session.library_version.decode("ascii")),
+        *_tls_fields(session),
     ]
     return " ".join(f"{key}={value}" for key, value in fields).encode() + b"\n"
+
+
+def _tls_fields(session: Session) -> list[tuple[str, object]]:
+    """Return what is said of a connection that speaks TLS, behind what Redis says; nothing of any other."""
+    if not session.tls:
+        return []
+    named = [("tls-name", quote(session.certificate.common_name, safe=""))] if session.certificate else []
+    return [("tls", session.tls), *named]
 
 
 # -- KILL -------------------------------------------------------------------------------------------------------------

@@ -110,6 +110,9 @@ def _clients(status: NodeStatus) -> Iterable[Field]:
     if "clients-max" in status.settings:
         yield "maxclients", status.settings["clients-max"]
     yield "blocked_clients", 0
+    if status.tls is not None:
+        yield "tls_connected_clients", status.tls.connected
+        yield "tls_undecided_clients", status.tls.undecided
 
 
 def _memory(status: NodeStatus) -> Iterable[Field]:
@@ -152,6 +155,10 @@ def _persistence(status: NodeStatus) -> Iterable[Field]:
 def _stats(status: NodeStatus) -> Iterable[Field]:
     for counter, name in _REDIS_COUNTERS.items():
         yield name, status.counters.get(counter, 0)
+    if status.tls is not None:
+        yield "tls_handshakes", status.tls.handshakes
+        yield "tls_refused_clients", status.tls.refused
+        yield "tls_timed_out_handshakes", status.tls.timed_out
     yield "evicted_clients", sum(share.closed for name, share in status.memory_shares.items() if name != "peers")
 
 
@@ -240,8 +247,9 @@ def _raft(status: NodeStatus) -> Iterable[Field]:
     yield "raft_cluster_secrets", status.cluster_secrets
     yield "raft_cluster_secret_problem", status.cluster_secret_problem
     yield "raft_ready", status.is_ready()
-    yield "raft_alarms", ",".join(status.alarms)
-    for name, text in status.alarms.items():
+    alarms = {**status.alarms, **status.notices}
+    yield "raft_alarms", ",".join(alarms)
+    for name, text in alarms.items():
         yield f"raft_alarm_{name}", text
     yield "raft_writes_refused", status.write_refusal
     for name, count in status.counters.items():

@@ -6,9 +6,19 @@ Written by server/commands/connection.py, read by the connection. Names and flag
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 RESP2 = 2
 RESP3 = 3
+
+
+class ClientCertificate(NamedTuple):
+    """Who a client is by the certificate that it has shown, which a CA of the node's has signed."""
+
+    common_name: str
+    """Of its subject; empty: it has none."""
+    uris: tuple[str, ...]
+    """Of its alternative names."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +44,10 @@ class Session:
     """READONLY was given: reads may be answered from this replica's own, possibly stale, state."""
     no_evict: bool = False
     no_touch: bool = False
+    tls: str = ""
+    """The version of TLS that it speaks; empty: none. Set once, before the first command, as the next one is."""
+    certificate: ClientCertificate | None = None
+    """What it has shown of itself; None: nothing."""
     closing: bool = False
     """The connection ends once what it is owed has been sent; set by QUIT and by a connection that kills itself."""
     is_silent: bool = False
@@ -52,7 +66,7 @@ class Session:
         return self.is_silent or self.silent_commands > 0
 
     def reset(self) -> None:
-        """Return to what a new connection is, except for id, addresses and the library's name (Redis RESET)."""
+        """Return to what a new connection is, except for id, addresses, TLS and the library's name (Redis RESET)."""
         self.protocol = RESP2
         self.name = b""
         self.readonly = self.no_evict = self.no_touch = self.is_silent = False

@@ -18,6 +18,22 @@ Quantiles = tuple[int, int, int]
 """(p50, p99, max) in microseconds."""
 
 
+@dataclass(slots=True)
+class TlsCounts:
+    """What is counted of clients that speak TLS, or should; since the start where nothing else is said."""
+
+    connected: int = 0
+    """Connections that speak it, at present."""
+    undecided: int = 0
+    """Sockets at present that are no connection yet: they have said nothing, or are in their handshake."""
+    handshakes: int = 0
+    """Handshakes that were completed."""
+    refused: int = 0
+    """Clients that were turned away, for whatever reason."""
+    timed_out: int = 0
+    """Those of them whose handshake took too long, or stood still while others waited."""
+
+
 class ClientCounts(NamedTuple):
     """What the owner of the connections counts."""
 
@@ -27,6 +43,8 @@ class ClientCounts(NamedTuple):
     """Connections since the start."""
     commands: int
     """Commands executed since the start."""
+    tls: TlsCounts | None = None
+    """The same of TLS; None: it is not counted."""
 
 
 class MemoryShare(NamedTuple):
@@ -126,6 +144,10 @@ class NodeStatus:
     """Why the file of the secret cannot be used at present; then what it said before counts."""
     alarms: Mapping[str, str] = field(default_factory=dict)
     """What is wrong with this node so that somebody has to act: name -> what it is, and the way out."""
+    notices: Mapping[str, str] = field(default_factory=dict)
+    """What becomes wrong if nobody acts, or is wrong with a part: the node serves whom it can meanwhile."""
+    tls: TlsCounts | None = None
+    """What is counted of TLS; None where the node speaks none."""
     monotonic_us: int = 0
     """This node's monotonic clock: only differences mean something."""
     clock_offset_ms: int | None = None

@@ -8,7 +8,7 @@ check, wherever it was made.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -26,7 +26,6 @@ from durable_raft.raft.types import DEFAULT_PRIORITY, Index, Member, Membership,
 from durable_raft.server.settings.memory import memory_of_system
 from durable_raft.server.settings.memory_plan import FITS, check_fits, plan_memory, setting_max
 from durable_raft.server.settings.sources import (
-    Parse,
     Setting,
     choice,
     parse_bytes,
@@ -38,7 +37,9 @@ from durable_raft.server.settings.sources import (
     parse_switch,
     parse_text,
     read_settings,
+    tunable,
 )
+from durable_raft.server.settings.tls import OFF, TlsSettings, check_tls
 
 CLUSTER_ID_BYTES: Final = 16
 DEFAULT_LISTEN: Final = "127.0.0.1:6379"
@@ -50,10 +51,6 @@ PAYLOAD_BYTES_CEILING: Final = 960 << 20
 
 BATCH_BYTES_CEILING: Final = 32 << 20
 """No batch may be closed later: the largest request may come on top of it."""
-
-
-def _tunable(default: object, parse: Parse, metavar: str, text: str) -> Any:
-    return field(default=default, metadata={"parse": parse, "metavar": metavar, "help": text})
 
 
 class Seeds(NamedTuple):
@@ -70,7 +67,7 @@ NO_SEEDS: Final = Seeds(Index(0), (), b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
+class NodeConfig(TlsSettings):
     """Everything one node process is told at its start.
 
     Raises:
@@ -97,166 +94,166 @@ class NodeConfig:
     seeds: Seeds = NO_SEEDS
     """What the cluster said when it was asked; nothing when it could not be asked."""
 
-    cluster_name: str = _tunable(
+    cluster_name: str = tunable(
         "default", parse_text, "NAME", "Name of the cluster; part of the cluster id, so that two clusters never mix"
     )
-    election_timeout_min_ms: int = _tunable(
+    election_timeout_min_ms: int = tunable(
         150, parse_count, "MS", "Shortest election timeout; at least twice the heartbeat interval"
     )
-    election_timeout_max_ms: int = _tunable(300, parse_count, "MS", "Longest election timeout; above the shortest")
-    election_timeout_bound_ms: int = _tunable(
+    election_timeout_max_ms: int = tunable(300, parse_count, "MS", "Longest election timeout; above the shortest")
+    election_timeout_bound_ms: int = tunable(
         2000,
         parse_count,
         "MS",
         "How long an election timeout may become where messages or flushes are late; "
         "up to election_timeout_max_ms: it stays as configured",
     )
-    heartbeat_ms: int = _tunable(50, parse_count, "MS", "How often an idle leader says that it is there")
-    election_priority: int = _tunable(
+    heartbeat_ms: int = tunable(50, parse_count, "MS", "How often an idle leader says that it is there")
+    election_priority: int = tunable(
         DEFAULT_PRIORITY,
         parse_priority,
         "N",
         "Who is to lead when several can: the node with the highest, from 0 to 1000; 0: only as the last resort",
     )
-    clock_bound_ms: int = _tunable(
+    clock_bound_ms: int = tunable(
         1000,
         parse_count,
         "MS",
         "Wall clocks that lie within this of each other agree; a node whose clock is further off says so and lets "
         "others lead",
     )
-    client_hold_ms: int = _tunable(
+    client_hold_ms: int = tunable(
         2000,
         parse_count,
         "MS",
         "How long a command is held while there is no leader, before it is refused; "
         "keep it under the socket timeout of your clients (5 s in redis-py and node-redis)",
     )
-    memory_max: int = _tunable(
+    memory_max: int = tunable(
         0,
         parse_bytes_or_none,
         "BYTES",
         "Memory that the node keeps within; larger defaults of other settings are cut down to fit. "
         "0: half of what the machine, its control group or ulimit -v allows",
     )
-    value_bytes_max: int = _tunable(
+    value_bytes_max: int = tunable(
         512 << 20, parse_bytes, "BYTES", "Longest value, however it came about (APPEND); Redis's own limit"
     )
-    request_bytes_max: int = _tunable(
+    request_bytes_max: int = tunable(
         64 << 20,
         parse_bytes,
         "BYTES",
         "Longest request, all arguments together; a longer one is refused before memory is spent",
     )
-    request_timeout_ms: int = _tunable(
+    request_timeout_ms: int = tunable(
         30_000,
         parse_count,
         "MS",
         "How long a request that has begun may bring less than 16 KiB and not its end, before its connection is closed",
     )
-    clients_max: int = _tunable(10_000, parse_count, "N", "Connections from clients at one time")
-    pending_bytes_max: int = _tunable(
+    clients_max: int = tunable(10_000, parse_count, "N", "Connections from clients at one time")
+    pending_bytes_max: int = tunable(
         256 << 20,
         parse_bytes,
         "BYTES",
         "Memory of commands that were taken in and are not answered; more are refused (OVERLOADED)",
     )
-    output_bytes_max: int = _tunable(
+    output_bytes_max: int = tunable(
         64 << 20, parse_bytes, "BYTES", "Replies that may wait for one connection whose client does not read them"
     )
-    reply_bytes_max: int = _tunable(
+    reply_bytes_max: int = tunable(
         64 << 20,
         parse_bytes,
         "BYTES",
         "Longest reply of several values or keys (MGET, KEYS); the command is refused before it copies anything. "
         "A single value may be longer",
     )
-    append_bytes_max: int = _tunable(
+    append_bytes_max: int = tunable(
         1 << 20, parse_bytes, "BYTES", "Entries in one AppendEntries; a single larger entry travels alone"
     )
-    append_inflight_max: int = _tunable(64, parse_count, "N", "Unanswered AppendEntries per follower")
-    append_inflight_bytes_max: int = _tunable(
+    append_inflight_max: int = tunable(64, parse_count, "N", "Unanswered AppendEntries per follower")
+    append_inflight_bytes_max: int = tunable(
         16 << 20, parse_bytes, "BYTES", "Entries in unanswered AppendEntries per follower"
     )
-    batch_bytes_max: int = _tunable(
+    batch_bytes_max: int = tunable(
         1 << 20, parse_bytes, "BYTES", "Commands in one log entry; a single larger command travels alone"
     )
-    log_cache_bytes_max: int = _tunable(
+    log_cache_bytes_max: int = tunable(
         32 << 20, parse_bytes_or_none, "BYTES", "Applied entries kept in memory for followers that are slightly behind"
     )
-    checkpoint_changes: int = _tunable(131_072, parse_count, "N", "Changed keys after which a checkpoint is written")
-    checkpoint_pages: int = _tunable(
+    checkpoint_changes: int = tunable(131_072, parse_count, "N", "Changed keys after which a checkpoint is written")
+    checkpoint_pages: int = tunable(
         16_384,
         parse_count,
         "N",
         "Pages of the state after whose change it is written, about; each takes 4 KiB of memory",
     )
-    checkpoint_bytes: int = _tunable(
+    checkpoint_bytes: int = tunable(
         48 << 20, parse_bytes, "BYTES", "Memory of changes after which a checkpoint is written"
     )
-    checkpoint_log_bytes: int = _tunable(
+    checkpoint_log_bytes: int = tunable(
         32 << 20, parse_bytes, "BYTES", "Applied log after which a checkpoint is written: what a restart replays"
     )
-    checkpoint_entries: int = _tunable(20_000, parse_count, "N", "The same in entries")
-    checkpoint_interval_ms: int = _tunable(
+    checkpoint_entries: int = tunable(20_000, parse_count, "N", "The same in entries")
+    checkpoint_interval_ms: int = tunable(
         30_000, parse_count, "MS", "Time after which a checkpoint is written, if anything was applied"
     )
-    overlay_bytes_max: int = _tunable(
+    overlay_bytes_max: int = tunable(
         144 << 20, parse_bytes, "BYTES", "Memory of changes that no checkpoint holds yet; beyond it, applying waits"
     )
-    log_tail_bytes: int = _tunable(
+    log_tail_bytes: int = tunable(
         32 << 20, parse_bytes, "BYTES", "Log kept behind a checkpoint, for followers that were away for a moment"
     )
-    log_tail_entries: int = _tunable(20_000, parse_count, "N", "The same in entries: every start verifies them")
-    scrub_bytes_per_second: int = _tunable(
+    log_tail_entries: int = tunable(20_000, parse_count, "N", "The same in entries: every start verifies them")
+    scrub_bytes_per_second: int = tunable(
         1 << 20,
         parse_bytes_or_none,
         "BYTES",
         "How much of the stored data is read and verified again each second; 0: nothing",
     )
-    map_bytes: int = _tunable(
+    map_bytes: int = tunable(
         64 << 30, parse_bytes, "BYTES", "Largest size of each LMDB environment; address space, not disk, until used"
     )
-    disk_reserve_bytes: int = _tunable(
+    disk_reserve_bytes: int = tunable(
         64 << 20, parse_bytes, "BYTES", "Room kept free: with less than this, writes are refused while votes still work"
     )
-    log_commit: str = _tunable(
+    log_commit: str = tunable(
         "journal",
         choice("journal", "lmdb"),
         "journal|lmdb",
         "What makes a write durable: the journal beside LMDB (one flush), which is moved into LMDB within a second, "
         "or a transaction of LMDB (two flushes)",
     )
-    log_format: str = _tunable("text", choice("text", "json"), "text|json", "Form of the log lines on stderr")
-    log_level: str = _tunable(
+    log_format: str = tunable("text", choice("text", "json"), "text|json", "Form of the log lines on stderr")
+    log_level: str = tunable(
         "info", choice("debug", "info", "warning", "error"), "LEVEL", "Least level logged: debug, info, warning, error"
     )
-    allow_network_fs: bool = _tunable(
+    allow_network_fs: bool = tunable(
         False,
         parse_switch,
         "",
         "Use a directory on a network file system, where locks and fsync may lie",
     )
-    accept_new_addresses: bool = _tunable(
+    accept_new_addresses: bool = tunable(
         False,
         parse_switch,
         "",
         "Let the addresses in --cluster replace those the directory knows; the ids stay",
     )
-    cluster_secret_file: str | None = _tunable(
+    cluster_secret_file: str | None = tunable(
         None,
         parse_path,
         "FILE",
         "File of the secret that nodes prove to each other ('durable-raft secret FILE' makes one): one a line, at most "
         "two, the first is proven and each accepted; mode 0600. It is read again when it changes",
     )
-    cluster_secret_optional: bool = _tunable(
+    cluster_secret_optional: bool = tunable(
         False,
         parse_switch,
         "",
         "Hear peers that have no cluster secret as well: only while the secret is being turned on or off",
     )
-    accept_old_copy: bool = _tunable(
+    accept_old_copy: bool = tunable(
         False,
         parse_switch,
         "",
@@ -285,7 +282,7 @@ class NodeConfig:
 def _tunables() -> tuple[Setting, ...]:
     return tuple(
         Setting(each.name, each.metadata["parse"], each.metadata["help"], each.metadata["metavar"], each.default)
-        for each in fields(NodeConfig)
+        for each in sorted(fields(NodeConfig), key=lambda each: each.name.startswith("tls_"))
         if each.metadata
     )
 
@@ -376,7 +373,8 @@ def _planned(given: Mapping[str, object]) -> dict[str, object]:
     chosen = {name: value for name, value in given.items() if value is not None}
     map_bytes = cast("int", chosen.get("map_bytes", defaults["map_bytes"]))
     memory_max = plan_memory(cast("int", chosen.get("memory_max", 0)), memory_of_system(map_bytes))
-    fitting = {name: min(cast("int", defaults[name]), setting_max(name, memory_max)) for name in FITS}
+    is_tls = chosen.get("tls_clients", OFF) != OFF
+    fitting = {name: min(cast("int", defaults[name]), setting_max(name, memory_max, is_tls=is_tls)) for name in FITS}
     return fitting | chosen | {"memory_max": memory_max}
 
 
@@ -451,6 +449,7 @@ def _check(config: NodeConfig) -> None:
         refuse("cluster_secret_optional", "true", "cluster_secret_file beside it: without it there is nothing to prove")
     _check_timeouts(config)
     _check_limits(config)
+    check_tls(config)
 
 
 def _check_timeouts(config: NodeConfig) -> None:
@@ -489,4 +488,5 @@ def _check_limits(config: NodeConfig) -> None:
             f"more than disk_reserve_bytes={config.disk_reserve_bytes}, or nothing could ever be written",
         )
     if config.memory_max:
-        check_fits(config.memory_max, {name: getattr(config, name) for name in FITS})
+        sizes = {name: getattr(config, name) for name in FITS}
+        check_fits(config.memory_max, sizes, is_tls=config.tls_clients != OFF)

@@ -29,6 +29,9 @@ PAGE_BYTES: Final = 4096
 CONNECTION_BYTES: Final = 16 << 10
 """What a connection takes that does nothing."""
 
+TLS_BYTES: Final = 32 << 10
+"""What it takes on top when it speaks TLS: 17 to 25 KiB of OpenSSL's; a record that is not complete takes 16 more."""
+
 SHARES: Final[Mapping[str, int]] = {
     "requests": 8,
     "replies": 8,
@@ -79,9 +82,16 @@ def share_bytes(name: str, memory_max: int) -> int:
     return plan_bytes(memory_max) // SHARES[name]
 
 
-def setting_max(name: str, memory_max: int) -> int:
-    """Return the most that the setting ``name`` of ``FITS`` may be."""
-    fit = FITS[name]
+def _fit_of(name: str, *, is_tls: bool) -> _Fit:
+    if not is_tls or name != "clients_max":
+        return FITS[name]
+    unit_bytes = CONNECTION_BYTES + TLS_BYTES
+    return _Fit(16, unit_bytes, f"one part in sixteen of the plan, {unit_bytes >> 10} KiB a connection with TLS")
+
+
+def setting_max(name: str, memory_max: int, *, is_tls: bool = False) -> int:
+    """Return the most that the setting ``name`` of ``FITS`` may be; ``is_tls``: clients may speak TLS."""
+    fit = _fit_of(name, is_tls=is_tls)
     return max(1, plan_bytes(memory_max) // fit.part // fit.unit_bytes)
 
 
@@ -101,16 +111,16 @@ def plan_memory(wanted: int, available: int) -> int:
     return wanted or available // 2
 
 
-def check_fits(memory_max: int, values: Mapping[str, int]) -> None:
-    """Check that settings fit into ``memory_max``.
+def check_fits(memory_max: int, values: Mapping[str, int], *, is_tls: bool = False) -> None:
+    """Check that settings fit into ``memory_max``; ``is_tls``: clients may speak TLS.
 
     Raises:
         ConfigError: one does not; the sentence says which, and what would.
     """
     if memory_max < MEMORY_BYTES_MIN:
         refuse("memory_max", memory_max, f"at least {MEMORY_BYTES_MIN}: a node does not work with less")
-    for name, fit in FITS.items():
-        most = setting_max(name, memory_max)
+    for name in FITS:
+        fit, most = _fit_of(name, is_tls=is_tls), setting_max(name, memory_max, is_tls=is_tls)
         if values[name] > most:
             needed = values[name] * fit.unit_bytes * fit.part + BASE_BYTES
             expected = f"at most {most}, {fit.what}, or memory_max={needed} instead of {memory_max}"

@@ -12,9 +12,9 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from durable_raft.addresses import refuse
 from durable_raft.errors import ConfigError
@@ -68,6 +68,11 @@ class Setting:
         return "" if size is None else str(size)
 
 
+def tunable(default: object, parse: Parse, metavar: str, text: str) -> Any:
+    """Return a field of ``NodeConfig`` that is a setting, with what ``Setting`` has of it."""
+    return field(default=default, metadata={"parse": parse, "metavar": metavar, "help": text})
+
+
 # -- text to values ---------------------------------------------------------------------------------------------------
 
 _UNITS: Final = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -87,6 +92,11 @@ def parse_text(setting: str, raw: object) -> str:
 def parse_path(setting: str, raw: object) -> str | None:
     """Return the path of a file; None: none."""
     return None if raw is None else parse_text(setting, raw)
+
+
+def parse_text_or_none(setting: str, raw: object) -> str:
+    """Return a text; an empty one stands for none."""
+    return "" if raw == "" else parse_text(setting, raw)
 
 
 def parse_list(setting: str, raw: object) -> str:
