@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from durable_raft.addresses import Address, parse_address
+from durable_raft.cli.asking import asks_a_node
 from durable_raft.cli.progress import ProgressLine
 from durable_raft.cli.resp_client import RespClient, Value
 from durable_raft.errors import ConfigError, CorruptRecord, ErrorAnswered, NodeUnreachable, RequestError
@@ -49,7 +50,7 @@ def backup() -> None:
 
 
 @backup.command(short_help="Take a backup (what `backup --at` does).")
-@click.option("--at", required=True, metavar="HOST:PORT", help="Client address of the node to ask")
+@asks_a_node("Client address of the node to ask")
 @click.option("--force", is_flag=True, help="Replace FILE if it is there")
 @click.argument("file", type=click.Path(path_type=Path))
 def take(at: str, file: Path, *, force: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Final, TypedDict, Unpack, cast
 import click
 
 from durable_raft.addresses import parse_address, parse_member
+from durable_raft.cli.asking import asks_a_node
 from durable_raft.cli.membership import Listing, MemberRow, listing, pairs_of
 from durable_raft.cli.resp_client import ClusterClient, RespClient, Value
 from durable_raft.cli.status import members
@@ -180,7 +181,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; progress goes to stderr"),
         click.option("--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds that it may take"),
-        click.option("--at", required=True, metavar="HOST:PORT", help="Client address of any node"),
+        asks_a_node("Client address of any node"),
     ):
         function = option(function)
     return function
@@ -207,7 +208,7 @@ def member() -> None:
 
 
 @member.command("list")
-@click.option("--at", required=True, metavar="HOST:PORT", help="Client address of any node")
+@asks_a_node("Client address of any node")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table")
 def list_members(at: str, *, as_json: bool) -> None:
     """Show who the members are, as the node at HOST:PORT knows them."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from durable_raft.addresses import parse_address, refuse
+from durable_raft.cli.asking import context_of
 from durable_raft.cli.resp_client import ClusterClient, RespClient, Value
 from durable_raft.errors import ConfigError, NodeUnreachable, RequestError
 from durable_raft.raft.types import Index, Member, NodeId
@@ -128,9 +129,9 @@ def joined(config: NodeConfig) -> NodeConfig:
     """
     if config.join is None:
         return config
-    is_new = not holds_environment(config.directory, RAFT)
+    is_new, context = not holds_environment(config.directory, RAFT), context_of(config)
     try:
-        with RespClient(parse_address("join", config.join), ASK_S) as client:
+        with RespClient(parse_address("join", config.join), ASK_S, tls=context) as client:
             found = listing(client)
     except RequestError as error:
         if not is_new:

@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from durable_raft.addresses import parse_address
+from durable_raft.cli.asking import asks_a_node
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.cli.status import NodeStatus, cluster_status, find_leader, members
 from durable_raft.errors import ErrorAnswered, NodeUnreachable, RequestError
@@ -20,7 +21,7 @@ ASK_S: Final = 5.0
 
 @click.command("raise-version", short_help="Raise the version of a cluster after an upgrade.")
 @click.argument("version", type=int, required=False)
-@click.option("--at", required=True, metavar="HOST:PORT", help="Client address of any node")
+@asks_a_node("Client address of any node")
 @click.option("--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds that it may take")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what the version would be, or who cannot it")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Sequence
 from typing import Final, Self, TypeAlias
@@ -30,14 +31,26 @@ RETRIED_CODES: Final = ("CLUSTERDOWN", "TRYAGAIN", "LOADING", "UNKNOWN", "OVERLO
 """Error codes after which a request that may be repeated is asked again."""
 
 
+class _Spoken:
+    """How the clients of this process speak with nodes."""
+
+    tls: ssl.SSLContext | None = None
+
+
+def use_tls(context: ssl.SSLContext | None) -> None:
+    """Have every client that is made from now on speak TLS, or none: a command asks all nodes in one way."""
+    _Spoken.tls = context
+
+
 class RespClient:
     """One connection to one node; not shared between threads."""
 
-    def __init__(self, address: Address, timeout_s: float = 2.0) -> None:
+    def __init__(self, address: Address, timeout_s: float = 2.0, tls: ssl.SSLContext | None = None) -> None:
         """Connect.
 
         Args:
             timeout_s: for connecting, and for each wait for bytes of a reply.
+            tls: what TLS is spoken with; else as ``use_tls`` said.
 
         Raises:
             NodeUnreachable: nobody listens there, or not in time.
@@ -49,6 +62,15 @@ class RespClient:
         except OSError as error:
             raise NodeUnreachable(f"{address} does not answer: {error}") from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if (context := tls or _Spoken.tls) is not None:
+            self._socket = self._wrapped(context)
+
+    def _wrapped(self, context: ssl.SSLContext) -> ssl.SSLSocket:
+        try:
+            return context.wrap_socket(self._socket, server_hostname=self.address.host)
+        except OSError as error:
+            self._socket.close()
+            raise NodeUnreachable(f"{self.address} does not answer with TLS as expected: {error}") from error
 
     def __enter__(self) -> Self:
         return self

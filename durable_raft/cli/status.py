@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from durable_raft.addresses import Address, parse_address, parse_redis_address
+from durable_raft.cli.asking import asks_a_node
 from durable_raft.cli.resp_client import RespClient
 from durable_raft.errors import RequestError
 from durable_raft.server.exit_codes import ExitCode
@@ -66,7 +67,9 @@ def ask(address: Address, timeout_s: float = TIMEOUT_S) -> NodeStatus:
     except RequestError as error:
         return NodeStatus(None, str(address), "unreachable", error=str(error))
     names = [name for name in info.get("raft_alarms", "").split(",") if name]
-    state = ",".join(names) or {"1": "ready", "0": "not-ready"}.get(info.get("raft_ready", ""), "-")
+    # With a notice a node is ready all the same.
+    is_ready = info.get("raft_ready", "")
+    state = "ready" if is_ready == "1" else ",".join(names) or {"0": "not-ready"}.get(is_ready, "-")
     return NodeStatus(
         id=info.get("raft_node_id"),
         address=str(address),
@@ -193,7 +196,7 @@ def _cells(status: NodeStatus) -> list[str]:
 
 
 @click.command(short_help="Show the nodes of a cluster.")
-@click.option("--at", required=True, metavar="HOST:PORT", help="Client address of any node")
+@asks_a_node("Client address of any node")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table")
 def status(at: str, *, as_json: bool) -> None:
     """Ask every node of a cluster who it is and how far its log has come.
