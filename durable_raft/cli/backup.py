@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -101,11 +102,11 @@ def _take(address: Address, file: Path) -> KvMeta:
     meta, items = _piece(address, None, 0, None)
     index = meta.applied.point.index
     client: RespClient | None = None
-    with BackupWriter(file, meta) as writer, ProgressLine("backed up") as line:
+    with BackupWriter(file, meta) as writer, ProgressLine("backed up") as line, ExitStack() as stack:
         while items:
             writer.write_items(items)
             line.show(writer.progress.keys, meta.summary.key_count)
-            client = client or RespClient(address)
+            client = client or stack.enter_context(RespClient(address))
             found, items = _piece(address, client, index, writer.last_key)
             if found != meta:
                 raise CheckpointGone(f"{address} no longer has its checkpoint at index {index}")
