@@ -92,20 +92,21 @@ def run_led(load: Load, cluster: RespCluster, requests: int | None = None) -> fl
     return run_load(load, cluster.leader(), requests)
 
 
-def run_load(load: Load, node: Node, requests: int | None = None) -> float:
+def run_load(load: Load, node: Node, requests: int | None = None, options: Sequence[str] = ()) -> float:
     """Return requests per second of one ``redis-benchmark`` run; it ends at the first error reply.
 
     Args:
         load: what is done.
         node: to whom.
         requests: how many, if not as many as ``load`` says.
+        options: further ones of redis-benchmark.
 
     Raises:
         LeaderMoved: ``node`` leads no longer.
         RuntimeError: the run failed for another reason, or gave no rate.
     """
     command = ["redis-benchmark", "-h", HOST, "-p", str(node.client_port), "-t", load.command, "--csv"]
-    command += ["-r", str(load.keys), "-d", str(load.value_bytes)]
+    command += ["-r", str(load.keys), "-d", str(load.value_bytes), *options]
     command += ["-c", str(load.clients), "-P", str(load.pipeline), "-n", str(requests or load.requests)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
     rows = [row for row in csv.reader(done.stdout.splitlines()) if row and row[0].upper() == load.command.upper()]

@@ -69,6 +69,16 @@ def load(settings: TlsSettings, now: float) -> Loaded:
     Raises:
         ConfigError: a file is missing, is not what it has to be, or does not fit another; which, and what was expected.
     """
+    try:
+        return _load(settings, now)
+    except ConfigError:
+        raise
+    except Exception as error:
+        # Whatever is in a file, and whatever becomes of it meanwhile: it ends no node that runs.
+        raise ConfigError(f"tls_cert_file={settings.tls_cert_file}: expected usable files, got {error!r}") from error
+
+
+def _load(settings: TlsSettings, now: float) -> Loaded:
     chain = _certificates("tls_cert_file", settings.tls_cert_file)
     _check_key(settings, chain[0])
     _check_now("tls_cert_file", settings.tls_cert_file, chain[0], now)
@@ -218,9 +228,13 @@ class TlsKeeper:
         return self._loaded.context
 
     def start(self) -> None:
-        """Look at the files from now on; the event loop runs."""
+        """Look at the files from now on, on the loop that runs; a load that another one began is forgotten."""
+        self._is_loading = False
+        self._look_on()
+
+    def _look_on(self) -> None:
         self.look()
-        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self.start)
+        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look_on)
 
     def stop(self) -> None:
         """Look no more."""
@@ -236,10 +250,10 @@ class TlsKeeper:
         self._say_end()
         if self._seen == before and self._seen != self._tried and not self._is_loading:
             self._is_loading, self._tried = True, self._seen
-            task = asyncio.get_running_loop().run_in_executor(None, self._load)
-            task.add_done_callback(lambda done: self._take(done.result()))
+            task = asyncio.get_running_loop().run_in_executor(None, self._try)
+            task.add_done_callback(lambda done: None if done.cancelled() else self._take(done.result()))
 
-    def _load(self) -> Loaded | ConfigError:
+    def _try(self) -> Loaded | ConfigError:
         try:
             return load(self._settings, self._wall())
         except ConfigError as error:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from durable_raft.server.commands.session import ClientCertificate
+from durable_raft.server.tls import TlsKeeper, load
 from tests.support.certificates import Certificates
 from tests.support.tls_port import listening, refused, run
+from tests.support.waiting import WAIT_S
 
 PLAIN_REFUSED = b"-ERR this port speaks TLS only: connect with TLS (redis-cli --tls, rediss:// or ssl=True)\r\n"
 
@@ -57,6 +61,36 @@ def test_node_certificate_tells_who_the_node_is() -> None:
             (session,) = port.clients.sessions.values()
             assert session.certificate == ClientCertificate("n1", ("durable-raft://default/n1",))
             writer.close()
+
+    run(main)
+
+
+def test_client_that_resumes_its_session_is_known_and_a_reload_forgets_it() -> None:
+    """Tickets are as by default; new files are new keys for them, so that a revocation holds for everybody."""
+
+    async def main() -> None:
+        async with listening() as port:
+            context = port.made.client_context(port.made.client())
+
+            def connect(session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None, bytes]:
+                with (
+                    socket.create_connection(("127.0.0.1", port.port), WAIT_S) as plain,
+                    context.wrap_socket(plain, server_hostname="localhost", session=session) as wrapped,
+                ):
+                    wrapped.sendall(b"CLIENT INFO\r\n")
+                    line = wrapped.recv(1000)
+                    return wrapped.session, wrapped.session_reused, line
+
+            session, _, _ = await asyncio.to_thread(connect, None)
+            session, is_resumed, line = await asyncio.to_thread(connect, session)
+            assert is_resumed
+            assert b" tls-name=app\n" in line
+            keeper = port.acceptor.contexts
+            assert isinstance(keeper, TlsKeeper)
+            keeper._take(load(keeper._settings, time.time()))
+            _, is_resumed, line = await asyncio.to_thread(connect, session)
+            assert not is_resumed
+            assert b" tls-name=app\n" in line
 
     run(main)
 

@@ -101,6 +101,34 @@ def test_client_that_sends_much_before_it_has_heard_anything_is_dropped(caplog: 
     assert "before it has heard anything" in str(caplog.records[-1].__dict__["fields"]["reason"])
 
 
+def test_what_waits_for_its_turn_is_counted_and_closed_when_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like a request that is half sent: the share of requests is for both, and nothing more is read meanwhile."""
+    monkeypatch.setattr(handshakes, "OPEN_MAX", 0)
+    half = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+
+    async def main() -> None:
+        async with listening() as port:
+            share = port.clients.memory.requests.share
+            reader, writer = await port.plain()
+            writer.write(half)
+            await port.until(lambda: share.held == len(half))
+            writer.write(bytes(1000))
+            (held,) = share.holders
+            assert held.name == "handshake of 127.0.0.1"
+            share.bytes_max = 1
+            other, other_writer = await port.plain()
+            other_writer.write(half)
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+                await other.read()
+            assert share.closed == 2
+            await port.until(port.nothing_left)
+            for each in (writer, other_writer):
+                each.close()
+
+    run(main)
+
+
 def test_handshake_of_many_bytes_is_dropped(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain of certificates without end, say."""
     monkeypatch.setattr(accepting, "HANDSHAKE_BYTES_MAX", 200)

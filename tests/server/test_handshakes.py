@@ -199,7 +199,7 @@ def test_nothing_is_left_of_a_client_that_has_gone() -> None:
     for client in clients:
         handshakes.expect(client)
         handshakes.heard(client)
-    for client in clients:
+    for client in reversed(clients):
         handshakes.end(client)
     loop.go_on(1.0)
     assert handshakes.open == 0

@@ -169,6 +169,20 @@ def test_list_of_revoked_certificates_that_is_wrong_is_named(
         load(settings_of(made, made.node(), tls_crl_file=str(path)), time.time())
 
 
+def test_whatever_goes_wrong_with_a_file_is_an_error_of_the_settings(
+    made: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A running node reads them, too, and must not end by it: a key that is gone between two looks, say."""
+    settings = settings_of(made, made.node())
+
+    def gone(*_: object) -> None:
+        raise FileNotFoundError("gone")
+
+    monkeypatch.setattr(tls, "_check_key", gone)
+    with pytest.raises(ConfigError, match=r"tls_cert_file=.*: expected usable files, got FileNotFoundError"):
+        load(settings, time.time())
+
+
 def test_old_versions_and_weak_ciphers_are_not_spoken(made: Certificates) -> None:
     """TLS 1.2 and 1.3 by default, or one of them; forward secrecy, no compression, no renegotiation."""
     node = made.node()
