@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from durable_raft import __version__
 from durable_raft.checksum import implementation
@@ -41,11 +41,14 @@ from durable_raft.server.node import Node
 from durable_raft.server.platform import SystemPlatform
 from durable_raft.server.report import Reporter
 from durable_raft.server.settings.config import NodeConfig
+from durable_raft.server.settings.tls import OFF
 from durable_raft.server.start.opening import open_node, watch_signals
 from durable_raft.server.start.recovery import NodeData, set_state_aside
-from durable_raft.server.tls import TlsKeeper, keeper_for
 from durable_raft.server.watchdog import Watchdog, watched
 from durable_raft.storage.wounds import WoundedState
+
+if TYPE_CHECKING:
+    from durable_raft.server.tls import TlsKeeper
 
 _logger = logging.getLogger(__name__)
 
@@ -108,7 +111,7 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_freed_memory(config.memory_max)
     _allow_connections(config.clients_max)
-    tls = keeper_for(config)
+    tls = _tls_of(config)
     crash_points, clock = CrashPoints.from_environment(environment), clock_from_environment(environment)
     secret_file = None if config.cluster_secret_file is None else Path(config.cluster_secret_file)
     cluster_secrets = ClusterSecrets(secret_file, is_optional=config.cluster_secret_optional)
@@ -120,6 +123,20 @@ def run(config: NodeConfig, environment: Mapping[str, str] = os.environ) -> int:
         if isinstance(ending, WoundedState):
             set_state_aside(config.directory, str(ending))
     raise AssertionError("unreachable")
+
+
+def _tls_of(config: NodeConfig) -> TlsKeeper | None:
+    """Return what keeps the certificates of a node that speaks TLS with clients; None where it does not.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    if config.tls_clients == OFF:
+        return None
+    # What looks into certificates takes 9 MB, which a node without TLS does not need.
+    from durable_raft.server.tls import TlsKeeper
+
+    return TlsKeeper(config)
 
 
 def keep_freed_memory(memory_max: int = 0) -> None:

@@ -26,7 +26,7 @@ from durable_raft.addresses import refuse
 from durable_raft.errors import ConfigError
 from durable_raft.server.alarms import ALARMS, Alarm
 from durable_raft.server.logs import event
-from durable_raft.server.settings.tls import AUTH_NO, AUTH_OPTIONAL, AUTH_YES, OFF, TlsSettings
+from durable_raft.server.settings.tls import AUTH_NO, AUTH_OPTIONAL, AUTH_YES, TlsSettings
 
 LOOK_S: Final = 1.0
 """How often the files are looked at."""
@@ -301,12 +301,3 @@ class TlsKeeper:
 
 def _date(moment: float) -> str:
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def keeper_for(settings: TlsSettings) -> TlsKeeper | None:
-    """Return what keeps the files of a node that speaks TLS with clients; None when it does not.
-
-    Raises:
-        ConfigError: as ``load``.
-    """
-    return None if settings.tls_clients == OFF else TlsKeeper(settings)
