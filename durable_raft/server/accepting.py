@@ -80,10 +80,10 @@ class Acceptor:
             each.drop()
 
     def complain(self, address: str, reason: str) -> None:
-        """Say why a client was turned away; addresses are told, and reasons once each."""
+        """Say why a client was turned away, once for each address and reason."""
         self.clients.tls.refused += 1
-        if (fields := self.refused.note(reason)) is not None:
-            event(_logger, logging.WARNING, "tls_client_refused", client=address, **fields)
+        if (fields := self.refused.note(f"{address}: {reason}")) is not None:
+            event(_logger, logging.WARNING, "tls_client_refused", **fields)
 
 
 class ClientSocket(asyncio.Protocol):

@@ -18,7 +18,8 @@ OPEN_MAX: Final = 128
 """Handshakes that have begun and not ended, at one time."""
 
 DEADLINE_S: Final = 10.0
-"""How long a client may take from its connection to the end of its handshake."""
+"""How long a client may take from its connection to the end of its handshake; time that it waits for this node does not
+count, or those who come back together after a failover would be turned away because they are many."""
 
 GIVE_WAY_S: Final = 1.0
 """Who has brought nothing for so long makes room for one who waits."""
@@ -65,7 +66,9 @@ class Handshakes:
         self._loop = loop
         self._monotonic = monotonic
         self._since: dict[Handshake, float] = {}
-        """All that have a deadline, in the order in which they came."""
+        """All that have a deadline, and when their time began: later by as long as they have waited for this node."""
+        self._kept: dict[Handshake, float] = {}
+        """Those that wait for this node, and since when."""
         self._open: dict[Handshake, float] = {}
         """Those that have begun, and when the last step was; who was heard last stands last."""
         self._waiting: dict[Handshake, None] = {}
@@ -89,6 +92,7 @@ class Handshakes:
 
     def heard(self, handshake: Handshake) -> None:
         """Have ``handshake`` go on with what has come in, when it is its turn."""
+        self._kept.setdefault(handshake, self._monotonic())
         if handshake in self._open or len(self._open) < OPEN_MAX:
             self._begin(handshake)
         else:
@@ -98,6 +102,7 @@ class Handshakes:
     def end(self, handshake: Handshake) -> None:
         """Forget one that is over, or whose client has gone."""
         self._since.pop(handshake, None)
+        self._kept.pop(handshake, None)
         self._waiting.pop(handshake, None)
         if self._open.pop(handshake, None) is not None and self._waiting:
             first = next(iter(self._waiting))
@@ -135,6 +140,7 @@ class Handshakes:
         while self._due and now - began < SLICE_S:
             handshake = self._due.popleft()
             if handshake in self._open:
+                self._since[handshake] += now - self._kept.pop(handshake, now)
                 handshake.go_on()
                 if handshake in self._open:
                     self._open[handshake] = self._monotonic()
@@ -144,19 +150,19 @@ class Handshakes:
 
     def _make_room(self) -> None:
         """Let the one that has stood still for longest make room for whoever waits, if that is long."""
-        due, now = set(self._due), self._monotonic()
+        now = self._monotonic()
         for handshake, heard_at in list(self._open.items()):
             if not self._waiting or now - heard_at < GIVE_WAY_S:
                 return
-            if handshake not in due:
+            if handshake not in self._kept:
                 handshake.give_up("its handshake stood still, and others wait")
                 self.end(handshake)
 
     def _end_late(self) -> None:
         now = self._monotonic()
         for handshake, since in list(self._since.items()):
-            if now - since < DEADLINE_S:
-                break
+            if now - since < DEADLINE_S or handshake in self._kept:
+                continue
             handshake.give_up(f"its handshake took longer than {DEADLINE_S:g} s")
             self.end(handshake)
         if self._waiting:

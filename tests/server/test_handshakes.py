@@ -192,6 +192,34 @@ def test_handshake_that_takes_too_long_is_given_up() -> None:
     assert loop.alarms == []
 
 
+def test_who_waits_for_the_node_is_not_late() -> None:
+    """Clients that all come back at once are served one after the other, however long the last one waits."""
+    loop, handshakes = house()
+    many = [Client(handshakes, loop, steps=2, cost_s=0.05) for _ in range(2 * OPEN_MAX)]
+    for client in many:
+        handshakes.expect(client)
+        handshakes.heard(client)
+    while any(client.steps_left for client in many):
+        said = [client.steps_left for client in many]
+        loop.go_on(0.05)
+        for client, before in zip(many, said, strict=True):
+            if client.steps_left == 1 and before == 2:
+                handshakes.heard(client)
+    assert loop.now > 2 * DEADLINE_S
+    assert not any(client.reason for client in many)
+
+
+def test_a_client_that_dribbles_has_no_more_time() -> None:
+    """Its waits for the node are short, and its own time goes on between them."""
+    loop, handshakes = house()
+    client = Client(handshakes, loop, steps=1000, cost_s=0.0001)
+    handshakes.expect(client)
+    while not client.reason:
+        handshakes.heard(client)
+        loop.go_on(0.1)
+    assert loop.now < DEADLINE_S + 3 * LOOK_S
+
+
 def test_nothing_is_left_of_a_client_that_has_gone() -> None:
     """Wherever it was: waiting, due, or with its next step awaited."""
     loop, handshakes = house()
