@@ -266,6 +266,30 @@ def test_half_close_is_answered_before_the_end() -> None:
     run(main)
 
 
+def test_large_reply_reaches_a_client_that_reads_slowly() -> None:
+    """Whole and in order, with a small one behind it: what the socket does not take waits, encrypted or not."""
+
+    async def main() -> None:
+        async with listening() as port:
+            reader, writer = await port.secure(port.made.client())
+            value = bytes(range(256)) * (1 << 15)
+            writer.write(b"*2\r\n$4\r\nECHO\r\n$%d\r\n%b\r\nPING\r\n" % (len(value), value))
+            await port.until(lambda: bool(port.clients.connections))
+            (connection,) = port.clients.connections.values()
+            await port.until(lambda: connection.unread_bytes > 1 << 20)
+            assert await reader.readuntil(b"\r\n") == b"$%d\r\n" % len(value)
+            found = b""
+            while len(found) < len(value):
+                found += await reader.read(min(100_000, len(value) - len(found)))
+                await asyncio.sleep(0)
+            assert found == value
+            assert await reader.readexactly(9) == b"\r\n+PONG\r\n"
+            assert connection.unread_bytes == 0
+            writer.close()
+
+    run(main)
+
+
 def test_client_that_does_not_read_is_cut_off_in_tls_too(caplog: pytest.LogCaptureFixture) -> None:
     """What is not encrypted yet counts like what waits for the socket."""
 

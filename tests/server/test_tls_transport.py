@@ -211,6 +211,7 @@ def test_abort_drops_what_waits(line: Line) -> None:
     line.end.abort()
     line.run()
     assert line.raw.is_aborted
+    assert not line.end._backlog
     assert line.raw.writes == []
     assert line.end.get_write_buffer_size() == 0
 

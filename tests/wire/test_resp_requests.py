@@ -98,6 +98,14 @@ def test_http_closes_silently(data: bytes) -> None:
     assert [b"PING"] not in parsed.commands
 
 
+def test_tls_ends_a_connection_at_its_first_byte() -> None:
+    """Where a command would begin: Redis waits for the end of a line, and the client waits for Redis."""
+    error = "ERR TLS is not spoken here (tls_clients): connect without it"
+    assert parse([b"\x16"]) == ([], error, False)
+    assert parse([b"PING\r\n\x16\x03\x01\r\nPING\r\n"]) == ([[b"PING"]], error, False)
+    assert parse([b"GET \x16\r\n"]) == ([[b"GET", b"\x16"]], None, False)
+
+
 def test_ordinary_errors_do_not_close_silently() -> None:
     """A malformed request is answered before the connection closes."""
     assert parse([b"*x\r\n"]) == ([], "ERR Protocol error: invalid multibulk length", False)
