@@ -12,7 +12,7 @@ from durable_raft.raft.configuration import NO_MEMBERS
 from durable_raft.raft.types import Index, Role
 from durable_raft.raft.versions import Versions
 from durable_raft.server.commands.info import info, replicas_caught_up, role
-from durable_raft.server.commands.status import NodeStatus
+from durable_raft.server.commands.status import NodeStatus, TlsCounts
 from tests.support.node_status import (
     FOLLOWER,
     LEADER,
@@ -44,6 +44,25 @@ def raft_lines(status: NodeStatus) -> dict[str, str]:
     lines = text(status, b"raft").splitlines()
     assert lines[0] == "# Raft"
     return dict(line.split(":", 1) for line in lines[1:])
+
+
+def test_node_with_a_notice_is_ready_and_one_with_an_alarm_is_not() -> None:
+    """Both are named alike, with their texts; a certificate that ends takes no node out of service."""
+    warned = dataclasses.replace(LEADER, notices={"certificate_ends": "it ends\nsoon"})
+    lines = raft_lines(warned)
+    assert (lines["raft_ready"], lines["raft_alarms"]) == ("1", "certificate_ends")
+    assert lines["raft_alarm_certificate_ends"] == "it ends soon"
+    lines = raft_lines(dataclasses.replace(warned, alarms={"removed": "it was"}))
+    assert (lines["raft_ready"], lines["raft_alarms"]) == ("0", "removed,certificate_ends")
+
+
+def test_clients_with_tls_are_counted_where_it_is_spoken() -> None:
+    """A node without it says nothing of it, as Redis does."""
+    assert "tls" not in text(LEADER)
+    counts = TlsCounts(connected=3, undecided=2, handshakes=9, refused=4, timed_out=1)
+    found = parsed(dataclasses.replace(LEADER, tls=counts))
+    assert (found["tls_connected_clients"], found["tls_undecided_clients"]) == (3, 2)
+    assert (found["tls_handshakes"], found["tls_refused_clients"], found["tls_timed_out_handshakes"]) == (9, 4, 1)
 
 
 def test_status_is_facts() -> None:
