@@ -218,9 +218,8 @@ class ClientSocket(asyncio.Protocol):
         if self._raw.is_closing():
             return
         self._held.append(data)
-        most = HELLO_BYTES_MAX if self._tls is None else HANDSHAKE_BYTES_MAX
-        if self._taken == 0 and sum(map(len, self._held)) > most:
-            self._refuse(f"it sends more than {most} bytes before it has heard anything")
+        if self._tls is None and sum(map(len, self._held)) > HELLO_BYTES_MAX:
+            self._refuse(f"it sends more than {HELLO_BYTES_MAX} bytes before it has heard anything")
             return
         self._raw.pause_reading()
         self._acceptor.clients.memory.requests.note(self, sum(map(len, self._held)), is_new=False)
@@ -288,7 +287,7 @@ class ClientSocket(asyncio.Protocol):
 
     def _take_records(self, data: bytes) -> None:
         transport, connection = self._transport, self._connection
-        if transport is None or connection is None or self._raw.is_closing():
+        if transport is None or connection is None or transport.is_ended or self._raw.is_closing():
             return
         try:
             found = transport.received(data)

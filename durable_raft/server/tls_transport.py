@@ -110,6 +110,9 @@ class TlsTransport(asyncio.Transport):
         Raises:
             ssl.SSLError: they are not what the other end can have sent; or it takes nothing and has TLS answer much.
         """
+        if self._is_ended:
+            # Whatever follows the end would be kept for ever (RFC 8446 §6.1: it is ignored).
+            return b""
         self._incoming.write(data)
         found: list[bytes] = []
         with contextlib.suppress(ssl.SSLWantReadError):

@@ -14,7 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from durable_raft.cli.certificates import Authority
 from durable_raft.cli.main import main
+from durable_raft.errors import ConfigError
 from durable_raft.server.exit_codes import ExitCode
 
 
@@ -92,6 +94,15 @@ def test_nothing_is_overwritten_and_the_authority_stays(tmp_path: Path) -> None:
     assert certs(place, "--node", "n2", "--client", "app").exit_code == 0
     assert {path: path.read_bytes() for path in before} == before
     read(place / "node-n2.crt").verify_directly_issued_by(read(place / "ca.crt"))
+
+
+def test_a_file_that_came_in_the_meantime_is_not_overwritten_either(tmp_path: Path) -> None:
+    """Between the look and the write another may have made one."""
+    signed = Authority.make("east", 10).signed
+    signed.write(tmp_path / "ca")
+    with pytest.raises(ConfigError, match=r"ca\.crt: expected no file; nothing is overwritten"):
+        Authority.make("west", 10).signed.write(tmp_path / "ca")
+    assert read(tmp_path / "ca.crt") == signed.certificate
 
 
 def test_days_are_kept_and_nothing_outlives_the_authority(tmp_path: Path) -> None:

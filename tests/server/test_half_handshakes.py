@@ -101,6 +101,21 @@ def test_client_that_sends_much_before_it_has_heard_anything_is_dropped(caplog: 
     assert "before it has heard anything" in str(caplog.records[-1].__dict__["fields"]["reason"])
 
 
+def test_who_is_turned_away_is_logged_once_for_each_address(caplog: pytest.LogCaptureFixture) -> None:
+    """A flood from one host makes one line, and does not hide the next host with the same trouble."""
+
+    async def main() -> None:
+        async with listening() as port:
+            for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
+                port.acceptor.complain(address, "it does not speak TLS")
+            assert port.clients.tls.refused == 3
+
+    with caplog.at_level(logging.WARNING):
+        run(main)
+    reasons = [record.__dict__["fields"]["reason"] for record in caplog.records]
+    assert reasons == ["10.0.0.1: it does not speak TLS", "10.0.0.2: it does not speak TLS"] * 2
+
+
 def test_what_waits_for_its_turn_is_counted_and_closed_when_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """Like a request that is half sent: the share of requests is for both, and nothing more is read meanwhile."""
     monkeypatch.setattr(handshakes, "OPEN_MAX", 0)

@@ -236,6 +236,8 @@ def test_end_of_the_client_is_noticed(line: Line) -> None:
         line.client.unwrap()
     assert line.end.received(records + line._written.read()) == b"QUIT\r\n"
     assert line.end.is_ended
+    assert line.end.received(bytes(1 << 20)) == b""
+    assert line.end._incoming.pending == 0
 
 
 def test_flipped_bit_is_found(line: Line) -> None:
