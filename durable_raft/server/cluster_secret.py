@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from durable_raft.errors import ConfigError
 from durable_raft.server.logs import event
-from durable_raft.wire.proof import Stance
+from durable_raft.wire.proof import Stance, prepare
 
 SECRET_BYTES: Final = 32
 """Random bytes of a secret that ``new_secret`` makes."""
@@ -113,6 +113,8 @@ class ClusterSecrets:
         self.stance = Stance.NONE if path is None else Stance.MAY if is_optional else Stance.MUST
         """What this node does about proofs."""
         self._problem = ""
+        if path is not None:
+            prepare()
 
     @property
     def state(self) -> SecretState:

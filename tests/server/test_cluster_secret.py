@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -223,3 +225,22 @@ def test_a_second_secret_is_added(tmp_path: Path) -> None:
 def test_a_secret_is_long_enough() -> None:
     """What is made passes what is asked for."""
     assert len(cluster_secret.new_secret(b"x" * cluster_secret.SECRET_BYTES)) >= cluster_secret.SECRET_CHARACTERS_MIN
+
+
+def test_what_takes_long_to_load_is_there_before_the_first_link_and_only_where_it_is_needed(tmp_path: Path) -> None:
+    """Loaded in the middle of a handshake it would hold the loop; a node without a secret has no use for it."""
+    file = written(tmp_path / "secret", ONE)
+    script = (
+        "import sys, durable_raft.server.process\n"
+        "from pathlib import Path\n"
+        "from durable_raft.server.cluster_secret import ClusterSecrets\n"
+        "ClusterSecrets(None)\n"
+        "print('cryptography' in sys.modules)\n"
+        "ClusterSecrets(Path(sys.argv[1]))\n"
+        "before = set(sys.modules)\n"
+        "from durable_raft.wire.proof import derive, Transcript\n"
+        "derive(b's' * 32, Transcript(b'c' * 16, 'n1', b'u' * 16, 'n2', '1', b'x' * 16, b'y' * 16))\n"
+        "print(sorted(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, file], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n[]\n"
