@@ -162,8 +162,9 @@ def handle_resume_response(state: RaftState, now: int, source: NodeId, message: 
     doubts, found = state.doubts, state.doubts.found
     if message.nonce != state.config.life or not state.standing.is_voter:
         return
-    # What it says again it may be owed by this life.
-    is_first = source not in doubts.answers
+    # What it says again it may be owed by this life, from another disk than the first time, too.
+    is_first = source not in doubts.answered
+    doubts.answered.add(source)
     doubts.answers[source] = message
     owed = (message.owed_term, message.owed_index)
     if state.config.accept_old_copy:

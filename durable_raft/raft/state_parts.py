@@ -114,7 +114,10 @@ class Found(NamedTuple):
 class Doubts:
     """What speaks against this disk, or against what another disk said, in this life."""
 
-    __slots__ = ("answers", "contradiction", "found", "highest_life", "is_resumed", "told", "void_nonces", "void_votes")
+    __slots__ = (
+        *("answered", "answers", "contradiction", "found", "highest_life", "is_resumed", "told"),
+        *("void_nonces", "void_votes"),
+    )
 
     def __init__(self) -> None:
         self.is_resumed = True
@@ -122,7 +125,9 @@ class Doubts:
         self.found: Found | None = None
         """None where no voter began this life, and once it is known for a copy."""
         self.answers: dict[NodeId, ResumeResponse] = {}
-        """What each peer knows of this directory, as it said in this life."""
+        """What each peer knows of this directory, as its present disk said in this life."""
+        self.answered: set[NodeId] = set()
+        """Peers that have answered in this life, whichever disk they had: what they say again may be owed by it."""
         self.told: dict[NodeId, Configuration] = {}
         """By which configuration each node goes that said so."""
         self.highest_life = 0

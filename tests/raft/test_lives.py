@@ -277,6 +277,18 @@ def test_what_is_acknowledged_in_this_life_is_not_owed_by_an_earlier_one() -> No
     assert cluster["n1"].is_voter
 
 
+def test_what_is_acknowledged_in_this_life_to_a_new_disk_is_not_owed_by_an_earlier_one() -> None:
+    """A peer's disk was replaced while this node was down, answers first, and tells only later that it is another."""
+    cluster = living()
+    answer(cluster, "n2")
+    answer(cluster, "n3")
+    cluster.tell("n1", "n3", append_entries("1 1 1", term=1, after=2))
+    assert cluster.disk("n1").last.index == 3
+    cluster.tell("n1", "n3", Introduce(b"another disk".ljust(16), 1, b"another "))
+    answer(cluster, "n3", owed=(1, 3))
+    assert cluster["n1"].is_voter
+
+
 def test_what_was_cut_for_a_later_leader_is_not_owed() -> None:
     """Its entries may be of older terms than what was cut (Figure 8). What was acknowledged since is owed."""
     cluster = living(terms="1 3")

@@ -31,6 +31,7 @@ SHORT = (1422, 1426)
 REGRESSIONS_OF_MEMBERS = {
     70654135: "a learner's entry is cut, and the members are those of the first start again, which nobody told",
     689081459: "a voter that was away while others went waits for them, and its vote is needed",
+    893000074: "a peer's new disk told what this life had acknowledged to it, and it was taken for an earlier life's",
     328742312: "who had answered to a life was counted anew only when somebody answered, not when members went",
 }
 """Seeds that broke a rule once, and what was wrong."""
