@@ -24,8 +24,9 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
-LIMITS: Final = {"raft": 99.0, "kv": 99.0, "wire": 99.0, "storage": 95.0, "server": 95.0}
-"""Room -> the least percentage. A room that is well above its limit raises it."""
+LIMITS: Final = {"server": 95.0, "storage": 95.0, "raft": 99.0, "kv": 99.0, "wire": 99.0}
+"""Room -> the least percentage. A room that is well above its limit raises it. Those whose tests take longest come
+first: measured last, one of them would be alone at the end."""
 
 
 @dataclass(frozen=True, slots=True)
