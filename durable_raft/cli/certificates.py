@@ -7,7 +7,6 @@ It is good for both ends of a connection. A client's names the client in its sub
 from __future__ import annotations
 
 import ipaddress
-import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from durable_raft.addresses import refuse
+from durable_raft.cli.private import write_private
 from durable_raft.errors import ConfigError
 
 BEGINS_BEFORE: Final = timedelta(hours=1)
@@ -57,19 +57,11 @@ class Signed:
             ),
         }
         for path, data in parts.items():
-            _write_new(path, data)
+            try:
+                write_private(path, data)
+            except FileExistsError:
+                raise ConfigError(f"{path}: expected no file; nothing is overwritten") from None
         return list(parts)
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise ConfigError(f"{path}: expected no file; nothing is overwritten") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
 
 
 def make_directory(directory: Path) -> None:

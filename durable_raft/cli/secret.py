@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
 import click
 
+from durable_raft.cli.private import write_private
 from durable_raft.errors import ConfigError
 from durable_raft.server.cluster_secret import SECRET_BYTES, SECRETS_MAX, new_secret, read_secrets
 from durable_raft.storage.directory import sync_path
@@ -38,7 +38,7 @@ def make_secret(file: Path) -> None:
         ConfigError: there is such a file, or it cannot be written.
     """
     try:
-        _write_new(file, f"{new_secret(secrets.token_bytes(SECRET_BYTES))}\n".encode())
+        write_private(file, f"{new_secret(secrets.token_bytes(SECRET_BYTES))}\n".encode())
     except FileExistsError:
         raise ConfigError(f"{file} exists: expected a path where nothing is; --add adds a second secret") from None
 
@@ -55,20 +55,6 @@ def add_secret(file: Path) -> None:
     lines += b"" if lines.endswith(b"\n") else b"\n"
     adding = file.with_name(f"{file.name}.adding")
     adding.unlink(missing_ok=True)
-    _write_new(adding, lines + f"{new_secret(secrets.token_bytes(SECRET_BYTES))}\n".encode())
+    write_private(adding, lines + f"{new_secret(secrets.token_bytes(SECRET_BYTES))}\n".encode())
     adding.replace(file)
-    sync_path(file.parent)
-
-
-def _write_new(file: Path, data: bytes) -> None:
-    try:
-        # Nobody else may read it, not even for a moment.
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise ConfigError(f"{file}: expected a path where a file can be made, got {error}") from error
-    with os.fdopen(descriptor, "wb") as made:
-        made.write(data)
-    sync_path(file)
     sync_path(file.parent)

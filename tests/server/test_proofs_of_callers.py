@@ -52,6 +52,15 @@ def with_callers(story: Story, secrets: ClusterSecrets) -> House:
     return in_a_house(told, secrets=secrets)
 
 
+async def proven(dial: Dial) -> Caller:
+    """Dial n1, and prove the secret; n1 proves it, too."""
+    caller = await dial()
+    keys = derive(SECRET, transcript_of(CLUSTER_ID, PROVING, await caller.challenged()))
+    caller.say(Proof(keys.dialler_proof))
+    assert await caller.hear() == Proof(keys.listener_proof)
+    return caller
+
+
 def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return why links were refused."""
     refused = [record for record in caplog.records if record.message == "peer_refused"]
@@ -193,10 +202,7 @@ def test_a_claim_of_a_secret_that_is_gone_is_not_heard(secrets: ClusterSecrets) 
 
     async def story(house: House, dial: Dial) -> None:
         house.n2.hangs = True
-        caller = await dial()
-        keys = derive(SECRET, transcript_of(CLUSTER_ID, PROVING, await caller.challenged()))
-        caller.say(Proof(keys.dialler_proof))
-        assert await caller.hear() == Proof(keys.listener_proof)
+        caller = await proven(dial)
         secrets.accepted = (OTHER_SECRET,)
         assert house.peers.callers.confirm(N2, PROVING.challenge)
         assert await caller.rest() == []
@@ -276,10 +282,7 @@ def test_strangers_do_not_take_the_place_of_whoever_has_proven(secrets: ClusterS
 
     async def story(house: House, dial: Dial) -> None:
         house.n2.hangs = True
-        caller = await dial()
-        keys = derive(SECRET, transcript_of(CLUSTER_ID, PROVING, await caller.challenged()))
-        caller.say(Proof(keys.dialler_proof))
-        assert await caller.hear() == Proof(keys.listener_proof)
+        await proven(dial)
         for _ in range(OPEN_PER_ADDRESS_MAX + 3):
             await dial()
         while len(house.peers.accepted) > OPEN_PER_ADDRESS_MAX + 1:
